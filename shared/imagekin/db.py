@@ -1,0 +1,143 @@
+"""The database: engine, transactions, the database's clock.
+
+Work is a function of a session, so that a transaction that meets a passing fault (a lock, a deadlock, a lost
+connection) is simply run again:
+
+    job = database.write(jobs.submit, request)
+"""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import time
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import sqlalchemy as sa
+import structlog
+from sqlalchemy import event, orm
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import GenericFunction
+
+from imagekin import errors
+
+log = structlog.get_logger()
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+BUSY_TIMEOUT_S = 10
+STATEMENT_TIMEOUT_S = 60
+IDLE_IN_TRANSACTION_TIMEOUT_S = 60
+RETRIES = 6
+# serialization_failure, deadlock_detected, lock_not_available
+PASSING_SQLSTATES = frozenset({"40001", "40P01", "55P03"})
+READ_ONLY = "imagekin_read_only"
+
+
+class clock(GenericFunction[float]):  # noqa: N801 - a SQL function, written as SQL writes it
+    """The database's clock in seconds since 1970: workers' own clocks may be wrong, so no lease is told by them."""
+
+    type = sa.Float()
+    inherit_cache = True
+
+
+@compiles(clock, "sqlite")
+def _clock_sqlite(*_: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(clock, "postgresql")
+def _clock_postgresql(*_: Any) -> str:
+    # statement time, not transaction time: a transaction that waited for a lock must not write yesterday's lease
+    return "extract(epoch from clock_timestamp())::double precision"
+
+
+class Database:
+    """A database by its SQLAlchemy URL (SQLite or PostgreSQL)."""
+
+    def __init__(self, url: str, *, pool_size: int = 8) -> None:
+        address = sa.make_url(url)
+        self.is_sqlite = address.get_backend_name() == "sqlite"
+        if self.is_sqlite:
+            self.engine = sa.create_engine(
+                address,
+                pool_size=pool_size,
+                max_overflow=pool_size,
+                connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False},
+            )
+            event.listen(self.engine, "connect", _connect_sqlite)
+            event.listen(self.engine, "begin", _begin_sqlite)
+        elif address.get_backend_name() == "postgresql":
+            self.engine = sa.create_engine(
+                address.set(drivername="postgresql+psycopg"),
+                pool_size=pool_size,
+                max_overflow=pool_size,
+                pool_pre_ping=True,
+                connect_args={
+                    "connect_timeout": 10,
+                    "options": f"-c statement_timeout={STATEMENT_TIMEOUT_S}s"
+                    f" -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_TIMEOUT_S}s",
+                },
+            )
+        else:
+            raise errors.NotReady(
+                f"IMAGEKIN_DATABASE_URL names {address.get_backend_name()}; use sqlite or postgresql."
+            )
+
+    def read(self, work: Callable[Concatenate[orm.Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `work(session, ...)` in a transaction that writes nothing."""
+        return self._run(True, work, *args, **kwargs)
+
+    def write(self, work: Callable[Concatenate[orm.Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `work(session, ...)` in one transaction and commit it; run it again after a passing fault."""
+        return self._run(False, work, *args, **kwargs)
+
+    def _run(
+        self, read_only: bool, work: Callable[Concatenate[orm.Session, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        for attempt in range(RETRIES + 1):
+            try:
+                with self.engine.connect().execution_options(**{READ_ONLY: read_only}) as connection:
+                    with orm.Session(connection, expire_on_commit=False) as session, session.begin():
+                        return work(session, *args, **kwargs)
+            except sa.exc.DBAPIError as error:
+                if attempt == RETRIES or not _is_passing(error):
+                    raise
+                log.warning("database_retry", attempt=attempt, error=str(error.orig))
+                # full jitter, so that those who met at a lock don't meet there again
+                time.sleep(random.uniform(0, 0.05 * 2**attempt))
+        raise AssertionError("unreachable")
+
+    def dispose(self) -> None:
+        """Close the pooled connections."""
+        self.engine.dispose()
+
+
+def _is_passing(error: sa.exc.DBAPIError) -> bool:
+    if error.connection_invalidated:
+        return True
+    if isinstance(error.orig, sqlite3.OperationalError):
+        return "locked" in str(error.orig) or "busy" in str(error.orig)
+    sqlstate = getattr(error.orig, "sqlstate", None)
+    # class 08: connection exceptions; 57P: the server is shutting down or starting
+    return sqlstate in PASSING_SQLSTATES or (sqlstate or "")[:2] == "08" or (sqlstate or "")[:3] == "57P"
+
+
+def _connect_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    # the driver's own BEGIN comes late and deferred; ours is below
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    # in WAL mode a crash of the machine can lose the last commits under NORMAL: an accepted job must not be lost
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.execute("PRAGMA cache_size=-32768")
+    cursor.close()
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    # a deferred transaction that upgrades to write fails at once with BUSY_SNAPSHOT, whatever the timeout
+    read_only = connection.get_execution_options().get(READ_ONLY, False)
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")

@@ -1,0 +1,321 @@
+"""The one error tree: every failure that a person or a program may see.
+
+    ImagekinError
+    ├── InvalidRequest      invalid_request       422
+    │   ├── InvalidKey      invalid_key           422
+    │   └── ...
+
+The docstring of a class is its default message; it says what was wrong and, where there is one, what to do.
+`code` is the stable name on the wire, `http_status` what the API answers with, `retryable` whether trying the
+same again later can succeed.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, ClassVar
+
+
+class ImagekinError(Exception):
+    """Something went wrong inside imagekin; its log has the details."""
+
+    code: ClassVar[str] = "internal_error"
+    http_status: ClassVar[int] = 500
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, detail: str | None = None, *, errors: list[dict[str, Any]] | None = None, retry_after_s: int | None = None) -> None:
+        self.detail = detail or inspect.cleandoc(type(self).__doc__ or "")
+        self.errors = errors or []
+        self.retry_after_s = retry_after_s
+        super().__init__(self.detail)
+
+
+# --- what a caller asked for -----------------------------------------------------------------------------------
+
+
+class InvalidRequest(ImagekinError):
+    """The request is not valid; `errors` points at each field that is not."""
+
+    code = "invalid_request"
+    http_status = 422
+
+
+class InvalidKey(InvalidRequest):
+    """An image key must be at most 1,024 bytes, without empty, `.` or `..` parts and without control characters."""
+
+    code = "invalid_key"
+
+
+class UnknownBackbone(InvalidRequest):
+    """There is no backbone of that name; GET /v1/backbones lists them."""
+
+    code = "unknown_backbone"
+
+
+class UnknownWeights(InvalidRequest):
+    """The backbone has no weights of that name, and no such file lies below IMAGEKIN_WEIGHTS_DIR."""
+
+    code = "unknown_weights"
+
+
+class SourceRefused(InvalidRequest):
+    """The source lies outside the folders that IMAGEKIN_SOURCE_ROOTS allows."""
+
+    code = "source_refused"
+
+
+class IdempotencyMismatch(InvalidRequest):
+    """This Idempotency-Key came before with another body; use a new key for a new request."""
+
+    code = "idempotency_mismatch"
+
+
+class BadRequest(ImagekinError):
+    """The request could not be read."""
+
+    code = "bad_request"
+    http_status = 400
+
+
+class Unauthorized(ImagekinError):
+    """A valid API key is needed: send it as `Authorization: Bearer <key>`."""
+
+    code = "unauthorized"
+    http_status = 401
+
+
+class Forbidden(ImagekinError):
+    """This server runs in local mode and answers only its own machine."""
+
+    code = "forbidden"
+    http_status = 403
+
+
+class NotFound(ImagekinError):
+    """There is nothing at this address, or it is not yours."""
+
+    code = "not_found"
+    http_status = 404
+
+
+class CollectionNotFound(NotFound):
+    """There is no collection of that name."""
+
+    code = "collection_not_found"
+
+
+class ImageNotFound(NotFound):
+    """There is no such image in this collection."""
+
+    code = "image_not_found"
+
+
+class JobNotFound(NotFound):
+    """There is no job with that id."""
+
+    code = "job_not_found"
+
+
+class UploadNotFound(NotFound):
+    """There is no upload with that id, or it has expired."""
+
+    code = "upload_not_found"
+
+
+class Conflict(ImagekinError):
+    """The request contradicts what is there."""
+
+    code = "conflict"
+    http_status = 409
+
+
+class CollectionExists(Conflict):
+    """A collection of that name exists already."""
+
+    code = "collection_exists"
+
+
+class JobNotFinished(Conflict):
+    """The job is not finished yet; poll it until its status is terminal."""
+
+    code = "job_not_finished"
+
+
+class JobFinished(Conflict):
+    """The job is finished already."""
+
+    code = "job_finished"
+
+
+class SourceExpired(Conflict):
+    """The job's upload has expired; upload the images again."""
+
+    code = "source_expired"
+
+
+class ResultExpired(ImagekinError):
+    """The job's result has expired and was removed."""
+
+    code = "result_expired"
+    http_status = 410
+
+
+class TooLarge(ImagekinError):
+    """The request is larger than this server accepts."""
+
+    code = "too_large"
+    http_status = 413
+
+
+class QuotaExceeded(ImagekinError):
+    """You have as much work queued as your quota allows; try again later."""
+
+    code = "quota_exceeded"
+    http_status = 429
+    retryable = True
+
+
+class Backlog(ImagekinError):
+    """The service has more work queued than it accepts; try again later."""
+
+    code = "backlog"
+    http_status = 503
+    retryable = True
+
+
+class Unavailable(ImagekinError):
+    """The service cannot answer at the moment; try again later."""
+
+    code = "unavailable"
+    http_status = 503
+    retryable = True
+
+
+# --- what ends a job -------------------------------------------------------------------------------------------
+
+
+class JobError(ImagekinError):
+    """The job cannot go on."""
+
+
+class EmptySource(JobError):
+    """The source holds no image."""
+
+    code = "empty_source"
+
+
+class WeightsUnavailable(JobError):
+    """The backbone's weights cannot be had on this worker."""
+
+    code = "weights_unavailable"
+
+
+class SourceUnreadable(JobError):
+    """The source cannot be read."""
+
+    code = "source_unreadable"
+
+
+class UploadExpired(JobError):
+    """The job's upload expired before it was read."""
+
+    code = "source_expired"
+
+
+class CollectionDeleted(JobError):
+    """The collection was deleted while the job was at work."""
+
+    code = "collection_deleted"
+
+
+# --- what ends an image ----------------------------------------------------------------------------------------
+
+
+class ItemError(ImagekinError):
+    """The image cannot be used."""
+
+    code = "decode_error"
+    http_status = 422
+
+
+class DecodeError(ItemError):
+    """The image is broken: its data cannot be decoded."""
+
+    code = "decode_error"
+
+
+class UnsupportedFormat(ItemError):
+    """The data is not an image of a format that imagekin reads."""
+
+    code = "unsupported_format"
+
+
+class ImageTooLarge(ItemError):
+    """The image is larger than this server accepts."""
+
+    code = "too_large"
+
+
+class DecompressionBomb(ItemError):
+    """The image would decompress to more pixels than this server accepts."""
+
+    code = "decompression_bomb"
+
+
+class EmptyFile(ItemError):
+    """The file is empty."""
+
+    code = "empty_file"
+
+
+class FetchFailed(ItemError):
+    """The image could not be fetched."""
+
+    code = "fetch_failed"
+
+
+class FetchRefused(ItemError):
+    """The address is not one that this server fetches from."""
+
+    code = "fetch_refused"
+
+
+class ItemNotFound(ItemError):
+    """The image is not where the source said it would be."""
+
+    code = "not_found"
+
+
+class DuplicateKey(ItemError):
+    """The key is there already."""
+
+    code = "duplicate_key"
+
+
+class Quarantined(ItemError):
+    """Decoding this image killed a worker process twice; it was set aside."""
+
+    code = "quarantined"
+
+
+class ItemTimeout(ItemError):
+    """The image took too long."""
+
+    code = "timeout"
+
+
+# --- what stops a process --------------------------------------------------------------------------------------
+
+
+class NotReady(ImagekinError):
+    """The database is not reachable or not migrated."""
+
+    code = "not_ready"
+    http_status = 503
+    retryable = True
+
+
+class LeaseLost(ImagekinError):
+    """Another worker has this chunk now; what was computed for it is dropped."""
+
+    code = "lease_lost"

@@ -1,0 +1,95 @@
+"""The words that jobs, items and collections are described with."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class JobKind(StrEnum):
+    EMBED = "embed"
+    SEARCH = "search"
+    CLUSTER = "cluster"
+    ASSIGN = "assign"
+    IMPORT = "import"
+
+
+class JobStatus(StrEnum):
+    QUEUED = "queued"
+    PLANNING = "planning"
+    RUNNING = "running"
+    FINALIZING = "finalizing"
+    SUCCEEDED = "succeeded"
+    PARTIAL = "partial"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def terminal(self) -> bool:
+        return self in TERMINAL
+
+
+TERMINAL = frozenset({JobStatus.SUCCEEDED, JobStatus.PARTIAL, JobStatus.FAILED, JobStatus.CANCELLED})
+
+
+class ItemStatus(StrEnum):
+    EMBEDDED = "embedded"
+    REUSED = "reused"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class ChunkKind(StrEnum):
+    """What a worker does with a chunk: `plan` and `embed` for embed jobs, else the job's own kind."""
+
+    PLAN = "plan"
+    EMBED = "embed"
+    SEARCH = "search"
+    CLUSTER = "cluster"
+    ASSIGN = "assign"
+    IMPORT = "import"
+
+
+class ChunkStatus(StrEnum):
+    READY = "ready"
+    CLAIMED = "claimed"
+    DONE = "done"
+    QUARANTINED = "quarantined"
+    CANCELLED = "cancelled"
+
+
+class Lane(StrEnum):
+    """The two queues, each with workers of its own, so that a search never waits behind an archive."""
+
+    INTERACTIVE = "interactive"
+    BULK = "bulk"
+
+
+class OnConflict(StrEnum):
+    """What happens when the key is in the collection with other content."""
+
+    REPLACE = "replace"
+    SKIP = "skip"
+    FAIL = "fail"
+
+
+class Metric(StrEnum):
+    EUCLIDEAN = "euclidean"
+    COSINE = "cosine"
+
+
+class Algorithm(StrEnum):
+    KMEANS = "kmeans"
+    KMEANS_PYTORCH = "kmeans-pytorch"
+
+
+class DType(StrEnum):
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+
+
+class Precision(StrEnum):
+    """`exact`: cosine >= 0.9999 to the reference on any device. `fast`: reduced-scale decode, half precision."""
+
+    EXACT = "exact"
+    FAST = "fast"
