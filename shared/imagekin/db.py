@@ -17,6 +17,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import sqlalchemy as sa
 import structlog
 from sqlalchemy import event, orm
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import GenericFunction
 
@@ -34,9 +35,11 @@ RETRIES = 6
 # serialization_failure, deadlock_detected, lock_not_available
 PASSING_SQLSTATES = frozenset({"40001", "40P01", "55P03"})
 READ_ONLY = "imagekin_read_only"
+# The migration that this code needs; a test holds it to the newest one in imagekin_migrations.
+REVISION = "0001"
 
 
-class clock(GenericFunction[float]):  # noqa: N801 - a SQL function, written as SQL writes it
+class clock(GenericFunction[float]):  # a SQL function, written as SQL writes it
     """The database's clock in seconds since 1970: workers' own clocks may be wrong, so no lease is told by them."""
 
     type = sa.Float()
@@ -52,6 +55,12 @@ def _clock_sqlite(*_: Any) -> str:
 def _clock_postgresql(*_: Any) -> str:
     # statement time, not transaction time: a transaction that waited for a lock must not write yesterday's lease
     return "extract(epoch from clock_timestamp())::double precision"
+
+
+def insert(session: orm.Session, table: type[orm.DeclarativeBase]) -> sqlite.Insert | postgresql.Insert:
+    """Return an INSERT that knows ON CONFLICT, which both databases have and plain SQLAlchemy has not."""
+    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
+    return dialect.insert(table)
 
 
 class Database:
@@ -99,9 +108,12 @@ class Database:
     ) -> T:
         for attempt in range(RETRIES + 1):
             try:
-                with self.engine.connect().execution_options(**{READ_ONLY: read_only}) as connection:
-                    with orm.Session(connection, expire_on_commit=False) as session, session.begin():
-                        return work(session, *args, **kwargs)
+                with (
+                    self.engine.connect().execution_options(**{READ_ONLY: read_only}) as connection,
+                    orm.Session(connection, expire_on_commit=False) as session,
+                    session.begin(),
+                ):
+                    return work(session, *args, **kwargs)
             except sa.exc.DBAPIError as error:
                 if attempt == RETRIES or not _is_passing(error):
                     raise
@@ -113,6 +125,36 @@ class Database:
     def dispose(self) -> None:
         """Close the pooled connections."""
         self.engine.dispose()
+
+
+def wait_until_migrated(database: Database, timeout_s: float) -> None:
+    """Wait until the database answers and has this version's tables.
+
+    Raises NotReady with the reason when the time is up.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            revision = database.read(_revision)
+        except sa.exc.DBAPIError as error:
+            reason = f"The database cannot be reached: {error.orig}"
+        else:
+            if revision == REVISION:
+                return
+            reason = (
+                "The database has no tables yet"
+                if revision is None
+                else f"The database is at revision {revision}, not {REVISION}"
+            ) + "; run `imagekin db upgrade`."
+        if time.monotonic() >= deadline:
+            raise errors.NotReady(reason)
+        time.sleep(min(0.5, max(0.0, deadline - time.monotonic())))
+
+
+def _revision(session: orm.Session) -> str | None:
+    if not sa.inspect(session.connection()).has_table("alembic_version"):
+        return None
+    return session.scalar(sa.text("SELECT version_num FROM alembic_version"))
 
 
 def _is_passing(error: sa.exc.DBAPIError) -> bool:

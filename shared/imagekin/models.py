@@ -172,12 +172,16 @@ class Job(Base):
     failed: Mapped[int] = mapped_column(sa.BigInteger(), default=0)
     cancelled: Mapped[int] = mapped_column(sa.BigInteger(), default=0)
     ignored: Mapped[int] = mapped_column(sa.BigInteger(), default=0)
+    # how far a job without images of its own is, such as a clustering: 0 to 1
+    fraction: Mapped[float | None] = mapped_column(sa.Double())
     error_code: Mapped[str | None] = mapped_column(sa.String(64))
     error_detail: Mapped[str | None]
     callback_url: Mapped[str | None]
     created_at: Mapped[float] = _time()
     started_at: Mapped[float | None] = mapped_column(sa.Double())
     finished_at: Mapped[float | None] = mapped_column(sa.Double())
+    # how long ledger and result live once the job has ended; null: until the job is deleted
+    lifetime_s: Mapped[float | None] = mapped_column(sa.Double())
     expires_at: Mapped[float | None] = mapped_column(sa.Double(), index=True)
 
     __table_args__ = (

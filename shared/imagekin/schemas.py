@@ -237,7 +237,10 @@ class Error(Wire):
 
 
 class Progress(Wire):
-    """`total` is null until planned; done = embedded + reused + skipped + failed + cancelled."""
+    """`total` is null until planned; done = embedded + reused + skipped + failed + cancelled.
+
+    `fraction` (0 to 1) also tells how far a clustering is, which counts no images of its own.
+    """
 
     total: int | None
     done: int
@@ -247,6 +250,7 @@ class Progress(Wire):
     failed: int
     cancelled: int
     ignored: int
+    fraction: float | None = None
     images_per_s: float | None
     eta_s: float | None
 

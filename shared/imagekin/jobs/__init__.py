@@ -1,0 +1,44 @@
+"""The job state machine: a job's rows change here and nowhere else.
+
+Each function takes a session and commits nothing; callers run it as `database.write(jobs.claim, ...)` and ring the
+doorbell after the commit. Whoever locks rows of several tables takes them in one order: job, chunk, collection.
+
+    job:    queued -> planning -> running -> finalizing -> succeeded | partial | failed | cancelled
+    chunk:  ready -> claimed -> done | quarantined | cancelled
+"""
+
+from imagekin.jobs.claims import Claim, claim, died, owned, release, renew
+from imagekin.jobs.endings import cancel, cancel_collection, delete, fail
+from imagekin.jobs.outcomes import checkpoint, finalize, finish_images, finish_result, plan, state
+from imagekin.jobs.submission import Submission, find_idempotent, retry, submit
+from imagekin.jobs.sweeping import hold, sweep
+from imagekin.jobs.views import get, items, view, views
+
+__all__ = [
+    "Claim",
+    "Submission",
+    "cancel",
+    "cancel_collection",
+    "checkpoint",
+    "claim",
+    "delete",
+    "died",
+    "fail",
+    "finalize",
+    "find_idempotent",
+    "finish_images",
+    "finish_result",
+    "get",
+    "hold",
+    "items",
+    "owned",
+    "plan",
+    "release",
+    "renew",
+    "retry",
+    "state",
+    "submit",
+    "sweep",
+    "view",
+    "views",
+]

@@ -1,0 +1,284 @@
+"""Who has which chunk: claims under leases, round-robin between owners, and what happens when a holder dies."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session, undefer
+
+from imagekin import db, ledger, models
+from imagekin.config import Settings
+from imagekin.jobs import endings
+from imagekin.types import ChunkKind, ChunkStatus, ItemStatus, JobStatus, Lane
+
+Chunk = models.Chunk
+
+# Written out, not bound: only so does SQLite see that the partial index covers the query.
+OPEN = sa.text("chunks.status IN ('ready', 'claimed')")
+# How many chunks one claim may hold: a bound on rows locked, not on images.
+MOST_CHUNKS = 64
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A chunk that is ours until its lease runs out. Whoever finishes names the attempt and the claimant."""
+
+    job_id: str
+    seq: int
+    kind: ChunkKind
+    attempt: int
+    claimed_by: str
+    size: int
+    owner: str
+    collection_id: str
+    space_id: str
+
+
+COLUMNS = (
+    Chunk.job_id, Chunk.seq, Chunk.kind, Chunk.attempt, Chunk.claimed_by,
+    Chunk.size, Chunk.owner, Chunk.collection_id, Chunk.space_id,
+)  # fmt: skip
+
+
+def claim(
+    session: Session,
+    lane: Lane,
+    claimed_by: str,
+    settings: Settings,
+    *,
+    after_owner: str = "",
+    most_images: int = 1,
+    most_searches: int = 1,
+) -> list[Claim]:
+    """Take the next chunk of the next owner after `after_owner`, and small ones of the same kind and space with it.
+
+    `claimed_by` must be new for each claim. Chunks that killed a process before are claimed alone, so that their
+    neighbors are not blamed with them. Returns [] where nothing is to be done.
+    """
+    first = _first(session, lane, after_owner, settings)
+    if first is None:
+        return []
+    chosen = [(first.job_id, first.seq)]
+    if first.deaths == 0:
+        chosen += _companions(session, lane, first, settings, most_images, most_searches)
+    rows = session.execute(
+        sa.update(Chunk)
+        .where(_among(chosen))
+        .values(
+            status=ChunkStatus.CLAIMED,
+            attempt=Chunk.attempt + 1,
+            claimed_by=claimed_by,
+            lease_until=db.clock() + settings.lease_s,
+        )
+        .returning(*COLUMNS)
+        .execution_options(synchronize_session=False)
+    ).all()
+    _start(session, {row.job_id for row in rows})
+    claims = [Claim(row.job_id, row.seq, ChunkKind(row.kind), *row[3:]) for row in rows]
+    return sorted(claims, key=lambda claim: (claim.job_id, claim.seq))
+
+
+def _claimable(lane: Lane, settings: Settings) -> sa.ColumnElement[bool]:
+    free = sa.or_(Chunk.status == ChunkStatus.READY, Chunk.lease_until < db.clock())
+    return sa.and_(OPEN, Chunk.lane == lane, free, Chunk.attempt < settings.max_attempts)
+
+
+def _first(session: Session, lane: Lane, after_owner: str, settings: Settings) -> sa.Row | None:
+    claimable = _claimable(lane, settings)
+    owner = session.scalar(sa.select(sa.func.min(Chunk.owner)).where(claimable, Chunk.owner > after_owner))
+    oldest = (
+        sa.select(Chunk.job_id, Chunk.seq, Chunk.kind, Chunk.space_id, Chunk.size, Chunk.deaths)
+        .where(claimable)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    if owner is not None:
+        mine = oldest.where(Chunk.owner == owner).order_by(Chunk.job_id, Chunk.seq)
+        row = session.execute(mine).first()
+        if row is not None:
+            return row
+    # the round starts again; or somebody else is just taking that owner's last chunk
+    return session.execute(oldest.order_by(Chunk.owner, Chunk.job_id, Chunk.seq)).first()
+
+
+def _companions(
+    session: Session, lane: Lane, first: sa.Row, settings: Settings, most_images: int, most_searches: int
+) -> list[tuple[str, int]]:
+    """Return more chunks for the same claim: images of many small jobs, or searches for one matrix product."""
+    room, most = most_images - first.size, MOST_CHUNKS
+    if first.kind == ChunkKind.SEARCH:
+        room, most = 0, most_searches - 1
+    elif first.kind != ChunkKind.EMBED or room <= 0:
+        return []
+    if most <= 0:
+        return []
+    rows = session.execute(
+        sa.select(Chunk.job_id, Chunk.seq, Chunk.size)
+        .where(
+            _claimable(lane, settings),
+            Chunk.kind == first.kind,
+            Chunk.space_id == first.space_id,
+            Chunk.deaths == 0,
+            Chunk.size <= room,
+            sa.not_(_among([(first.job_id, first.seq)])),
+        )
+        .order_by(Chunk.job_id, Chunk.seq)
+        .limit(most)
+        .with_for_update(skip_locked=True)
+    )
+    chosen = []
+    for job_id, seq, size in rows:
+        if size <= room:
+            room -= size
+            chosen.append((job_id, seq))
+    return chosen
+
+
+def _start(session: Session, job_ids: Collection[str]) -> None:
+    """Note that work on the jobs has begun.
+
+    Everybody else locks job before chunk; a claim comes the other way, so it must not wait for a job's row.
+    """
+    queued = (
+        sa.select(models.Job.id)
+        .where(models.Job.id.in_(job_ids), models.Job.status == JobStatus.QUEUED)
+        .with_for_update(skip_locked=True)
+    )
+    session.execute(
+        sa.update(models.Job)
+        .where(models.Job.id.in_(queued))
+        .values(
+            status=sa.case((models.Job.planned, JobStatus.RUNNING), else_=JobStatus.PLANNING),
+            started_at=db.clock(),
+        )
+        .execution_options(synchronize_session=False)
+    )
+
+
+def _among(chunks: Iterable[tuple[str, int]]) -> sa.ColumnElement[bool]:
+    return sa.tuple_(Chunk.job_id, Chunk.seq).in_(list(chunks))
+
+
+def _held(claims: Sequence[Claim]) -> sa.ColumnElement[bool]:
+    return sa.and_(
+        _among((claim.job_id, claim.seq) for claim in claims),
+        Chunk.claimed_by == claims[0].claimed_by,
+        Chunk.status == ChunkStatus.CLAIMED,
+    )
+
+
+def renew(session: Session, claims: Sequence[Claim], lease_s: float) -> set[tuple[str, int]]:
+    """Renew the leases and return (job_id, seq) of those that are still ours; the others' work must stop."""
+    if not claims:
+        return set()
+    rows = session.execute(
+        sa.update(Chunk)
+        .where(_held(claims))
+        .values(lease_until=db.clock() + lease_s)
+        .returning(Chunk.job_id, Chunk.seq)
+        .execution_options(synchronize_session=False)
+    )
+    return {(job_id, seq) for job_id, seq in rows}
+
+
+def owned(session: Session, claimed_by: str) -> bool:
+    """Tell whether any chunk is held under this name."""
+    held = sa.select(sa.literal(1)).where(OPEN, Chunk.claimed_by == claimed_by, Chunk.status == ChunkStatus.CLAIMED)
+    return session.scalar(held.limit(1)) is not None
+
+
+def release(session: Session, claims: Sequence[Claim]) -> int:
+    """Hand chunks back unfinished, as at a shutdown or after a slice; return how many were still ours."""
+    if not claims:
+        return 0
+    rows = session.execute(
+        sa.update(Chunk)
+        .where(_held(claims))
+        # handing back is no failure: it must not use up the attempts
+        .values(status=ChunkStatus.READY, claimed_by=None, lease_until=None, attempt=Chunk.attempt - 1)
+        .execution_options(synchronize_session=False)
+    )
+    return rows.rowcount
+
+
+def died(session: Session, claimed_by: str, reason: str, settings: Settings) -> int:
+    """Blame the chunks held under this name for a process's death under a living parent; return how many those are.
+
+    One that was blamed `settings.max_deaths` times is split in half, down to the single image, which is quarantined
+    with the reason while its neighbors finish.
+    """
+    keys = session.execute(
+        sa.select(Chunk.job_id, Chunk.seq).where(
+            OPEN, Chunk.claimed_by == claimed_by, Chunk.status == ChunkStatus.CLAIMED
+        )
+    ).all()
+    for job_id, seq in keys:
+        blame(session, job_id, seq, reason, settings)
+    return len(keys)
+
+
+def blame(session: Session, job_id: str, seq: int, reason: str, settings: Settings, *, deaths: int = 1) -> None:
+    """Count `deaths` against a claimed chunk and make it ready again, or isolate what is at fault."""
+    session.get(models.Job, job_id, with_for_update=True)
+    chunk = session.get(
+        Chunk, (job_id, seq), with_for_update=True, options=[undefer(Chunk.manifest)], populate_existing=True
+    )
+    if chunk is None or chunk.status != ChunkStatus.CLAIMED:
+        return
+    chunk.deaths += deaths
+    chunk.status = ChunkStatus.READY
+    chunk.claimed_by = chunk.lease_until = None
+    if chunk.deaths < settings.max_deaths:
+        return
+    if chunk.kind != ChunkKind.EMBED:
+        session.flush()
+        endings.fail(session, job_id, "internal_error", f"This job ended {chunk.deaths} worker processes: {reason}")
+    elif chunk.size > 1:
+        _split(session, chunk, settings)
+    else:
+        _quarantine(session, chunk, reason)
+
+
+def _split(session: Session, chunk: models.Chunk, settings: Settings) -> None:
+    """Leave the first half in its row and put the second into a row of its own, so that the order stays.
+
+    Each half is one death short of the next split: the poison is in one of them.
+    """
+    assert chunk.manifest is not None
+    entries = ledger.unpack(chunk.manifest)
+    half = len(entries) // 2
+    deaths = settings.max_deaths - 1
+    session.add(
+        Chunk(
+            job_id=chunk.job_id,
+            seq=chunk.seq + half,
+            kind=chunk.kind,
+            lane=chunk.lane,
+            owner=chunk.owner,
+            collection_id=chunk.collection_id,
+            space_id=chunk.space_id,
+            status=ChunkStatus.READY,
+            size=len(entries) - half,
+            deaths=max(deaths, 1),
+            manifest=ledger.pack(entries[half:]),
+        )
+    )
+    chunk.manifest = ledger.pack(entries[:half])
+    chunk.size = half
+    chunk.deaths = max(deaths, 1)
+    chunk.attempt = 0
+
+
+def _quarantine(session: Session, chunk: models.Chunk, reason: str) -> None:
+    assert chunk.manifest is not None
+    entry = ledger.unpack(chunk.manifest)[0]
+    detail = f"This image ended its worker process {chunk.deaths} times ({reason}) and was set aside."
+    chunk.status = ChunkStatus.QUARANTINED
+    chunk.failed = 1
+    chunk.ledger = ledger.pack([ledger.Record(entry["key"], ItemStatus.FAILED, None, "quarantined", detail)])
+    job = session.get_one(models.Job, chunk.job_id)
+    job.failed += 1
+    session.flush()
+    endings.settle(session, job)

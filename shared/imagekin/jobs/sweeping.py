@@ -1,0 +1,88 @@
+"""The sweep: what nobody else comes back to. One process of many does it, under a lock in SQL."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from imagekin import db, models
+from imagekin.config import Settings
+from imagekin.jobs import claims, endings
+from imagekin.types import TERMINAL, ChunkStatus, Lane
+
+Chunk = models.Chunk
+
+# How much one sweep does of a kind, so that its transactions stay short.
+SLICE = 200
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What a sweep found: lanes with work that may have lost its ring, storage paths whose uploads are gone."""
+
+    lanes: dict[Lane, int]
+    released: int
+    paths: list[str]
+    expired_jobs: int
+
+
+def hold(session: Session, name: str, holder: str, lease_s: float) -> bool:
+    """Take or renew the named lock for `lease_s` seconds; tell whether `holder` has it now."""
+    values = {"holder": holder, "until": db.clock() + lease_s}
+    insert = db.insert(session, models.Lock).values(name=name, **values)
+    taken = session.execute(
+        insert.on_conflict_do_update(
+            index_elements=["name"],
+            set_=values,
+            where=sa.or_(models.Lock.holder == holder, models.Lock.until < db.clock()),
+        ).returning(models.Lock.holder)
+    ).first()
+    return taken is not None
+
+
+def sweep(session: Session, settings: Settings) -> Swept:
+    """Make expired claims ready, isolate what was claimed too often, remove what is past its life.
+
+    The caller rings the lanes and deletes the paths after the commit.
+    """
+    released = _release_expired(session, settings)
+    expired = _expire_jobs(session)
+    paths = _expire_uploads(session)
+    ready = sa.select(Chunk.lane, sa.func.count()).where(claims.OPEN, Chunk.status == ChunkStatus.READY)
+    lanes = {Lane(lane): count for lane, count in session.execute(ready.group_by(Chunk.lane))}
+    return Swept(lanes, released, paths, expired)
+
+
+def _release_expired(session: Session, settings: Settings) -> int:
+    rows = session.execute(
+        sa.select(Chunk.job_id, Chunk.seq, Chunk.attempt)
+        .where(claims.OPEN, Chunk.status == ChunkStatus.CLAIMED, Chunk.lease_until < db.clock())
+        .limit(SLICE)
+    ).all()
+    for job_id, seq, attempt in rows:
+        worn_out = attempt >= settings.max_attempts
+        deaths = settings.max_deaths if worn_out else 0
+        claims.blame(session, job_id, seq, f"claimed {attempt} times, never finished", settings, deaths=deaths)
+    return len(rows)
+
+
+def _expire_jobs(session: Session) -> int:
+    """Erase ledgers and results past their life; the job's own row stays, so that asking for them says why."""
+    past = sa.select(models.Job.id).where(models.Job.status.in_(TERMINAL), models.Job.expires_at < db.clock())
+    leftover = sa.or_(
+        sa.exists().where(Chunk.job_id == models.Job.id), sa.exists().where(models.ResultPart.job_id == models.Job.id)
+    )
+    ids = session.scalars(past.where(leftover).limit(SLICE)).all()
+    for id in ids:
+        endings.erase(session, id)
+    return len(ids)
+
+
+def _expire_uploads(session: Session) -> list[str]:
+    """Forget uploads that are old and that no living job names; return their storage paths."""
+    Job, Upload = models.Job, models.Upload
+    named = sa.exists().where(Job.upload_id == Upload.id, sa.or_(Job.expires_at.is_(None), Job.expires_at > db.clock()))
+    old = sa.select(Upload.id).where(Upload.expires_at < db.clock(), sa.not_(named)).limit(SLICE)
+    return list(session.scalars(sa.delete(Upload).where(Upload.id.in_(old)).returning(Upload.path)))

@@ -1,0 +1,302 @@
+"""Where vectors stand: immutable segments, the images that point into them, and reuse of what is known."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from imagekin import errors, models, vectors
+from imagekin.ledger import Record
+from imagekin.types import ItemStatus, OnConflict
+
+Image, Segment, Thumbnails, Collection = models.Image, models.Segment, models.Thumbnails, models.Collection
+
+# Bound by SQLite's limit on variables in a statement.
+KEYS_PER_QUERY = 500
+
+
+@dataclass
+class Item:
+    """One image of a chunk, on its way into the collection.
+
+    Either `error` is set, or `known` (nothing is to be written), or `vector` ((dim,) float32) with what belongs to
+    it; `reused` says that the vector is a copy.
+    """
+
+    key: str
+    metadata: dict[str, Any] | None = None
+    error: tuple[str, str] | None = None
+    known: Record | None = None
+    vector: vectors.Vectors | None = None
+    reused: bool = False
+    content_hash: str = ""
+    width: int | None = None
+    height: int | None = None
+    format: str | None = None
+    thumbnail: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A vector of the same content in the same space, found elsewhere among the owner's collections."""
+
+    vector: vectors.Vectors = field(repr=False)
+    width: int | None
+    height: int | None
+    format: str | None
+    thumbnail: bytes | None = field(repr=False)
+
+
+def known(
+    session: Session, collection: models.Collection, contents: Sequence[tuple[str, str]], on_conflict: OnConflict
+) -> list[Record | Copy | None]:
+    """Look up what need not be computed, for each (key, content_hash).
+
+    A Record is final: the same content is under that key, or other content that stays. A Copy is the vector of the
+    same content from another place. None: compute it.
+    """
+    here = _by_key(session, collection.id, [key for key, _ in contents])
+    elsewhere = _copies(session, collection, {content for _, content in contents})
+    answers: list[Record | Copy | None] = []
+    for key, content in contents:
+        image = here.get(key)
+        if image is not None and image.content_hash == content:
+            answers.append(Record(key, ItemStatus.REUSED, image.id))
+        elif image is not None and on_conflict != OnConflict.REPLACE:
+            answers.append(_refusal(key, image.id, on_conflict))
+        else:
+            answers.append(elsewhere.get(content))
+    return answers
+
+
+def _refusal(key: str, image_id: str, on_conflict: OnConflict) -> Record:
+    if on_conflict == OnConflict.SKIP:
+        return Record(key, ItemStatus.SKIPPED, image_id)
+    return Record(key, ItemStatus.FAILED, image_id, "duplicate_key", "The key is in the collection with other content.")
+
+
+def _by_key(session: Session, collection_id: str, keys: Sequence[str]) -> dict[str, models.Image]:
+    found: dict[str, models.Image] = {}
+    for some in batches(keys):
+        query = sa.select(Image).where(
+            Image.collection_id == collection_id, Image.key.in_(some), Image.deleted_at.is_(None)
+        )
+        found.update((image.key, image) for image in session.scalars(query))
+    return found
+
+
+def batches(keys: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Yield the keys in runs that fit into one statement."""
+    for start in range(0, len(keys), KEYS_PER_QUERY):
+        yield keys[start : start + KEYS_PER_QUERY]
+
+
+def _copies(session: Session, collection: models.Collection, contents: set[str]) -> dict[str, Copy]:
+    found: dict[str, models.Image] = {}
+    for some in batches(sorted(contents)):
+        query = (
+            sa.select(Image)
+            .join(Collection, Collection.id == Image.collection_id)
+            .where(
+                Image.content_hash.in_(some),
+                Image.deleted_at.is_(None),
+                Collection.owner == collection.owner,
+                Collection.space_id == collection.space_id,
+                Collection.dtype == collection.dtype,
+                Collection.deleted_at.is_(None),
+            )
+        )
+        for image in session.scalars(query):
+            found.setdefault(image.content_hash, image)
+    return {
+        content: Copy(vector(session, image), image.width, image.height, image.format, thumbnail(session, image))
+        for content, image in found.items()
+    }
+
+
+def store(session: Session, collection_id: str, items: Sequence[Item], on_conflict: OnConflict) -> list[Record]:
+    """Write a chunk's images into the collection, as one segment, and return what became of each.
+
+    The collection's row is locked, so what was looked up before is looked up again: somebody else may have stored
+    the key since. Raises CollectionDeleted.
+    """
+    collection = lock(session, collection_id)
+    here = _by_key(session, collection_id, [item.key for item in items if item.vector is not None])
+    segment_id = models.new_id()
+    revision = collection.revision + 1
+    records: list[Record] = []
+    rows: list[Item] = []
+    inserts: list[dict[str, Any]] = []
+    updates: list[tuple[str, dict[str, Any]]] = []
+    for item in items:
+        image = here.get(item.key)
+        record = _settled(item, image, on_conflict)
+        if record is None:
+            values = _pointing(item, segment_id, len(rows), revision)
+            rows.append(item)
+            if image is None:
+                id = models.new_id()
+                metadata = item.metadata or {}
+                inserts.append(
+                    values | {"id": id, "collection_id": collection_id, "key": item.key, "metadata_": metadata}
+                )
+            else:
+                id = image.id
+                updates.append((id, values if item.metadata is None else values | {"metadata_": item.metadata}))
+            record = Record(item.key, ItemStatus.REUSED if item.reused else ItemStatus.EMBEDDED, id)
+        elif record.status == ItemStatus.REUSED and record.image_id and item.metadata is not None:
+            updates.append((record.image_id, {"metadata_": item.metadata, "revision": revision}))
+        records.append(record)
+    if rows:
+        _write(session, collection, segment_id, rows)
+    if inserts:
+        session.execute(sa.insert(Image), inserts)
+    for id, values in updates:
+        # a deleted image stays deleted
+        session.execute(sa.update(Image).where(Image.id == id, Image.deleted_at.is_(None)).values(values))
+    if inserts or updates:
+        collection.revision = revision
+        collection.image_count += len(inserts)
+    return records
+
+
+def _settled(item: Item, image: models.Image | None, on_conflict: OnConflict) -> Record | None:
+    """Return what becomes of an item that needs no row in the segment, else None."""
+    if item.error is not None:
+        return Record(item.key, ItemStatus.FAILED, None, *item.error)
+    if item.known is not None:
+        return item.known
+    if image is None:
+        return None
+    if image.content_hash == item.content_hash:
+        return Record(item.key, ItemStatus.REUSED, image.id)
+    return None if on_conflict == OnConflict.REPLACE else _refusal(item.key, image.id, on_conflict)
+
+
+def _pointing(item: Item, segment_id: str, row: int, revision: int) -> dict[str, Any]:
+    return {
+        "content_hash": item.content_hash,
+        "width": item.width,
+        "height": item.height,
+        "format": item.format,
+        "segment_id": segment_id,
+        "row": row,
+        "revision": revision,
+    }
+
+
+def lock(session: Session, collection_id: str) -> models.Collection:
+    """Return the collection with its row locked, for a change of its revision; raises CollectionDeleted."""
+    collection = session.get(Collection, collection_id, with_for_update=True, populate_existing=True)
+    if collection is None or collection.deleted_at is not None:
+        raise errors.CollectionDeleted()
+    return collection
+
+
+def _write(session: Session, collection: models.Collection, segment_id: str, items: Sequence[Item]) -> None:
+    matrix = np.stack([item.vector for item in items if item.vector is not None])
+    data = vectors.encode(matrix, collection.dtype)
+    session.execute(
+        sa.insert(Segment).values(
+            id=segment_id,
+            collection_id=collection.id,
+            count=len(items),
+            dim=matrix.shape[1],
+            dtype=collection.dtype,
+            checksum=vectors.checksum(data),
+            data=data,
+        )
+    )
+    pack = [item.thumbnail or b"" for item in items]
+    session.execute(sa.insert(Thumbnails).values(segment_id=segment_id, offsets=_offsets(pack), data=b"".join(pack)))
+
+
+def _offsets(pack: Sequence[bytes]) -> bytes:
+    ends = np.cumsum([0, *map(len, pack)], dtype="<u4")
+    return ends.tobytes()
+
+
+def vector(session: Session, image: models.Image) -> vectors.Vectors:
+    """Return an image's embedding, (dim,) float32, reading its own bytes of the segment."""
+    segment = session.get_one(Segment, image.segment_id)
+    width = vectors.width(segment.dim, segment.dtype)
+    part = sa.func.substr(Segment.data, image.row * width + 1, width, type_=sa.LargeBinary())
+    data = session.scalars(sa.select(part).where(Segment.id == image.segment_id)).one()
+    return vectors.decode(data, segment.dim, segment.dtype)[0]
+
+
+def thumbnail(session: Session, image: models.Image) -> bytes | None:
+    """Return an image's JPEG thumbnail, or None where it has none, as an imported vector."""
+    offsets = session.scalar(sa.select(Thumbnails.offsets).filter_by(segment_id=image.segment_id))
+    if offsets is None:
+        return None
+    start, end = struct.unpack_from("<2I", offsets, 4 * image.row)
+    if start == end:
+        return None
+    part = sa.func.substr(Thumbnails.data, start + 1, end - start, type_=sa.LargeBinary())
+    return session.scalar(sa.select(part).filter_by(segment_id=image.segment_id))
+
+
+def thumbnails(session: Session, images: Sequence[models.Image]) -> dict[str, bytes]:
+    """Return the thumbnails of some images by image id; one that has none is left out."""
+    found = ((image.id, thumbnail(session, image)) for image in images)
+    return {id: data for id, data in found if data is not None}
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a revision did to some images of a segment: their rows in it, or, of the deleted, only their ids."""
+
+    ids: list[str]
+    keys: list[str]
+    vectors: vectors.Vectors
+    deleted: list[str]
+
+
+def head(session: Session, collection_id: str) -> tuple[int, int]:
+    """Return the collection's (revision, number of images); raises CollectionDeleted."""
+    collection = session.get(Collection, collection_id, populate_existing=True)
+    if collection is None or collection.deleted_at is not None:
+        raise errors.CollectionDeleted()
+    return collection.revision, collection.image_count
+
+
+def changes(session: Session, collection_id: str, after: int, upto: int) -> Iterator[Change]:
+    """Yield what changed after revision `after` up to `upto`, one segment at a time, in the order of segment ids.
+
+    Together with a revision that is read first this is complete, whatever commits meanwhile: a row that changes
+    again carries a later revision and comes with the next call.
+    """
+    touched = sa.and_(Image.collection_id == collection_id, Image.revision > after, Image.revision <= upto)
+    columns = sa.select(Image.segment_id, Image.row, Image.id, Image.key, Image.deleted_at)
+    rows = session.execute(
+        columns.where(touched, Image.segment_id > skip)
+        .order_by(Image.segment_id, Image.row)
+        .execution_options(yield_per=4096)
+    )
+    group: list[sa.Row] = []
+    for row in rows:
+        if group and row.segment_id != group[0].segment_id:
+            yield _change(session, group)
+            group = []
+        group.append(row)
+    if group:
+        yield _change(session, group)
+
+
+def _change(session: Session, rows: Sequence[sa.Row]) -> Change:
+    live = [row for row in rows if row.deleted_at is None]
+    deleted = [row.id for row in rows if row.deleted_at is not None]
+    if not live:
+        return Change([], [], np.empty((0, 0), np.float32), deleted)
+    segment = session.execute(
+        sa.select(Segment.data, Segment.dim, Segment.dtype).where(Segment.id == live[0].segment_id)
+    ).one()
+    matrix = vectors.decode(segment.data, segment.dim, segment.dtype)
+    return Change([row.id for row in live], [row.key for row in live], matrix[[row.row for row in live]], deleted)
