@@ -1,0 +1,34 @@
+"""The database's tables, version by version (Alembic)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+
+from imagekin.db import Database
+
+# Any number, as long as every imagekin uses the same.
+ADVISORY_LOCK = 0x696D6B
+
+
+def upgrade(database: Database, revision: str = "head") -> None:
+    """Bring the tables up to `revision` in one transaction; processes that start together wait for each other."""
+    _run(database, command.upgrade, revision)
+
+
+def downgrade(database: Database, revision: str) -> None:
+    """Bring the tables back to `revision` (`base`: none) in one transaction. What newer tables hold is lost."""
+    _run(database, command.downgrade, revision)
+
+
+def _run(database: Database, step, revision: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent))
+    with database.engine.begin() as connection:  # on SQLite this is BEGIN IMMEDIATE, a lock already
+        if not database.is_sqlite:
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(ADVISORY_LOCK)))
+        config.attributes["connection"] = connection
+        step(config, revision)

@@ -6,6 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 import uuid_utils
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import DeclarativeBase, Mapped, deferred, mapped_column
 
 from imagekin.db import clock
@@ -32,7 +33,7 @@ class Base(DeclarativeBase):
         str: sa.String(),
         float: sa.Double(),
         bytes: sa.LargeBinary(),
-        dict[str, Any]: sa.JSON(),
+        dict[str, Any]: sa.JSON().with_variant(postgresql.JSONB(), "postgresql"),
     }
 
 
@@ -163,7 +164,6 @@ class Job(Base):
     idempotency_key: Mapped[str | None] = mapped_column(sa.String(255))
     idempotency_digest: Mapped[str | None] = mapped_column(sa.String(64))
     parent_id: Mapped[str | None] = mapped_column(sa.String(ID_LENGTH))
-    cancel_requested: Mapped[bool] = mapped_column(default=False)
     planned: Mapped[bool] = mapped_column(default=False)
     total: Mapped[int] = mapped_column(sa.BigInteger(), default=0)
     embedded: Mapped[int] = mapped_column(sa.BigInteger(), default=0)

@@ -276,7 +276,7 @@ def changes(session: Session, collection_id: str, after: int, upto: int) -> Iter
     touched = sa.and_(Image.collection_id == collection_id, Image.revision > after, Image.revision <= upto)
     columns = sa.select(Image.segment_id, Image.row, Image.id, Image.key, Image.deleted_at)
     rows = session.execute(
-        columns.where(touched, Image.segment_id > skip)
+        columns.where(touched)
         .order_by(Image.segment_id, Image.row)
         .execution_options(yield_per=4096)
     )

@@ -109,7 +109,6 @@ def _abandon(
         .execution_options(synchronize_session=False)
     )
     session.execute(sa.delete(models.PlannedKey).where(models.PlannedKey.job_id == job_id))
-    job.cancel_requested = status == JobStatus.CANCELLED
     _end(session, job, status, code, detail)
     return True
 
