@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from imagekin import errors
+from imagekin_worker import neighbors
+from imagekin_worker.neighbors import Matrix, Neighbor
+
+DIM = 24
+
+
+def vectors(n: int, dim: int = DIM, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((n, dim), dtype=np.float32)
+
+
+def names(n: int, prefix: str) -> list[str]:
+    """Names whose order is not the order of the rows."""
+    return [f"{prefix}{number:05d}" for number in np.random.default_rng(9).permutation(n)]
+
+
+def filled(rows: np.ndarray) -> Matrix:
+    matrix = Matrix(rows.shape[1])
+    matrix.upsert(names(len(rows), "id"), names(len(rows), "key"), rows)
+    return matrix
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    length = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a @ b) / length if length else 0.0
+
+
+def brute_force(stored: dict[str, tuple[str, np.ndarray]], query: np.ndarray, top_k: int) -> list[tuple[str, float]]:
+    ranked = sorted((-round(cosine(row, query), 6), key, image_id) for image_id, (key, row) in stored.items())
+    return [(image_id, -score) for score, _, image_id in ranked[:top_k]]
+
+
+def contents(matrix: Matrix) -> dict[str, tuple[str, np.ndarray]]:
+    return dict(zip(matrix.ids, zip(matrix.keys, matrix.raw().copy(), strict=True), strict=True))
+
+
+def hold(found: list[Neighbor], expected: list[tuple[str, float]]) -> None:
+    assert [answer.rank for answer in found] == list(range(1, len(expected) + 1))
+    assert [answer.score for answer in found] == pytest.approx([score for _, score in expected], abs=1e-5)
+    assert [answer.id for answer in found] == [image_id for image_id, _ in expected]
+
+
+@pytest.mark.parametrize("top_k", [1, 5, 299, 300, 1000])
+def test_search_equals_brute_force(top_k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbors, "BLOCK_ROWS", 64)
+    rows = vectors(300)
+    matrix = filled(rows)
+    queries = np.concatenate([vectors(6, seed=1), rows[:2] * 7])
+    for query, found in zip(queries, matrix.search(queries, top_k), strict=True):
+        hold(found, brute_force(contents(matrix), query, top_k))
+        assert all(answer.key == contents(matrix)[answer.id][0] for answer in found)
+        assert all(round(answer.score, 6) == answer.score for answer in found)
+
+
+def test_one_query_finds_what_it_finds_in_company() -> None:
+    matrix, queries = filled(vectors(500)), vectors(70, seed=1)
+    together = matrix.search(queries, 10)
+    assert together == [matrix.search(query[None], 10)[0] for query in queries]
+
+
+@pytest.mark.parametrize("block_rows", [50, 16384])
+def test_equal_scores_go_by_key_at_the_cut_too(block_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbors, "BLOCK_ROWS", block_rows)
+    same = vectors(1)
+    matrix = filled(np.repeat(same, 1000, axis=0))
+    better = same + 0.01 * vectors(1, seed=4)
+    matrix.upsert(["better"], ["zzz"], better)
+    (found,) = matrix.search(better, 6)
+    assert [answer.key for answer in found] == ["zzz", *(f"key{number:05d}" for number in range(5))]
+    (found,) = matrix.search(better, 3, exclude=["better"])
+    assert [answer.key for answer in found] == [f"key{number:05d}" for number in range(3)]
+
+
+def test_near_ties_within_the_rounding_go_by_key() -> None:
+    """Vectors of other lengths in one direction score alike only after rounding."""
+    matrix = Matrix(DIM)
+    direction = vectors(1)
+    lengths = np.linspace(0.1, 10, 200, dtype=np.float32)[:, None]
+    matrix.upsert(names(200, "id"), names(200, "key"), direction * lengths)
+    (found,) = matrix.search(direction, 7)
+    assert [answer.key for answer in found] == [f"key{number:05d}" for number in range(7)]
+    assert {answer.score for answer in found} == {1.0}
+
+
+def test_min_score_is_held_against_the_rounded_score() -> None:
+    matrix = Matrix(2)
+    matrix.upsert(["a", "b", "c"], ["a", "b", "c"], np.array([[3, 4], [1, 0], [-1, 0]], np.float32))
+    query = np.array([[1, 0]], np.float32)
+    assert [answer.id for answer in matrix.search(query, 9, min_score=0.6)[0]] == ["b", "a"]
+    assert [answer.id for answer in matrix.search(query, 9, min_score=0.600001)[0]] == ["b"]
+    assert matrix.search(query, 9, min_score=1.1) == [[]]
+    assert [answer.score for answer in matrix.search(query, 9)[0]] == [1.0, 0.6, -1.0]
+
+
+def test_exclude_and_among(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbors, "BLOCK_BYTES", 4 * DIM * 10)
+    rows = vectors(200)
+    matrix = filled(rows)
+    stored = contents(matrix)
+    own = matrix.ids[:3]
+    allowed = set(matrix.ids[::2]) | {"unknown"}
+    found = matrix.search(rows[:4], 5, exclude=[*own[:2], "unknown", None], among=allowed)
+    for index, hidden in enumerate([own[0], own[1], None, None]):
+        left = {name: stored[name] for name in stored if name in allowed and name != hidden}
+        hold(found[index], brute_force(left, rows[index], 5))
+    assert matrix.search(rows[:1], 5, among=[]) == [[]]
+    assert [len(answers) for answers in matrix.search(rows[:1], 5, among=own, exclude=own[:1])] == [2]
+
+
+def test_zero_vectors_score_zero() -> None:
+    matrix = Matrix(3)
+    matrix.upsert(["zero", "up"], ["b", "a"], np.array([[0, 0, 0], [0, 0, 2]], np.float32))
+    assert matrix.search(np.zeros((1, 3), np.float32), 5) == [
+        [Neighbor(1, "up", "a", 0.0), Neighbor(2, "zero", "b", 0.0)]
+    ]
+    (found,) = matrix.search(np.array([[0, 0, -1]], np.float32), 5)
+    assert [(answer.id, answer.score) for answer in found] == [("zero", 0.0), ("up", -1.0)]
+    assert "-0.0" not in repr(matrix.search(np.array([[-1, 0, 0]], np.float32), 5))
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+def test_lengths_do_not_matter(scale: float) -> None:
+    rows, query = vectors(50), vectors(1, seed=1)
+    plain = filled(rows).search(query, 9)[0]
+    scaled = filled(rows * np.float32(scale)).search(query * np.float32(scale), 9)[0]
+    assert [answer.id for answer in scaled] == [answer.id for answer in plain]
+    assert [answer.score for answer in scaled] == pytest.approx([answer.score for answer in plain], abs=1.1e-6)
+
+
+def test_an_empty_matrix_and_no_queries() -> None:
+    assert Matrix(4).search(np.ones((2, 4), np.float32), 3) == [[], []]
+    assert filled(vectors(3)).search(np.empty((0, DIM), np.float32), 3) == []
+    assert Matrix(4).raw().shape == (0, 4)
+
+
+def test_what_is_refused_changes_nothing() -> None:
+    matrix = filled(vectors(5))
+    before = contents(matrix)
+    for bad in (np.nan, np.inf, 1e30):
+        broken = vectors(2)
+        broken[1, 3] = bad
+        with pytest.raises(errors.InvalidRequest, match="NaN"):
+            matrix.search(broken, 3)
+        with pytest.raises(errors.InvalidRequest, match="NaN"):
+            matrix.upsert(["x", "y"], ["x", "y"], broken)
+    for wrong in (vectors(2, DIM + 1), vectors(2)[0]):
+        with pytest.raises(errors.InvalidRequest, match=f"{DIM} dimensions"):
+            matrix.search(wrong, 3)
+        with pytest.raises(errors.InvalidRequest, match=f"{DIM} dimensions"):
+            matrix.upsert(["x", "y"], ["x", "y"], wrong)
+    with pytest.raises(errors.InvalidRequest):
+        matrix.search(vectors(1), 0)
+    with pytest.raises(errors.InvalidRequest):
+        matrix.search(vectors(2), 3, exclude=["x"])
+    with pytest.raises(errors.InvalidRequest):
+        matrix.upsert(["x"], ["x", "y"], vectors(2))
+    after = contents(matrix)
+    assert after.keys() == before.keys() and len(matrix) == 5
+    assert all(np.array_equal(after[name][1], before[name][1]) for name in before)
+
+
+def test_upsert_replaces_known_ids_and_the_last_of_a_repeated_one() -> None:
+    matrix, rows = filled(vectors(4)), vectors(4, seed=5)
+    known = matrix.ids[1]
+    matrix.upsert([known, "new", "new"], ["renamed", "first", "last"], rows[:3])
+    assert len(matrix) == 5 and "new" in matrix and "other" not in matrix
+    np.testing.assert_array_equal(matrix.vector(known), rows[0])
+    np.testing.assert_array_equal(matrix.vector("new"), rows[2])
+    (found,) = matrix.search(rows[2:3], 1)
+    assert (found[0].id, found[0].key, found[0].score) == ("new", "last", 1.0)
+    assert matrix.search(rows[:1], 1)[0][0].key == "renamed"
+    with pytest.raises(errors.ImageNotFound):
+        matrix.vector("other")
+
+
+def test_raw_vectors_are_bit_exact_and_read_only() -> None:
+    rows = vectors(100)
+    matrix = filled(rows)
+    np.testing.assert_array_equal(matrix.raw(), rows)
+    with pytest.raises(ValueError, match="read-only"):
+        matrix.raw()[0, 0] = 1
+    matrix.upsert(["later"], ["later"], rows[:1])
+
+
+def test_reserved_room_is_not_copied_again() -> None:
+    matrix = Matrix(DIM)
+    matrix.reserve(3000)
+    before = matrix.nbytes
+    assert before == 3000 * (DIM + 1) * 4
+    room = set()
+    for start in range(0, 3000, 500):
+        rows = vectors(500)
+        ids = [f"{start}-{number}" for number in range(500)]
+        matrix.upsert(ids, ids, rows)
+        room.add(matrix.raw().ctypes.data)
+    assert len(room) == 1 and matrix.nbytes == before
+
+
+def test_float16_vectors_are_taken() -> None:
+    matrix = Matrix(DIM)
+    rows = vectors(3).astype(np.float16)
+    matrix.upsert(["a", "b", "c"], ["a", "b", "c"], rows)
+    np.testing.assert_array_equal(matrix.raw(), rows.astype(np.float32))
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.data())
+def test_any_small_matrix_equals_brute_force(data: st.DataObject) -> None:
+    """Few values make many ties and zero vectors."""
+    n, dim = data.draw(st.integers(0, 40)), data.draw(st.integers(1, 3))
+    numbers = st.lists(st.sampled_from([-2.0, -1.0, 0.0, 1.0, 3.0]), min_size=(n + 1) * dim, max_size=(n + 1) * dim)
+    rows = np.array(data.draw(numbers), np.float32).reshape(n + 1, dim)
+    matrix = filled(rows[:n])
+    top_k = data.draw(st.integers(1, 45))
+    (found,) = matrix.search(rows[n:], top_k)
+    hold(found, brute_force(contents(matrix), rows[n], top_k))
+
+
+class MatrixAgainstDict(RuleBasedStateMachine):
+    """Any order of changes leaves what a dict would hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix = Matrix(3)
+        self.model: dict[str, tuple[str, np.ndarray]] = {}
+        self.seed = 0
+
+    @rule(ids=st.lists(st.sampled_from("abcdefgh"), max_size=8))
+    def upsert(self, ids: list[str]) -> None:
+        self.seed += 1
+        rows = vectors(len(ids), 3, self.seed)
+        keys = [f"{image_id}{self.seed}" for image_id in ids]
+        self.matrix.upsert(ids, keys, rows)
+        self.model |= dict(zip(ids, zip(keys, rows, strict=True), strict=True))
+
+    @rule(ids=st.lists(st.sampled_from("abcdefgh"), max_size=8))
+    def remove(self, ids: list[str]) -> None:
+        known = self.model.keys() & set(ids)
+        assert self.matrix.remove(ids) == len(known)
+        for image_id in known:
+            del self.model[image_id]
+
+    @invariant()
+    def same(self) -> None:
+        held = contents(self.matrix)
+        assert held.keys() == self.model.keys() and len(self.matrix) == len(self.model)
+        for image_id, (key, row) in self.model.items():
+            assert held[image_id][0] == key
+            np.testing.assert_array_equal(held[image_id][1], row)
+        query = np.array([[1, -2, 0.5]], np.float32)
+        hold(self.matrix.search(query, 5)[0], brute_force(self.model, query[0], 5))
+
+
+TestMatrixAgainstDict = MatrixAgainstDict.TestCase
+TestMatrixAgainstDict.settings = settings(max_examples=30, stateful_step_count=15, deadline=None)
