@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import sqlalchemy as sa
-from alembic import command
+from alembic import command as alembic
 from alembic.config import Config
 
 from imagekin.db import Database
@@ -16,15 +17,15 @@ ADVISORY_LOCK = 0x696D6B
 
 def upgrade(database: Database, revision: str = "head") -> None:
     """Bring the tables up to `revision` in one transaction; processes that start together wait for each other."""
-    _run(database, command.upgrade, revision)
+    _run(database, alembic.upgrade, revision)
 
 
 def downgrade(database: Database, revision: str) -> None:
     """Bring the tables back to `revision` (`base`: none) in one transaction. What newer tables hold is lost."""
-    _run(database, command.downgrade, revision)
+    _run(database, alembic.downgrade, revision)
 
 
-def _run(database: Database, step, revision: str) -> None:
+def _run(database: Database, step: Callable[[Config, str], None], revision: str) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
     with database.engine.begin() as connection:  # on SQLite this is BEGIN IMMEDIATE, a lock already

@@ -19,61 +19,84 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="IMAGEKIN_", frozen=True, extra="ignore")
 
     # --- where things are
-    data_dir: Path = Field(Path("imagekin-data"), description="Folder of the embedded database, uploads and caches.")
-    database_url: str = Field("", description="SQLAlchemy URL; empty: SQLite in the data folder.")
-    redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis that carries the doorbells.")
-    storage_url: str = Field("", description="fsspec URL of uploads and exports; empty: a folder in the data folder.")
-    weights_dir: Path = Field(Path("weights"), description="Folder that weights files are read from, and nowhere else.")
+    data_dir: Path = Field(
+        default=Path("imagekin-data"), description="Folder of the embedded database, uploads and caches."
+    )
+    database_url: str = Field(default="", description="SQLAlchemy URL; empty: SQLite in the data folder.")
+    redis_url: str = Field(default="redis://127.0.0.1:6379/0", description="Redis that carries the doorbells.")
+    storage_url: str = Field(
+        default="", description="fsspec URL of uploads and exports; empty: a folder in the data folder."
+    )
+    weights_dir: Path = Field(
+        default=Path("weights"), description="Folder that weights files are read from, and nowhere else."
+    )
     source_roots: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Folders or fsspec locations that jobs may read from, separated by commas; none by default."
+        default=(),
+        description="Folders or fsspec locations that jobs may read from, separated by commas; none by default.",
     )
 
     # --- who gets in
-    auth: Literal["keys", "local"] = Field("keys", description="`keys`: a key per owner; `local`: this machine only.")
-    first_key: str = Field("", description="An API key (owner `admin`) that is valid without being in the database.")
+    auth: Literal["keys", "local"] = Field(
+        default="keys", description="`keys`: a key per owner; `local`: this machine only."
+    )
+    first_key: str = Field(
+        default="", description="An API key (owner `admin`) that is valid without being in the database."
+    )
 
     # --- the API
-    host: str = Field("127.0.0.1", description="Address that the API listens on.")
-    port: int = Field(8000, ge=0, le=65535, description="Port that the API listens on.")
-    api_threads: int = Field(16, ge=2, description="Requests that the API answers at once.")
-    max_upload_bytes: int = Field(20 * GIGABYTE, description="Largest upload, archives as they are after gunzip.")
-    max_json_bytes: int = Field(32 * MEGABYTE, description="Largest JSON body.")
-    max_backlog: int = Field(10_000, description="Unfinished jobs past which the API answers 503.")
-    max_jobs_per_owner: int = Field(1_000, description="Unfinished jobs of one owner past which the API answers 429.")
+    host: str = Field(default="127.0.0.1", description="Address that the API listens on.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port that the API listens on.")
+    api_threads: int = Field(default=16, ge=2, description="Requests that the API answers at once.")
+    max_upload_bytes: int = Field(
+        default=20 * GIGABYTE, description="Largest upload, archives as they are after gunzip."
+    )
+    max_json_bytes: int = Field(default=32 * MEGABYTE, description="Largest JSON body.")
+    max_backlog: int = Field(default=10_000, description="Unfinished jobs past which the API answers 503.")
+    max_jobs_per_owner: int = Field(
+        default=1_000, description="Unfinished jobs of one owner past which the API answers 429."
+    )
 
     # --- images are hostile input
-    max_image_bytes: int = Field(100 * MEGABYTE, description="Largest image file.")
-    max_image_pixels: int = Field(100_000_000, description="Most pixels of an image.")
-    max_archive_members: int = Field(2_000_000, description="Most members of an archive.")
-    max_archive_ratio: int = Field(200, description="Largest ratio of a member's size to its compressed size.")
-    thumbnail_px: int = Field(160, ge=16, le=1024, description="Longest side of the thumbnails.")
+    max_image_bytes: int = Field(default=100 * MEGABYTE, description="Largest image file.")
+    max_image_pixels: int = Field(default=100_000_000, description="Most pixels of an image.")
+    max_archive_members: int = Field(default=2_000_000, description="Most members of an archive.")
+    max_archive_ratio: int = Field(default=200, description="Largest ratio of a member's size to its compressed size.")
+    thumbnail_px: int = Field(default=160, ge=16, le=1024, description="Longest side of the thumbnails.")
 
     # --- workers
-    device: str = Field("auto", description="`auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:N`.")
-    lanes: int = Field(0, ge=0, description="Decode-and-forward threads of a CPU worker; 0: one for each core.")
+    device: str = Field(default="auto", description="`auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:N`.")
+    lanes: int = Field(default=0, ge=0, description="Decode-and-forward threads of a CPU worker; 0: one for each core.")
     warm: Annotated[tuple[str, ...], NoDecode] = Field(
-        ("efficientnet_lite0",), description="Backbones that a worker loads before it takes work."
+        default=("efficientnet_lite0",), description="Backbones that a worker loads before it takes work."
     )
-    model_memory_bytes: int = Field(4 * GIGABYTE, description="Memory for warm models; least recently used go first.")
-    matrix_memory_bytes: int = Field(4 * GIGABYTE, description="Memory for resident matrices of collections.")
-    chunk_images: int = Field(64, ge=1, description="Most images of a chunk.")
-    chunk_target_s: float = Field(1.5, gt=0, description="How long a bulk chunk should take.")
-    lease_s: float = Field(30, gt=0, description="How long a claim holds without being renewed.")
-    renew_s: float = Field(10, gt=0, description="How often a claim is renewed; a third of the lease.")
-    soft_time_limit_s: float = Field(60, gt=0, description="After this long a task is interrupted.")
-    time_limit_s: float = Field(90, gt=0, description="After this long a task's process is killed.")
-    sweep_s: float = Field(15, gt=0, description="How often lost rings and expired claims are looked for.")
-    max_deaths: int = Field(2, ge=1, description="Deaths of a process in a chunk's hands until it is split.")
-    max_attempts: int = Field(20, ge=2, description="Claims of one chunk until it counts as poison, however they ended.")
-    wait_for_database_s: float = Field(60, ge=0, description="How long a process waits for a migrated database.")
+    model_memory_bytes: int = Field(
+        default=4 * GIGABYTE, description="Memory for warm models; least recently used go first."
+    )
+    matrix_memory_bytes: int = Field(default=4 * GIGABYTE, description="Memory for resident matrices of collections.")
+    chunk_images: int = Field(default=64, ge=1, description="Most images of a chunk.")
+    chunk_target_s: float = Field(default=1.5, gt=0, description="How long a bulk chunk should take.")
+    lease_s: float = Field(default=30, gt=0, description="How long a claim holds without being renewed.")
+    renew_s: float = Field(default=10, gt=0, description="How often a claim is renewed; a third of the lease.")
+    soft_time_limit_s: float = Field(default=60, gt=0, description="After this long a task is interrupted.")
+    time_limit_s: float = Field(default=90, gt=0, description="After this long a task's process is killed.")
+    sweep_s: float = Field(default=15, gt=0, description="How often lost rings and expired claims are looked for.")
+    max_deaths: int = Field(default=2, ge=1, description="Deaths of a process in a chunk's hands until it is split.")
+    max_attempts: int = Field(
+        default=20, ge=2, description="Claims of one chunk until it counts as poison, however they ended."
+    )
+    wait_for_database_s: float = Field(
+        default=60, ge=0, description="How long a process waits for a migrated database."
+    )
 
     # --- lives
-    upload_ttl_s: int = Field(DAY_S, description="How long an upload lives that no job names.")
-    embed_ttl_s: int = Field(30 * DAY_S, description="How long an embed job and its ledger live.")
-    search_ttl_s: int = Field(DAY_S, description="How long a search job and its result live.")
+    upload_ttl_s: int = Field(default=DAY_S, description="How long an upload lives that no job names.")
+    embed_ttl_s: int = Field(default=30 * DAY_S, description="How long an embed job and its ledger live.")
+    search_ttl_s: int = Field(default=DAY_S, description="How long a search job and its result live.")
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["auto", "console", "json"] = Field("auto", description="`auto`: console on a terminal, else json.")
+    log_format: Literal["auto", "console", "json"] = Field(
+        default="auto", description="`auto`: console on a terminal, else json."
+    )
 
     @field_validator("source_roots", "warm", mode="before")
     @classmethod

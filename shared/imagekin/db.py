@@ -47,12 +47,12 @@ class clock(GenericFunction[float]):  # a SQL function, written as SQL writes it
 
 
 @compiles(clock, "sqlite")
-def _clock_sqlite(*_: Any) -> str:
+def _clock_sqlite(*_: Any, **__: Any) -> str:
     return "((julianday('now') - 2440587.5) * 86400.0)"
 
 
 @compiles(clock, "postgresql")
-def _clock_postgresql(*_: Any) -> str:
+def _clock_postgresql(*_: Any, **__: Any) -> str:
     # statement time, not transaction time: a transaction that waited for a lock must not write yesterday's lease
     return "extract(epoch from clock_timestamp())::double precision"
 

@@ -23,7 +23,9 @@ class ImagekinError(Exception):
     http_status: ClassVar[int] = 500
     retryable: ClassVar[bool] = False
 
-    def __init__(self, detail: str | None = None, *, errors: list[dict[str, Any]] | None = None, retry_after_s: int | None = None) -> None:
+    def __init__(
+        self, detail: str | None = None, *, errors: list[dict[str, Any]] | None = None, retry_after_s: int | None = None
+    ) -> None:
         self.detail = detail or inspect.cleandoc(type(self).__doc__ or "")
         self.errors = errors or []
         self.retry_after_s = retry_after_s

@@ -7,12 +7,12 @@ doorbell after the commit. Whoever locks rows of several tables takes them in on
     chunk:  ready -> claimed -> done | quarantined | cancelled
 """
 
-from imagekin.jobs.claims import Claim, claim, died, owned, release, renew
+from imagekin.jobs.claims import Claim, claim, died, release, renew
 from imagekin.jobs.endings import cancel, cancel_collection, delete, fail
-from imagekin.jobs.outcomes import checkpoint, finalize, finish_images, finish_result, plan, state
+from imagekin.jobs.outcomes import checkpoint, checkpointed, finalize, finish_images, finish_result, plan, state
+from imagekin.jobs.reports import get, items, view, views
 from imagekin.jobs.submission import Submission, find_idempotent, retry, submit
 from imagekin.jobs.sweeping import hold, sweep
-from imagekin.jobs.views import get, items, view, views
 
 __all__ = [
     "Claim",
@@ -20,6 +20,7 @@ __all__ = [
     "cancel",
     "cancel_collection",
     "checkpoint",
+    "checkpointed",
     "claim",
     "delete",
     "died",
@@ -31,7 +32,6 @@ __all__ = [
     "get",
     "hold",
     "items",
-    "owned",
     "plan",
     "release",
     "renew",

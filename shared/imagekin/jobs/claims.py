@@ -183,12 +183,6 @@ def renew(session: Session, claims: Sequence[Claim], lease_s: float) -> set[tupl
     return {(job_id, seq) for job_id, seq in rows}
 
 
-def owned(session: Session, claimed_by: str) -> bool:
-    """Tell whether any chunk is held under this name."""
-    held = sa.select(sa.literal(1)).where(OPEN, Chunk.claimed_by == claimed_by, Chunk.status == ChunkStatus.CLAIMED)
-    return session.scalar(held.limit(1)) is not None
-
-
 def release(session: Session, claims: Sequence[Claim]) -> int:
     """Hand chunks back unfinished, as at a shutdown or after a slice; return how many were still ours."""
     if not claims:
@@ -198,20 +192,21 @@ def release(session: Session, claims: Sequence[Claim]) -> int:
         .where(_held(claims))
         # handing back is no failure: it must not use up the attempts
         .values(status=ChunkStatus.READY, claimed_by=None, lease_until=None, attempt=Chunk.attempt - 1)
+        .returning(Chunk.seq)
         .execution_options(synchronize_session=False)
     )
-    return rows.rowcount
+    return len(rows.all())
 
 
 def died(session: Session, claimed_by: str, reason: str, settings: Settings) -> int:
-    """Blame the chunks held under this name for a process's death under a living parent; return how many those are.
+    """Blame the chunks held under names that begin so for a process's death under a living parent; return how many.
 
     One that was blamed `settings.max_deaths` times is split in half, down to the single image, which is quarantined
     with the reason while its neighbors finish.
     """
     keys = session.execute(
         sa.select(Chunk.job_id, Chunk.seq).where(
-            OPEN, Chunk.claimed_by == claimed_by, Chunk.status == ChunkStatus.CLAIMED
+            OPEN, Chunk.claimed_by.startswith(claimed_by, autoescape=True), Chunk.status == ChunkStatus.CLAIMED
         )
     ).all()
     for job_id, seq in keys:

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from imagekin import db, errors, models
-from imagekin.jobs import views
+from imagekin.jobs import reports
 from imagekin.types import TERMINAL, ChunkStatus, JobStatus
 
 OPEN = (ChunkStatus.READY, ChunkStatus.CLAIMED)
@@ -22,7 +22,7 @@ def settle(session: Session, job: models.Job) -> bool:
 
     Zero successes is always `failed`; some successes and some failures `partial`.
     """
-    if job.status in TERMINAL or not job.planned or views.done(job) < job.total:
+    if job.status in TERMINAL or not job.planned or reports.done(job) < job.total:
         return False
     good = job.embedded + job.reused + job.skipped
     if job.total == 0:
@@ -36,7 +36,7 @@ def settle(session: Session, job: models.Job) -> bool:
 
 
 def _first_failure(session: Session, job: models.Job) -> tuple[str, str]:
-    page, _ = views.items(session, job, None, None, 1)
+    page, _ = reports.items(session, job, None, None, 1)
     first = page[0]
     assert first.error is not None
     return (
@@ -60,7 +60,7 @@ def cancel(session: Session, owner: str, job_id: str) -> models.Job:
 
     Raises JobFinished for a job that has ended otherwise; cancelling twice is fine.
     """
-    job = views.get(session, owner, job_id)
+    job = reports.get(session, owner, job_id)
     if not _abandon(session, job_id, JobStatus.CANCELLED):
         session.refresh(job)
         if job.status != JobStatus.CANCELLED:
@@ -80,7 +80,7 @@ def cancel_collection(session: Session, collection_id: str) -> int:
 
 def delete(session: Session, owner: str, job_id: str) -> None:
     """Remove a finished job with its ledger and result; raises JobNotFinished for another."""
-    job = views.get(session, owner, job_id)
+    job = reports.get(session, owner, job_id)
     if job.status not in TERMINAL:
         raise errors.JobNotFinished("Cancel the job first, then delete it.")
     erase(session, job_id)

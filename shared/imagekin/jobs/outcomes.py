@@ -39,9 +39,10 @@ def _fence(session: Session, claim: Claim, **changes: Any) -> models.Job:
             Chunk.status == ChunkStatus.CLAIMED,
         )
         .values(**(changes or {"attempt": Chunk.attempt}))
+        .returning(Chunk.seq)
         .execution_options(synchronize_session=False)
     )
-    if session.execute(ours).rowcount == 0:
+    if session.execute(ours).first() is None:
         raise errors.LeaseLost()
     return job
 

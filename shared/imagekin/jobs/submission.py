@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from imagekin import db, errors, models
 from imagekin.config import Settings
-from imagekin.jobs import views
+from imagekin.jobs import reports
 from imagekin.types import TERMINAL, ChunkKind, ChunkStatus, JobKind, JobStatus, Lane
 
 RETRY_AFTER_S = 10
@@ -131,7 +131,7 @@ def retry(
 
     A job that failed before it was planned starts from its source again. Raises JobNotFinished and SourceExpired.
     """
-    parent = views.get(session, owner, job_id)
+    parent = reports.get(session, owner, job_id)
     known = find_idempotent(session, owner, idempotency_key, idempotency_digest)
     if known is not None:
         return known, False
@@ -139,7 +139,7 @@ def retry(
         raise errors.JobNotFinished()
     if parent.upload_id is not None and session.get(models.Upload, parent.upload_id) is None:
         raise errors.SourceExpired()
-    if views.expired(session, parent):
+    if reports.expired(session, parent):
         raise errors.SourceExpired("The job has expired; submit its images again.")
     collection = session.get_one(models.Collection, parent.collection_id)
     work = dict(parent.work)

@@ -43,11 +43,8 @@ def views(session: Session, jobs: Sequence[models.Job]) -> list[schemas.Job]:
     """Return the jobs as a client sees them, with three queries however many they are."""
     clock = session.scalars(sa.select(db.clock())).one()
     ids = {job.collection_id for job in jobs}
-    names = dict(
-        session.execute(
-            sa.select(models.Collection.id, models.Collection.name).where(models.Collection.id.in_(ids))
-        ).tuples()
-    )
+    named = sa.select(models.Collection.id, models.Collection.name).where(models.Collection.id.in_(ids))
+    names = dict(session.execute(named).tuples().all())
     return [_view(job, names[job.collection_id], clock, _queue_position(session, job)) for job in jobs]
 
 

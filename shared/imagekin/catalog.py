@@ -1,0 +1,199 @@
+"""The backbones by name, and the spaces that can be made of them, known without torch.
+
+`catalog.json` beside this file is written by `python -m imagekin_worker.catalog` out of torchvision's registry.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from imagekin import errors
+from imagekin.types import Precision
+
+DEFAULT_BACKBONE = "efficientnet_lite0"
+FAKE_BACKBONE = "fake"
+DEFAULT_WEIGHTS = "DEFAULT"
+CATALOG_PATH = Path(__file__).with_name("catalog.json")
+
+_FINGERPRINT_CHARACTERS = 32
+_READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocess:
+    """How pixels become the network's input: shorter side to `resize`, middle `crop`, (value / 255 - mean) / std."""
+
+    resize: int
+    crop: int
+    interpolation: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    antialias: bool = True
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Preprocess:
+        """Build it from what `dataclasses.asdict` and JSON made of one."""
+        return cls(**{**value, "mean": tuple(value["mean"]), "std": tuple(value["std"])})
+
+
+FALLBACK_PREPROCESS = Preprocess(224, 224, "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""For weights that bring no transforms: Resize 224, ToTensor, ImageNet's mean and std, and a crop to make batches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Named weights of a backbone: `digest` begins the SHA-256 of the file, `url` is None where a package ships it."""
+
+    name: str
+    url: str | None
+    digest: str
+    preprocess: Preprocess
+
+
+@dataclass(frozen=True, slots=True)
+class Backbone:
+    """A network without its head: its embedding, `dim` numbers, is the input of the module named in `layer`."""
+
+    name: str
+    dim: int
+    layer: str
+    weights: Mapping[str, Weights]
+    default_weights: str | None
+    hidden: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Everything that decides what an embedding's numbers mean; vectors of different spaces never meet."""
+
+    backbone: str
+    weights: str
+    weights_digest: str
+    layer: str
+    preprocess: Preprocess
+    dim: int
+    precision: Precision
+
+    @property
+    def fingerprint(self) -> str:
+        """Name the space by 32 hex characters; weights count by their content, not by the name they go by."""
+        meaning = {key: value for key, value in self.to_json().items() if key != "weights"}
+        canonical = json.dumps(meaning, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:_FINGERPRINT_CHARACTERS]
+
+    def to_json(self) -> dict[str, Any]:
+        """Describe the space in values that JSON knows."""
+        preprocess = asdict(self.preprocess) | {"mean": list(self.preprocess.mean), "std": list(self.preprocess.std)}
+        return asdict(self) | {"preprocess": preprocess, "precision": self.precision.value}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Space:
+        """Build the space that `to_json` described."""
+        preprocess, precision = Preprocess.from_json(value["preprocess"]), Precision(value["precision"])
+        return cls(**{**value, "preprocess": preprocess, "precision": precision})
+
+
+@functools.cache
+def backbones() -> Mapping[str, Backbone]:
+    """Give every backbone by name; those marked `hidden` are for tests and not for listings."""
+    entries = json.loads(CATALOG_PATH.read_text())["backbones"]
+    return MappingProxyType({entry["name"]: _backbone(entry) for entry in entries})
+
+
+def resolve_space(backbone: str | None, weights: str | None, precision: Precision, weights_dir: Path) -> Space:
+    """Make a space of what a caller asked for.
+
+    `backbone`: a name, by default DEFAULT_BACKBONE. `weights`: `DEFAULT`, a name such as `IMAGENET1K_V2` or
+    `ResNet50_Weights.IMAGENET1K_V2`, or the path of a file relative to `weights_dir`.
+    Raises UnknownBackbone and UnknownWeights.
+    """
+    chosen = _find_backbone(backbone or DEFAULT_BACKBONE)
+    found = _find_weights(chosen, weights or DEFAULT_WEIGHTS, weights_dir)
+    return Space(chosen.name, found.name, found.digest, chosen.layer, found.preprocess, chosen.dim, precision)
+
+
+def weights_file(weights: str, weights_dir: Path) -> Path | None:
+    """Find a weights file by its path relative to `weights_dir`; None where no regular file lies there.
+
+    Links are followed first, so nothing outside `weights_dir` can be reached.
+    """
+    root = weights_dir.resolve()
+    try:
+        path = (root / weights).resolve()
+        return path if path.is_relative_to(root) and path.is_file() else None
+    except (OSError, ValueError, RuntimeError):  # a NUL in the name, a name too long, a loop of links
+        return None
+
+
+def file_digest(path: Path) -> str:
+    """Give the SHA-256 of a file's content in hex; a file that did not change is read once."""
+    status = path.stat()
+    return _digest(path, status.st_mtime_ns, status.st_size)
+
+
+@functools.lru_cache(maxsize=256)
+def _digest(path: Path, _mtime_ns: int, _size: int) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_READ_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _find_backbone(name: str) -> Backbone:
+    known = backbones()
+    if name in known:
+        return known[name]
+    listed = [each.name for each in known.values() if not each.hidden]
+    raise errors.UnknownBackbone(
+        f"There is no backbone {name!r}.{_nearest(name, listed)} GET /v1/backbones lists all {len(listed)}."
+    )
+
+
+def _find_weights(backbone: Backbone, name: str, weights_dir: Path) -> Weights:
+    short = _short_name(backbone, name)
+    if short == DEFAULT_WEIGHTS and backbone.default_weights is not None:
+        short = backbone.default_weights
+    if short in backbone.weights:
+        return backbone.weights[short]
+    path = weights_file(name, weights_dir)
+    if path is None:
+        raise errors.UnknownWeights(
+            f"{backbone.name} has no weights {name!r}, and no such file lies below IMAGEKIN_WEIGHTS_DIR."
+            f"{_nearest(short, backbone.weights)} It has {', '.join(sorted(backbone.weights))}."
+        )
+    return Weights(name, None, file_digest(path), _default_preprocess(backbone))
+
+
+def _default_preprocess(backbone: Backbone) -> Preprocess:
+    if backbone.default_weights is None:
+        return FALLBACK_PREPROCESS
+    return backbone.weights[backbone.default_weights].preprocess
+
+
+def _short_name(backbone: Backbone, name: str) -> str:
+    """Strip torchvision's enum name: `ResNet50_Weights.IMAGENET1K_V2` of resnet50 is IMAGENET1K_V2."""
+    enum, dot, short = name.partition(".")
+    own = enum.replace("_", "").lower() == backbone.name.replace("_", "") + "weights"
+    return short if dot and own else name
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=3)
+    return f" Did you mean {', '.join(near)}?" if near else ""
+
+
+def _backbone(entry: Mapping[str, Any]) -> Backbone:
+    weights = {
+        each["name"]: Weights(**{**each, "preprocess": Preprocess.from_json(each["preprocess"])})
+        for each in entry["weights"]
+    }
+    return Backbone(**{**entry, "weights": MappingProxyType(weights)})

@@ -1,0 +1,7 @@
+"""The HTTP client: what a pipeline imports, and what the command line is written on."""
+
+from imagekin.client.jobs import Job
+from imagekin.client.problems import Unreachable, UnreadableAnswer, WaitTimeout
+from imagekin.client.service import Client, Vectors
+
+__all__ = ["Client", "Job", "Unreachable", "UnreadableAnswer", "Vectors", "WaitTimeout"]

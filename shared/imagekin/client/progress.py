@@ -1,0 +1,138 @@
+"""Long work on stderr: a live bar with rate and time left on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from imagekin.client.jobs import Job
+from imagekin.types import JobKind, JobStatus
+
+# Between two plain lines while nothing but the count changes.
+LINE_S = 5.0
+
+
+class _Detail(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(task.fields.get("detail", ""), style="dim")
+
+
+class Bar:
+    """One line of work that is shown until the `with` ends."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
+        self._live = self.console.is_terminal
+        self._bar = Progress(
+            SpinnerColumn(finished_text="[green]✓"),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.fields[count]}"),
+            _Detail(),
+            TimeElapsedColumn(),
+            console=self.console,
+            disable=not self._live,
+        )
+        self._task = self._bar.add_task("", total=None, count="", detail="")
+        self._said = ""
+        self._said_at = 0.0
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def update(self, what: str, done: int, total: int | None, count: str, detail: str, *, final: bool = False) -> None:
+        """Show how far the work is; on no terminal, when `what` changes, at the end and every five seconds."""
+        shown = 1 if final and not total else total
+        self._bar.update(
+            self._task, description=what, completed=shown if final else done, total=shown, count=count, detail=detail
+        )
+        if self._live:
+            return
+        now = time.monotonic()
+        if what != self._said or final or now - self._said_at >= LINE_S:
+            self.console.print(
+                " ".join(part for part in (f"{what}:", count, detail) if part), highlight=False, markup=False
+            )
+            self._said, self._said_at = what, now
+
+
+class UploadBar(Bar):
+    """An upload of `count` files and `size` bytes."""
+
+    def __init__(self, count: int, size: int, console: Console | None = None) -> None:
+        super().__init__(console)
+        self._size = size
+        self._files = f"{count:,} file{'' if count == 1 else 's'}"
+        self._started = time.monotonic()
+
+    def show(self, sent: int) -> None:
+        """Show an upload after `sent` bytes; tar headers count a little on top, so the number is held at the size."""
+        sent = min(sent, self._size)
+        rate = sent / max(time.monotonic() - self._started, 1e-3)
+        left = f"{_size(rate)}/s, {duration((self._size - sent) / rate)} left" if rate and sent < self._size else ""
+        count = f"{_size(sent)} of {_size(self._size)}"
+        self.update("uploading", sent, self._size, count, left or self._files)
+
+    def finish(self) -> None:
+        self.update("uploaded", self._size, self._size, _size(self._size), self._files, final=True)
+
+
+class JobBar(Bar):
+    """A job, until it is terminal."""
+
+    def show(self, job: Job[Any]) -> None:
+        progress = job.progress
+        total = progress.total
+        if job.kind in (JobKind.EMBED, JobKind.IMPORT):
+            count = f"{progress.done:,} of {total:,} images" if total is not None else f"{progress.done:,} images"
+        else:
+            count = ""
+        self.update(f"{job.kind} {job.status}", progress.done, total, count, _detail(job), final=job.terminal)
+
+
+def _detail(job: Job[Any]) -> str:
+    progress = job.progress
+    parts = [
+        f"{number:,} {name}"
+        for name in ("reused", "skipped", "failed", "cancelled", "ignored")
+        if (number := getattr(progress, name))
+    ]
+    if job.status is JobStatus.QUEUED and job.data.queue_position:
+        parts.append(f"{job.data.queue_position:,} ahead")
+    if progress.images_per_s:
+        parts.append(
+            f"{progress.images_per_s:,.0f} images/s"
+            if progress.images_per_s >= 10
+            else f"{progress.images_per_s:.1f} images/s"
+        )
+    if progress.eta_s is not None and not job.terminal:
+        parts.append(f"{duration(progress.eta_s)} left")
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Write a time as 8 s, 3 min 20 s or 2 h 05 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.2f} GiB"

@@ -1,0 +1,68 @@
+"""What `search` was given, as the body of its request."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from imagekin import errors, schemas
+from imagekin.client import bodies
+from imagekin.client.bodies import Body
+
+Picture = str | os.PathLike[str] | bytes | BinaryIO
+
+_NAMELESS = "query"
+
+
+def body(
+    form: schemas.SearchForm,
+    picture: Picture | None,
+    *,
+    image_id: str | None,
+    image_key: str | None,
+    embedding: ArrayLike | None,
+    url: str | None,
+) -> Body:
+    """Make the body of a search for exactly one of the queries; raises `InvalidRequest` for none or several."""
+    if isinstance(picture, str) and picture.startswith(("http://", "https://")):
+        picture, url = None, picture
+    given = {"picture": picture, "image_id": image_id, "image_key": image_key, "embedding": embedding, "url": url}
+    named = {name: value for name, value in given.items() if value is not None}
+    if len(named) != 1:
+        raise errors.InvalidRequest(f"Give one query out of {', '.join(given)}, not {len(named)}.")
+    if picture is not None:
+        return _form(form, picture)
+    if embedding is not None:
+        named["embedding"] = _vector(embedding)
+    return bodies.of_json({**_fields(form), "query": named})
+
+
+def _form(form: schemas.SearchForm, picture: Picture) -> Body:
+    fields = _fields(form)
+    values = {name: value if isinstance(value, str) else json.dumps(value) for name, value in fields.items()}
+    if isinstance(picture, str | os.PathLike):
+        path = Path(picture).expanduser()
+        path.stat()
+        return bodies.of_form("image", path, path.name, values)
+    return bodies.of_form("image", picture, _name(picture), values)
+
+
+def _fields(form: schemas.SearchForm) -> dict[str, Any]:
+    return form.model_dump(mode="json", exclude_none=True)
+
+
+def _name(picture: bytes | BinaryIO) -> str:
+    name = getattr(picture, "name", None)
+    return Path(name).name if isinstance(name, str) else _NAMELESS
+
+
+def _vector(embedding: ArrayLike) -> list[float]:
+    array = np.asarray(embedding, dtype=np.float64)
+    if array.ndim != 1:
+        raise errors.InvalidRequest(f"An embedding is a vector, not an array of shape {array.shape}.")
+    return array.tolist()

@@ -1,0 +1,378 @@
+"""The service from the client's side: collections, images, uploads and jobs."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
+from types import TracebackType
+from typing import Any, BinaryIO, NamedTuple, Self
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from imagekin import errors, schemas
+from imagekin.client import bodies, queries, sources, uploads
+from imagekin.client.bodies import Body, Sent
+from imagekin.client.jobs import Job
+from imagekin.client.sources import Archive, Folder, Given, Location, Manifest, Picture, Urls
+from imagekin.client.transport import Transport, ignore, parse
+from imagekin.types import Algorithm, DType, JobKind, JobStatus, Metric, OnConflict, Precision
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+TIMEOUT_S = 60.0
+RETRIES = 5
+UPLOADED_EXTRA_S = 540  # a server that hashes and stores 20 GiB answers late
+
+# Called with (files, bytes) when an upload begins, it gives what is called with the bytes sent so far.
+UploadWatch = Callable[[int, int], Sent]
+
+
+class Vectors(NamedTuple):
+    """The vectors of a collection: ids and keys, and embeddings (N, dim) in the same order."""
+
+    ids: list[str]
+    keys: list[str]
+    embeddings: NDArray[Any]
+
+
+class Client:
+    """The imagekin service at a URL.
+
+    url: default IMAGEKIN_URL, else http://127.0.0.1:8000; api_key: default IMAGEKIN_API_KEY. Requests are repeated
+    with back-off, `retries` times, after 429, 503 and broken connections; jobs carry an idempotency key, so that
+    this never makes two of them. Every method raises the classes of `imagekin.errors`, `Unreachable` among them.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        retries: int = RETRIES,
+    ) -> None:
+        url = url or os.environ.get("IMAGEKIN_URL") or DEFAULT_URL
+        api_key = api_key or os.environ.get("IMAGEKIN_API_KEY") or None
+        self._transport = Transport(url, api_key, timeout_s=timeout_s, retries=retries)
+
+    @property
+    def url(self) -> str:
+        return self._transport.url
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def ping(self) -> None:
+        """Ask once whether the server is there; raises `Unreachable`."""
+        self._transport.send("GET", "/healthz", ignore, retries=0)
+
+    def backbones(self) -> list[schemas.Backbone]:
+        return list(self._transport.pages("/v1/backbones", schemas.Backbone))
+
+    # --- collections -------------------------------------------------------------------------------------------
+
+    def create_collection(
+        self,
+        name: str,
+        *,
+        backbone: str | None = None,
+        weights: str | None = None,
+        dtype: DType | str | None = None,
+        precision: Precision | str | None = None,
+    ) -> schemas.Collection:
+        """Create a collection of one space; raises `CollectionExists`, `UnknownBackbone`, `UnknownWeights`."""
+        body = bodies.json(
+            schemas.CollectionBody, name=name, backbone=backbone, weights=weights, dtype=dtype, precision=precision
+        )
+        return self._transport.post("/v1/collections", schemas.Collection, body, safe=False)
+
+    def collections(self) -> Iterator[schemas.Collection]:
+        return self._transport.pages("/v1/collections", schemas.Collection)
+
+    def collection(self, name: str) -> schemas.Collection:
+        """Give one collection; raises `CollectionNotFound`."""
+        return self._transport.get(_collection(name), schemas.Collection)
+
+    def delete_collection(self, name: str) -> None:
+        """Delete a collection with everything in it."""
+        self._transport.send("DELETE", _collection(name), ignore, safe=False)
+
+    # --- images ------------------------------------------------------------------------------------------------
+
+    def images(self, collection: str) -> Iterator[schemas.Image]:
+        return self._transport.pages(f"{_collection(collection)}/images", schemas.Image)
+
+    def image(self, collection: str, image_id: str) -> schemas.Image:
+        return self._transport.get(_image(collection, image_id), schemas.Image)
+
+    def update_image(self, collection: str, image_id: str, *, metadata: Mapping[str, Any]) -> schemas.Image:
+        """Replace an image's metadata."""
+        return self._transport.send(
+            "PATCH",
+            _image(collection, image_id),
+            lambda answer: parse(schemas.Image, answer),
+            body=bodies.json(schemas.ImagePatch, metadata=dict(metadata)),
+        )
+
+    def delete_image(self, collection: str, image_id: str) -> None:
+        self._transport.send("DELETE", _image(collection, image_id), ignore, safe=False)
+
+    def embedding(self, collection: str, image_id: str) -> NDArray[Any]:
+        """Give an image's embedding (dim,)."""
+        answer = self._transport.get(f"{_image(collection, image_id)}/embedding", schemas.Embedding)
+        return np.asarray(answer.embedding, dtype=str(answer.dtype))
+
+    def thumbnail(self, collection: str, image_id: str) -> bytes:
+        """Give an image's thumbnail, a JPEG."""
+        return self._transport.read(f"{_image(collection, image_id)}/thumbnail", accept="image/jpeg")
+
+    def vectors(self, collection: str) -> Vectors:
+        """Give all vectors of a collection; the download is on disk until it is an array."""
+        with tempfile.TemporaryFile() as file:
+            self._transport.download(f"{_collection(collection)}/export", file, format="npz")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as stored:
+                embeddings = stored["embeddings" if "embeddings" in stored else "vectors"]
+                return Vectors(stored["ids"].tolist(), stored["keys"].tolist(), embeddings)
+
+    # --- uploads -----------------------------------------------------------------------------------------------
+
+    def upload(self, source: str | os.PathLike[str] | BinaryIO | bytes, *, sent: Sent | None = None) -> schemas.Upload:
+        """Upload an archive, an image or a manifest as it is; `sent` is called with the bytes sent so far."""
+        given = Path(source).expanduser() if isinstance(source, str | PurePath) else source
+        return self._upload(bodies.of_file(given, sent))  # pyright: ignore[reportArgumentType]
+
+    def delete_upload(self, upload_id: str) -> None:
+        self._transport.send("DELETE", f"/v1/uploads/{_quoted(upload_id)}", ignore, safe=False)
+
+    # --- jobs --------------------------------------------------------------------------------------------------
+
+    def embed(
+        self,
+        source: Given,
+        collection: str,
+        *,
+        backbone: str | None = None,
+        weights: str | None = None,
+        dtype: DType | str | None = None,
+        precision: Precision | str | None = None,
+        on_conflict: OnConflict | str | None = None,
+        upload: bool | None = None,
+        callback_url: str | None = None,
+        idempotency_key: str | None = None,
+        on_upload: UploadWatch | None = None,
+    ) -> Job[schemas.EmbedResult]:
+        """Embed images into a collection, which is created when it is not there.
+
+        source: a picture, a folder, an archive (zip, tar, tar.gz) or a manifest (JSONL, CSV) on this machine, a list
+        of pictures and folders, a URL or a list of URLs (strings, or mappings with `url`, `key`, `metadata`), or a
+        location that the server reads (`s3://...`). The pictures of a folder are keyed by their paths below it,
+        listed ones by file name, or below their common folder where file names repeat.
+        backbone, weights, dtype, precision: the space of a new collection; one that is there must have it.
+        upload: a folder is read in place by a server on this machine that is allowed to, else uploaded; True always
+        uploads, False never.
+        Raises `FileNotFoundError`, `EmptySource`, `Conflict` where the collection has another space.
+        """
+        resolved = sources.resolve(source)
+        self._ensure(collection, {"backbone": backbone, "weights": weights, "dtype": dtype, "precision": precision})
+        key = idempotency_key or str(uuid.uuid4())
+        fields = {"collection": collection, "on_conflict": on_conflict, "callback_url": callback_url}
+        if isinstance(resolved, Picture):
+            given = {name: str(value) for name, value in fields.items() if value is not None}
+            form = bodies.of_form("images", resolved.path, resolved.path.name, given)
+            return self._submit(JobKind.EMBED, form, key)
+        if isinstance(resolved, Folder) and (self._transport.local if upload is None else not upload):
+            in_place = {"type": "folder", "path": str(resolved.path.resolve())}
+            try:
+                return self._submit(JobKind.EMBED, bodies.json(schemas.EmbedBody, source=in_place, **fields), key)
+            except errors.SourceRefused:
+                if upload is False:
+                    raise
+        sent = self._sent(resolved, on_upload)
+        return self._submit(JobKind.EMBED, bodies.json(schemas.EmbedBody, source=sent, **fields), key)
+
+    def search(
+        self,
+        picture: queries.Picture | None = None,
+        *,
+        collection: str,
+        image_id: str | None = None,
+        image_key: str | None = None,
+        embedding: ArrayLike | None = None,
+        url: str | None = None,
+        top_k: int = 10,
+        min_score: float | None = None,
+        exclude_query: bool = True,
+        filter: Mapping[str, Any] | None = None,
+    ) -> schemas.SearchResult:
+        """Find the images nearest to a picture (path, bytes, open file or URL), a stored image or an embedding (dim,).
+
+        exclude_query: a stored image is not among its own neighbors. filter: only images whose metadata have these
+        values. Waits for the answer; raises the job's error when it fails. `search_job` doesn't wait.
+        """
+        return self.search_job(
+            picture,
+            collection=collection,
+            image_id=image_id,
+            image_key=image_key,
+            embedding=embedding,
+            url=url,
+            top_k=top_k,
+            min_score=min_score,
+            exclude_query=exclude_query,
+            filter=filter,
+        ).result()
+
+    def search_job(
+        self,
+        picture: queries.Picture | None = None,
+        *,
+        collection: str,
+        image_id: str | None = None,
+        image_key: str | None = None,
+        embedding: ArrayLike | None = None,
+        url: str | None = None,
+        top_k: int = 10,
+        min_score: float | None = None,
+        exclude_query: bool = True,
+        filter: Mapping[str, Any] | None = None,
+        callback_url: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Job[schemas.SearchResult]:
+        """Start a search, as `search` does, and give the job."""
+        form = bodies.model(
+            schemas.SearchForm,
+            collection=collection,
+            top_k=top_k,
+            min_score=min_score,
+            exclude_query=exclude_query,
+            filter=None if filter is None else dict(filter),
+            callback_url=callback_url,
+        )
+        body = queries.body(form, picture, image_id=image_id, image_key=image_key, embedding=embedding, url=url)
+        return self._submit(JobKind.SEARCH, body, idempotency_key)
+
+    def cluster(
+        self,
+        collection: str,
+        n_clusters: int,
+        *,
+        metric: Metric | str | None = None,
+        algorithm: Algorithm | str | None = None,
+        seed: int | None = None,
+        n_init: int | None = None,
+        callback_url: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Job[schemas.ClusterResult]:
+        """Start k-means over a collection; `.result()` waits for clusters and assignments."""
+        body = bodies.json(
+            schemas.ClusterBody,
+            collection=collection,
+            n_clusters=n_clusters,
+            metric=metric,
+            algorithm=algorithm,
+            seed=seed,
+            n_init=n_init,
+            callback_url=callback_url,
+        )
+        return self._submit(JobKind.CLUSTER, body, idempotency_key)
+
+    def assign(
+        self,
+        clustering: str | Job[schemas.ClusterResult],
+        *,
+        image_ids: Sequence[str] | None = None,
+        image_keys: Sequence[str] | None = None,
+        callback_url: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Job[schemas.AssignResult]:
+        """Put images into yesterday's clusters: those named, or all that came after the clustering."""
+        body = bodies.json(
+            schemas.AssignBody,
+            clustering_id=clustering if isinstance(clustering, str) else clustering.id,
+            image_ids=None if image_ids is None else list(image_ids),
+            image_keys=None if image_keys is None else list(image_keys),
+            callback_url=callback_url,
+        )
+        return self._submit(JobKind.ASSIGN, body, idempotency_key)
+
+    def jobs(
+        self,
+        *,
+        status: JobStatus | str | None = None,
+        kind: JobKind | str | None = None,
+        collection: str | None = None,
+    ) -> Iterator[Job[Any]]:
+        """Iterate over jobs, the newest first."""
+        found = self._transport.pages("/v1/jobs", schemas.Job, status=status, kind=kind, collection=collection)
+        return (Job(self._transport, data) for data in found)
+
+    def job(self, job_id: str) -> Job[Any]:
+        """Give one job; raises `JobNotFound`."""
+        return Job(self._transport, self._transport.get(f"/v1/jobs/{_quoted(job_id)}", schemas.Job))
+
+    # --- inside ------------------------------------------------------------------------------------------------
+
+    def _submit(self, kind: JobKind, body: Body, key: str | None) -> Job[Any]:
+        headers = {"idempotency-key": key or str(uuid.uuid4())}
+        return Job(self._transport, self._transport.post(f"/v1/jobs/{kind}", schemas.Job, body, headers=headers))
+
+    def _upload(self, body: Body) -> schemas.Upload:
+        kind = {"content-type": "application/octet-stream"}
+        return self._transport.post("/v1/uploads", schemas.Upload, body, headers=kind, extra_s=UPLOADED_EXTRA_S)
+
+    def _sent(self, source: sources.Source, on_upload: UploadWatch | None) -> dict[str, Any]:
+        """Send what has to be sent, and give the source that the job names."""
+        if isinstance(source, Location):
+            return {"type": "location", "url": source.url}
+        if isinstance(source, Urls):
+            if len(source.items) <= schemas.MAX_URLS:
+                return {"type": "urls", "urls": source.items}
+            return {"type": "manifest", "upload_id": self._upload(bodies.of_file(source.manifest())).id}
+        if isinstance(source, Archive | Manifest | Picture):
+            sent = on_upload(1, source.path.stat().st_size) if on_upload else None
+            kind = "manifest" if isinstance(source, Manifest) else "upload"
+            return {"type": kind, "upload_id": self._upload(bodies.of_file(source.path, sent)).id}
+        count, size = uploads.measure(source)
+        sent = on_upload(count, size) if on_upload else None
+        return {"type": "upload", "upload_id": self._upload(bodies.of_pieces(lambda: uploads.tar(source), sent)).id}
+
+    def _ensure(self, name: str, space: dict[str, Any]) -> None:
+        """Create the collection where it is not there; raises `Conflict` where it has another space."""
+        try:
+            there = self.collection(name)
+        except errors.CollectionNotFound:
+            try:
+                self.create_collection(name, **space)
+                return
+            except errors.CollectionExists:
+                there = self.collection(name)
+        for field, wanted in space.items():
+            found = getattr(there, field)
+            # DEFAULT names what the service chose; which weights these are, it alone knows.
+            if wanted is not None and str(wanted) not in (str(found), "DEFAULT"):
+                raise errors.Conflict(f"Collection {name} has {field} {found}, not {wanted}; use another collection.")
+
+
+def _quoted(part: str) -> str:
+    return quote(part, safe="")
+
+
+def _collection(name: str) -> str:
+    return f"/v1/collections/{_quoted(name)}"
+
+
+def _image(collection: str, image_id: str) -> str:
+    return f"{_collection(collection)}/images/{_quoted(image_id)}"

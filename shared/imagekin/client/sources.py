@@ -1,0 +1,114 @@
+"""What `embed` was given: addresses, a location, a manifest, an archive or pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imagekin import errors, schemas
+from imagekin.client.uploads import Folder, Listing
+
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+MANIFESTS = (".jsonl", ".ndjson", ".csv")
+
+Local = str | os.PathLike[str]
+Given = Local | Mapping[str, Any] | schemas.UrlItem | Iterable[Local | Mapping[str, Any] | schemas.UrlItem]
+
+
+@dataclass(frozen=True)
+class Urls:
+    items: list[dict[str, Any]]
+
+    def manifest(self) -> bytes:
+        """Write the addresses as a manifest (JSONL), for more of them than one request may have."""
+        return "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in self.items).encode()
+
+
+@dataclass(frozen=True)
+class Location:
+    url: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    path: Path
+
+
+@dataclass(frozen=True)
+class Archive:
+    path: Path
+
+
+@dataclass(frozen=True)
+class Picture:
+    path: Path
+
+
+Source = Urls | Location | Manifest | Archive | Picture | Folder | Listing
+
+
+def resolve(given: Given) -> Source:
+    """Say what a source is; raises `FileNotFoundError`, `InvalidRequest` for a mix that is no single source."""
+    if isinstance(given, str | os.PathLike):
+        return _one(given)
+    if isinstance(given, Mapping | schemas.UrlItem):
+        return Urls([_url_item(given)])  # pyright: ignore[reportArgumentType]
+    entries = list(given)
+    if not entries:
+        raise errors.EmptySource("The list of pictures is empty.")
+    if len(entries) == 1 and isinstance(entries[0], str | os.PathLike):
+        return _one(entries[0])
+    web = [
+        entry for entry in entries if not isinstance(entry, str | os.PathLike) or _scheme(entry) in ("http", "https")
+    ]
+    if len(web) == len(entries):
+        return Urls([_url_item(entry) for entry in entries])
+    if web:
+        raise errors.InvalidRequest(
+            "A list is either of files and folders or of addresses; embed them one after another."
+        )
+    paths = [_existing(Path(entry)) for entry in entries if isinstance(entry, str | os.PathLike)]
+    for path in paths:
+        if path.name.lower().endswith(ARCHIVES + MANIFESTS):
+            raise errors.InvalidRequest(
+                f"{path} is an archive or a manifest: each makes a job of its own, so give it alone."
+            )
+    return Listing(paths)
+
+
+def _one(given: Local) -> Source:
+    scheme = _scheme(given)
+    if scheme in ("http", "https"):
+        return Urls([{"url": str(given)}])
+    if scheme:
+        return Location(str(given))
+    path = _existing(Path(given))
+    if path.is_dir():
+        return Folder(path)
+    name = path.name.lower()
+    if name.endswith(MANIFESTS):
+        return Manifest(path)
+    return Archive(path) if name.endswith(ARCHIVES) else Picture(path)
+
+
+def _scheme(given: Local) -> str | None:
+    """Give the scheme of an address; two letters at least, as one is a drive on Windows."""
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", given) if isinstance(given, str) else None
+    return match[1].lower() if match else None
+
+
+def _existing(path: Path) -> Path:
+    path = path.expanduser()
+    path.stat()
+    return path
+
+
+def _url_item(entry: Local | Mapping[str, Any] | schemas.UrlItem) -> dict[str, Any]:
+    if isinstance(entry, schemas.UrlItem):
+        return entry.model_dump(mode="json", exclude_none=True)
+    return dict(entry) if isinstance(entry, Mapping) else {"url": str(entry)}

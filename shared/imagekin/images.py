@@ -1,0 +1,88 @@
+"""Images of a collection: the rows beside their vectors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from imagekin import collections, db, errors, keys, models, schemas
+from imagekin.jobs.reports import moment
+
+
+def get(session: Session, collection: models.Collection, image_id: str) -> models.Image:
+    """Return the collection's image by its id; raises ImageNotFound."""
+    return _one(session, collection, id=image_id)
+
+
+def by_key(session: Session, collection: models.Collection, key: str) -> models.Image:
+    """Return the collection's image by the client's key, in any spelling of it; raises ImageNotFound, InvalidKey."""
+    return _one(session, collection, key=keys.normalize(key))
+
+
+def _one(session: Session, collection: models.Collection, **by: str) -> models.Image:
+    found = session.scalar(sa.select(models.Image).filter_by(collection_id=collection.id, deleted_at=None, **by))
+    if found is None:
+        named = ", ".join(f"{name} {value!r}" for name, value in by.items())
+        raise errors.ImageNotFound(f"The collection {collection.name!r} has no image with the {named}.")
+    return found
+
+
+def page(
+    session: Session, collection: models.Collection, after: str | None, limit: int
+) -> tuple[list[schemas.Image], str | None]:
+    """Return up to `limit` images by id, from the first past `after`, and the last id if there are more."""
+    query = sa.select(models.Image).filter_by(collection_id=collection.id, deleted_at=None).order_by(models.Image.id)
+    if after is not None:
+        query = query.where(models.Image.id > after)
+    found = session.scalars(query.limit(limit + 1)).all()
+    shown = found[:limit]
+    return [view(image) for image in shown], shown[-1].id if len(found) > limit else None
+
+
+def annotate(session: Session, collection: models.Collection, image_id: str, metadata: dict[str, Any]) -> models.Image:
+    """Replace the image's metadata; raises ImageNotFound."""
+    # the collection's row lock comes first: whoever else touches the image holds it too
+    revision = collections.touch(session, collection.id)
+    image = get(session, collection, image_id)
+    image.metadata_ = metadata
+    image.revision = revision
+    session.flush()
+    return image
+
+
+def delete(session: Session, collection: models.Collection, image_id: str) -> None:
+    """Mark the image as deleted; the sweep compacts its segment. Raises ImageNotFound."""
+    revision = collections.touch(session, collection.id, images=-1)
+    image = get(session, collection, image_id)
+    session.execute(
+        sa.update(models.Image)
+        .where(models.Image.id == image.id)
+        .values(deleted_at=db.clock(), revision=revision)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def view(image: models.Image) -> schemas.Image:
+    """Return the image as a client sees it."""
+    return schemas.Image(
+        id=image.id,
+        key=image.key,
+        content_hash=image.content_hash,
+        width=image.width,
+        height=image.height,
+        format=image.format,
+        metadata=image.metadata_,
+        created_at=moment(image.created_at),
+    )
+
+
+def matching(session: Session, collection_id: str, wanted: dict[str, Any]) -> set[str]:
+    """Return the ids of the collection's images whose metadata has all of the `wanted` names with equal values."""
+    Image = models.Image
+    query = sa.select(Image.id).where(Image.collection_id == collection_id, Image.deleted_at.is_(None))
+    if session.get_bind().dialect.name == "postgresql":
+        return set(session.scalars(query.where(Image.metadata_.contains(wanted))))
+    rows = session.execute(query.add_columns(Image.metadata_).execution_options(yield_per=4096))
+    return {id for id, metadata in rows if all(name in metadata and metadata[name] == wanted[name] for name in wanted)}

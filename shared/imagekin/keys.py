@@ -1,0 +1,54 @@
+"""Keys of images: the client's names, in one spelling."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+
+from imagekin import errors
+
+MAX_KEY_BYTES = 1024
+# No character needs more than four code points decomposed, so a longer name has no NFC form that fits; and
+# normalising very long runs of combining marks takes quadratic time.
+_MAX_NAME_CHARS = 4 * MAX_KEY_BYTES
+_DIGEST_CHARS = 16
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def normalize(name: str) -> str:
+    """Return `name` as a key: NFC, parts separated by `/`, at most 1,024 bytes of UTF-8.
+
+    Raises InvalidKey, with the reason, for a name that has no such form: too long, control characters, text that is
+    not Unicode, an empty, `.` or `..` part (so a leading `/` too).
+    """
+    if len(name) > _MAX_NAME_CHARS:
+        raise errors.InvalidKey(f"The key has {len(name):,} characters; at most {MAX_KEY_BYTES:,} bytes are allowed.")
+    key = unicodedata.normalize("NFC", name).replace("\\", "/")
+    if _CONTROL.search(key):
+        raise errors.InvalidKey("The key contains a control character.")
+    try:
+        size = len(key.encode())
+    except UnicodeEncodeError:
+        raise errors.InvalidKey("The key is not valid Unicode.") from None
+    if size > MAX_KEY_BYTES:
+        raise errors.InvalidKey(f"The key has {size:,} bytes; at most {MAX_KEY_BYTES:,} are allowed.")
+    for part in key.split("/"):
+        if part in ("", ".", ".."):
+            raise errors.InvalidKey(f"The key has the part {part!r}; empty, `.` and `..` parts are not allowed.")
+    return key
+
+
+def harmless(name: str) -> str:
+    """Return a valid key that stands for any `name`, to show what `normalize` refuses.
+
+    Empty, `.` and `..` parts drop out, control characters become U+FFFD, and a name that is too long ends in a digest
+    of the whole, so that two long names stay two keys.
+    """
+    text = name[:_MAX_NAME_CHARS].encode("utf-8", "replace").decode().replace("\\", "/")
+    text = unicodedata.normalize("NFC", _CONTROL.sub("\ufffd", text))
+    key = "/".join(part for part in text.split("/") if part not in ("", ".", "..")) or "unnamed"
+    if len(name) <= _MAX_NAME_CHARS and len(key.encode()) <= MAX_KEY_BYTES:
+        return key
+    digest = "…" + hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()[:_DIGEST_CHARS]
+    return key.encode()[: MAX_KEY_BYTES - len(digest.encode())].decode("utf-8", "ignore") + digest

@@ -1,0 +1,45 @@
+"""Sources: where a job's images come from, as a stream of references that a worker reads one by one.
+
+A planner walks `Source.entries` in bounded memory and can go on after any entry's cursor; a worker hands an entry's
+`ref` to `Source.read` for the bytes. A new type of source is a module with `check` and `open_source`, named in `TYPES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from imagekin import errors
+from imagekin.config import Settings
+from imagekin.sources import folder, upload
+from imagekin.sources.interface import Entry, Fault, Source, SourceType
+from imagekin.storage import Storage
+
+__all__ = ["TYPES", "Entry", "Fault", "Source", "check_source", "open_source"]
+
+TYPES: dict[str, SourceType] = {"folder": folder, "upload": upload}
+
+
+def check_source(spec: Mapping[str, Any], settings: Settings) -> None:
+    """Check what can be said of `spec` before its job is accepted.
+
+    Raises InvalidRequest where it is no source, SourceRefused where it lies outside of the allowed folders, and
+    SourceUnreadable where there is nothing.
+    """
+    _type(spec).check(spec, settings)
+
+
+def open_source(spec: Mapping[str, Any], storage: Storage, settings: Settings) -> Source:
+    """Open the source that `spec` describes; the caller closes it.
+
+    Raises InvalidRequest, SourceRefused, SourceUnreadable, UploadExpired, or Unavailable where storage fails.
+    """
+    return _type(spec).open_source(spec, storage, settings)
+
+
+def _type(spec: Mapping[str, Any]) -> SourceType:
+    name = spec.get("type")
+    if not isinstance(name, str) or name not in TYPES:
+        detail = f"There is no source of type {name!r}; there are {', '.join(sorted(TYPES))}."
+        raise errors.InvalidRequest(detail, errors=[{"pointer": "/source/type", "detail": detail}])
+    return TYPES[name]

@@ -1,0 +1,32 @@
+"""Names that sources find, and what they mean."""
+
+from __future__ import annotations
+
+from imagekin import errors, keys
+from imagekin.sources.interface import Fault
+
+_SHOWN_CHARS = 80
+
+
+def key_of(name: str) -> tuple[str, Fault | None]:
+    """Return the key for a name that a source holds, with the fault where the name cannot be one.
+
+    `.` and empty parts (so a leading `/` too) drop out, as when tar or unzip extract; a name with `..`, control
+    characters or too many bytes is refused, and its key only stands for it. Nothing is ever extracted.
+    """
+    try:
+        return keys.normalize("/".join(_parts(name))), None
+    except errors.InvalidKey as error:
+        shown = ascii(name[:_SHOWN_CHARS]) + ("…" if len(name) > _SHOWN_CHARS else "")
+        return keys.harmless(name), Fault.of(errors.FetchRefused, f"The name {shown} cannot be a key. {error.detail}")
+
+
+def is_hidden(name: str) -> bool:
+    """Say whether a part of `name` hides it: a leading dot, or macOS's folder of resource forks."""
+    if "." not in name and "__MACOSX" not in name:
+        return False
+    return any((part[0] == "." and part != "..") or part == "__MACOSX" for part in _parts(name))
+
+
+def _parts(name: str) -> list[str]:
+    return [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]

@@ -1,0 +1,103 @@
+"""The folders that jobs may read from, and reading below them and nowhere else."""
+
+# Strings throughout: a walk makes no objects for paths, and names that are no Unicode pass through.
+# ruff: noqa: PTH111, PTH112, PTH113, PTH117, PTH119, PTH208
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import unquote, urlsplit
+
+from imagekin import errors
+from imagekin.config import Settings
+from imagekin.sources.archive import check_size
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# Without O_NONBLOCK, opening a fifo waits for somebody to write.
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class Roots:
+    """The local folders among IMAGEKIN_SOURCE_ROOTS."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._roots = tuple(os.path.realpath(folder) for root in settings.source_roots if (folder := _local(root)))
+
+    def allow(self, path: str) -> bool:
+        """Say whether `path`, with no link in it, lies below a root or is one."""
+        return self._root_of(path) is not None
+
+    def resolve(self, path: str) -> str:
+        """Return `path` with its links resolved; raises SourceRefused where that is not below a root."""
+        real = os.path.realpath(path)
+        if not os.path.isabs(path) or not self.allow(real):
+            raise errors.SourceRefused
+        return real
+
+    def read(self, path: str, max_bytes: int) -> bytes:
+        """Return the bytes of the regular file at `path`.
+
+        Raises ItemNotFound, FetchRefused where it is not (or no longer) a regular file below a root, FetchFailed
+        where it cannot be read, EmptyFile, ImageTooLarge.
+        """
+        with self._open(path) as descriptor, os.fdopen(descriptor, "rb", closefd=False) as file:
+            check_size(os.fstat(descriptor).st_size, max_bytes)
+            data = file.read(max_bytes + 1)
+        check_size(len(data), max_bytes)
+        return data
+
+    def head(self, path: str, length: int) -> bytes:
+        """Return at most `length` first bytes of the regular file at `path`; raises as `read` does."""
+        with self._open(path) as descriptor:
+            return os.read(descriptor, length)
+
+    @contextmanager
+    def _open(self, path: str) -> Iterator[int]:
+        """Open the file that `path` leads to, folder by folder from its root, so that no link can be slipped in."""
+        real = os.path.realpath(path)
+        root = self._root_of(real)
+        if root is None:
+            raise errors.FetchRefused("The file lies outside the folders that IMAGEKIN_SOURCE_ROOTS allows.")
+        *folders, name = os.path.relpath(real, root).split("/")
+        try:
+            folder = os.open(root, _DIRECTORY)
+            try:
+                for part in folders:
+                    below = os.open(part, _DIRECTORY, dir_fd=folder)
+                    os.close(folder)
+                    folder = below
+                descriptor = _open_regular(name, folder)
+            finally:
+                os.close(folder)
+            try:
+                yield descriptor
+            finally:
+                os.close(descriptor)
+        except (FileNotFoundError, NotADirectoryError):
+            raise errors.ItemNotFound("The file is gone.") from None
+        except OSError as error:
+            raise errors.FetchFailed(f"The file cannot be read: {error.strerror}.") from error
+
+    def _root_of(self, path: str) -> str | None:
+        return next((root for root in self._roots if path == root or path.startswith(root.rstrip("/") + "/")), None)
+
+
+def _open_regular(name: str, folder: int) -> int:
+    # Looked at before it is opened, since opening a device can have effects, and after, since it may have changed.
+    regular = stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+    descriptor = os.open(name, _FILE, dir_fd=folder) if regular else -1
+    if regular and stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    if regular:
+        os.close(descriptor)
+    raise errors.FetchRefused("It is not a regular file.")
+
+
+def _local(root: str) -> str | None:
+    if "://" not in root:
+        return os.path.expanduser(root)
+    parts = urlsplit(root)
+    return unquote(parts.path) if parts.scheme in ("file", "local") else None

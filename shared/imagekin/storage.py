@@ -1,0 +1,224 @@
+"""Storage: uploads and exports as files on fsspec, under names that are ours."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol, cast
+from urllib.parse import unquote, urlsplit
+
+import fsspec
+
+from imagekin import archives, errors
+from imagekin.config import Settings
+
+_PIECE_BYTES = 1 << 20
+_PART_SUFFIX = ".part"
+# No part starts with a dot, so no name leaves the storage and none meets an unfinished file.
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*")
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# ESTALE: on a network file system, another machine removed the file.
+_GONE = {errno.ENOENT, errno.ESTALE}
+
+
+class Readable(Protocol):
+    """What gives its bytes piece by piece."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+class Writable(Protocol):
+    """What takes bytes piece by piece, each as a whole."""
+
+    def write(self, piece: bytes, /) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What was written: the sha256 of the bytes as they were sent, and the size in bytes as they are stored."""
+
+    sha256: str
+    size: int
+
+
+class Storage:
+    """The files of one deployment, in a local folder or behind any other fsspec URL."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._folder = _local_folder(settings.storage)
+        self._fs: Any = None
+        self._root = ""
+        if self._folder is None:
+            self._fs, root = fsspec.url_to_fs(settings.storage)
+            self._root = str(root).rstrip("/")
+
+    def write(self, name: str, stream: Readable | Iterable[bytes], max_bytes: int) -> Stored:
+        """Write `stream` to `name` as a whole or not at all; a gzipped tar is stored decompressed.
+
+        Raises TooLarge where the stream, as sent or as stored, has more than `max_bytes`; BadRequest where gzipped
+        data is broken; Unavailable where the storage is full or fails.
+        """
+        counter = _Counter(_pieces(stream), max_bytes)
+        size = 0
+        with self._sink(_checked(name)) as sink:
+            for piece in archives.without_gzip(counter):
+                size += len(piece)
+                if size > max_bytes:
+                    raise _too_large(max_bytes)
+                with _storage_errors():
+                    sink.write(piece)
+        return Stored(counter.digest.hexdigest(), size)
+
+    def open(self, name: str) -> BinaryIO:
+        """Open `name` for reading and seeking.
+
+        Raises UploadExpired where it is gone, Unavailable where the storage fails.
+        """
+        _checked(name)
+        with _storage_errors(missing=errors.UploadExpired):
+            if self._folder is not None:
+                return (self._folder / name).open("rb")
+            return cast(BinaryIO, self._fs.open(f"{self._root}/{name}", "rb"))
+
+    def exists(self, name: str) -> bool:
+        """Say whether `name` is there."""
+        _checked(name)
+        with _storage_errors():
+            if self._folder is not None:
+                return (self._folder / name).is_file()
+            return bool(self._fs.isfile(f"{self._root}/{name}"))
+
+    def delete(self, name: str) -> None:
+        """Remove `name`; nothing happens where it is not there."""
+        _checked(name)
+        with _storage_errors(), contextlib.suppress(FileNotFoundError):
+            if self._folder is not None:
+                (self._folder / name).unlink()
+            else:
+                self._fs.rm_file(f"{self._root}/{name}")
+
+    def remove_abandoned(self, older_than_s: float) -> int:
+        """Remove what killed processes left half written, and return how many files that were."""
+        removed = 0
+        for part, modified_s in list(self._parts()):
+            if modified_s < time.time() - older_than_s:
+                with _storage_errors(), contextlib.suppress(FileNotFoundError):
+                    self._fs.rm_file(part)
+                    removed += 1
+        return removed
+
+    def _sink(self, name: str) -> contextlib.AbstractContextManager[Writable]:
+        return self._remote_sink(name) if self._folder is None else _local_sink(self._folder / name)
+
+    @contextlib.contextmanager
+    def _remote_sink(self, name: str) -> Iterator[Writable]:
+        # Not every file system keeps a file from sight until it is whole, so it gets its name at the end.
+        path = f"{self._root}/{name}"
+        part = f"{path}.{uuid.uuid4().hex}{_PART_SUFFIX}"
+        with _storage_errors():
+            self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+            sink = self._fs.open(part, "wb")
+        done = False
+        try:
+            yield sink
+            done = True
+        finally:
+            with _storage_errors():
+                sink.close()
+                if done:
+                    self._fs.mv(part, path)
+                else:
+                    self._fs.rm_file(part)
+
+
+class _Counter:
+    """Pieces of a stream, hashed and counted on their way."""
+
+    def __init__(self, pieces: Iterable[bytes], max_bytes: int) -> None:
+        self.digest = hashlib.sha256()
+        self._pieces = pieces
+        self._max_bytes = max_bytes
+
+    def __iter__(self) -> Iterator[bytes]:
+        size = 0
+        for piece in self._pieces:
+            size += len(piece)
+            if size > self._max_bytes:
+                raise _too_large(self._max_bytes)
+            self.digest.update(piece)
+            yield piece
+
+
+@contextlib.contextmanager
+def _local_sink(path: Path) -> Iterator[Writable]:
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_PART_SUFFIX}")
+    with _storage_errors():
+        part.parent.mkdir(parents=True, exist_ok=True)
+        sink = part.open("xb", buffering=0)
+    try:
+        yield _Whole(sink.fileno())
+        sink.close()
+        with _storage_errors():
+            part.replace(path)
+    finally:
+        sink.close()
+        part.unlink(missing_ok=True)
+
+
+class _Whole:
+    """An unbuffered file whose writes are whole, so that a full disk shows at the write and never at close."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def write(self, piece: bytes) -> None:
+        rest = memoryview(piece)
+        while rest:
+            rest = rest[os.write(self._descriptor, rest) :]
+
+
+def _pieces(stream: Readable | Iterable[bytes]) -> Iterable[bytes]:
+    if isinstance(stream, Iterable) and not hasattr(stream, "read"):
+        return stream
+    readable = cast(Readable, stream)
+    return iter(lambda: readable.read(_PIECE_BYTES), b"")
+
+
+@contextlib.contextmanager
+def _storage_errors(missing: type[errors.ImagekinError] = errors.Unavailable) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _GONE or isinstance(error, FileNotFoundError):
+            if missing is errors.Unavailable:
+                raise errors.Unavailable("The storage is not there; see IMAGEKIN_STORAGE_URL.") from error
+            raise missing from error
+        if error.errno in _NO_ROOM:
+            raise errors.Unavailable("The storage is full; free some room and try again.") from error
+        raise errors.Unavailable(f"The storage failed: {error.strerror or type(error).__name__}.") from error
+
+
+def _too_large(max_bytes: int) -> errors.TooLarge:
+    return errors.TooLarge(f"The upload is larger than {max_bytes:,} bytes, archives counted as they are after gunzip.")
+
+
+def _checked(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise errors.ImagekinError(f"{name!r} is not a name that imagekin gives to a stored file.")
+    return name
+
+
+def _local_folder(url: str) -> Path | None:
+    if "://" not in url:
+        return Path(url)
+    # Path.as_uri() quotes spaces and the like, which fsspec would take literally.
+    parts = urlsplit(url)
+    return Path(unquote(parts.path)) if parts.scheme in ("file", "local") else None

@@ -1,0 +1,62 @@
+"""Uploads: bytes that a client sent for a job to come; the bytes stand in the storage, a row says whose they are."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from imagekin import db, errors, models
+from imagekin.storage import Stored
+from imagekin.types import TERMINAL
+
+
+def path(upload_id: str) -> str:
+    """Return the name that an upload's bytes have in the storage."""
+    return f"uploads/{upload_id}"
+
+
+def add(
+    session: Session, owner: str, upload_id: str, stored: Stored, filename: str | None, ttl_s: float
+) -> models.Upload:
+    """Write the row of an upload whose bytes are stored."""
+    session.execute(
+        sa.insert(models.Upload).values(
+            id=upload_id,
+            owner=owner,
+            path=path(upload_id),
+            filename=filename,
+            sha256=stored.sha256,
+            size=stored.size,
+            expires_at=db.clock() + ttl_s,
+        )
+    )
+    return session.get_one(models.Upload, upload_id)
+
+
+def get(session: Session, owner: str, upload_id: str) -> models.Upload:
+    """Return the owner's upload; raises UploadNotFound, also for one that has expired and that no job names."""
+    upload = session.get(models.Upload, upload_id)
+    if upload is None or upload.owner != owner or (_expired(session, upload) and not _jobs(session, upload_id)):
+        raise errors.UploadNotFound()
+    return upload
+
+
+def delete(session: Session, owner: str, upload_id: str) -> str:
+    """Delete the upload's row and return the name of its bytes, which the caller deletes after the commit.
+
+    Raises UploadNotFound, and Conflict while an unfinished job names it.
+    """
+    upload = get(session, owner, upload_id)
+    if _jobs(session, upload_id, models.Job.status.not_in(TERMINAL)):
+        raise errors.Conflict("An unfinished job reads this upload; cancel the job or wait for its end.")
+    session.delete(upload)
+    return upload.path
+
+
+def _expired(session: Session, upload: models.Upload) -> bool:
+    return upload.expires_at <= session.scalars(sa.select(db.clock())).one()
+
+
+def _jobs(session: Session, upload_id: str, *where: sa.ColumnElement[bool]) -> bool:
+    named = sa.select(models.Job.id).where(models.Job.upload_id == upload_id, *where).limit(1)
+    return session.scalar(named) is not None

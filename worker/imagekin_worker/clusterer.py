@@ -1,0 +1,188 @@
+"""Cluster jobs, in slices of a few seconds; how far a slice came is kept in SQL."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from imagekin import errors, jobs, ledger, models, results, vectors
+from imagekin.types import Algorithm, DType
+from imagekin_worker import original_kmeans
+from imagekin_worker.clustering import Clustering
+from imagekin_worker.kmeans import KMeans, default_n_init
+from imagekin_worker.leases import Lease
+from imagekin_worker.neighbors import Matrix
+from imagekin_worker.node import Node
+from imagekin_worker.residents import catch_up
+
+SLICE_S = 4.0
+PARTS_PER_COMMIT = 16
+# kmeans-pytorch cannot be cut into slices: it must be through before the task's own limit.
+SHARE_OF_TIME_LIMIT = 0.75
+
+
+class Pinned:
+    """A collection's vectors as of one revision, in an order that every process finds again."""
+
+    def __init__(self, revision: int, matrix: Matrix) -> None:
+        self.revision = revision
+        self.ids = matrix.ids
+        self.keys = matrix.keys
+        self.rows = matrix.raw()
+        self._matrix = matrix
+        self.digest = hashlib.blake2b("\n".join(self.ids).encode(), digest_size=16).hexdigest()
+
+
+@dataclass
+class Slice:
+    """What a process keeps of a job between two slices; `saved` is the state that it left in SQL."""
+
+    pinned: Pinned
+    kmeans: KMeans
+    saved: bytes = b""
+
+
+def run(node: Node, claim: jobs.Claim, lease: Lease) -> None:
+    """Work on a cluster job for a slice; the last one writes the result.
+
+    Raises InvalidRequest and JobError where it cannot be done, LeaseLost.
+    """
+    job = node.database.read(_job, claim.job_id)
+    if job.params["algorithm"] == Algorithm.KMEANS_PYTORCH:
+        pinned = _pin(node, claim)
+        _write(node, claim, job, pinned, _original(node, claim, job, pinned, lease))
+        return
+    part = _resume(node, claim, job)
+    deadline = time.monotonic() + SLICE_S
+    if part.kmeans.advance(until=lambda: lease.lost or time.monotonic() > deadline):
+        _write(node, claim, job, part.pinned, part.kmeans.result())
+        return
+    part.saved = _packed(part)
+    node.database.write(jobs.checkpoint, claim, part.saved, round(part.kmeans.progress, 4))
+    node.slices[claim.job_id] = part
+    node.database.write(jobs.release, [claim])
+
+
+def _job(session: Session, job_id: str) -> models.Job:
+    return session.get_one(models.Job, job_id)
+
+
+def _pin(node: Node, claim: jobs.Claim, revision: int | None = None) -> Pinned:
+    return Pinned(*node.database.read(catch_up, claim.collection_id, upto=revision))
+
+
+def _resume(node: Node, claim: jobs.Claim, job: models.Job) -> Slice:
+    """Go on where the last slice ended: from memory if that was here, else from SQL, else from the start."""
+    saved = node.database.read(jobs.checkpointed, claim)
+    kept: Slice | None = node.slices.pop(claim.job_id, None)
+    node.slices.clear()
+    if saved is not None:
+        if kept is not None and kept.saved == saved:
+            return kept
+        about, state = _unpacked(saved)
+        pinned = _pin(node, claim, about["revision"])
+        # images that were replaced or deleted since are gone from the pinned revision: then it starts over
+        if pinned.digest == about["digest"]:
+            return Slice(pinned, KMeans.resume(pinned.rows, state, device=node.device))
+    pinned = _pin(node, claim)
+    kmeans = KMeans(
+        pinned.rows,
+        job.params["n_clusters"],
+        metric=job.params["metric"],
+        seed=job.params["seed"],
+        n_init=job.params.get("n_init"),
+        device=node.device,
+    )
+    return Slice(pinned, kmeans)
+
+
+def _packed(part: Slice) -> bytes:
+    about = ledger.pack({"revision": part.pinned.revision, "digest": part.pinned.digest})
+    return struct.pack("<I", len(about)) + about + part.kmeans.state()
+
+
+def _unpacked(saved: bytes) -> tuple[dict[str, Any], bytes]:
+    (length,) = struct.unpack_from("<I", saved)
+    return ledger.unpack(saved[4 : 4 + length]), saved[4 + length :]
+
+
+def _original(node: Node, claim: jobs.Claim, job: models.Job, pinned: Pinned, lease: Lease) -> Clustering:
+    seconds = SHARE_OF_TIME_LIMIT * node.settings.soft_time_limit_s
+    deadline = time.monotonic() + seconds
+    n_init = job.params.get("n_init")
+    try:
+        return original_kmeans.run(
+            pinned.rows,
+            job.params["n_clusters"],
+            metric=job.params["metric"],
+            seed=job.params["seed"],
+            n_init=default_n_init(len(pinned.rows)) if n_init is None else n_init,
+            device=node.device,
+            progress=lambda share: node.database.write(jobs.checkpoint, claim, b"", round(share, 4)),
+            should_stop=lambda: lease.lost or time.monotonic() > deadline,
+        )
+    except original_kmeans.Stopped as stopped:
+        if lease.lost:
+            raise errors.LeaseLost from stopped
+        raise errors.JobError(
+            f"kmeans-pytorch was not done after {seconds:.0f} s; use algorithm=kmeans, or fewer starts (n_init)."
+        ) from stopped
+
+
+def _write(node: Node, claim: jobs.Claim, job: models.Job, pinned: Pinned, found: Clustering) -> None:
+    """Write the assignments in parts, then the summary and the centers, which end the job."""
+    for first, parts in _parts(pinned, found):
+        node.database.write(jobs.finalize, claim, first, parts)
+    summary = {
+        "n_clusters": found.n_clusters,
+        "metric": job.params["metric"],
+        "algorithm": job.params["algorithm"],
+        "seed": job.params["seed"],
+        "revision": pinned.revision,
+        "inertia": float(found.inertia),
+        "iterations": int(found.iterations),
+        "clusters": [
+            {
+                "label": label,
+                "size": int(found.sizes[label]),
+                "medoid": {"id": pinned.ids[row], "key": pinned.keys[row]},
+                "cohesion": round(float(found.cohesion[label]), 6),
+            }
+            for label, row in enumerate(found.medoids)
+        ],
+    }
+    centers = models.Clustering(
+        job_id=claim.job_id,
+        owner=claim.owner,
+        collection_id=claim.collection_id,
+        metric=job.params["metric"],
+        n_clusters=found.n_clusters,
+        dim=found.centers.shape[1],
+        revision=pinned.revision,
+        centers=vectors.encode(found.centers, DType.FLOAT32),
+    )
+    node.database.write(jobs.finish_result, claim, summary, clustering=centers)
+
+
+def _parts(pinned: Pinned, found: Clustering) -> Iterator[tuple[int, list[list[dict[str, Any]]]]]:
+    """Yield (number of the first part, parts) of the assignments, by key."""
+    order = sorted(range(len(pinned.keys)), key=pinned.keys.__getitem__)
+    per_commit = results.ROWS_PER_PART * PARTS_PER_COMMIT
+    for start in range(0, len(order), per_commit):
+        rows = [
+            {
+                "id": pinned.ids[row],
+                "key": pinned.keys[row],
+                "label": int(found.labels[row]),
+                "distance": round(float(found.distances[row]), 6),
+            }
+            for row in order[start : start + per_commit]
+        ]
+        parts = [rows[at : at + results.ROWS_PER_PART] for at in range(0, len(rows), results.ROWS_PER_PART)]
+        yield 1 + start // results.ROWS_PER_PART, parts

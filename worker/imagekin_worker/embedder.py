@@ -1,0 +1,167 @@
+"""Chunks of images: through the pipeline together, finished one by one as their last image comes out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import structlog
+from sqlalchemy.orm import Session, undefer
+
+from imagekin import errors, jobs, ledger, models, segments, sources
+from imagekin.segments import Copy, Item
+from imagekin.types import OnConflict
+from imagekin_worker.embedding import Fetched, Outcome, Pipeline
+from imagekin_worker.leases import Lease
+from imagekin_worker.node import Node
+
+log = structlog.get_logger()
+
+
+@dataclass
+class Work:
+    """A claimed chunk on its way: an item for each entry, None while it is not known what becomes of it.
+
+    Each entry without an item has one outcome to come; `missing` counts them. Content that several entries have is
+    computed for the first of them: `firsts` has its index, `twins` the content of each other.
+    """
+
+    claim: jobs.Claim
+    job: models.Job
+    collection: models.Collection
+    entries: list[dict[str, Any]]
+    source: sources.Source
+    items: list[Item | None]
+    missing: int
+    firsts: dict[str, int] = field(default_factory=dict)
+    twins: dict[int, str] = field(default_factory=dict)
+
+
+class Place(NamedTuple):
+    """One image: the index of its chunk among the claimed, and its own in the chunk."""
+
+    work: Work
+    at: int
+
+
+def run(node: Node, claims: Sequence[jobs.Claim], lease: Lease) -> None:
+    """Embed claimed chunks of one space; a job whose source is gone fails alone. Raises WeightsUnavailable."""
+    backbone = node.backbone(claims[0].space_id)
+    works = [work for claim in claims if (work := _open(node, claim)) is not None]
+    started, computed = time.monotonic(), 0
+    try:
+        for work in works:
+            if not work.missing:
+                _finish(node, work, lease)
+        pipeline = Pipeline(backbone, node.settings)
+        outcomes = pipeline.run(
+            _places(works, lease),
+            _read,
+            settle=lambda fetched: _settle(node, fetched),
+            should_stop=lambda: lease.lost,
+        )
+        for outcome in outcomes:
+            work, index = outcome.item
+            computed += outcome.embedding is not None
+            if not outcome.settled:
+                work.items[index] = _item(work.entries[index], outcome)
+            work.missing -= 1
+            if not work.missing:
+                _finish(node, work, lease)
+    finally:
+        for source in {id(work.source): work.source for work in works}.values():
+            source.close()
+    node.note_speed(claims[0].space_id, computed, time.monotonic() - started)
+
+
+def _open(node: Node, claim: jobs.Claim) -> Work | None:
+    job, collection, manifest = node.database.read(_load, claim)
+    try:
+        source = sources.open_source(job.work["source"], node.storage, node.settings)
+    except (errors.JobError, errors.InvalidRequest) as error:
+        node.database.write(jobs.fail, claim.job_id, error.code, error.detail)
+        return None
+    entries = ledger.unpack(manifest)
+    items = [_refused(entry) for entry in entries]
+    return Work(claim, job, collection, entries, source, items, missing=items.count(None))
+
+
+def _load(session: Session, claim: jobs.Claim) -> tuple[models.Job, models.Collection, bytes]:
+    chunk = session.get_one(models.Chunk, (claim.job_id, claim.seq), options=[undefer(models.Chunk.manifest)])
+    assert chunk.manifest is not None
+    job = session.get_one(models.Job, claim.job_id)
+    return job, session.get_one(models.Collection, claim.collection_id), chunk.manifest
+
+
+def _refused(entry: dict[str, Any]) -> Item | None:
+    error = entry.get("error")
+    return None if error is None else Item(entry["key"], error=(error[0], error[1]))
+
+
+def _places(works: Sequence[Work], lease: Lease) -> Iterator[Place]:
+    for work in works:
+        for index, item in enumerate(work.items):
+            if item is None and lease.holds(work.claim):
+                yield Place(work, index)
+
+
+def _read(place: Place) -> bytes:
+    return place.work.source.read(place.work.entries[place.at]["ref"])
+
+
+def _settle(node: Node, fetched: list[Fetched[Place]]) -> set[int]:
+    """Find what need not be computed: what is stored already, and what an image before it has the content of."""
+    settled: set[int] = set()
+    for work in {id(each.item.work): each.item.work for each in fetched}.values():
+        mine = [at for at, each in enumerate(fetched) if each.item.work is work]
+        contents = [(work.entries[fetched[at].item.at]["key"], fetched[at].content_hash) for at in mine]
+        answers = node.database.read(
+            segments.known, work.collection, contents, OnConflict(work.job.params["on_conflict"])
+        )
+        for at, answer in zip(mine, answers, strict=True):
+            place, content = fetched[at].item, fetched[at].content_hash
+            if answer is not None:
+                work.items[place.at] = _known(work.entries[place.at], content, answer)
+                settled.add(at)
+            elif content in work.firsts:
+                work.twins[place.at] = content
+                settled.add(at)
+            else:
+                work.firsts[content] = place.at
+    return settled
+
+
+def _known(entry: dict[str, Any], content: str, answer: ledger.Record | Copy) -> Item:
+    item = Item(entry["key"], entry.get("metadata"), content_hash=content)
+    if isinstance(answer, ledger.Record):
+        item.known = answer
+        return item
+    item.vector, item.thumbnail, item.reused = answer.vector, answer.thumbnail, True
+    item.width, item.height, item.format = answer.width, answer.height, answer.format
+    return item
+
+
+def _item(entry: dict[str, Any], outcome: Outcome[Place]) -> Item:
+    item = Item(entry["key"], entry.get("metadata"), content_hash=outcome.content_hash or "")
+    if outcome.error is not None:
+        item.error = (outcome.error.code, outcome.error.detail)
+        return item
+    item.vector, item.thumbnail = outcome.embedding, outcome.thumbnail
+    item.width, item.height, item.format = outcome.width, outcome.height, outcome.format
+    return item
+
+
+def _finish(node: Node, work: Work, lease: Lease) -> None:
+    for index, content in work.twins.items():
+        first = work.items[work.firsts[content]]
+        assert first is not None
+        entry = work.entries[index]
+        work.items[index] = replace(first, key=entry["key"], metadata=entry.get("metadata"), reused=True)
+    items = [item for item in work.items if item is not None]
+    try:
+        node.database.write(jobs.finish_images, work.claim, items)
+    except errors.LeaseLost:
+        log.info("chunk_lost", job_id=work.claim.job_id, chunk=work.claim.seq)
+    lease.finished(work.claim)

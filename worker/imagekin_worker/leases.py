@@ -1,0 +1,70 @@
+"""Keeping claims while they are worked on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from types import TracebackType
+
+import structlog
+from sqlalchemy.exc import DBAPIError
+
+from imagekin import jobs
+from imagekin.db import Database
+
+log = structlog.get_logger()
+
+
+class Lease:
+    """Renews claims from a thread of its own; says which are lost, so that their work stops.
+
+    Where the database cannot be reached the claims count as held: the fence at the finish decides.
+    """
+
+    def __init__(self, database: Database, claims: Sequence[jobs.Claim], *, lease_s: float, renew_s: float) -> None:
+        self._database = database
+        self._claims = claims
+        self._lease_s = lease_s
+        self._renew_s = renew_s
+        self._held = {(claim.job_id, claim.seq) for claim in claims}
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
+
+    def __enter__(self) -> Lease:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._done.set()
+        self._thread.join()
+
+    @property
+    def lost(self) -> bool:
+        """Whether nothing is held any more."""
+        return not self._held
+
+    def holds(self, claim: jobs.Claim) -> bool:
+        """Tell whether this claim was still ours at the last renewal."""
+        return (claim.job_id, claim.seq) in self._held
+
+    def finished(self, claim: jobs.Claim) -> None:
+        """Stop renewing a claim that is done with."""
+        self._claims = [other for other in self._claims if other != claim]
+
+    def _run(self) -> None:
+        while not self._done.wait(self._renew_s):
+            claims = self._claims
+            if not claims:
+                return
+            try:
+                held = self._database.write(jobs.renew, claims, self._lease_s)
+            except DBAPIError as error:
+                log.warning("lease_not_renewed", error=str(error.orig))
+                continue
+            for claim in claims:
+                key = (claim.job_id, claim.seq)
+                if key not in held and claim in self._claims:
+                    log.warning("lease_lost", job_id=claim.job_id, chunk=claim.seq, attempt=claim.attempt)
+            self._held = held

@@ -1,0 +1,110 @@
+"""What one worker process has: settings, database, storage, warm models, resident matrices."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import structlog
+from sqlalchemy.orm import Session
+
+from imagekin import catalog, jobs, models, queue
+from imagekin.config import Settings
+from imagekin.db import Database
+from imagekin.storage import Storage
+from imagekin.types import Lane, Precision
+from imagekin_worker import backbones
+from imagekin_worker.leases import Lease
+from imagekin_worker.residents import Residents
+
+log = structlog.get_logger()
+
+MOST_SEARCHES = 64
+# Until the speed of a backbone is known: few enough for the slowest one.
+FIRST_IMAGES = 16
+# How much of the newest measurement goes into the speed.
+SMOOTHING = 0.3
+
+
+class Node:
+    """One process of a worker; not shared between threads but where its parts are."""
+
+    def __init__(self, settings: Settings, lane: Lane) -> None:
+        self.settings = settings
+        self.lane = lane
+        self.database = Database(settings.database)
+        self.storage = Storage(settings)
+        self.models = backbones.Models(settings)
+        self.residents = Residents(self.database, settings.matrix_memory_bytes)
+        self.doorbell = queue.Doorbell(settings)
+        self.device = backbones.device_of(settings)
+        # what this process keeps of a job between two of its slices, by the job's id
+        self.slices: dict[str, Any] = {}
+        self.last_owner = ""
+        self._images_per_s: dict[str, float] = {}
+        self._last_space = ""
+
+    def warm(self) -> None:
+        """Load the backbones that the settings name, so that no job waits for them."""
+        for name in self.settings.warm:
+            started = time.monotonic()
+            space = catalog.resolve_space(name, None, Precision.EXACT, self.settings.weights_dir)
+            self.models.get(space)
+            log.info("backbone_warm", backbone=name, seconds=round(time.monotonic() - started, 2))
+
+    def claim(self, claimed_by: str) -> list[jobs.Claim]:
+        """Claim what comes next in the lane, about `chunk_target_s` of it."""
+        claims = self.database.write(
+            jobs.claim,
+            self.lane,
+            claimed_by,
+            self.settings,
+            after_owner=self.last_owner,
+            most_images=self.images_per_claim(self._last_space),
+            most_searches=MOST_SEARCHES,
+        )
+        if claims:
+            self.last_owner = claims[0].owner
+            self._last_space = claims[0].space_id
+        return claims
+
+    def images_per_claim(self, space_id: str) -> int:
+        """Return how many images of a space take about `chunk_target_s`, by what was measured."""
+        speed = self._images_per_s.get(space_id)
+        return FIRST_IMAGES if speed is None else max(1, int(speed * self.settings.chunk_target_s))
+
+    def note_speed(self, space_id: str, images: int, seconds: float) -> None:
+        """Learn from `images` of a space that took `seconds`."""
+        if images and seconds > 0:
+            speed = images / seconds
+            known = self._images_per_s.get(space_id, speed)
+            self._images_per_s[space_id] = known + SMOOTHING * (speed - known)
+
+    @contextmanager
+    def lease(self, claims: Sequence[jobs.Claim]) -> Iterator[Lease]:
+        """Keep the claims while the block works on them."""
+        with Lease(self.database, claims, lease_s=self.settings.lease_s, renew_s=self.settings.renew_s) as lease:
+            yield lease
+
+    def backbone(self, space_id: str) -> backbones.Backbone:
+        """Return the warm backbone of a space; raises WeightsUnavailable."""
+        description = self.database.read(_description, space_id)
+        return self.models.get(catalog.Space.from_json(description))
+
+    @property
+    def name(self) -> str:
+        """The process's name in SQL."""
+        return f"{self.lane}.{os.getpid()}@{socket.gethostname()}"
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self.doorbell.close()
+        self.database.dispose()
+
+
+def _description(session: Session, space_id: str) -> dict:
+    return session.get_one(models.Space, space_id).description

@@ -1,0 +1,123 @@
+"""Turning a source into chunks, in slices, in bounded memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session, undefer
+
+from imagekin import jobs, ledger, models, sources
+from imagekin.sources import Entry
+from imagekin.types import ChunkKind, ItemStatus, Lane
+from imagekin_worker.leases import Lease
+from imagekin_worker.node import Node
+
+# A transaction's worth of chunks, and of ignored entries.
+CHUNKS_PER_COMMIT = 32
+SLICE_S = 3.0
+# Below this a chunk costs more in the database than in the network.
+SMALLEST_CHUNK = 4
+
+
+def run(node: Node, claim: jobs.Claim, lease: Lease) -> None:
+    """Plan a slice of a job: commit chunks with the source's cursor, and hand the rest back for the next slice.
+
+    Raises JobError where the source cannot be read, LeaseLost.
+    """
+    job = node.database.read(lambda session: session.get_one(models.Job, claim.job_id))
+    cursor = node.database.read(jobs.state, claim)
+    if cursor is None or "chunk" not in cursor:
+        cursor = {"chunk": _chunk_size(node, claim.space_id), "at": None}
+    deadline = time.monotonic() + SLICE_S
+    for pieces, ignored, reached, finished in _commits(node, job, cursor):
+        chunks = node.database.write(jobs.plan, claim, pieces, ignored=ignored, cursor=reached, finished=finished)
+        node.doorbell.ring(Lane.BULK, min(chunks, 8))
+        if finished:
+            return
+        if time.monotonic() > deadline or lease.lost:
+            break
+    node.database.write(jobs.release, [claim])
+
+
+def _chunk_size(node: Node, space_id: str) -> int:
+    return max(SMALLEST_CHUNK, min(node.settings.chunk_images, node.images_per_claim(space_id)))
+
+
+def _commits(
+    node: Node, job: models.Job, cursor: dict[str, Any]
+) -> Iterator[tuple[list[list[dict[str, Any]]], int, dict[str, Any], bool]]:
+    """Yield (chunks of entries, number of ignored entries, cursor after them, whether the source has ended)."""
+    size = cursor["chunk"]
+    entries: list[dict[str, Any]] = []
+    ignored = 0
+    at = cursor["at"]
+    for entry in _entries(node, job, at):
+        at = entry.cursor
+        if entry.ignored:
+            ignored += 1
+        else:
+            entries.append(_packed(entry))
+        if len(entries) == size * CHUNKS_PER_COMMIT or ignored == size * CHUNKS_PER_COMMIT:
+            yield _pieces(entries, size), ignored, {"chunk": size, "at": at}, False
+            entries, ignored = [], 0
+    yield _pieces(entries, size), ignored, {"chunk": size, "at": at}, True
+
+
+def _pieces(entries: list[dict[str, Any]], size: int) -> list[list[dict[str, Any]]]:
+    return [entries[start : start + size] for start in range(0, len(entries), size)]
+
+
+def _packed(entry: Entry) -> dict[str, Any]:
+    packed: dict[str, Any] = {"key": entry.key, "ref": entry.ref}
+    if entry.error is not None:
+        packed["error"] = list(entry.error)
+    if entry.metadata is not None:
+        packed["metadata"] = entry.metadata
+    return packed
+
+
+def _entries(node: Node, job: models.Job, at: Any) -> Iterator[Entry]:
+    if "retry" in job.work:
+        yield from _again(node, job.work["retry"], at)
+        return
+    source = sources.open_source(job.work["source"], node.storage, node.settings)
+    try:
+        yield from source.entries(at)
+    finally:
+        source.close()
+
+
+def _again(node: Node, retry: dict[str, Any], at: Any) -> Iterator[Entry]:
+    """Yield the entries of an earlier job's chunks that it asks for again; a cursor is [seq, index in the chunk]."""
+    seq, skip = at or (0, 0)
+    while (found := node.database.read(_chunk_from, retry["job_id"], seq)) is not None:
+        seq, manifest, records = found
+        for index, (entry, record) in enumerate(zip(manifest, records, strict=True)):
+            unfinished = record.status in (ItemStatus.FAILED, ItemStatus.CANCELLED)
+            if index < skip or not (unfinished or retry["items"] == "all"):
+                continue
+            # that it came twice is for this job to find out again
+            error = entry.get("error")
+            fault = None if error is None or error[0] == "duplicate_key" else sources.Fault(*error)
+            yield Entry(entry["key"], entry["ref"], [seq, index + 1], error=fault, metadata=entry.get("metadata"))
+        seq, skip = seq + 1, 0
+
+
+def _chunk_from(
+    session: Session, job_id: str, seq: int
+) -> tuple[int, list[dict[str, Any]], list[ledger.Record]] | None:
+    chunk = session.scalar(
+        sa.select(models.Chunk)
+        .options(undefer(models.Chunk.manifest), undefer(models.Chunk.ledger))
+        .filter_by(job_id=job_id, kind=ChunkKind.EMBED)
+        .where(models.Chunk.seq >= seq)
+        .order_by(models.Chunk.seq)
+        .limit(1)
+    )
+    if chunk is None or chunk.manifest is None:
+        return None
+    records = ledger.records(chunk.ledger) if chunk.ledger else ledger.all_cancelled(chunk.manifest)
+    return chunk.seq, ledger.unpack(chunk.manifest), records

@@ -1,0 +1,155 @@
+"""Searches: many queries, one forward pass for their pictures, one matrix product for each collection."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+import structlog
+from sqlalchemy.orm import Session
+
+from imagekin import catalog, errors, images, jobs, models, segments
+from imagekin.vectors import Vectors
+from imagekin_worker import preprocess
+from imagekin_worker.leases import Lease
+from imagekin_worker.neighbors import Neighbor
+from imagekin_worker.node import Node
+
+log = structlog.get_logger()
+
+
+@dataclass
+class Search:
+    """A claimed search on its way: its job, and its query's vector (dim,) once that is known."""
+
+    claim: jobs.Claim
+    job: models.Job
+    vector: Vectors | None = None
+    thumbnail: bytes | None = None
+
+
+def run(node: Node, claims: Sequence[jobs.Claim], lease: Lease) -> None:
+    """Answer claimed searches of one space; one that cannot be answered fails alone."""
+    searches = [Search(claim, node.database.read(_job, claim.job_id)) for claim in claims]
+    by_collection: dict[str, list[Search]] = defaultdict(list)
+    for search in _with_vectors(node, searches):
+        by_collection[search.claim.collection_id].append(search)
+    for collection_id, group in by_collection.items():
+        try:
+            matrix = node.residents.get(collection_id)
+            queries = np.stack([search.vector for search in group if search.vector is not None])
+            if len(group) == 1 or all(_plain(search) for search in group):
+                answers = matrix.search(
+                    queries,
+                    max(search.job.params["top_k"] for search in group),
+                    exclude=[_excluded(search) for search in group],
+                    among=_among(node, group[0]) if len(group) == 1 else None,
+                )
+            else:
+                answers = [
+                    matrix.search(
+                        queries[index : index + 1],
+                        search.job.params["top_k"],
+                        exclude=[_excluded(search)],
+                        among=_among(node, search),
+                    )[0]
+                    for index, search in enumerate(group)
+                ]
+        except errors.ImagekinError as error:
+            for search in group:
+                node.database.write(jobs.fail, search.claim.job_id, error.code, error.detail)
+            continue
+        for search, neighbors in zip(group, answers, strict=True):
+            _finish(node, search, neighbors)
+
+
+def _job(session: Session, job_id: str) -> models.Job:
+    return session.get_one(models.Job, job_id)
+
+
+def _plain(search: Search) -> bool:
+    return not search.job.params.get("filter")
+
+
+def _excluded(search: Search) -> str | None:
+    query = search.job.work["query"]
+    return query.get("image_id") if search.job.params["exclude_query"] else None
+
+
+def _among(node: Node, search: Search) -> set[str] | None:
+    wanted = search.job.params.get("filter")
+    if not wanted:
+        return None
+    return node.database.read(images.matching, search.claim.collection_id, wanted)
+
+
+def _with_vectors(node: Node, searches: Sequence[Search]) -> list[Search]:
+    """Find each query's vector; pictures are embedded together. Those that fail here are ended and left out."""
+    good: list[Search] = []
+    pictures: list[tuple[Search, np.ndarray]] = []
+    for search in searches:
+        query = search.job.work["query"]
+        try:
+            if "embedding" in query:
+                search.vector = np.asarray(query["embedding"], dtype=np.float32)
+            elif "image_id" in query:
+                search.vector = node.database.read(_stored, search.claim.collection_id, query["image_id"])
+            else:
+                pictures.append((search, _pixels(node, search, query["upload"])))
+        except errors.ImagekinError as error:
+            node.database.write(jobs.fail, search.claim.job_id, error.code, error.detail)
+            continue
+        good.append(search)
+    if pictures:
+        backbone = node.backbone(pictures[0][0].claim.space_id)
+        for start in range(0, len(pictures), backbone.batch_size):
+            some = pictures[start : start + backbone.batch_size]
+            embedded = backbone.embed(np.stack([pixels for _, pixels in some]))
+            for (search, _), vector in zip(some, embedded, strict=True):
+                search.vector = vector
+    return good
+
+
+def _stored(session: Session, collection_id: str, image_id: str) -> Vectors:
+    image = session.get(models.Image, image_id)
+    if image is None or image.deleted_at is not None or image.collection_id != collection_id:
+        raise errors.ImageNotFound("The image of this query was deleted before the search began.")
+    return segments.vector(session, image)
+
+
+def _pixels(node: Node, search: Search, path: str) -> np.ndarray:
+    """Decode the query's picture for the space; keep a thumbnail, as it is stored nowhere else."""
+    with node.storage.open(path) as file:
+        data = file.read(node.settings.max_image_bytes + 1)
+    picture = preprocess.decode(data, node.settings)
+    search.thumbnail = preprocess.thumbnail(picture, node.settings.thumbnail_px)
+    description = node.database.read(lambda session: session.get_one(models.Space, search.claim.space_id).description)
+    return preprocess.transform(picture, catalog.Space.from_json(description).preprocess)
+
+
+def _finish(node: Node, search: Search, neighbors: Sequence[Neighbor]) -> None:
+    params = search.job.params
+    least = params.get("min_score")
+    kept = [one for one in neighbors[: params["top_k"]] if least is None or one.score >= least]
+    metadata = node.database.read(_metadata, [one.id for one in kept])
+    summary: dict[str, Any] = {
+        "query": params["query"],
+        "top_k": params["top_k"],
+        "neighbors": [
+            {"rank": one.rank, "id": one.id, "key": one.key, "score": one.score, "metadata": metadata.get(one.id, {})}
+            for one in kept
+        ],
+    }
+    try:
+        node.database.write(jobs.finish_result, search.claim, summary, thumbnail=search.thumbnail)
+    except errors.LeaseLost:
+        log.info("search_lost", job_id=search.claim.job_id)
+
+
+def _metadata(session: Session, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    rows = session.execute(sa.select(models.Image.id, models.Image.metadata_).where(models.Image.id.in_(ids)))
+    return dict(rows.tuples().all())

@@ -1,0 +1,115 @@
+"""What a worker's parent process does beside Celery: blame for dead children, presence, the sweep."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+import structlog
+from billiard.exceptions import TimeLimitExceeded, WorkerLostError
+from celery.signals import setup_logging, task_failure, worker_ready, worker_shutting_down
+from sqlalchemy.exc import DBAPIError
+
+from imagekin import errors, jobs, queue, telemetry
+from imagekin.config import Settings
+from imagekin.db import Database
+from imagekin.storage import Storage
+from imagekin.types import Lane
+from imagekin_worker import presence
+from imagekin_worker.command import LANE_VARIABLE
+
+log = structlog.get_logger()
+
+HEARTBEAT_S = 10.0
+# More rings at once than any node has hands are no use: whoever finishes rings again.
+MOST_RINGS = 8
+SWEEP_LOCK = "sweep"
+
+
+class Supervisor:
+    """The parent's thread and its connections."""
+
+    def __init__(self, settings: Settings, lane: Lane) -> None:
+        self._settings = settings
+        self.database = Database(settings.database, pool_size=2)
+        self._storage = Storage(settings)
+        self._doorbell = queue.Doorbell(settings)
+        self._lane = lane
+        self._name = presence.name(lane, os.getpid())
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
+        self._thread.start()
+
+    def child_died(self, task_id: str, reason: str) -> None:
+        """Blame what the dead child had claimed, and have it taken again."""
+        blamed = self.database.write(jobs.died, f"{task_id}/", reason, self._settings)
+        log.warning("child_died", task_id=task_id, reason=reason, chunks=blamed)
+        self._doorbell.ring(self._lane)
+
+    def stop(self) -> None:
+        """Say goodbye and end the thread."""
+        self._stopped.set()
+        self._thread.join(timeout=5)
+        try:
+            self.database.write(presence.vanish, self._name)
+        except DBAPIError as error:
+            log.warning("presence_left", error=str(error.orig))
+        self._doorbell.close()
+        self.database.dispose()
+
+    def _run(self) -> None:
+        beat_at = sweep_at = time.monotonic()
+        while not self._stopped.wait(max(0.05, min(beat_at, sweep_at) - time.monotonic())):
+            try:
+                if time.monotonic() >= beat_at:
+                    beat_at = time.monotonic() + HEARTBEAT_S
+                    self.database.write(presence.refresh, self._name)
+                if time.monotonic() >= sweep_at:
+                    sweep_at = time.monotonic() + self._settings.sweep_s
+                    self._sweep()
+            except DBAPIError as error:
+                log.warning("sweep_failed", error=str(error.orig))
+            except errors.Unavailable as error:
+                log.warning("sweep_failed", error=error.detail)
+
+    def _sweep(self) -> None:
+        if not self.database.write(jobs.hold, SWEEP_LOCK, self._name, 2 * self._settings.sweep_s):
+            return
+        swept = self.database.write(jobs.sweep, self._settings)
+        for path in swept.paths:
+            self._storage.delete(path)
+        for lane, count in swept.lanes.items():
+            self._doorbell.ring(lane, min(count, MOST_RINGS))
+        if swept.released or swept.expired_jobs or swept.paths:
+            log.info("swept", released=swept.released, expired_jobs=swept.expired_jobs, uploads=len(swept.paths))
+
+
+_supervisor: Supervisor | None = None
+
+
+@setup_logging.connect
+def keep_logging(**_: object) -> None:
+    """Keep Celery from setting up logging of its own: ours is there already."""
+    telemetry.configure(Settings())
+
+
+@worker_ready.connect
+def start(**_: object) -> None:
+    """Start supervising once the consumer runs; in the parent only."""
+    global _supervisor  # noqa: PLW0603 - a worker has one, and Celery's signals carry no other place
+    _supervisor = Supervisor(Settings(), Lane(os.environ[LANE_VARIABLE]))
+
+
+@worker_shutting_down.connect
+def stop(**_: object) -> None:
+    """Stop supervising before the children are waited for."""
+    if _supervisor is not None:
+        _supervisor.stop()
+
+
+@task_failure.connect
+def blame(task_id: str | None = None, exception: BaseException | None = None, **_: object) -> None:
+    """Hear that a child is gone, or was killed for its time."""
+    if _supervisor is not None and task_id and isinstance(exception, WorkerLostError | TimeLimitExceeded):
+        _supervisor.child_died(task_id, str(exception) or type(exception).__name__)

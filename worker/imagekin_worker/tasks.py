@@ -1,0 +1,111 @@
+"""The one task: somebody rang, so claim what comes next, do it, ring for what is left."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from uuid import uuid4
+
+import structlog
+from billiard.exceptions import SoftTimeLimitExceeded
+from celery import shared_task
+from celery.signals import worker_process_init, worker_process_shutdown
+from sqlalchemy.exc import DBAPIError
+
+from imagekin import errors, jobs, queue, telemetry
+from imagekin.config import Settings
+from imagekin.types import ChunkKind, Lane
+from imagekin_worker.command import LANE_VARIABLE
+
+log = structlog.get_logger()
+
+
+_node = None
+
+
+@worker_process_init.connect
+def start(**_: object) -> None:
+    """Build the process's node and warm its models, before it takes work."""
+    global _node  # noqa: PLW0603 - a worker process has one, and Celery gives its tasks no other place
+    from imagekin_worker import presence
+    from imagekin_worker.node import Node  # imports torch: in children only
+
+    settings = Settings()
+    telemetry.configure(settings)
+    _node = Node(settings, Lane(os.environ[LANE_VARIABLE]))
+    _node.warm()
+    _node.database.write(presence.appear, presence.name(_node.lane, os.getppid()), _node.lane, str(_node.device))
+    # whatever was asked for while nobody was here
+    _node.doorbell.ring(_node.lane)
+
+
+@worker_process_shutdown.connect
+def stop(**_: object) -> None:
+    """Let go of connections."""
+    if _node is not None:
+        _node.close()
+
+
+@shared_task(name=queue.RING, bind=True)
+def ring(self) -> None:
+    """Do what the doorbell announces: at most one claim."""
+    assert _node is not None
+    node = _node
+    # a message may be delivered twice, so its id alone would not tell two claims apart
+    claimed_by = f"{self.request.id}/{uuid4().hex[:8]}"
+    try:
+        claims = node.claim(claimed_by)
+        if not claims:
+            return
+        with structlog.contextvars.bound_contextvars(
+            job_id=claims[0].job_id, chunk=claims[0].seq, attempt=claims[0].attempt, chunks=len(claims)
+        ):
+            _work(node, claims)
+    except DBAPIError as error:
+        # not the chunk's fault: its lease runs out, and the sweep rings again
+        log.error("database_lost", error=str(error.orig))
+        return
+    node.doorbell.ring(node.lane)
+
+
+def _work(node, claims: Sequence[jobs.Claim]) -> None:
+    """Do the claimed chunks; what goes wrong is recorded where it belongs."""
+    try:
+        with node.lease(claims) as lease:
+            _do(node, claims, lease)
+    except errors.LeaseLost:
+        log.info("claim_lost")
+    except errors.ImagekinError as error:
+        log.warning("job_failed", code=error.code, detail=error.detail)
+        for job_id in {claim.job_id for claim in claims}:
+            node.database.write(jobs.fail, job_id, error.code, error.detail)
+    except SoftTimeLimitExceeded:
+        log.error("time_limit", seconds=node.settings.soft_time_limit_s)
+        _blame(node, claims, f"it took longer than {node.settings.soft_time_limit_s:g} s")
+        # a thread that hangs in a decoder cannot be ended any other way
+        os._exit(1)
+    except DBAPIError:
+        raise
+    except Exception as error:
+        log.exception("chunk_failed")
+        _blame(node, claims, f"{type(error).__name__}: {error}"[:200])
+
+
+def _do(node, claims: Sequence[jobs.Claim], lease) -> None:
+    from imagekin_worker import clusterer, embedder, planner, searcher
+
+    match claims[0].kind:
+        case ChunkKind.PLAN:
+            planner.run(node, claims[0], lease)
+        case ChunkKind.EMBED:
+            embedder.run(node, claims, lease)
+        case ChunkKind.SEARCH:
+            searcher.run(node, claims, lease)
+        case ChunkKind.CLUSTER:
+            clusterer.run(node, claims[0], lease)
+        case kind:
+            raise errors.JobError(f"This worker does not know {kind} jobs; upgrade it.")
+
+
+def _blame(node, claims: Sequence[jobs.Claim], reason: str) -> None:
+    node.database.write(jobs.died, claims[0].claimed_by, reason, node.settings)
