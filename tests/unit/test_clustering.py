@@ -281,6 +281,18 @@ def test_seeds_of_many_rows_come_from_a_sample() -> None:
     check(cluster(rows, 5, n_init=3), rows, 5, "euclidean")
 
 
+def test_seeds_are_distinct_rows_while_there_are_any() -> None:
+    sample = torch.from_numpy(np.repeat(noise(5, 64), 20, axis=0))
+    seeds = seeding.Seeding(sample, 8, (100, 0))
+    for _ in range(5):
+        seeds.step()
+    assert len(torch.unique(sample[seeds.chosen], dim=0)) == 5
+    assert not seeds.closest.any()
+    for _ in range(3):
+        seeds.step()
+    assert len(set(seeds.chosen.tolist())) == 8
+
+
 @pytest.mark.parametrize("metric", METRICS)
 def test_assign_places_rows_as_the_clustering_did(metric: str) -> None:
     rows = blobs()

@@ -219,9 +219,9 @@ class KMeans:
         now.iteration += 1
         old = now.arrays["centers"]
         new = self._means(old)
-        reseeded = self._reseed_empty(new)
+        self._reseed_empty(new)
         moved = float(((new.double() - old.double()) ** 2).sum())
-        if now.iteration < now.max_iterations and (reseeded or moved > now.tolerance * now.variance):
+        if now.iteration < now.max_iterations and moved > now.tolerance * now.variance:
             self._start_iteration(new)
         else:
             self._end_run(old)
@@ -236,17 +236,16 @@ class KMeans:
             means, kept = sums / counts.clamp_min(1), counts == 0
         return torch.where(kept, old, means.float())
 
-    def _reseed_empty(self, centers: torch.Tensor) -> bool:
-        """Move the centers of emptied clusters to the rows that cost most; say whether any was moved."""
+    def _reseed_empty(self, centers: torch.Tensor) -> None:
+        """Move the centers of emptied clusters to the rows that cost most; rows that cost nothing need no center."""
         costs = self._now.arrays["costs"]
         empty = torch.nonzero(self._now.arrays["counts"] == 0)[:, 0]
         if not len(empty):
-            return False
+            return
         far = torch.sort(costs, descending=True, stable=True).indices[: len(empty)]
         far = far[costs[far] > ROUNDING * self._scorer.scale()[far]]
         seeds = self._rows.pick(far)
         centers[empty[: len(far)]] = clustering.unit(seeds) if self._metric is Metric.COSINE else seeds
-        return len(far) > 0
 
     def _end_run(self, centers: torch.Tensor) -> None:
         now = self._now

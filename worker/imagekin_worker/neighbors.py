@@ -214,14 +214,14 @@ class Matrix:
 
     def _ranked(self, query: torch.Tensor, rows: torch.Tensor, top_k: int, min_score: float | None) -> list[Neighbor]:
         pieces = [self._scores(query, piece) for piece in rows.split(RANKED_ROWS)]
-        # Adding 0 turns -0.0 into 0.0.
-        scores = (torch.cat(pieces).numpy().round(SCORE_DECIMALS) + 0.0).tolist()
+        scores = torch.cat(pieces).numpy().round(SCORE_DECIMALS).tolist()
         answers = (
             (-score, self.keys[row], self.ids[row])
             for score, row in zip(scores, rows.tolist(), strict=True)
             if min_score is None or score >= min_score
         )
         best = heapq.nsmallest(top_k, answers)
+        # Not -score, which makes -0.0 of 0.
         return [Neighbor(rank, image_id, key, 0.0 - score) for rank, (score, key, image_id) in enumerate(best, start=1)]
 
     def _scores(self, query: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

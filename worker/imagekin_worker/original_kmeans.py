@@ -108,8 +108,8 @@ def _start(source: clustering.Rows, n_clusters: int, metric: Metric, seed: int, 
 def _private_package(meter: _Meter, seed: int) -> ModuleType:
     """Return a copy of kmeans_pytorch that is ours alone, so that what is replaced in it is replaced for nobody else.
 
-    Its first rows are the same draw that it makes from numpy's global generator, which the class seeded, but from one of
-    our own. Its `print` says nothing.
+    Its first centers are the same draw that it makes from numpy's global generator, which the class seeded, but from a
+    generator of our own. Its `print` says nothing.
     """
     spec = importlib.util.find_spec("kmeans_pytorch")
     if spec is None or spec.loader is None:
