@@ -152,4 +152,4 @@ def _finish(node: Node, search: Search, neighbors: Sequence[Neighbor]) -> None:
 
 def _metadata(session: Session, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
     rows = session.execute(sa.select(models.Image.id, models.Image.metadata_).where(models.Image.id.in_(ids)))
-    return dict(rows.tuples().all())
+    return dict(rows.all())

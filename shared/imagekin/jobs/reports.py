@@ -44,7 +44,7 @@ def views(session: Session, jobs: Sequence[models.Job]) -> list[schemas.Job]:
     clock = session.scalars(sa.select(db.clock())).one()
     ids = {job.collection_id for job in jobs}
     named = sa.select(models.Collection.id, models.Collection.name).where(models.Collection.id.in_(ids))
-    names = dict(session.execute(named).tuples().all())
+    names = dict(session.execute(named).all())
     return [_view(job, names[job.collection_id], clock, _queue_position(session, job)) for job in jobs]
 
 

@@ -1,0 +1,61 @@
+# Two commands: `make demo` (IMAGES=<folder> for your own pictures) and `make test`.
+# They need Python 3.11 or newer and nothing else; everything goes into .venv.
+
+PYTHON ?= python3
+VENV ?= .venv
+# Where your index has CPU-only wheels of PyTorch, name it here and save gigabytes: make demo TORCH_INDEX=<url>
+TORCH_INDEX ?=
+IMAGES ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help demo up test check format clean
+
+help:
+	@echo 'make demo [IMAGES=<folder>]   embed, search and cluster 30 drawn pictures, or your own'
+	@echo 'make up                       keep the service running on this machine'
+	@echo 'make test                     format, lint, types, import rules and all tests'
+	@echo 'make format                   put the code into shape'
+
+demo: $(VENV)/.quickstart
+	$(BIN)/imagekin demo $(if $(IMAGES),"$(IMAGES)")
+
+up: $(VENV)/.quickstart
+	$(BIN)/imagekin up
+
+test: check
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:
+	rm -rf $(VENV)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo 'imagekin needs Python 3.11 or newer; name one: make PYTHON=python3.12 ...' >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) \
+		|| { echo 'Python has no venv module (Debian and Ubuntu: install python3-venv).' >&2; exit 1; }
+
+$(VENV)/.torch: $(BIN)/python
+	@echo 'Installing PyTorch into $(VENV); the first time this takes minutes.'
+	$(if $(TORCH_INDEX),$(PIP) install --index-url $(TORCH_INDEX) torch torchvision)
+	@touch $@
+
+$(VENV)/.quickstart: $(VENV)/.torch pyproject.toml
+	$(PIP) install --editable '.[quickstart]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml
+	$(PIP) install --editable '.[dev]'
+	@touch $@ $(VENV)/.quickstart
