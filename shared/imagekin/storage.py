@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import os
 import re
 import time
 import uuid
@@ -53,12 +52,10 @@ class Storage:
     """The files of one deployment, in a local folder or behind any other fsspec URL."""
 
     def __init__(self, settings: Settings) -> None:
-        self._folder = _local_folder(settings.storage)
-        self._fs: Any = None
-        self._root = ""
-        if self._folder is None:
-            self._fs, root = fsspec.url_to_fs(settings.storage)
-            self._root = str(root).rstrip("/")
+        folder = _local_folder(settings.storage)
+        fs, root = fsspec.url_to_fs(settings.storage) if folder is None else (fsspec.filesystem("file"), folder)
+        self._fs: Any = fs
+        self._root = str(root).rstrip("/")
 
     def write(self, name: str, stream: Readable | Iterable[bytes], max_bytes: int) -> Stored:
         """Write `stream` to `name` as a whole or not at all; a gzipped tar is stored decompressed.
@@ -68,7 +65,7 @@ class Storage:
         """
         counter = _Counter(_pieces(stream), max_bytes)
         size = 0
-        with self._sink(_checked(name)) as sink:
+        with self._sink(self._path(name)) as sink:
             for piece in archives.without_gzip(counter):
                 size += len(piece)
                 if size > max_bytes:
@@ -82,61 +79,59 @@ class Storage:
 
         Raises UploadExpired where it is gone, Unavailable where the storage fails.
         """
-        _checked(name)
+        path = self._path(name)
         with _storage_errors(missing=errors.UploadExpired):
-            if self._folder is not None:
-                return (self._folder / name).open("rb")
-            return cast(BinaryIO, self._fs.open(f"{self._root}/{name}", "rb"))
+            return cast(BinaryIO, self._fs.open(path, "rb"))
 
     def exists(self, name: str) -> bool:
         """Say whether `name` is there."""
-        _checked(name)
+        path = self._path(name)
         with _storage_errors():
-            if self._folder is not None:
-                return (self._folder / name).is_file()
-            return bool(self._fs.isfile(f"{self._root}/{name}"))
+            return bool(self._fs.isfile(path))
 
     def delete(self, name: str) -> None:
         """Remove `name`; nothing happens where it is not there."""
-        _checked(name)
+        path = self._path(name)
         with _storage_errors(), contextlib.suppress(FileNotFoundError):
-            if self._folder is not None:
-                (self._folder / name).unlink()
-            else:
-                self._fs.rm_file(f"{self._root}/{name}")
+            self._fs.rm_file(path)
 
     def remove_abandoned(self, older_than_s: float) -> int:
         """Remove what killed processes left half written, and return how many files that were."""
         removed = 0
-        for part, modified_s in list(self._parts()):
-            if modified_s < time.time() - older_than_s:
-                with _storage_errors(), contextlib.suppress(FileNotFoundError):
-                    self._fs.rm_file(part)
-                    removed += 1
+        with _storage_errors():
+            for path in self._fs.find(self._root):
+                with contextlib.suppress(FileNotFoundError):
+                    if path.endswith(_PART_SUFFIX) and self._age_s(path) > older_than_s:
+                        self._fs.rm_file(path)
+                        removed += 1
         return removed
 
-    def _sink(self, name: str) -> contextlib.AbstractContextManager[Writable]:
-        return self._remote_sink(name) if self._folder is None else _local_sink(self._folder / name)
+    def _path(self, name: str) -> str:
+        if not _NAME.fullmatch(name):
+            raise errors.ImagekinError(f"{name!r} is not a name that imagekin gives to a stored file.")
+        return f"{self._root}/{name}"
+
+    def _age_s(self, path: str) -> float:
+        return time.time() - self._fs.modified(path).timestamp()
 
     @contextlib.contextmanager
-    def _remote_sink(self, name: str) -> Iterator[Writable]:
-        # Not every file system keeps a file from sight until it is whole, so it gets its name at the end.
-        path = f"{self._root}/{name}"
-        part = f"{path}.{uuid.uuid4().hex}{_PART_SUFFIX}"
+    def _sink(self, path: str) -> Iterator[Writable]:
+        """Open `path` for writing; the file gets its name when it is whole, and is removed where it never is."""
+        folder, _, name = path.rpartition("/")
+        part = f"{folder}/.{name}.{uuid.uuid4().hex}{_PART_SUFFIX}"
         with _storage_errors():
-            self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+            self._fs.makedirs(folder, exist_ok=True)
             sink = self._fs.open(part, "wb")
-        done = False
         try:
             yield sink
-            done = True
-        finally:
             with _storage_errors():
                 sink.close()
-                if done:
-                    self._fs.mv(part, path)
-                else:
-                    self._fs.rm_file(part)
+                self._fs.mv(part, path)
+        except BaseException:
+            for clean in (sink.close, lambda: self._fs.rm_file(part)):
+                with contextlib.suppress(OSError):
+                    clean()
+            raise
 
 
 class _Counter:
@@ -155,34 +150,6 @@ class _Counter:
                 raise _too_large(self._max_bytes)
             self.digest.update(piece)
             yield piece
-
-
-@contextlib.contextmanager
-def _local_sink(path: Path) -> Iterator[Writable]:
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_PART_SUFFIX}")
-    with _storage_errors():
-        part.parent.mkdir(parents=True, exist_ok=True)
-        sink = part.open("xb", buffering=0)
-    try:
-        yield _Whole(sink.fileno())
-        sink.close()
-        with _storage_errors():
-            part.replace(path)
-    finally:
-        sink.close()
-        part.unlink(missing_ok=True)
-
-
-class _Whole:
-    """An unbuffered file whose writes are whole, so that a full disk shows at the write and never at close."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    def write(self, piece: bytes) -> None:
-        rest = memoryview(piece)
-        while rest:
-            rest = rest[os.write(self._descriptor, rest) :]
 
 
 def _pieces(stream: Readable | Iterable[bytes]) -> Iterable[bytes]:
@@ -208,12 +175,6 @@ def _storage_errors(missing: type[errors.ImagekinError] = errors.Unavailable) ->
 
 def _too_large(max_bytes: int) -> errors.TooLarge:
     return errors.TooLarge(f"The upload is larger than {max_bytes:,} bytes, archives counted as they are after gunzip.")
-
-
-def _checked(name: str) -> str:
-    if not _NAME.fullmatch(name):
-        raise errors.ImagekinError(f"{name!r} is not a name that imagekin gives to a stored file.")
-    return name
 
 
 def _local_folder(url: str) -> Path | None:

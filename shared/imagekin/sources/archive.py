@@ -28,7 +28,7 @@ class Archive:
     ) -> Entry:
         """Return the entry of a regular member; `head` reads the start of its data where the name does not tell."""
         key, refused = names.key_of(name)
-        if names.is_hidden(name) or not (formats.named_like_image(name) or formats.looks_like_image(head())):
+        if names.is_hidden(name) or not (names.is_image(name) or formats.looks_like_image(head())):
             return Entry(key, {}, cursor, ignored=True)
         return Entry(key, ref, cursor, error=refused or fault or self._size_fault(size))
 

@@ -1,7 +1,7 @@
 """A folder below the source roots, or one image file in it, as a source."""
 
 # Strings throughout: a walk makes no objects for paths, and names that are no Unicode pass through.
-# ruff: noqa: PTH111, PTH112, PTH113, PTH117, PTH119, PTH208
+# ruff: noqa: PTH112, PTH113, PTH119, PTH208
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def _status(path: str) -> tuple[int, int]:
 
 
 def _is_image(name: str, path: str, roots: Roots) -> bool:
-    if formats.named_like_image(name):
+    if names.is_image(name):
         return True
     try:
         return formats.looks_like_image(roots.head(path, formats.HEAD_BYTES))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from imagekin import errors, keys
+import os.path
+
+from imagekin import errors, formats, keys
 from imagekin.sources.interface import Fault
 
 _SHOWN_CHARS = 80
@@ -19,6 +21,12 @@ def key_of(name: str) -> tuple[str, Fault | None]:
     except errors.InvalidKey as error:
         shown = ascii(name[:_SHOWN_CHARS]) + ("…" if len(name) > _SHOWN_CHARS else "")
         return keys.harmless(name), Fault.of(errors.FetchRefused, f"The name {shown} cannot be a key. {error.detail}")
+
+
+def is_image(name: str) -> bool:
+    """Say whether `name` ends as images do."""
+    # Not by pathlib, which interns every part it sees: that alone is megabytes in a walk over many names.
+    return os.path.splitext(name)[1].lower() in formats.IMAGE_SUFFIXES  # noqa: PTH122
 
 
 def is_hidden(name: str) -> bool:

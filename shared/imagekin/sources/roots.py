@@ -1,7 +1,7 @@
 """The folders that jobs may read from, and reading below them and nowhere else."""
 
 # Strings throughout: a walk makes no objects for paths, and names that are no Unicode pass through.
-# ruff: noqa: PTH111, PTH112, PTH113, PTH117, PTH119, PTH208
+# ruff: noqa: PTH111, PTH117
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """Tar files, read header by header.
 
-Only single header blocks go through tarfile: as a whole it keeps every member, and it takes whatever lengths an
-archive announces. Here names and pax records are bounded, and each member's place is known, so that planning can go on
-from it.
+Not through tarfile: it keeps every member, takes whatever lengths an archive announces, and recurses as deep as one
+nests its headers. Here names and pax records are bounded, and planning can go on from any member's place.
 """
 
 from __future__ import annotations
@@ -13,12 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from imagekin import errors, formats
-from imagekin.archives import TAR_BLOCK
+from imagekin.archives import TAR_BLOCK, TarHeader, tar_header
 from imagekin.sources import names
 from imagekin.sources.archive import Archive
 from imagekin.sources.interface import Entry, Fault
 
 _LONG_NAME, _LONG_LINK = tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK
+_PLAIN = (tarfile.AREGTYPE, tarfile.REGTYPE)
 _PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
 _EXTENSIONS = (_LONG_NAME, _LONG_LINK, tarfile.XGLTYPE, *_PAX)
 _MAX_EXTENSION_BYTES = 1 << 20
@@ -99,7 +99,7 @@ class Tar(Archive):
             at += _padded(header.size)
         raise _Damage("has too many extended headers in a row")
 
-    def _extend(self, extension: _Extension, header: tarfile.TarInfo, at: int) -> None:
+    def _extend(self, extension: _Extension, header: TarHeader, at: int) -> None:
         if header.size > _MAX_EXTENSION_BYTES:
             raise _Damage("has an extended header that is too long")
         data = self._blob.read_at(at, header.size)
@@ -110,15 +110,15 @@ class Tar(Archive):
         elif header.type in _PAX:
             _apply_pax(extension, data)
 
-    def _whole(self, header: tarfile.TarInfo, block: bytes, at: int, extension: _Extension) -> _Member:
+    def _whole(self, header: TarHeader, block: bytes, at: int, extension: _Extension) -> _Member:
         sparse = extension.sparse or header.type == tarfile.GNUTYPE_SPARSE
         if header.type == tarfile.GNUTYPE_SPARSE and block[_SPARSE_MORE_AT]:
             at = self._after_sparse_map(at)
-        name = _text(header.name.encode("utf-8", "surrogateescape") if extension.name is None else extension.name)
+        name = _text(header.name if extension.name is None else extension.name)
         size = header.size if extension.size is None else extension.size
         # As tarfile has it: links, devices, fifos and directories carry no data, unknown types may.
-        stored = size if header.isreg() or header.type not in tarfile.SUPPORTED_TYPES else 0
-        kind = tarfile.DIRTYPE if header.type == tarfile.AREGTYPE and name.endswith("/") else header.type
+        stored = size if header.type in tarfile.REGULAR_TYPES or header.type not in tarfile.SUPPORTED_TYPES else 0
+        kind = tarfile.DIRTYPE if header.type in _PLAIN and name.endswith("/") else header.type
         return _Member(name, kind, size, at, at + _padded(stored), sparse)
 
     def _after_sparse_map(self, at: int) -> int:
@@ -133,12 +133,11 @@ class Tar(Archive):
     def _entry_of(self, member: _Member, cursor: list[int]) -> Entry | None:
         if member.type == tarfile.DIRTYPE:
             return None
-        key = names.key_of(member.name)[0]
-        if member.type not in (*tarfile.REGULAR_TYPES, tarfile.GNUTYPE_SPARSE):
-            return Entry(key, {}, cursor, ignored=True)
+        if member.type not in tarfile.REGULAR_TYPES:
+            return Entry(names.key_of(member.name)[0], {}, cursor, ignored=True)
         if member.data_at + member.size > self._blob.size:
             cut = Fault.of(errors.DecodeError, "The tar ends in the middle of this member; what came after is missing.")
-            return Entry(key, {}, cursor, error=cut)
+            return Entry(names.key_of(member.name)[0], {}, cursor, error=cut)
         fault = Fault.of(errors.UnsupportedFormat, "The tar's member is sparse.") if member.sparse else None
         ref = {"o": member.data_at, "s": member.size}
         return self._entry(member.name, member.size, ref, cursor, fault=fault, head=lambda: self._head(member))
@@ -151,13 +150,10 @@ class Tar(Archive):
         return Entry(f"damaged archive at byte {at}", {}, [self._blob.size, count + 1], error=fault)
 
 
-def _header(block: bytes) -> tarfile.TarInfo:
-    try:
-        header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-    except tarfile.HeaderError:
-        raise _Damage("is damaged" if len(block) == TAR_BLOCK else "ends in the middle of a header") from None
-    if header.size < 0:
-        raise _Damage("has a member of negative size")
+def _header(block: bytes) -> TarHeader:
+    header = tar_header(block)
+    if header is None:
+        raise _Damage("is damaged" if len(block) == TAR_BLOCK else "ends in the middle of a header")
     return header
 
 

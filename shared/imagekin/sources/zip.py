@@ -175,7 +175,7 @@ class Zip(Archive):
         if member.name.endswith(("/", "\\")) or member.file_type == stat.S_IFDIR:
             return None
         if member.file_type not in (0, stat.S_IFREG):
-            return Entry(self._key(member.name), {}, cursor, ignored=True)
+            return Entry(names.key_of(member.name)[0], {}, cursor, ignored=True)
         ref = {"o": member.offset, "z": member.packed, "s": member.size, "m": member.method, "c": member.crc}
         fault = member.fault or self._fault(member)
         return self._entry(member.name, member.size, ref, cursor, fault=fault, head=lambda: self._head(member))
@@ -247,9 +247,6 @@ class Zip(Archive):
             if inflater.eof:
                 return b"".join(output)
         raise errors.DecodeError("The zip's member is cut off.")
-
-    def _key(self, name: str) -> str:
-        return names.key_of(name)[0]
 
 
 def has_directory(blob: Blob) -> bool:
