@@ -15,6 +15,8 @@ from imagekin.types import JobKind, JobStatus
 
 # Between two plain lines while nothing but the count changes.
 LINE_S = 5.0
+# After which a rate means something.
+RATE_S = 0.5
 
 
 class _Detail(ProgressColumn):
@@ -61,9 +63,8 @@ class Bar:
             return
         now = time.monotonic()
         if what != self._said or final or now - self._said_at >= LINE_S:
-            self.console.print(
-                " ".join(part for part in (f"{what}:", count, detail) if part), highlight=False, markup=False
-            )
+            told = ", ".join(part for part in (count, detail) if part)
+            self.console.print(f"{what}: {told}" if told else what, highlight=False, markup=False, soft_wrap=True)
             self._said, self._said_at = what, now
 
 
@@ -79,10 +80,11 @@ class UploadBar(Bar):
     def show(self, sent: int) -> None:
         """Show an upload after `sent` bytes; tar headers count a little on top, so the number is held at the size."""
         sent = min(sent, self._size)
-        rate = sent / max(time.monotonic() - self._started, 1e-3)
-        left = f"{_size(rate)}/s, {duration((self._size - sent) / rate)} left" if rate and sent < self._size else ""
-        count = f"{_size(sent)} of {_size(self._size)}"
-        self.update("uploading", sent, self._size, count, left or self._files)
+        took_s = time.monotonic() - self._started
+        detail = self._files
+        if took_s > RATE_S and 0 < sent < self._size:
+            detail = f"{_size(sent / took_s)}/s, {duration((self._size - sent) * took_s / sent)} left"
+        self.update("uploading", sent, self._size, f"{_size(sent)} of {_size(self._size)}", detail)
 
     def finish(self) -> None:
         self.update("uploaded", self._size, self._size, _size(self._size), self._files, final=True)
@@ -109,7 +111,7 @@ def _detail(job: Job[Any]) -> str:
         if (number := getattr(progress, name))
     ]
     if job.status is JobStatus.QUEUED and job.data.queue_position:
-        parts.append(f"{job.data.queue_position:,} ahead")
+        parts.append(f"number {job.data.queue_position:,} in the queue")
     if progress.images_per_s:
         parts.append(
             f"{progress.images_per_s:,.0f} images/s"

@@ -140,6 +140,19 @@ class Client:
 
     def vectors(self, collection: str) -> Vectors:
         """Give all vectors of a collection; the download is on disk until it is an array."""
+        try:
+            return self._exported(collection)
+        except errors.NotFound as error:
+            if isinstance(error, errors.CollectionNotFound):
+                raise
+        # A server without exports: a request for each image.
+        there = self.collection(collection)
+        images = list(self.images(collection))
+        rows = [self.embedding(collection, image.id) for image in images]
+        embeddings = np.stack(rows) if rows else np.empty((0, there.dim), str(there.dtype))
+        return Vectors([image.id for image in images], [image.key for image in images], embeddings)
+
+    def _exported(self, collection: str) -> Vectors:
         with tempfile.TemporaryFile() as file:
             self._transport.download(f"{_collection(collection)}/export", file, format="npz")
             file.seek(0)

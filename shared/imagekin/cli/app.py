@@ -1,0 +1,112 @@
+"""The root of the command line: its options, its commands, and what a failure looks like."""
+
+from __future__ import annotations
+
+import sys
+from importlib import metadata
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from typer.core import TyperGroup
+
+from imagekin.cli import clustering, collections, embedding, extensions, jobs, output, searching, server
+from imagekin.cli.session import FAILURE, INTERRUPTED, USAGE, Session
+from imagekin.errors import ImagekinError
+
+
+class _Root(TyperGroup):
+    """Turns exceptions into a line on stderr and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ImagekinError as error:
+            _complain(f"{error.detail} [{error.code}]")
+            session = ctx.obj
+            if isinstance(session, Session) and (hint := _hint(session, error)):
+                output.say(hint)
+            raise typer.Exit(FAILURE) from error
+        except ValidationError as error:
+            for found in error.errors(include_url=False):
+                name = "_".join(str(part) for part in found["loc"]).upper()
+                _complain(f"IMAGEKIN_{name}: {found['msg']}")
+            raise typer.Exit(USAGE) from error
+        except ModuleNotFoundError as error:
+            # Own modules are always there; the others come with the extras.
+            if (error.name or "").startswith("imagekin"):
+                raise
+            _complain(
+                f'this needs the service\'s packages ({error.name} is missing): pip install "imagekin[quickstart]"'
+            )
+            raise typer.Exit(FAILURE) from error
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            _complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+            raise typer.Exit(FAILURE) from error
+        except KeyboardInterrupt:
+            output.say("Interrupted.")
+            raise typer.Exit(INTERRUPTED) from None
+
+
+app = typer.Typer(
+    cls=_Root,
+    help="Find an image's kin: embed, search and cluster pictures.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+    epilog="IMAGEKIN_URL and IMAGEKIN_API_KEY name the server and your key. "
+    "Exit codes: 0 success, 1 failure, 2 usage, 3 partial.",
+)
+app.command()(server.demo)
+app.command()(server.up)
+app.command()(embedding.embed)
+app.command()(searching.search)
+app.command()(clustering.cluster)
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(collections.app, name="collections")
+extensions.join(app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        output.line(f"imagekin {metadata.version('imagekin')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    url: Annotated[
+        str | None, typer.Option(envvar="IMAGEKIN_URL", help="The server.", show_default="http://127.0.0.1:8000")
+    ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    context.obj = Session(url)
+    context.call_on_close(context.obj.close)
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        app(prog_name="imagekin")
+    except BrokenPipeError:
+        # Whoever read our output has enough; closing stderr keeps Python from complaining at exit.
+        sys.stderr.close()
+        raise SystemExit(FAILURE) from None
+
+
+def _complain(message: str) -> None:
+    console = output.stderr()
+    console.print("[bold red]imagekin:[/] ", end="")
+    output.say(message)
+
+
+def _hint(session: Session, error: ImagekinError) -> str:
+    try:
+        return session.hint(error)
+    except ImagekinError:
+        return ""

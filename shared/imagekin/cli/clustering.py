@@ -1,0 +1,48 @@
+"""`imagekin cluster`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from imagekin.cli import following, output
+from imagekin.cli.searching import write
+from imagekin.cli.session import AsJson, InCollection, current
+from imagekin.schemas import MAX_CLUSTERS
+from imagekin.types import Algorithm, JobStatus, Metric
+
+
+def cluster(
+    context: typer.Context,
+    collection: InCollection,
+    n_clusters: Annotated[int, typer.Option("--n-clusters", "-k", min=1, max=MAX_CLUSTERS, help="How many groups.")],
+    metric: Annotated[
+        Metric | None, typer.Option(help="How far apart two images are.", show_default="euclidean")
+    ] = None,
+    algorithm: Annotated[Algorithm | None, typer.Option(help="Which implementation.", show_default="kmeans")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the random start.", show_default="100")] = None,
+    n_init: Annotated[int | None, typer.Option(min=1, max=100, help="How many starts; the best wins.")] = None,
+    sheet: Annotated[Path | None, typer.Option(metavar="DIR", help="Write a contact sheet (PNG) per cluster.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Group a collection by k-means; labels are ordered by size, the largest is 0.
+
+    --json has the cluster of each image.
+    """
+    client = current(context).client(collection)
+    job = client.cluster(collection, n_clusters, metric=metric, algorithm=algorithm, seed=seed, n_init=n_init)
+    following.follow(job)
+    if job.status is not JobStatus.SUCCEEDED:
+        following.finish(job)
+    result = job.result()
+    if as_json:
+        output.data(result)
+    else:
+        rows = [(found.label, found.size, f"{found.cohesion:.4f}", found.medoid.key) for found in result.clusters]
+        output.table(("label", "size", "cohesion", "medoid"), rows, right=("label", "size", "cohesion"))
+    output.say(f"Clustering {job.id}: {result.iterations} iterations, inertia {result.inertia:.6g}.")
+    if sheet:
+        for found in result.clusters:
+            write(sheet / f"cluster-{found.label}.png", job.sheet(label=found.label))

@@ -1,0 +1,50 @@
+"""Commands of the service's packages, found by entry point and imported when they are called, not when listed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any
+
+import typer
+
+GROUP = "imagekin.commands"
+_SUMMARIES = {
+    "api": "Run the API (production).",
+    "worker": "Run a worker (production).",
+    "db": "Upgrade the database.",
+    "keys": "Make, list and revoke API keys.",
+    "doctor": "Check that nothing was lost.",
+    "bench": "Measure this machine.",
+}
+_PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+
+
+def join(app: typer.Typer) -> None:
+    """Add a command to `app` for every entry point; it hands its arguments to the real one."""
+    for point in sorted(metadata.entry_points(group=GROUP), key=lambda point: point.name):
+        summary = _SUMMARIES.get(point.name, f"A command of {point.value.partition(':')[0]}.")
+        app.command(
+            point.name,
+            help=summary,
+            context_settings=dict(_PASS_ON),
+            rich_help_panel="Service",
+            add_help_option=False,
+        )(_passing(point))
+
+
+def _passing(point: metadata.EntryPoint) -> Callable[[typer.Context], None]:
+    def call(context: typer.Context) -> None:
+        command = point.load()
+        real = typer.main.get_command(command if isinstance(command, typer.Typer) else _app(command))
+        code = real.main(args=list(context.args), prog_name=context.command_path, standalone_mode=False)
+        if isinstance(code, int) and code:
+            raise typer.Exit(code)
+
+    return call
+
+
+def _app(function: Callable[..., Any]) -> typer.Typer:
+    app = typer.Typer(add_completion=False)
+    app.command()(function)
+    return app

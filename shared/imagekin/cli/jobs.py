@@ -1,0 +1,121 @@
+"""`imagekin jobs`."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Annotated, Any
+
+import typer
+
+from imagekin.cli import following, output
+from imagekin.cli.session import AsJson, current
+from imagekin.client import Job
+from imagekin.types import ItemStatus, JobKind, JobStatus
+
+app = typer.Typer(help="Look at jobs and steer them.", no_args_is_help=True)
+
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
+
+
+@app.command("list")
+def list_jobs(
+    context: typer.Context,
+    status: Annotated[JobStatus | None, typer.Option(help="Only jobs with this status.")] = None,
+    kind: Annotated[JobKind | None, typer.Option(help="Only jobs of this kind.")] = None,
+    collection: Annotated[str | None, typer.Option("--collection", "-c", metavar="NAME")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List jobs, the newest first."""
+    found = current(context).client(collection).jobs(status=status, kind=kind, collection=collection)
+    jobs = itertools.islice(found, limit)
+    if as_json:
+        output.data(job.data for job in jobs)
+        return
+    rows = [(job.id, job.kind, job.status, job.collection, _done(job), job.created_at) for job in jobs]
+    output.table(("id", "kind", "status", "collection", "done", "created"), rows, right=("done",))
+
+
+@app.command()
+def show(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
+    """Show one job."""
+    job = current(context).client().job(job_id)
+    if as_json:
+        output.data(job.data)
+        return
+    output.fields(
+        {
+            "id": job.id,
+            "kind": job.kind,
+            "status": job.status,
+            "collection": job.collection,
+            "images": following.summary(job) if job.kind in (JobKind.EMBED, JobKind.IMPORT) else None,
+            "created": job.created_at,
+            "started": job.data.started_at,
+            "finished": job.finished_at,
+            "expires": job.data.expires_at,
+            "parent": job.parent_id,
+            "error": f"{job.error.detail} [{job.error.code}]" if job.error else None,
+        }
+    )
+
+
+@app.command()
+def watch(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
+    """Follow a job to its end; the exit code is its outcome."""
+    job = following.follow(current(context).client().job(job_id))
+    output.data(job.data) if as_json else output.line(f"{job.kind} {job.status}: {following.summary(job)}")
+    following.finish(job)
+
+
+@app.command()
+def items(
+    context: typer.Context,
+    job_id: JobId,
+    status: Annotated[ItemStatus | None, typer.Option(help="Only items with this status.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what became of each image."""
+    found = current(context).client().job(job_id).items(status)
+    if as_json:
+        output.data(found)
+        return
+    rows = ((item.key, item.status, item.image_id, _reason(item.error)) for item in found)
+    output.table(("key", "status", "id", "reason"), rows)
+
+
+@app.command()
+def cancel(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
+    """Stop a job; the images that are done stay."""
+    job = current(context).client().job(job_id).cancel()
+    output.data(job.data) if as_json else output.line(f"{job.id}\t{job.status}")
+
+
+@app.command()
+def retry(
+    context: typer.Context,
+    job_id: JobId,
+    everything: Annotated[bool, typer.Option("--all", help="All images, not only the failed ones.")] = False,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the end of the job.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Put the failed images of a finished job into a new one."""
+    job = current(context).client().job(job_id).retry("all" if everything else "failed")
+    output.say(f"New job {job.id}.")
+    if wait:
+        following.follow(job)
+        output.data(job.data) if as_json else output.line(following.summary(job))
+        following.finish(job)
+    else:
+        output.data(job.data) if as_json else output.line(job.id)
+
+
+def _done(job: Job[Any]) -> str:
+    progress = job.progress
+    if job.kind not in (JobKind.EMBED, JobKind.IMPORT):
+        return ""
+    return f"{progress.done}/{'?' if progress.total is None else progress.total}"
+
+
+def _reason(error: Any) -> str:
+    return f"{error.detail} [{error.code}]" if error else ""

@@ -1,0 +1,100 @@
+"""What commands print: results on stdout, all else on stderr.
+
+Rows are a table on a terminal, and tab-separated lines elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+STATUS_STYLES = {
+    "succeeded": "green",
+    "partial": "yellow",
+    "failed": "red",
+    "cancelled": "dim",
+    "running": "cyan",
+    "embedded": "green",
+    "reused": "green",
+    "skipped": "yellow",
+}
+
+
+def stdout() -> Console:
+    return Console(highlight=False, soft_wrap=True)
+
+
+def stderr() -> Console:
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(message: str) -> None:
+    """Tell a person something, on stderr."""
+    stderr().print(Text(message))
+
+
+def line(message: str) -> None:
+    """Print a line of a result."""
+    print(message)
+
+
+def data(value: BaseModel | Iterable[BaseModel]) -> None:
+    """Print a model as JSON; several as the `items` of an object, one after another as they come."""
+    if isinstance(value, BaseModel):
+        print(json.dumps(value.model_dump(mode="json"), ensure_ascii=False, indent=2))
+        return
+    write = sys.stdout.write
+    write('{"items": [')
+    for number, model in enumerate(value):
+        write((",\n  " if number else "\n  ") + json.dumps(model.model_dump(mode="json"), ensure_ascii=False))
+    write("\n]}\n")
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[str] = ()) -> None:
+    """Print rows; on a terminal as a table, else as lines of tab-separated values below one with the names."""
+    console = stdout()
+    if not console.is_terminal:
+        print("\t".join(columns))
+        for row in rows:
+            print("\t".join(_plain(value) for value in row))
+        return
+    shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for column in columns:
+        shown.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        shown.add_row(*(_styled(value) for value in row))
+    console.print(shown, soft_wrap=False)
+
+
+def fields(values: dict[str, Any]) -> None:
+    """Print names and values, one pair a line."""
+    console = stdout()
+    width = max(map(len, values)) + 2 if console.is_terminal else 0
+    for name, value in values.items():
+        if console.is_terminal:
+            console.print(Text(name.ljust(width), style="bold"), _styled(value), sep="")
+        else:
+            print(f"{name}\t{_plain(value)}")
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    return str(value).replace("\t", " ").replace("\n", " ")
+
+
+def _styled(value: Any) -> Text:
+    if isinstance(value, datetime):
+        return Text(value.astimezone().strftime("%Y-%m-%d %H:%M:%S"))
+    text = "" if value is None else str(value)
+    return Text(text, style=STATUS_STYLES.get(text, ""))

@@ -1,0 +1,77 @@
+"""`imagekin search`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from imagekin.cli import following, output
+from imagekin.cli.session import FAILURE, AsJson, InCollection, current
+from imagekin.schemas import MAX_TOP_K
+
+
+def search(
+    context: typer.Context,
+    image: Annotated[str, typer.Argument(help="A file, a URL, or the key of an image in the collection.")],
+    collection: InCollection,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=MAX_TOP_K, help="How many to find.")] = 5,
+    min_score: Annotated[float | None, typer.Option(min=-1, max=1, help="Leave out what scores less.")] = None,
+    where: Annotated[
+        list[str] | None, typer.Option("--filter", metavar="NAME=VALUE", help="Only images with this metadata.")
+    ] = None,
+    sheet: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a contact sheet (PNG).")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the pictures that are most similar to one."""
+    client = current(context).client(collection)
+    job = client.search_job(
+        **_query(image), collection=collection, top_k=top_k, min_score=min_score, filter=_filter(where)
+    )
+    following.follow(job)
+    if job.error or not job.progress:
+        following.finish(job)
+    result = job.result()
+    if as_json:
+        output.data(result)
+    else:
+        rows = [(found.rank, f"{found.score:.4f}", found.key, found.id) for found in result.neighbors]
+        output.table(("rank", "score", "key", "id"), rows, right=("rank", "score"))
+        if not rows:
+            output.say("Nothing found.")
+    if sheet:
+        write(sheet, job.sheet())
+    if following.exit_code(job) == FAILURE:
+        following.finish(job)
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a contact sheet, its folder included, and say where it is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    output.say(f"Contact sheet: {path}")
+
+
+def _query(image: str) -> dict[str, Any]:
+    if image.startswith(("http://", "https://")):
+        return {"url": image}
+    return {"picture": image} if Path(image).expanduser().is_file() else {"image_key": image}
+
+
+def _filter(where: list[str] | None) -> dict[str, Any] | None:
+    if not where:
+        return None
+    pairs = [pair.partition("=") for pair in where]
+    if bad := [name for name, equals, _ in pairs if not equals]:
+        raise typer.BadParameter(f"{bad[0]!r} is not NAME=VALUE", param_hint="--filter")
+    return {name: _value(value) for name, _, value in pairs}
+
+
+def _value(text: str) -> Any:
+    """Read numbers, true, false and null as JSON has them; all else is text."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text

@@ -1,0 +1,72 @@
+"""`imagekin up` and `imagekin demo`: everything on this machine, in one tree of processes."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from imagekin.cli import output
+from imagekin.client import Client
+
+DEMO_DIR = Path("imagekin-demo")
+# Of each extra one package: what the processes of the stack would end for the want of.
+_NEEDED = ("sqlalchemy", "celery", "flask", "torch", "PIL")
+
+
+def up(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 is any free one.", show_default="8000")
+    ] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where all data is kept.", show_default="imagekin-data")] = None,
+    source_root: Annotated[
+        list[Path] | None,
+        typer.Option(help="A folder whose pictures are read in place; may be given again.", show_default="this folder"),
+    ] = None,
+) -> None:
+    """Start everything on this machine; Ctrl-C stops all."""
+    stack = _stack(host=host, port=port, data_dir=data_dir, source_roots=_roots(source_root))
+    with stack:
+        output.say(f"imagekin runs at {stack.url} (docs: {stack.url}/docs)")
+        output.say("Ctrl-C stops it.")
+        output.line(stack.url)
+        stack.wait()
+    output.say("Stopped.")
+
+
+def demo(
+    folder: Annotated[Path | None, typer.Argument(help="Your own pictures.", show_default="30 drawn ones")] = None,
+    data_dir: Annotated[Path, typer.Option(help="Where data and contact sheets are kept.")] = DEMO_DIR,
+) -> None:
+    """Embed, search and cluster 30 drawn pictures of furniture, or your own, and stop again."""
+    from imagekin.demo import run
+
+    if folder is not None and not folder.expanduser().is_dir():
+        raise typer.BadParameter(f"there is no folder {folder}", param_hint="FOLDER")
+    own = folder.expanduser().resolve() if folder else None
+    stack = _stack(port=0, data_dir=data_dir, source_roots=(str(own),) if own else None)
+    with stack, Client(stack.url) as client:
+        run.demonstrate(client, own, data_dir, output.stdout())
+    output.say("Stopped.")
+
+
+def _stack(**given: Any) -> Any:
+    for name in _NEEDED:
+        if find_spec(name) is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+    from imagekin.config import Settings
+    from imagekin.stack import Stack
+
+    fields = {name: value for name, value in given.items() if value is not None}
+    return Stack(Settings(**fields), log=output.say)
+
+
+def _roots(given: list[Path] | None) -> tuple[str, ...] | None:
+    """Give the folders that jobs may read: what was asked for, else the setting's, else the current one."""
+    if given:
+        return tuple(str(path.expanduser().resolve()) for path in given)
+    return None if "IMAGEKIN_SOURCE_ROOTS" in os.environ else (str(Path.cwd()),)

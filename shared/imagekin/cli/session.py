@@ -1,0 +1,72 @@
+"""One call of the command line: the client, made when a command needs it, and what its failures are told with."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated
+
+import typer
+
+from imagekin import errors
+from imagekin.client import Client, Unreachable
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+InCollection = Annotated[str, typer.Option("--collection", "-c", metavar="NAME", help="The collection.")]
+
+SUCCESS = 0
+FAILURE = 1
+USAGE = 2
+PARTIAL = 3
+INTERRUPTED = 130
+
+
+class Session:
+    """The connection of one command to the service at `url` (None: IMAGEKIN_URL, else this machine)."""
+
+    def __init__(self, url: str | None) -> None:
+        self._url = url
+        self._client: Client | None = None
+        self.collection: str | None = None
+
+    def client(self, collection: str | None = None) -> Client:
+        """Connect; `collection` is what the command is about. Raises `Unreachable` at once, without retries."""
+        self.collection = collection or self.collection
+        if self._client is None:
+            client = Client(self._url)
+            client.ping()
+            self._client = client
+        return self._client
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+
+    def hint(self, error: BaseException) -> str:
+        """Say what may help after an error; empty where nothing is known."""
+        if isinstance(error, Unreachable):
+            return "Start a server on this machine with `imagekin up`, or name another with IMAGEKIN_URL or --url."
+        if isinstance(error, errors.Unauthorized):
+            return "Put your key into IMAGEKIN_API_KEY; `imagekin keys create` makes one on the server."
+        if isinstance(error, errors.CollectionNotFound):
+            return self._near()
+        if isinstance(error, errors.JobNotFound):
+            return "`imagekin jobs list` shows the jobs there are."
+        if isinstance(error, errors.UnknownBackbone | errors.UnknownWeights) and self._client:
+            return "There are: " + ", ".join(backbone.name for backbone in self._client.backbones()) + "."
+        return ""
+
+    def _near(self) -> str:
+        if self._client is None or self.collection is None:
+            return ""
+        names = [found.name for found in self._client.collections()]
+        if not names:
+            return "There is no collection yet; `imagekin embed PATH -c NAME` makes one."
+        near = difflib.get_close_matches(self.collection, names, n=3, cutoff=0.5)
+        if near:
+            return f"Did you mean {' or '.join(near)}?"
+        return f"There are: {', '.join(sorted(names)[:10])}{', …' if len(names) > 10 else ''}."
+
+
+def current(context: typer.Context) -> Session:
+    """Give the session of a command's context."""
+    return context.find_root().obj
