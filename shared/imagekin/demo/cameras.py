@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from imagekin.demo.solids import Array
+from imagekin.demo.solids import Array, floats
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class Camera:
         y = self.shape[0] / 2 - local[..., 1] * near * self.scale
         return np.stack([x, y], -1), near
 
-    def rays(self) -> Array:
-        """Give a direction for each pixel (3, H * W), of length 1 along the view's axis."""
+    def rays(self, rows: slice) -> Array:
+        """Give a direction for each pixel (3, N) of some rows, of length 1 along the view's axis."""
         height, width = self.shape
         x = (np.arange(width, dtype=np.float32) + 0.5 - width / 2) / self.scale
-        y = (height / 2 - np.arange(height, dtype=np.float32) - 0.5) / self.scale
+        y = (height / 2 - np.arange(height, dtype=np.float32)[rows] - 0.5) / self.scale
         right, up, back = self.axes
         across = right[:, None] * x - back[:, None]
         return (across[:, None, :] + (up[:, None] * y)[:, :, None]).reshape(3, -1).astype(np.float32)
@@ -55,7 +55,7 @@ def framed(points: Array, view: View, shape: tuple[int, int]) -> Camera:
     scale = shape[1] / 2 / math.tan(math.radians(view.field_deg / 2))
     target = (points.min(0) + points.max(0)) / 2
     away = 6.0
-    frame = np.float32([shape[1], shape[0]])
+    frame = floats([shape[1], shape[0]])
     for _ in range(6):
         xy, _near = Camera(target + back * away, axes, scale, shape).project(points)
         low, high = xy.min(0), xy.max(0)
@@ -63,17 +63,17 @@ def framed(points: Array, view: View, shape: tuple[int, int]) -> Camera:
         target = target + axes[0] * offset[0] - axes[1] * offset[1]
         away *= float(((high - low) / frame).max()) / view.fill
     target = target - (axes[0] * view.shift[0] + axes[1] * view.shift[1]) * away * shape[1] / scale
-    return Camera(np.float32(target + back * away), axes, scale, shape)
+    return Camera(floats(target + back * away), axes, scale, shape)
 
 
 def direction(azimuth_deg: float, elevation_deg: float) -> Array:
     """Give the unit vector (3,) towards azimuth (0 is the front, 90 the right) and height above the horizon."""
     a, e = math.radians(azimuth_deg), math.radians(elevation_deg)
-    return np.float32([math.sin(a) * math.cos(e), math.sin(e), math.cos(a) * math.cos(e)])
+    return floats([math.sin(a) * math.cos(e), math.sin(e), math.cos(a) * math.cos(e)])
 
 
 def facing(back: Array) -> Array:
     """Give the axes (3, 3) right, up and back of somebody who looks against `back`."""
-    right = np.cross(np.float32([0, 1, 0]), back)
+    right = np.cross(floats([0, 1, 0]), back)
     right /= np.linalg.norm(right)
     return np.stack([right, np.cross(back, right), back]).astype(np.float32)

@@ -31,17 +31,20 @@ def cover(xy: Array, nearness: Array, buffer: Array) -> Coverage:
     near = nearness[good]
     slope, lift, base = ((part * near).sum(1) for part in (a, b, c))
 
-    top = np.clip(np.ceil(xy[good, :, 1].min(1) - 0.5), 0, height).astype(np.intp)
-    bottom = np.clip(np.floor(xy[good, :, 1].max(1) - 0.5) + 1, 0, height).astype(np.intp)
-    owner, row = _runs(top, np.maximum(bottom - top, 0))
-    left, right = _spans(a[owner], b[owner], c[owner], row + 0.5, width)
-    run, column = _runs(left, np.maximum(right - left, 0))
-    at = row[run] * width + column
-    depth = (lift[owner] * (row + 0.5) + base[owner])[run] + slope[owner][run] * (column + 0.5)
+    top = np.clip(np.ceil(xy[good, :, 1].min(1) - 0.5), 0, height).astype(np.int32)
+    bottom = np.clip(np.floor(xy[good, :, 1].max(1) - 0.5) + 1, 0, height).astype(np.int32)
+    owner, step = _runs(np.maximum(bottom - top, 0))
+    row = top[owner] + step
+    y = row + 0.5
+    left, right = _spans(a[owner], b[owner], c[owner], y, width)
+    depth_left = (lift[owner] * y + base[owner] + slope[owner] * (left + 0.5)).astype(np.float32)
+    run, step = _runs(np.maximum(right - left, 0))
+    at = (row * width + left)[run] + step
+    depth = depth_left[run] + slope[owner].astype(np.float32)[run] * step
 
     flat = buffer.reshape(-1)
     ahead = depth > flat[at]
-    at, depth, run = at[ahead], depth[ahead].astype(np.float32), run[ahead]
+    at, depth, run = at[ahead], depth[ahead].astype(np.float32, copy=False), run[ahead]
     np.maximum.at(flat, at, depth)
     seen = depth == flat[at]
     shown = np.full(flat.shape, -1, np.intp)
@@ -63,21 +66,22 @@ def _edges(xy: Array) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray
     return a, b, c, c.sum(1)
 
 
-def _runs(start: NDArray[np.intp], length: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Spell out ranges: the owner of each element and its value."""
-    owner = np.repeat(np.arange(len(start)), length)
-    first = np.cumsum(length) - length
-    return owner, np.arange(len(owner)) - first[owner] + start[owner]
+def _runs(lengths: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Spell out runs: for each element its run, and its place in that run."""
+    ends = np.cumsum(lengths, dtype=np.int32)
+    owner = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+    return owner, np.arange(len(owner), dtype=np.int32) - (ends - lengths)[owner]
 
 
-def _spans(
-    a: NDArray[np.float64], b: NDArray[np.float64], c: NDArray[np.float64], y: NDArray[np.float64], width: int
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def _spans(a: Array, b: Array, c: Array, y: Array, width: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Give the first and one past the last column whose center lies inside all three edges."""
-    rest = b * y[:, None] + c
-    cut = -rest / np.where(a == 0, 1, a)
-    low = np.where(a > 0, cut, np.where((a == 0) & (rest < 0), np.inf, -np.inf)).max(1)
-    high = np.where(a < 0, cut, np.inf).min(1)
-    left = np.ceil(np.clip(low - 0.5, 0, width)).astype(np.intp)
-    right = np.floor(np.clip(high - 0.5, -1, width - 1)).astype(np.intp) + 1
+    low, high = np.full(len(y), -np.inf), np.full(len(y), np.inf)
+    for k in range(3):
+        slope, rest = a[:, k], b[:, k] * y + c[:, k]
+        cut = -rest / np.where(slope == 0, 1, slope)
+        np.maximum(low, cut, out=low, where=slope > 0)
+        np.minimum(high, cut, out=high, where=slope < 0)
+        low[(slope == 0) & (rest < 0)] = np.inf
+    left = np.ceil(np.clip(low - 0.5, 0, width)).astype(np.int32)
+    right = np.floor(np.clip(high - 0.5, -1, width - 1)).astype(np.int32) + 1
     return left, right

@@ -12,12 +12,16 @@ from imagekin.demo import cameras, lighting, rasters, textures
 from imagekin.demo.cameras import View
 from imagekin.demo.lighting import Lamp
 from imagekin.demo.rooms import Room
-from imagekin.demo.solids import Array, Finish, Solids
+from imagekin.demo.solids import Array, Finish, Solids, floats
 
 WIDTH, HEIGHT = 480, 360
 # Drawn larger and averaged down, which smooths the edges.
 OVERSAMPLING = 2
-_GLOSS = np.float32([0.04, 0.10, 0.0, 0.16, 0.5, 0.4, 0.0])
+# The tone curve makes colors stronger than paint is; this share of gray takes it back.
+_FADING = 0.2
+# Rows of the picture shaded at once: few enough to stay in the processor's cache.
+_BAND_ROWS = 20
+_GLOSS = floats([0.04, 0.10, 0.0, 0.16, 0.5, 0.4, 0.0])
 _WEAVES = (
     (Finish.WOOD, textures.wood, (1.7, 0.55), 0.34),
     (Finish.FABRIC, textures.cloth, (0.5, 0.5), 0.26),
@@ -37,9 +41,36 @@ class Shot:
     exposure: float = 1.0
 
 
+def render(shot: Shot, seed: int) -> Image.Image:
+    """Take the picture (480 x 360, RGB); `seed` sets the film grain."""
+    scene = _scene(shot)
+    light = np.empty((3, HEIGHT, WIDTH), np.float32)
+    for top in range(0, HEIGHT, _BAND_ROWS):
+        rows = slice(top * OVERSAMPLING, (top + _BAND_ROWS) * OVERSAMPLING)
+        light[:, top : top + _BAND_ROWS] = _averaged(_band_light(scene, rows))
+    return _developed(light, seed)
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """What all bands of a picture share: the solids, what shows where, what the lights reach."""
+
+    shot: Shot
+    solids: Solids
+    camera: cameras.Camera
+    seen: rasters.Coverage
+    near: Array  # (T, 3), of the triangles in `seen`
+    nearness: Array  # (H, W), as are distance and surface, which are the bare room's
+    distance: Array
+    surface: NDArray[np.uint8]
+    crease: Array  # (H / 2, W / 2)
+    lamp: lighting.ShadowMap
+    sky: lighting.ShadowMap
+
+
 @dataclass(frozen=True)
 class _Surfaces:
-    """What each pixel shows: point, normal and color (3, N), gloss (N,), whether it glows, is room, is nothing."""
+    """What each pixel of a band shows: point, normal and color (3, N), gloss, whether it glows, is bare room (N,)."""
 
     points: Array
     normals: Array
@@ -47,74 +78,86 @@ class _Surfaces:
     gloss: Array
     glow: NDArray[np.bool_]
     empty: NDArray[np.bool_]
-    void: NDArray[np.bool_]
-    nearness: Array
 
 
-def render(shot: Shot, seed: int) -> Image.Image:
-    """Take the picture (480 x 360, RGB); `seed` sets the film grain."""
+def _scene(shot: Shot) -> _Scene:
     shape = (HEIGHT * OVERSAMPLING, WIDTH * OVERSAMPLING)
     camera = cameras.framed(shot.subject.corners.reshape(-1, 3), shot.view, shape)
     solids = Solids().put(shot.subject).put(shot.around)
-    rays = camera.rays()
-    surfaces = _seen(solids, shot.room, camera, rays)
-    lit = lighting.lamp_map(solids, shot.room, shot.lamp).light(surfaces.points)
-    open_sky = lighting.sky_map(solids, shot.room).light(surfaces.points)
-    color = lighting.toned(_lit(shot, surfaces, rays, lit, open_sky) * np.float32(shot.exposure))
-    if shot.room.studio:
-        shade = 1 - 0.3 * (1 - lit) * min(shot.lamp.strength, 1) - 0.3 * (1 - open_sky)
-        shade[surfaces.void] = 1
-        backdrop = shot.room.backdrop(*shape).reshape(3, -1) * shade
-        np.copyto(color, backdrop, where=surfaces.empty)
-    return _developed(color, seed)
+    distance, surface = np.empty(shape, np.float32), np.empty(shape, np.uint8)
+    for top in range(0, shape[0], _BAND_ROWS):
+        rows = slice(top, top + _BAND_ROWS)
+        reach, which = shot.room.hit(camera.eye[:, None], camera.rays(rows))
+        distance[rows], surface[rows] = reach.reshape(-1, shape[1]), which.reshape(-1, shape[1])
+    nearness = 1 / np.maximum(distance, 1e-3)
+    front = solids.facing(camera.eye)
+    xy, near = camera.project(front.corners)
+    seen = rasters.cover(xy, near, nearness)
+    crease = lighting.creases(nearness[::2, ::2])
+    lamp, sky = lighting.lamp_map(solids, shot.room, shot.lamp), lighting.sky_map(solids, shot.room)
+    return _Scene(shot, front, camera, seen, near, nearness, distance, surface, crease, lamp, sky)
 
 
-def _seen(solids: Solids, room: Room, camera: cameras.Camera, rays: Array) -> _Surfaces:
-    distance, surface = room.hit(camera.eye[:, None], rays)
-    void = ~np.isfinite(distance)
-    buffer = np.where(void, 0, 1 / np.maximum(distance, 1e-3)).astype(np.float32).reshape(camera.shape)
-    corners, normals = solids.corners, solids.normals
-    front = np.flatnonzero((((camera.eye - corners) * normals).sum(2) > 0).any(1))
-    xy, near = camera.project(corners[front])
-    seen = rasters.cover(xy, near, buffer)
-    shown, pixels = front[seen.triangles], seen.pixels
-    pull = seen.weights * near[seen.triangles]
-    pull /= pull.sum(1, keepdims=True)
+def _band_light(scene: _Scene, rows: slice) -> Array:
+    """Give the linear light (3, rows, W) that comes from some rows."""
+    room, rays = scene.shot.room, scene.camera.rays(rows)
+    surfaces = _band_surfaces(scene, rows, rays)
+    lit, open_sky = scene.lamp.light(surfaces.points), scene.sky.light(surfaces.points)
+    crease = np.repeat(np.repeat(scene.crease[rows.start // 2 : rows.stop // 2], 2, 0), 2, 1).ravel()
+    # Bare room far behind an edge is not in its crease.
+    crease[surfaces.empty] = 1
+    light = _lit(scene.shot, surfaces, rays, lit, open_sky, crease)
+    if room.studio:
+        shade = 1 - 0.3 * (1 - lit) * min(scene.shot.lamp.strength, 1) - 0.3 * (1 - open_sky)
+        shade[np.isinf(scene.distance[rows]).ravel()] = 1
+        here = np.flatnonzero(surfaces.empty)
+        backdrop = room.backdrop(*scene.camera.shape, rows).reshape(3, -1)[:, here]
+        light[:, here] = lighting.untoned(backdrop * shade[here])
+    return light.reshape(3, -1, scene.camera.shape[1])
 
-    points = camera.eye[:, None] + rays / np.maximum(buffer.reshape(-1), 1e-3)
-    empty = np.ones(len(void), bool)
+
+def _band_surfaces(scene: _Scene, rows: slice, rays: Array) -> _Surfaces:
+    width = scene.camera.shape[1]
+    points = scene.camera.eye[:, None] + rays / np.maximum(scene.nearness[rows].ravel(), 1e-3)
+    seen, first = scene.seen, rows.start * width
+    part = slice(*np.searchsorted(seen.pixels, (first, rows.stop * width)))
+    pixels, shown = seen.pixels[part] - first, seen.triangles[part]
+    empty = np.ones(points.shape[1], bool)
     empty[pixels] = False
-    albedo, ways = room.paint(points, surface, empty)
-    gloss = np.where(surface == 0, np.float32(room.shine), np.float32(0))
-    finish = solids.finishes[shown]
-    facing = np.einsum("nk,nkc->cn", pull, normals[shown])
-    ways[:, pixels] = facing / np.maximum(np.sqrt((facing * facing).sum(0)), 1e-6)
-    coords = np.einsum("nk,nkc->cn", pull, solids.coords[shown])
-    albedo[:, pixels] = solids.colors[shown].T * _grain(finish, coords)
+    surface = scene.surface[rows].ravel()
+    albedo, normals = scene.shot.room.paint(points, surface, empty)
+    gloss = np.where(surface == 0, np.float32(scene.shot.room.shine), np.float32(0))
+    pull = seen.weights[part] * scene.near[shown]
+    pull /= pull.sum(1, keepdims=True)
+    facing = np.einsum("nk,nkc->cn", pull, scene.solids.normals[shown])
+    normals[:, pixels] = facing / np.maximum(np.sqrt((facing * facing).sum(0)), 1e-6)
+    finish = scene.solids.finishes[shown]
+    coords = np.einsum("nk,nkc->cn", pull, scene.solids.coords[shown])
+    albedo[:, pixels] = scene.solids.colors[shown].T * _grain(finish, coords)
     gloss[pixels] = _GLOSS[finish]
-    glow = np.zeros(len(void), bool)
+    glow = np.zeros(len(empty), bool)
     glow[pixels] = finish == Finish.GLOW
-    return _Surfaces(points, ways, albedo, gloss, glow, empty, void, buffer)
+    return _Surfaces(points, normals, albedo, gloss, glow, empty)
 
 
-def _lit(shot: Shot, surfaces: _Surfaces, rays: Array, lit: Array, open_sky: Array) -> Array:
-    """Give the linear light (3, N) that comes from each pixel."""
+def _lit(shot: Shot, surfaces: _Surfaces, rays: Array, lit: Array, open_sky: Array, crease: Array) -> Array:
+    """Give the linear light (3, N) that comes from surfaces."""
     normals, lamp = surfaces.normals, shot.lamp
-    # Room surfaces far behind an edge are not in its crease.
-    crease = np.where(surfaces.empty, np.float32(1), lighting.creases(surfaces.nearness))
     ambient = (0.40 + 0.18 * normals[1]) * (0.42 + 0.58 * open_sky) * crease
     front = np.maximum(cameras.direction(30, 15) @ normals, 0) * 0.2 * (0.6 + 0.4 * open_sky) * crease
     direct = np.maximum(lamp.way @ normals, 0) * lit * np.float32(lamp.strength)
     soft = ambient + front
     halfway = lamp.way[:, None] - rays / np.sqrt((rays * rays).sum(0))
     spark = np.maximum((normals * halfway).sum(0), 0) / np.sqrt((halfway * halfway).sum(0))
-    spark = spark**32 * surfaces.gloss * (0.25 + 0.75 * lit)
+    for _ in range(5):  # to the 32nd power
+        spark *= spark
+    spark *= surfaces.gloss * (0.25 + 0.75 * lit)
     color = np.empty_like(surfaces.albedo)
     for channel, (sky, sun) in enumerate(zip((0.97, 0.99, 1.04), lamp.color, strict=True)):
         light = soft * np.float32(sky) + direct * np.float32(sun)
         light[surfaces.glow] = 1.6
         color[channel] = surfaces.albedo[channel] * light + spark
-    return color
+    return color * np.float32(shot.exposure)
 
 
 def _grain(finish: NDArray[np.uint8], coords: Array) -> Array:
@@ -127,9 +170,19 @@ def _grain(finish: NDArray[np.uint8], coords: Array) -> Array:
     return factor
 
 
-def _developed(color: Array, seed: int) -> Image.Image:
+def _averaged(light: Array) -> Array:
+    """Average each pixel's samples: (3, h, w) to (3, h / n, w / n)."""
     n = OVERSAMPLING
-    parts = color.reshape(3, HEIGHT, n, WIDTH, n)
-    small = sum(parts[:, :, i, :, j] for i in range(n) for j in range(n)) / np.float32(n * n)
-    small = small + np.random.default_rng(seed).normal(0, 0.006, (HEIGHT, WIDTH)).astype(np.float32)
-    return Image.fromarray(np.ascontiguousarray((np.clip(small, 0, 1) * 255 + 0.5).astype(np.uint8).transpose(1, 2, 0)))
+    light = np.minimum(light, 4)
+    small = np.zeros((3, light.shape[1] // n, light.shape[2] // n), np.float32)
+    for i in range(n):
+        for j in range(n):
+            small += light[:, i::n, j::n]
+    return small / np.float32(n * n)
+
+
+def _developed(light: Array, seed: int) -> Image.Image:
+    gray = np.tensordot(floats([0.21, 0.72, 0.07]), light, 1)
+    color = lighting.toned(light + (gray - light) * np.float32(_FADING))
+    color += np.random.default_rng(seed).normal(0, 0.006, (HEIGHT, WIDTH)).astype(np.float32)
+    return Image.fromarray(np.ascontiguousarray((np.clip(color, 0, 1) * 255 + 0.5).astype(np.uint8).transpose(1, 2, 0)))

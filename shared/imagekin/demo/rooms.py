@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagekin.demo import textures
-from imagekin.demo.solids import Array, linear
+from imagekin.demo.solids import Array, floats, linear
 
 
 class Floor(Enum):
@@ -43,7 +43,7 @@ class Room:
     shine: float = 0.03
     studio: bool = False
 
-    def hit(self, origin: Array, rays: Array) -> tuple[Array, Array]:
+    def hit(self, origin: Array, rays: Array) -> tuple[Array, NDArray[np.uint8]]:
         """Find how far each ray (3, N) goes and what it meets: 0 floor, 1 back wall, 2 left wall, 3 right wall."""
         planes = [(1, 0.0, -1)]
         if not self.studio:
@@ -78,10 +78,10 @@ class Room:
                 color[:, here] = self._wall(points[0 if number == 1 else 2, here], points[1, here]).T
         return color, normals
 
-    def backdrop(self, height: int, width: int) -> Array:
-        """Give a studio's display values (3, height, width): wall color above, floor color below, darker corners."""
+    def backdrop(self, height: int, width: int, rows: slice) -> Array:
+        """Give a studio's display values (3, rows, width): wall color above, floor color below, darker corners."""
         top, bottom = (linear(color)[:, None, None] ** (1 / 2.2) for color in (self.wall_color, self.floor_color))
-        y = np.linspace(0, 1, height, dtype=np.float32)[:, None]
+        y = np.linspace(0, 1, height, dtype=np.float32)[rows, None]
         x = np.linspace(-1, 1, width, dtype=np.float32)
         blend = 1 / (1 + np.exp(-(y - 0.62) * 9))
         corner = 1 - 0.05 * (x**2 + (2 * y - 1) ** 2)
@@ -117,7 +117,7 @@ class Room:
             factor = 1 + 0.03 * textures.look_up(textures.blotches(), x, y, (0.9, 0.9))
         color = base * factor.astype(np.float32)[:, None]
         lip = np.where(y > 0.1, 0.6, 0.82)[:, None].astype(np.float32)
-        return np.where(board[:, None], lip * np.float32([1, 0.99, 0.97]), color).astype(np.float32)
+        return np.where(board[:, None], lip * floats([1, 0.99, 0.97]), color).astype(np.float32)
 
 
 def _boards(x: Array, z: Array, width: float, length: float) -> Array:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
 Point = tuple[float, float, float]
 
 
@@ -35,6 +36,11 @@ class Material:
     @property
     def linear(self) -> Array:
         return linear(self.color)
+
+
+def floats(values: ArrayLike) -> Array:
+    """Make an array of single precision."""
+    return np.asarray(values, np.float32)
 
 
 def linear(color: str) -> Array:
@@ -75,12 +81,21 @@ class Solids:
     def __bool__(self) -> bool:
         return bool(self._corners)
 
+    def facing(self, eye: Array) -> Solids:
+        """Give the triangles that an eye (3,) may see: those that don't turn their back on it."""
+        corners, normals = self.corners, self.normals
+        front = (((eye - corners) * normals).sum(2) > 0).any(1)
+        seen = Solids()
+        seen._corners, seen._normals, seen._coords = [corners[front]], [normals[front]], [self.coords[front]]
+        seen._colors, seen._finishes = [self.colors[front]], [self.finishes[front]]
+        return seen
+
     def put(self, other: Solids, at: Point = (0, 0, 0), turn_deg: float = 0.0, tilt_deg: float = 0.0) -> Self:
         """Add a copy of `other`, tilted about x, then turned about y, then moved to `at`."""
         if not other:
             return self
         matrix = (_about_y(turn_deg) @ _about_x(tilt_deg)).T
-        self._corners.append(other.corners @ matrix + np.float32(at))
+        self._corners.append(other.corners @ matrix + floats(at))
         self._normals.append(other.normals @ matrix)
         self._coords.append(other.coords)
         self._colors.append(other.colors)
@@ -89,8 +104,8 @@ class Solids:
 
     def block(self, center: Point, size: Point, material: Material, turn_deg: float = 0.0) -> Self:
         """Add a box with sharp edges."""
-        half = np.float32(size) / 2
-        faces = [_face(half, axis, sign, [np.float32([-1, 1])] * 3) for axis in range(3) for sign in (-1.0, 1.0)]
+        half = floats(size) / 2
+        faces = [_face(half, axis, sign, [floats([-1, 1])] * 3) for axis in range(3) for sign in (-1.0, 1.0)]
         surfaces = []
         for points, axis, sign in faces:
             normals = np.zeros_like(points)
@@ -109,7 +124,7 @@ class Solids:
         tilt_deg: float = 0.0,
     ) -> Self:
         """Add a box with round edges; `puff` swells its thinnest direction by that share."""
-        half = np.float32(size) / 2
+        half = floats(size) / 2
         radius = min(radius, float(half.min()) * 0.98)
         thin = int(half.argmin())
         steps = [_rounding_steps(float(h), radius) for h in half]
@@ -132,25 +147,25 @@ class Solids:
         stretch: tuple[float, float] = (1.0, 1.0),
     ) -> Self:
         """Add a body of revolution about y: `profile` is (radius, height) from bottom to top, closed at both ends."""
-        rings = np.float32([(0.0, profile[0][1]), *profile, (0.0, profile[-1][1])])
+        rings = [(0.0, profile[0][1]), *profile, (0.0, profile[-1][1])]
         angle = np.linspace(0, 2 * math.pi, sides + 1, dtype=np.float32)
         cos, sin = np.cos(angle) * stretch[0], np.sin(angle) * stretch[1]
         surfaces = []
-        for (r0, y0), (r1, y1) in zip(rings[:-1], rings[1:], strict=True):
+        for (r0, y0), (r1, y1) in itertools.pairwise(rings):
             points = np.stack([np.stack([r * cos, np.full_like(cos, y), r * sin], -1) for r, y in ((r0, y0), (r1, y1))])
             length = math.hypot(r1 - r0, y1 - y0) or 1.0
             side, up = (y1 - y0) / length, (r0 - r1) / length
             ring = np.stack([side * np.cos(angle), np.full_like(cos, up), side * np.sin(angle)], -1)
             surfaces.append((points, np.stack([ring, ring])))
-        return self._surfaces(surfaces, center, np.float32([1, 1, 1]), material)
+        return self._surfaces(surfaces, center, floats([1, 1, 1]), material)
 
     def tube(
         self, start: Point, end: Point, radius: float, material: Material, end_radius: float | None = None
     ) -> Self:
         """Add a round bar from `start` to `end`."""
-        a, b = np.float32(start), np.float32(end)
+        a, b = floats(start), floats(end)
         along = (b - a) / np.linalg.norm(b - a)
-        aside = np.cross(along, np.float32([0, 0, 1] if abs(along[2]) < 0.9 else [1, 0, 0]))
+        aside = np.cross(along, floats([0, 0, 1] if abs(along[2]) < 0.9 else [1, 0, 0]))
         aside /= np.linalg.norm(aside)
         other = np.cross(along, aside)
         angle = np.linspace(0, 2 * math.pi, 13, dtype=np.float32)[:, None]
@@ -161,18 +176,18 @@ class Solids:
         for tip, size, way in ((a, radius, -along), (b, last, along)):
             disc = np.stack([np.broadcast_to(tip, ring.shape), tip + size * ring])
             caps.append((disc, np.broadcast_to(way, disc.shape)))
-        return self._surfaces([side, *caps], (0, 0, 0), np.float32([0.2, 1, 0.2]), material)
+        return self._surfaces([side, *caps], (0, 0, 0), floats([0.2, 1, 0.2]), material)
 
     def leaf(self, root: Point, tip: Point, width: float, material: Material) -> Self:
         """Add a two-sided pointed leaf."""
-        a, b = np.float32(root), np.float32(tip)
-        across = np.cross(b - a, np.float32([0, 1, 0.3]))
+        a, b = floats(root), floats(tip)
+        across = np.cross(b - a, floats([0, 1, 0.3]))
         across *= width / 2 / (np.linalg.norm(across) or 1)
-        middle = a * 0.45 + b * 0.55 + np.float32([0, width * 0.3, 0])
+        middle = a * 0.45 + b * 0.55 + floats([0, width * 0.3, 0])
         points = np.stack([np.stack([a, middle - across]), np.stack([middle + across, b])])
         normal = np.cross(across, b - a)
         normal = np.broadcast_to(normal / np.linalg.norm(normal), points.shape)
-        return self._surfaces([(points, normal), (points, -normal)], (0, 0, 0), np.float32([1, 1, 1]), material)
+        return self._surfaces([(points, normal), (points, -normal)], (0, 0, 0), floats([1, 1, 1]), material)
 
     def _surfaces(
         self,
@@ -188,9 +203,9 @@ class Solids:
         # The grain runs along the longest side, and each piece is cut from another part of the tree.
         order = np.argsort(-half, kind="stable")
         piece = len(self._corners) + 1
-        coords = corners[..., order] + np.float32([0.371, 0.173, 0.0]) * piece
+        coords = corners[..., order] + floats([0.371, 0.173, 0.0]) * piece
         matrix = (_about_y(turn_deg) @ _about_x(tilt_deg)).T
-        self._corners.append((corners @ matrix + np.float32(center)).astype(np.float32))
+        self._corners.append((corners @ matrix + floats(center)).astype(np.float32))
         self._normals.append((normals @ matrix).astype(np.float32))
         self._coords.append(coords.astype(np.float32))
         self._colors.append(np.broadcast_to(material.linear, (len(corners), 3)))
@@ -200,12 +215,12 @@ class Solids:
 
 def _about_y(turn_deg: float) -> Array:
     c, s = math.cos(math.radians(turn_deg)), math.sin(math.radians(turn_deg))
-    return np.float32([[c, 0, s], [0, 1, 0], [-s, 0, c]])
+    return floats([[c, 0, s], [0, 1, 0], [-s, 0, c]])
 
 
 def _about_x(tilt_deg: float) -> Array:
     c, s = math.cos(math.radians(tilt_deg)), math.sin(math.radians(tilt_deg))
-    return np.float32([[1, 0, 0], [0, c, -s], [0, s, c]])
+    return floats([[1, 0, 0], [0, c, -s], [0, s, c]])
 
 
 def _rounding_steps(half: float, radius: float) -> Array:

@@ -42,7 +42,7 @@ def cloth() -> Array:
 def blotches() -> Array:
     """Make a tile of soft spots in four sizes, around 0: plaster, leather, stone."""
     octaves = [noise(n, n, 20 + n) / 2**i for i, n in enumerate((4, 9, 20, 60))]
-    return (sum(octaves) / 1.875 - 0.5).astype(np.float32)
+    return (np.sum(octaves, axis=0) / 1.875 - 0.5).astype(np.float32)
 
 
 def look_up(tile: Array, u: Array, v: Array, metres: tuple[float, float]) -> Array:

@@ -1,0 +1,210 @@
+"""Contact sheets out of stored thumbnails: one for a search, one for each cluster."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from io import BytesIO
+
+from PIL import Image, ImageDraw, ImageFont
+
+MAX_TILES = 60
+MAX_COLUMNS = 6
+
+MARGIN, GAP = 28, 16
+PICTURE_WIDTH, PICTURE_HEIGHT = 208, 156
+PADDING = 8
+# Below the picture: title and caption, or the caption alone.
+TEXT_HEIGHT, CAPTION_HEIGHT = 46, 26
+CARD_WIDTH = PICTURE_WIDTH + 2 * PADDING
+HEADING_HEIGHT, NOTE_HEIGHT = 44, 30
+
+_PAPER, _CARD, _LINE, _MAT = "#f5f4f1", "#ffffff", "#dfdcd6", "#faf9f7"
+_INK, _SOFT_INK, _FAINT_INK, _ACCENT = "#26282b", "#6d6f73", "#b9b6af", "#2f6f73"
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One picture of a sheet: its thumbnail (JPEG bytes, None where there is none), title, and key as caption.
+
+    `marked` sets it apart: the medoid of a cluster.
+    """
+
+    thumbnail: bytes | None
+    title: str
+    caption: str
+    marked: bool = False
+
+
+def search_sheet(
+    query: bytes | None, neighbors: Sequence[Tile], *, query_caption: str = "", total: int | None = None
+) -> bytes:
+    """Draw the query, titled "original", and its neighbors as a PNG.
+
+    At most MAX_TILES pictures are drawn; `total` counts all neighbors where more exist than are given.
+    """
+    tiles = [Tile(query, "original", query_caption, marked=True), *neighbors]
+    return _sheet(None, tiles, None if total is None else total + 1)
+
+
+def cluster_sheet(title: str, tiles: Sequence[Tile], *, total: int | None = None) -> bytes:
+    """Draw one cluster as a PNG: its heading, its pictures, the marked one (the medoid) with a badge.
+
+    At most MAX_TILES pictures are drawn; `total` counts all members where more exist than are given.
+    """
+    return _sheet(title, tiles, total, badge="medoid")
+
+
+def cluster_title(label: int, size: int, cohesion: float) -> str:
+    """Word the heading of a cluster's sheet."""
+    images = "image" if size == 1 else "images"
+    return f"cluster {label}  ·  {size:,} {images}  ·  cohesion {cohesion:.4f}"
+
+
+def similarity_title(score: float) -> str:
+    """Word a neighbor's similarity."""
+    return f"{score:.4f}"
+
+
+def _sheet(heading: str | None, tiles: Sequence[Tile], total: int | None, badge: str | None = None) -> bytes:
+    shown = tiles[:MAX_TILES]
+    more = max(total or 0, len(tiles)) - len(shown)
+    columns = _columns(len(shown))
+    rows = math.ceil(len(shown) / columns)
+    top = MARGIN + (HEADING_HEIGHT if heading else 0)
+    width = 2 * MARGIN + columns * CARD_WIDTH + (columns - 1) * GAP
+    card_height = PICTURE_HEIGHT + 2 * PADDING + (TEXT_HEIGHT if any(tile.title for tile in shown) else CAPTION_HEIGHT)
+    grid = rows * card_height + (rows - 1) * GAP if shown else NOTE_HEIGHT
+    sheet = Image.new("RGB", (width, top + grid + (NOTE_HEIGHT if more > 0 else 0) + MARGIN), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    if heading:
+        draw.text((MARGIN, MARGIN - 4), shortened(heading, width - 2 * MARGIN, 22), _INK, _font(22))
+    for number, tile in enumerate(shown):
+        row, column = divmod(number, columns)
+        left, upper = MARGIN + column * (CARD_WIDTH + GAP), top + row * (card_height + GAP)
+        _card(sheet, draw, (left, upper, left + CARD_WIDTH - 1, upper + card_height - 1), tile, badge)
+    note = f"... and {more:,} more" if more > 0 else "" if shown else "no images"
+    if note:
+        draw.text((MARGIN, top + grid + 10 if shown else top), note, _SOFT_INK, _font(15))
+    return _png(sheet)
+
+
+def _columns(count: int) -> int:
+    """Choose a grid a little wider than high, never narrower than a heading needs."""
+    return min(MAX_COLUMNS, max(3, math.ceil(math.sqrt(count * 1.5))))
+
+
+def _card(
+    sheet: Image.Image, draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], tile: Tile, badge: str | None
+) -> None:
+    draw.rounded_rectangle(box, 6, _CARD, _ACCENT if tile.marked else _LINE, 2 if tile.marked else 1)
+    place = (box[0] + PADDING, box[1] + PADDING)
+    picture = _opened(tile.thumbnail)
+    draw.rectangle((*place, place[0] + PICTURE_WIDTH - 1, place[1] + PICTURE_HEIGHT - 1), _MAT)
+    if picture:
+        inset = ((PICTURE_WIDTH - picture.width) // 2, (PICTURE_HEIGHT - picture.height) // 2)
+        sheet.paste(picture, (place[0] + inset[0], place[1] + inset[1]))
+    else:
+        _placeholder(draw, *place)
+    if badge and tile.marked:
+        _badge(draw, place[0] + 6, place[1] + 6, badge)
+    text_top = place[1] + PICTURE_HEIGHT + 7
+    title, caption = shortened(tile.title, PICTURE_WIDTH, 15), shortened(tile.caption, PICTURE_WIDTH, 12)
+    if title:
+        draw.text((place[0], text_top), title, _ACCENT if tile.marked else _INK, _font(15))
+    if caption:
+        draw.text((place[0], text_top + (21 if title else 2)), caption, _SOFT_INK, _font(12))
+
+
+def _opened(thumbnail: bytes | None) -> Image.Image | None:
+    """Decode a thumbnail and fit it into its place; None where it is missing or broken."""
+    if not thumbnail:
+        return None
+    try:
+        with Image.open(BytesIO(thumbnail), formats=("JPEG", "PNG", "WEBP")) as image:
+            scale = min(PICTURE_WIDTH / image.width, PICTURE_HEIGHT / image.height)
+            size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+            return image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+
+
+def _placeholder(draw: ImageDraw.ImageDraw, left: int, top: int) -> None:
+    """Draw a frame with hills and a sun, which says that a picture belongs here."""
+    x, y = left + PICTURE_WIDTH // 2, top + PICTURE_HEIGHT // 2 - 8
+    draw.rounded_rectangle((x - 30, y - 22, x + 30, y + 22), 5, None, _FAINT_INK, 2)
+    draw.line((x - 24, y + 15, x - 9, y - 4, x + 2, y + 8, x + 10, y, x + 24, y + 15), _FAINT_INK, 2, joint="curve")
+    draw.ellipse((x + 8, y - 14, x + 17, y - 5), None, _FAINT_INK, 2)
+    draw.text((x, y + 38), "no thumbnail", _FAINT_INK, _font(12), anchor="mm")
+
+
+def _badge(draw: ImageDraw.ImageDraw, left: int, top: int, text: str) -> None:
+    width = math.ceil(draw.textlength(text, _font(12)))
+    draw.rounded_rectangle((left, top, left + width + 14, top + 19), 9, _ACCENT)
+    draw.text((left + 7, top + 9), text, "#ffffff", _font(12), anchor="lm")
+
+
+def shortened(text: str, width_px: int, size_px: int) -> str:
+    """Take as much out of the middle of a text as it must lose to fit a width."""
+    text, font = drawable(text), _font(size_px)
+    if _fits(text, width_px, font):
+        return text
+    low, high = 0, min(len(text), width_px)
+    while low < high:
+        kept = (low + high + 1) // 2
+        low, high = (kept, high) if _fits(_without_middle(text, kept), width_px, font) else (low, kept - 1)
+    return _without_middle(text, low)
+
+
+def drawable(text: str) -> str:
+    """Replace what the font cannot show: accents it lacks are dropped, other characters become a middle dot."""
+    return "".join(map(_drawable, unicodedata.normalize("NFC", text)))
+
+
+@lru_cache(8192)
+def _drawable(character: str) -> str:
+    if character.isspace():
+        return " "
+    if _has_glyph(character):
+        return character
+    bare = "".join(c for c in unicodedata.normalize("NFKD", character) if not unicodedata.combining(c))
+    return bare if bare and all(map(_has_glyph, bare)) else "·"
+
+
+def _has_glyph(character: str) -> bool:
+    if not character.isprintable():
+        return False
+    # A private character stands for what no font has.
+    return _shape(character) != _shape("\ue000")
+
+
+def _shape(character: str) -> bytes:
+    image = Image.new("L", (40, 40))
+    ImageDraw.Draw(image).text((8, 8), character, 255, _font(16))
+    return image.tobytes()
+
+
+def _fits(text: str, width_px: int, font: Font) -> bool:
+    # Longer than that cannot fit, and need not be measured.
+    return len(text) <= width_px and font.getlength(text) <= width_px
+
+
+def _without_middle(text: str, kept: int) -> str:
+    head = (kept + 1) // 2
+    return f"{text[:head]}...{text[len(text) - (kept - head) :]}"
+
+
+@cache
+def _font(size_px: int) -> Font:
+    return ImageFont.load_default(size=size_px)
+
+
+def _png(sheet: Image.Image) -> bytes:
+    out = BytesIO()
+    sheet.save(out, "PNG", optimize=False, compress_level=6)
+    return out.getvalue()
