@@ -12,7 +12,7 @@ import itertools
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -88,15 +88,15 @@ class Pipeline:
         read: Read[T],
         settle: Settle[T] = settle_nothing,
         should_stop: Callable[[], bool] = go_on,
-    ) -> Iterator[Outcome[T]]:
+    ) -> Generator[Outcome[T], None, None]:
         """Yield the outcome of each item, in any order, as it comes.
 
-        `read` gives an item's bytes; an ItemError of it becomes the item's. It is called by several threads at once.
-        `settle` gets a handful of fetched items and gives the indexes of those that need no computing; one call at a
-        time, as with `items` and `should_stop`. Once that says so, what is begun is finished or left without outcome:
-        an item that was not yielded was not done. Any other exception ends the run and is raised here. All threads
-        have ended when the iterator has, also when it is closed early; at most lanes x (batch + handful) pictures and
-        as many outcomes are in memory.
+        `read` gives an item's bytes; an ItemError of it becomes the item's. `settle` gets a handful of fetched items
+        and gives the indexes of those that need no computing. `read` and `should_stop` are called by several threads
+        at once; of `settle` and `items` there is one call at a time. After `should_stop` says so, a batch that is
+        begun is finished, and an item that is not yielded was not done. Any other exception ends the run and is raised
+        here. All threads have ended when the iterator has, also when it is closed early; at most lanes x (batch +
+        handful) pictures and as many outcomes are in memory.
         """
         work = _Run(self._backbone, self._settings, items, read, settle, should_stop)
         return work.outcomes()
@@ -127,7 +127,7 @@ class _Run(Generic[T]):
         self._decoded: _Channel[_Decoded[T]] = _Channel(2 * backbone.batch_size)
         self._failure: BaseException | None = None
 
-    def outcomes(self) -> Iterator[Outcome[T]]:
+    def outcomes(self) -> Generator[Outcome[T], None, None]:
         intra_op_threads = torch.get_num_threads()
         threads = self._start()
         try:

@@ -1,0 +1,82 @@
+"""On real photographs the default backbone finds kin, and our k-means is as good as scikit-learn's best of ten."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.cluster import KMeans as TheirKMeans
+from sklearn.metrics import normalized_mutual_info_score
+
+from imagekin import catalog
+from imagekin.config import Settings
+from imagekin.types import Precision
+from imagekin_worker import backbones
+from imagekin_worker.embedding import Pipeline
+from imagekin_worker.kmeans import KMeans
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
+LEAST_PRECISION_AT_5 = {"furniture": 0.786, "photos": 0.758}
+MOST_INERTIA_OVER_THEIRS = 1.01
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """Unit embeddings (n, dim) and the folder that each photograph lay in."""
+
+    name: str
+    embeddings: np.ndarray
+    folders: np.ndarray
+
+
+@pytest.fixture(scope="module", params=list(LEAST_PRECISION_AT_5))
+def photographs(request: pytest.FixtureRequest) -> Iterator[Photographs]:
+    folder = DATA / request.param
+    if not folder.is_dir():
+        pytest.skip(f"the photographs are not here: {folder}")
+    settings = Settings(device="cpu")
+    space = catalog.resolve_space(None, None, Precision.EXACT, settings.weights_dir)
+    paths = sorted(path for path in folder.glob("*/*") if path.is_file())
+    outcomes = list(Pipeline(backbones.load(space, settings), settings).run(paths, Path.read_bytes))
+    assert [outcome.item for outcome in outcomes if outcome.embedding is None] == []
+    outcomes.sort(key=lambda outcome: outcome.item)
+    embeddings = np.stack([outcome.embedding for outcome in outcomes if outcome.embedding is not None])
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    yield Photographs(request.param, embeddings, np.array([outcome.item.parent.name for outcome in outcomes]))
+
+
+def precision_at(top: int, photographs: Photographs) -> float:
+    """Of each photograph's `top` nearest others, the share that lies in its own folder."""
+    similarities = photographs.embeddings @ photographs.embeddings.T
+    np.fill_diagonal(similarities, -np.inf)
+    nearest = np.argsort(-similarities, axis=1)[:, :top]
+    return float((photographs.folders[nearest] == photographs.folders[:, None]).mean())
+
+
+def purity(labels: np.ndarray, folders: np.ndarray) -> float:
+    largest = [np.unique(folders[labels == label], return_counts=True)[1].max() for label in np.unique(labels)]
+    return float(sum(largest) / len(labels))
+
+
+def test_the_nearest_are_of_a_kind(photographs: Photographs) -> None:
+    at_5 = precision_at(5, photographs)
+    print(f"{photographs.name}: precision at 5 {at_5:.3f}, at 1 {precision_at(1, photographs):.3f}")
+    assert at_5 >= LEAST_PRECISION_AT_5[photographs.name]
+
+
+def test_kmeans_is_as_good_as_scikit_learns_best_of_ten(photographs: Photographs) -> None:
+    n_clusters = len(np.unique(photographs.folders))
+    ours = KMeans(photographs.embeddings, n_clusters)
+    while not ours.advance():
+        pass
+    found = ours.result()
+    theirs = TheirKMeans(n_clusters, n_init=10, random_state=100).fit(photographs.embeddings)
+    information = normalized_mutual_info_score(photographs.folders, found.labels)
+    print(
+        f"{photographs.name}, k={n_clusters}: inertia {found.inertia:.3f} (scikit-learn {theirs.inertia_:.3f}), "
+        f"NMI {information:.3f}, purity {purity(found.labels, photographs.folders):.3f}"
+    )
+    assert found.inertia <= MOST_INERTIA_OVER_THEIRS * theirs.inertia_

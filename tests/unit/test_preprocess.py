@@ -1,0 +1,348 @@
+"""Decoding is safe and colors have rules; the transform is the preset's to the bit."""
+
+from __future__ import annotations
+
+import io
+import struct
+import threading
+import warnings
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, features
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms._presets import ImageClassification
+
+from imagekin import catalog, errors, formats
+from imagekin.catalog import Preprocess
+from imagekin.config import Settings
+from imagekin_worker import preprocess
+
+SETTINGS = Settings()
+PRESETS = sorted(
+    {weights.preprocess for each in catalog.backbones().values() for weights in each.weights.values()}
+    | {catalog.FALLBACK_PREPROCESS},
+    key=repr,
+)
+BROKEN_EXIF = b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01"
+
+
+def noise(width: int, height: int, seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def encode(image: Image.Image, format: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    """A PNG whose header claims a size and whose data is nearly nothing."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+
+
+def color_of(data: bytes) -> tuple[int, ...]:
+    pixel = preprocess.decode(data, SETTINGS).image.getpixel((0, 0))
+    assert isinstance(pixel, tuple)
+    return tuple(int(value) for value in pixel)
+
+
+# --- formats
+
+
+@pytest.mark.parametrize("format", sorted(formats.FORMATS))
+def test_reads_each_format_by_its_content(format: str) -> None:
+    if format == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    data = encode(noise(40, 30), format)
+    assert formats.sniff(data[: formats.HEAD_BYTES]) == format
+    picture = preprocess.decode(data, SETTINGS)
+    assert (picture.format, picture.width, picture.height) == (format, 40, 30)
+    assert (picture.image.mode, picture.image.size) == ("RGB", (40, 30))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n",
+        b'<svg xmlns="http://www.w3.org/2000/svg"/>',
+        b"BM is how this text begins, and it is no bitmap",
+        b"hello",
+        b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
+        b"\xff\xd8",
+    ],
+)
+def test_what_is_no_image_of_the_list_is_refused(data: bytes) -> None:
+    assert not formats.looks_like_image(data)
+    with pytest.raises(errors.UnsupportedFormat):
+        preprocess.decode(data, SETTINGS)
+
+
+@pytest.mark.parametrize("format", ["PPM", "ICO", "TGA", "PCX", "EPS"])
+def test_formats_that_pillow_reads_and_we_do_not_are_refused(format: str) -> None:
+    with pytest.raises(errors.UnsupportedFormat):
+        preprocess.decode(encode(noise(16, 16), format), SETTINGS)
+
+
+def test_suffixes_are_images_in_any_case() -> None:
+    assert formats.named_like_image("a/B.JPG")
+    assert not formats.named_like_image("a.jpg/readme.txt")
+
+
+def test_a_phones_two_picture_jpeg_is_a_jpeg() -> None:
+    data = encode(noise(20, 20), "MPO", save_all=True, append_images=[noise(20, 20, 1)])
+    assert preprocess.decode(data, SETTINGS).format == "JPEG"
+
+
+@pytest.mark.parametrize("format", ["GIF", "TIFF", "WEBP", "PNG"])
+def test_of_many_frames_the_first_counts(format: str) -> None:
+    red, blue = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
+    red_first, _, blue_last = color_of(encode(red, format, save_all=True, append_images=[blue], lossless=True))
+    assert red_first > 200
+    assert blue_last < 50
+
+
+# --- limits
+
+
+def test_nothing_is_an_empty_file() -> None:
+    with pytest.raises(errors.EmptyFile):
+        preprocess.decode(b"", SETTINGS)
+
+
+def test_too_many_bytes_are_refused() -> None:
+    with pytest.raises(errors.ImageTooLarge, match="limit is 100"):
+        preprocess.decode(encode(noise(50, 50), "PNG"), Settings(max_image_bytes=100))
+
+
+def test_too_many_pixels_are_refused_by_the_header() -> None:
+    with pytest.raises(errors.DecompressionBomb, match="limit is 100,000,000"):
+        preprocess.decode(png_of_size(12_000, 12_000), SETTINGS)
+
+
+def test_pillows_own_bomb_limit_is_an_error_of_the_image() -> None:
+    with pytest.raises(errors.DecompressionBomb):
+        preprocess.decode(png_of_size(60_000, 60_000), Settings(max_image_pixels=10**12))
+
+
+# --- broken data
+
+
+@pytest.mark.parametrize("format", sorted(formats.FORMATS))
+@pytest.mark.parametrize("kept", [0.1, 0.5, 0.9])
+def test_truncated_images_fail(format: str, kept: float) -> None:
+    data = encode(noise(64, 64), format)
+    with pytest.raises(errors.DecodeError):
+        preprocess.decode(data[: int(len(data) * kept)], SETTINGS)
+
+
+@pytest.mark.parametrize("format", sorted(formats.FORMATS))
+def test_damaged_images_fail_only_with_item_errors(format: str) -> None:
+    rng = np.random.default_rng(7)
+    whole = encode(noise(32, 32), format)
+    for _ in range(60):
+        damaged = bytearray(whole)
+        for at in rng.integers(4, len(whole), 6):
+            damaged[at] = rng.integers(256)
+        try:
+            assert preprocess.decode(bytes(damaged), SETTINGS).image.mode == "RGB"
+        except errors.ItemError:
+            pass
+
+
+def test_warnings_of_pillow_stay_inside_threads_and_the_filters_are_restored() -> None:
+    data = encode(noise(32, 32), "JPEG", exif=BROKEN_EXIF)
+    before = list(warnings.filters)
+    caught: list[Exception] = []
+
+    def decode_often() -> None:
+        for _ in range(50):
+            try:
+                preprocess.decode(data, SETTINGS)
+            except Warning as warning:
+                caught.append(warning)
+
+    threads = [threading.Thread(target=decode_often) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not caught
+    assert list(warnings.filters) == before
+
+
+# --- the right way up
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_pictures_are_turned_as_their_exif_says(format: str) -> None:
+    image = Image.new("RGB", (60, 40), "white")
+    image.paste("red", (0, 0, 30, 40))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the top of the scene is at the right of the stored picture
+    picture = preprocess.decode(encode(image, format, exif=exif), SETTINGS)
+    assert (picture.width, picture.height) == picture.image.size == (40, 60)
+    upper, lower = picture.image.getpixel((20, 5)), picture.image.getpixel((20, 55))
+    assert isinstance(upper, tuple) and isinstance(lower, tuple)
+    assert upper[1] < 100 < lower[1]
+
+
+def test_broken_exif_does_not_cost_the_picture() -> None:
+    data = encode(noise(32, 32), "JPEG", exif=BROKEN_EXIF)
+    assert preprocess.decode(data, SETTINGS).width == 32
+
+
+# --- colors
+
+
+def test_gray_and_one_bit_become_rgb() -> None:
+    assert color_of(encode(Image.new("L", (4, 4), 77), "PNG")) == (77, 77, 77)
+    assert color_of(encode(Image.new("1", (4, 4), 1), "PNG")) == (255, 255, 255)
+
+
+def test_palette_gives_its_colors() -> None:
+    assert color_of(encode(Image.new("RGB", (4, 4), (255, 0, 51)).convert("P"), "PNG")) == (255, 0, 51)
+
+
+def test_alpha_is_laid_over_white() -> None:
+    assert color_of(encode(Image.new("RGBA", (4, 4), (255, 0, 0, 0)), "PNG")) == (255, 255, 255)
+    assert color_of(encode(Image.new("RGBA", (4, 4), (0, 0, 0, 128)), "PNG")) == (127, 127, 127)
+    assert color_of(encode(Image.new("LA", (4, 4), (0, 0)), "PNG")) == (255, 255, 255)
+
+
+def test_transparent_colors_are_white() -> None:
+    assert color_of(encode(Image.new("RGB", (4, 4), (9, 8, 7)), "PNG", transparency=(9, 8, 7))) == (255, 255, 255)
+    assert color_of(encode(Image.new("L", (4, 4), 9), "PNG", transparency=9)) == (255, 255, 255)
+    assert color_of(encode(Image.new("P", (4, 4), 0), "GIF", transparency=0)) == (255, 255, 255)
+    palette = Image.new("P", (4, 4), 0)
+    assert color_of(encode(palette, "PNG", transparency=b"\0\xff")) == (255, 255, 255)
+
+
+def test_cmyk_jpegs_are_read_as_adobe_writes_them() -> None:
+    red, green, blue = color_of(encode(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG", quality=95))
+    assert red > 240
+    assert max(green, blue) < 20
+    assert color_of(encode(Image.new("CMYK", (4, 4), (0, 255, 255, 0)), "TIFF")) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_sixteen_bit_gray_is_scaled_and_not_clipped(format: str) -> None:
+    ramp = Image.fromarray(np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16))
+    decoded = np.asarray(preprocess.decode(encode(ramp, format), SETTINGS).image)
+    assert np.array_equal(decoded[..., 0].ravel(), np.arange(256))
+
+
+def test_sixteen_bit_color_is_scaled_and_not_clipped() -> None:
+    row = b"\0" + struct.pack(">6H", 0x1234, 0x8000, 0xFFFF, 0, 0x0100, 0x00FF)
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0))
+    data = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b"")
+    pixels = np.asarray(preprocess.decode(data, SETTINGS).image)
+    assert pixels.tolist() == [[[0x12, 0x80, 0xFF], [0, 1, 0]]]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.array([[0.0, 0.5, 1.0]], np.float32), [0, 128, 255]),
+        (np.array([[0.0, 100.0, 255.0]], np.float32), [0, 100, 255]),
+        (np.array([[-10.0, 0.0, 10.0]], np.float32), [0, 128, 255]),
+        (np.array([[0.0, np.nan, np.inf]], np.float32), [0, 0, 0]),
+        (np.array([[0, 100, 255]], np.int32), [0, 100, 255]),
+        (np.array([[0, 256, 65535]], np.int32), [0, 1, 255]),
+        (np.array([[0, 100_000, 200_000]], np.int32), [0, 128, 255]),
+        (np.array([[-7, -7, -7]], np.int32), [0, 0, 0]),
+    ],
+)
+def test_deep_modes_follow_the_stated_rules(values: np.ndarray, expected: list[int]) -> None:
+    decoded = np.asarray(preprocess.decode(encode(Image.fromarray(values), "TIFF"), SETTINGS).image)
+    assert decoded[0, :, 0].tolist() == expected
+
+
+def test_lab_is_not_supported() -> None:
+    with pytest.raises(errors.UnsupportedFormat, match="LAB"):
+        preprocess.decode(encode(Image.new("LAB", (4, 4)), "TIFF"), SETTINGS)
+
+
+# --- the transform
+
+
+def torchvisions(preset: Preprocess) -> ImageClassification:
+    return ImageClassification(
+        crop_size=preset.crop,
+        resize_size=preset.resize,
+        mean=preset.mean,
+        std=preset.std,
+        interpolation=InterpolationMode(preset.interpolation),
+    )
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda each: f"{each.resize}-{each.crop}-{each.interpolation}")
+def test_the_transform_is_torchvisions_to_the_bit(preset: Preprocess) -> None:
+    for width, height in [(500, 375), (301, 402), (50, 31), (224, 224), (90, 353)]:
+        picture = preprocess.decode(encode(noise(width, height), "PNG"), SETTINGS)
+        ours, theirs = preprocess.transform(picture, preset), torchvisions(preset)(picture.image).numpy()
+        assert ours.dtype == np.float32
+        assert np.array_equal(ours, theirs), (width, height)
+
+
+def test_a_crop_larger_than_the_picture_is_padded_like_torchvisions() -> None:
+    preset = Preprocess(99, 224, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    picture = preprocess.decode(encode(noise(150, 101), "PNG"), SETTINGS)
+    assert np.array_equal(preprocess.transform(picture, preset), torchvisions(preset)(picture.image).numpy())
+
+
+@pytest.mark.parametrize("size", [(1, 60_000), (60_000, 1), (3, 20_000)])
+def test_elongated_pictures_need_no_more_memory_than_others(size: tuple[int, int]) -> None:
+    picture = preprocess.decode(encode(Image.new("RGB", size, (255, 0, 0)), "PNG"), SETTINGS)
+    for preset in PRESETS:
+        assert preprocess.transform(picture, preset).shape == (3, preset.crop, preset.crop)
+    pixels = preprocess.crop(picture, PRESETS[0])
+    assert (pixels == np.array([255, 0, 0], np.uint8)).all()
+    assert preprocess.thumbnail(picture, 160)
+
+
+@pytest.mark.parametrize("size", [(900, 150), (150, 900), (402, 300)])
+def test_resizing_only_what_is_kept_differs_by_rounding_alone(size: tuple[int, int]) -> None:
+    preset = catalog.FALLBACK_PREPROCESS
+    smooth = noise(40, 40).resize(size, Image.Resampling.BICUBIC)
+    picture = preprocess.decode(encode(smooth, "PNG"), SETTINGS)
+    kept = preprocess.crop(picture, preset, exact=False).astype(int)
+    whole = torchvisions(preset)(picture.image).numpy()
+    mean, std = np.array(preset.mean)[:, None, None], np.array(preset.std)[:, None, None]
+    assert np.abs(kept - ((whole * std + mean) * 255).transpose(1, 2, 0)).max() < 2
+
+
+def test_large_jpegs_can_be_decoded_smaller() -> None:
+    data = encode(noise(60, 40).resize((2000, 1400), Image.Resampling.BICUBIC), "JPEG")
+    picture = preprocess.decode(data, SETTINGS, at_least_px=256)
+    assert (picture.width, picture.height) == (2000, 1400)
+    assert picture.image.size == (500, 350)
+
+
+def test_small_jpegs_are_never_decoded_below_what_is_asked() -> None:
+    for width, height in [(256, 300), (511, 600), (512, 600), (100, 90), (2049, 2050)]:
+        picture = preprocess.decode(encode(noise(width, height), "JPEG"), SETTINGS, at_least_px=256)
+        assert min(picture.image.size) >= min(256, width, height)
+
+
+# --- thumbnails
+
+
+@pytest.mark.parametrize(("size", "expected"), [((500, 400), (160, 128)), ((40, 30), (40, 30)), ((1, 5000), (1, 160))])
+def test_thumbnails_fit_and_are_jpegs(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    picture = preprocess.decode(encode(Image.new("RGB", size, (200, 30, 30)), "PNG"), SETTINGS)
+    with Image.open(io.BytesIO(preprocess.thumbnail(picture, 160)), formats=["JPEG"]) as thumbnail:
+        assert thumbnail.size == expected
+        assert np.abs(np.asarray(thumbnail).astype(int) - [200, 30, 30]).max() < 12
