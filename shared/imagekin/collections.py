@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from imagekin import db, errors, jobs, models, schemas
 from imagekin.catalog import Space
-from imagekin.jobs.views import moment
+from imagekin.jobs.reports import moment
 from imagekin.types import DType, Precision
 
 

@@ -33,9 +33,12 @@ def add(
     return session.get_one(models.Upload, upload_id)
 
 
-def get(session: Session, owner: str, upload_id: str) -> models.Upload:
-    """Return the owner's upload; raises UploadNotFound, also for one that has expired and that no job names."""
-    upload = session.get(models.Upload, upload_id)
+def get(session: Session, owner: str, upload_id: str, *, lock: bool = False) -> models.Upload:
+    """Return the owner's upload; raises UploadNotFound, also for one that has expired and that no job names.
+
+    `lock` keeps a job that is being submitted and a deletion from missing each other.
+    """
+    upload = session.get(models.Upload, upload_id, with_for_update=lock or None)
     if upload is None or upload.owner != owner or (_expired(session, upload) and not _jobs(session, upload_id)):
         raise errors.UploadNotFound()
     return upload
@@ -46,7 +49,7 @@ def delete(session: Session, owner: str, upload_id: str) -> str:
 
     Raises UploadNotFound, and Conflict while an unfinished job names it.
     """
-    upload = get(session, owner, upload_id)
+    upload = get(session, owner, upload_id, lock=True)
     if _jobs(session, upload_id, models.Job.status.not_in(TERMINAL)):
         raise errors.Conflict("An unfinished job reads this upload; cancel the job or wait for its end.")
     session.delete(upload)

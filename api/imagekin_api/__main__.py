@@ -1,0 +1,5 @@
+"""`python -m imagekin_api`."""
+
+from imagekin_api.command import main
+
+main()

@@ -1,0 +1,62 @@
+"""`Idempotency-Key`: the same request under the same key is the same job.
+
+"Same": canonical JSON with uploads counted by their sha256; for multipart the ordered (field, filename, sha256).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import flask
+
+from imagekin import errors
+
+HEADER = "Idempotency-Key"
+MAX_KEY_CHARS = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """A key, None where the client sent none, and the digest of what came with it."""
+
+    key: str | None
+    digest: str | None
+
+    @classmethod
+    def of_json(cls, body: Any, sha256_by_upload: dict[str, str] | None = None) -> Idempotency:
+        """Read the request's key beside its JSON body."""
+        key = read_key()
+        return cls(key, key and _digest(["json", _by_content(body, sha256_by_upload or {})]))
+
+    @classmethod
+    def of_parts(cls, parts: Iterable[tuple[str, str | None, str]]) -> Idempotency:
+        """Read the request's key beside its multipart body: (field, filename, sha256) in their order."""
+        key = read_key()
+        return cls(key, key and _digest(["multipart", [list(part) for part in parts]]))
+
+
+def read_key() -> str | None:
+    """Return the request's key; raises InvalidRequest for one that cannot be kept."""
+    key = flask.request.headers.get(HEADER)
+    if key is None:
+        return None
+    if not (0 < len(key) <= MAX_KEY_CHARS and key.isascii() and key.isprintable()):
+        raise errors.InvalidRequest(f"{HEADER} must be 1 to {MAX_KEY_CHARS} printable ASCII characters.")
+    return key
+
+
+def _digest(body: Any) -> str:
+    # the path too: one key may not stand for a search and a clustering
+    canonical = json.dumps([flask.request.path, body], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _by_content(body: Any, sha256_by_upload: dict[str, str]) -> Any:
+    source = body.get("source") if isinstance(body, dict) else None
+    if not isinstance(source, dict) or source.get("upload_id") not in sha256_by_upload:
+        return body
+    return {**body, "source": {**source, "upload_id": {"sha256": sha256_by_upload[source["upload_id"]]}}}

@@ -1,0 +1,103 @@
+"""Taking a job in: what all job requests share, from the upload they bring along to the ring after the commit."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO
+from urllib.parse import urlsplit
+
+import flask
+from sqlalchemy.orm import Session
+
+from imagekin import errors, jobs, models, schemas, uploads
+from imagekin.config import Settings
+from imagekin.jobs.submission import lane
+from imagekin.storage import Readable, Stored
+from imagekin_api import answers, service
+from imagekin_api.idempotency import Idempotency
+
+
+@dataclass
+class Enclosure:
+    """A file that came with a job request: stored at once, kept if the job is new."""
+
+    id: str
+    filename: str | None
+    stored: Stored | None = None
+    kept: bool = False
+
+    @property
+    def path(self) -> str:
+        """Its name in the storage."""
+        return uploads.path(self.id)
+
+    def store(self, stream: Readable | IO[bytes], max_bytes: int) -> None:
+        """Write its bytes; raises TooLarge and Unavailable."""
+        self.stored = service.current().storage.write(self.path, stream, max_bytes)
+
+    def work(self) -> dict[str, str | None]:
+        """Say where a worker finds it."""
+        return {"upload_id": self.id, "path": self.path, "filename": self.filename}
+
+
+@contextlib.contextmanager
+def enclosure(filename: str | None = None) -> Iterator[Enclosure]:
+    """Give an enclosure whose bytes are removed at the end, unless a new job took it."""
+    enclosed = Enclosure(models.new_id(), filename)
+    try:
+        yield enclosed
+    finally:
+        if enclosed.stored is not None and not enclosed.kept:
+            service.current().storage.delete(enclosed.path)
+
+
+def known(idempotency: Idempotency) -> flask.Response | None:
+    """Answer with the job that the same request brought before; raises IdempotencyMismatch."""
+    if idempotency.key is None:
+        return None
+    job = service.current().database.read(_known, service.owner(), idempotency)
+    return None if job is None else answers.accepted(job)
+
+
+def _known(session: Session, owner: str, idempotency: Idempotency) -> schemas.Job | None:
+    job = jobs.find_idempotent(session, owner, idempotency.key, idempotency.digest)
+    return None if job is None else jobs.view(session, job)
+
+
+def accept(submission: jobs.Submission, enclosed: Enclosure | None = None) -> flask.Response:
+    """Write the job with its enclosure, ring, and answer 202."""
+    here = service.current()
+    job, new = here.database.write(_submit, submission, enclosed, here.settings)
+    if new:
+        if enclosed is not None:
+            enclosed.kept = True
+        here.doorbell.ring(lane(job.kind))
+    return answers.accepted(job)
+
+
+def _submit(
+    session: Session, submission: jobs.Submission, enclosed: Enclosure | None, settings: Settings
+) -> tuple[schemas.Job, bool]:
+    job, new = jobs.submit(session, submission, settings)
+    if new and enclosed is not None and enclosed.stored is not None:
+        ttl_s = settings.upload_ttl_s
+        uploads.add(session, submission.owner, enclosed.id, enclosed.stored, enclosed.filename, ttl_s)
+    elif new and submission.upload_id is not None:
+        uploads.get(session, submission.owner, submission.upload_id, lock=True)
+    return jobs.view(session, job), new
+
+
+def check_callback(url: str | None) -> None:
+    """Raise InvalidRequest for a callback that is no http or https address."""
+    if url is None:
+        return
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        detail = "callback_url must be an http or https address."
+        raise errors.InvalidRequest(detail, errors=[{"pointer": "/callback_url", "detail": detail}])

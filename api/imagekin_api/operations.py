@@ -1,0 +1,65 @@
+"""What a view takes and gives, said beside it: openapi.json and the documentation page are made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from imagekin import errors
+
+View = TypeVar("View", bound=Callable[..., Any])
+BINARY: dict[str, Any] = {"type": "string", "format": "binary"}
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A parameter in the query or a header, with the JSON Schema of its value."""
+
+    name: str
+    description: str
+    schema: Mapping[str, Any] = field(default_factory=lambda: {"type": "string"})
+    place: str = "query"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One method of one address. `returns` and `body` are types that pydantic knows; `media` are other answers."""
+
+    summary: str
+    returns: Any = None
+    status: int = 200
+    body: Any = None
+    form: Mapping[str, Mapping[str, Any]] | None = None
+    form_model: Any = None
+    raw: bool = False
+    parameters: tuple[Parameter, ...] = ()
+    media: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    errors: tuple[type[errors.ImagekinError], ...] = ()
+
+
+LIMIT = Parameter("limit", "How many at most; clamped.", {"type": "integer", "default": 50, "maximum": 1000})
+CURSOR = Parameter("cursor", "`next_cursor` of the page before.")
+PAGED = (LIMIT, CURSOR)
+IDEMPOTENCY_KEY = Parameter(
+    "Idempotency-Key",
+    "The same request under the same key is the same job; another one is refused.",
+    {"type": "string", "minLength": 1, "maxLength": 255},
+    "header",
+)
+WAIT = Parameter(
+    "Prefer",
+    "`wait=20` holds the answer until the job is terminal or 20 seconds are up; `Preference-Applied` tells if it did.",
+    {"type": "string", "examples": ["wait=20"]},
+    "header",
+)
+
+
+def operation(summary: str, **details: Any) -> Callable[[View], View]:
+    """Say what a view takes and gives; its docstring becomes the description."""
+
+    def describe(view: View) -> View:
+        view.operation = Operation(summary, **details)  # type: ignore[attr-defined]
+        return view
+
+    return describe

@@ -1,0 +1,60 @@
+"""Collections: images in one space."""
+
+from __future__ import annotations
+
+import flask
+from sqlalchemy.orm import Session
+
+from imagekin import catalog, collections, errors, schemas
+from imagekin_api import answers, bodies, pagination, service
+from imagekin_api.operations import PAGED, operation
+
+blueprint = flask.Blueprint("collections", __name__)
+
+
+@blueprint.post("/collections")
+@operation(
+    "Create a collection",
+    body=schemas.CollectionBody,
+    returns=schemas.Collection,
+    status=201,
+    errors=(errors.CollectionExists, errors.UnknownBackbone, errors.UnknownWeights),
+)
+def create() -> flask.Response:
+    """Backbone, weights and precision make its space, which stays: vectors of different spaces never meet."""
+    here = service.current()
+    body = bodies.parse(schemas.CollectionBody, bodies.read_json())
+    space = catalog.resolve_space(body.backbone, body.weights, body.precision, here.settings.weights_dir)
+    created = here.database.write(collections.create, service.owner(), body.name, space, body.dtype)
+    answer = answers.of(created, 201)
+    answer.headers["Location"] = f"/v1/collections/{created.name}"
+    return answer
+
+
+@blueprint.get("/collections")
+@operation("List the collections", returns=schemas.Page[schemas.Collection], parameters=PAGED)
+def index() -> flask.Response:
+    """By name."""
+    after, limit = pagination.cursor("collections"), pagination.limit()
+    items, last = service.current().database.read(collections.page, service.owner(), after, limit)
+    cursor = pagination.encode("collections", last)
+    return answers.of(schemas.Page[schemas.Collection](items=items, next_cursor=cursor))
+
+
+@blueprint.get("/collections/<name>")
+@operation("Show a collection", returns=schemas.Collection, errors=(errors.CollectionNotFound,))
+def show(name: str) -> flask.Response:
+    """The collection, with how many images are in it."""
+    return answers.of(service.current().database.read(_view, service.owner(), name))
+
+
+def _view(session: Session, owner: str, name: str) -> schemas.Collection:
+    return collections.view(session, collections.get(session, owner, name))
+
+
+@blueprint.delete("/collections/<name>")
+@operation("Delete a collection", status=204, errors=(errors.CollectionNotFound,))
+def delete(name: str) -> flask.Response:
+    """Its name is free at once and its unfinished jobs end; the images are removed in the background."""
+    service.current().database.write(collections.delete, service.owner(), name)
+    return answers.nothing()

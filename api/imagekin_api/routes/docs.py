@@ -1,0 +1,28 @@
+"""The contract as OpenAPI 3.1, and as a page to read, made of local files only."""
+
+from __future__ import annotations
+
+import flask
+
+from imagekin_api import auth, openapi, reference
+
+blueprint = flask.Blueprint(
+    "docs", __name__, template_folder="../web/templates", static_folder="../web/static", static_url_path="/docs/static"
+)
+
+
+@blueprint.get("/openapi.json")
+@auth.public
+def document() -> flask.Response:
+    """Answer with the OpenAPI document."""
+    return flask.jsonify(openapi.document(flask.current_app))
+
+
+@blueprint.get("/docs")
+@auth.public
+def page() -> flask.Response:
+    """Answer with the documentation page."""
+    text = flask.render_template("docs.html", page=reference.page(openapi.document(flask.current_app)))
+    answer = flask.Response(text, mimetype="text/html")
+    answer.headers["Content-Security-Policy"] = "default-src 'none'; style-src 'self'; frame-ancestors 'none'"
+    return answer

@@ -1,0 +1,121 @@
+"""Images of a collection, their embeddings and thumbnails."""
+
+from __future__ import annotations
+
+import io
+
+import flask
+import numpy as np
+from sqlalchemy.orm import Session
+
+from imagekin import collections, errors, images, schemas, segments
+from imagekin.types import DType
+from imagekin_api import answers, bodies, pagination, service
+from imagekin_api.operations import BINARY, PAGED, operation
+
+blueprint = flask.Blueprint("images", __name__)
+
+NPY = "application/octet-stream"
+MISSING = (errors.CollectionNotFound, errors.ImageNotFound)
+
+
+@blueprint.get("/collections/<name>/images")
+@operation(
+    "List the images of a collection",
+    returns=schemas.Page[schemas.Image],
+    parameters=PAGED,
+    errors=(errors.CollectionNotFound,),
+)
+def index(name: str) -> flask.Response:
+    """In the order in which they came."""
+    after, limit = pagination.cursor("images"), pagination.limit()
+    items, last = service.current().database.read(_page, service.owner(), name, after, limit)
+    return answers.of(schemas.Page[schemas.Image](items=items, next_cursor=pagination.encode("images", last)))
+
+
+def _page(
+    session: Session, owner: str, name: str, after: str | None, limit: int
+) -> tuple[list[schemas.Image], str | None]:
+    return images.page(session, collections.get(session, owner, name), after, limit)
+
+
+@blueprint.get("/collections/<name>/images/<image_id>")
+@operation("Show an image", returns=schemas.Image, errors=MISSING)
+def show(name: str, image_id: str) -> flask.Response:
+    """What is known of the image; its embedding and thumbnail have addresses of their own."""
+    return answers.of(service.current().database.read(_view, service.owner(), name, image_id))
+
+
+def _view(session: Session, owner: str, name: str, image_id: str) -> schemas.Image:
+    return images.view(images.get(session, collections.get(session, owner, name), image_id))
+
+
+@blueprint.patch("/collections/<name>/images/<image_id>")
+@operation("Replace an image's metadata", body=schemas.ImagePatch, returns=schemas.Image, errors=MISSING)
+def annotate(name: str, image_id: str) -> flask.Response:
+    """The metadata that is sent takes the place of all that was there."""
+    body = bodies.parse(schemas.ImagePatch, bodies.read_json())
+    return answers.of(service.current().database.write(_annotate, service.owner(), name, image_id, body.metadata))
+
+
+def _annotate(session: Session, owner: str, name: str, image_id: str, metadata: schemas.Metadata) -> schemas.Image:
+    collection = collections.get(session, owner, name)
+    return images.view(images.annotate(session, collection, image_id, metadata))
+
+
+@blueprint.delete("/collections/<name>/images/<image_id>")
+@operation("Delete an image", status=204, errors=MISSING)
+def delete(name: str, image_id: str) -> flask.Response:
+    """No search or clustering that starts from now on sees it."""
+    service.current().database.write(_delete, service.owner(), name, image_id)
+    return answers.nothing()
+
+
+def _delete(session: Session, owner: str, name: str, image_id: str) -> None:
+    images.delete(session, collections.get(session, owner, name), image_id)
+
+
+@blueprint.get("/collections/<name>/images/<image_id>/embedding")
+@operation("Get an image's embedding", returns=schemas.Embedding, media={NPY: BINARY}, errors=MISSING)
+def embedding(name: str, image_id: str) -> flask.Response:
+    """As JSON, or as a NumPy file for `Accept: application/octet-stream`."""
+    image, dtype, vector = service.current().database.read(_vector, service.owner(), name, image_id)
+    if answers.best_media_type(answers.MEDIA_TYPE, NPY) == NPY:
+        return _npy(image.id, vector.astype(dtype.value))
+    return answers.of(
+        schemas.Embedding(id=image.id, key=image.key, dim=len(vector), dtype=dtype, embedding=vector.tolist())
+    )
+
+
+def _vector(session: Session, owner: str, name: str, image_id: str) -> tuple[schemas.Image, DType, np.ndarray]:
+    collection = collections.get(session, owner, name)
+    image = images.get(session, collection, image_id)
+    return images.view(image), DType(collection.dtype), segments.vector(session, image)
+
+
+def _npy(image_id: str, vector: np.ndarray) -> flask.Response:
+    file = io.BytesIO()
+    np.save(file, vector, allow_pickle=False)
+    answer = flask.Response(file.getvalue(), mimetype=NPY)
+    answer.headers["Content-Disposition"] = f'attachment; filename="{image_id}.npy"'
+    return answer
+
+
+@blueprint.get("/collections/<name>/images/<image_id>/thumbnail")
+@operation("Get an image's thumbnail", media={"image/jpeg": BINARY}, errors=MISSING)
+def thumbnail(name: str, image_id: str) -> flask.Response:
+    """A small JPEG, upright."""
+    content_hash, picture = service.current().database.read(_thumbnail, service.owner(), name, image_id)
+    if picture is None:
+        raise errors.NotFound("This image has no thumbnail.")
+    answer = flask.Response(picture, mimetype="image/jpeg")
+    # an image keeps its id when its content is replaced, so a cached one is asked for again
+    answer.headers["Cache-Control"] = "private, no-cache"
+    answer.set_etag(content_hash)
+    answer.make_conditional(flask.request)
+    return answer
+
+
+def _thumbnail(session: Session, owner: str, name: str, image_id: str) -> tuple[str, bytes | None]:
+    image = images.get(session, collections.get(session, owner, name), image_id)
+    return image.content_hash, segments.thumbnail(session, image)

@@ -1,0 +1,86 @@
+"""Uploads: raw bytes for jobs to come."""
+
+from __future__ import annotations
+
+from typing import IO
+
+import flask
+from werkzeug.http import parse_options_header
+
+from imagekin import errors, models, schemas, uploads
+from imagekin.storage import Stored
+from imagekin_api import answers, multipart, problems, service
+from imagekin_api.operations import Parameter, operation
+
+blueprint = flask.Blueprint("uploads", __name__)
+
+MAX_FILENAME_CHARS = 1024
+
+
+@blueprint.post("/uploads")
+@operation(
+    "Upload a file",
+    raw=True,
+    returns=schemas.Upload,
+    status=201,
+    parameters=(Parameter("filename", "The file's name: the key of a single image."),),
+    errors=(errors.TooLarge, errors.Unavailable),
+)
+def create() -> flask.Response:
+    """The body is the file itself: a zip, tar or tar.gz, one image, or a manifest; what it is shows its content.
+
+    It lives while an unexpired job names it, else a day.
+    """
+    here = service.current()
+    if multipart.is_multipart():
+        raise problems.UnsupportedMediaType("Send the file itself as the body, without a form around it.")
+    max_bytes = here.settings.max_upload_bytes
+    if (flask.request.content_length or 0) > max_bytes:
+        raise errors.TooLarge(f"The upload is larger than {max_bytes:,} bytes.")
+    filename = _filename()
+    upload_id = models.new_id()
+    path = uploads.path(upload_id)
+    body = _Counted(flask.request.stream)
+    # what is stored of a tar.gz is larger than what was sent
+    sent = Stored(here.storage.write(path, body, max_bytes).sha256, body.size)
+    kept = False
+    try:
+        if sent.size == 0:
+            raise errors.InvalidRequest("The upload is empty; send the file as the body.")
+        here.database.write(uploads.add, service.owner(), upload_id, sent, filename, here.settings.upload_ttl_s)
+        kept = True
+    finally:
+        if not kept:
+            here.storage.delete(path)
+    return answers.of(schemas.Upload(id=upload_id, sha256=sent.sha256, size=sent.size), 201)
+
+
+class _Counted:
+    """A stream that counts what is read from it."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self.size = 0
+
+    def read(self, size: int, /) -> bytes:
+        piece = self._stream.read(size)
+        self.size += len(piece)
+        return piece
+
+
+def _filename() -> str | None:
+    _, options = parse_options_header(flask.request.headers.get("Content-Disposition", ""))
+    name = flask.request.args.get("filename") or options.get("filename")
+    if name is not None and (len(name) > MAX_FILENAME_CHARS or not name.isprintable()):
+        raise errors.InvalidRequest(f"A file name has at most {MAX_FILENAME_CHARS} printable characters.")
+    return name or None
+
+
+@blueprint.delete("/uploads/<upload_id>")
+@operation("Delete an upload", status=204, errors=(errors.UploadNotFound, errors.Conflict))
+def delete(upload_id: str) -> flask.Response:
+    """Refused while an unfinished job reads it."""
+    here = service.current()
+    path = here.database.write(uploads.delete, service.owner(), upload_id)
+    here.storage.delete(path)
+    return answers.nothing()

@@ -1,0 +1,50 @@
+"""What every request works with: built once for a process, found through the running app."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import flask
+
+from imagekin.config import Settings
+from imagekin.db import Database
+from imagekin.queue import Doorbell
+from imagekin.storage import Storage
+from imagekin_api.waiting import Watcher
+
+EXTENSION = "imagekin"
+
+
+@dataclass(frozen=True)
+class Service:
+    """The settings, the database, the storage, the doorbell, and the watcher that held answers wait for."""
+
+    settings: Settings
+    database: Database
+    storage: Storage
+    doorbell: Doorbell
+    watcher: Watcher
+
+    @classmethod
+    def open(cls, settings: Settings) -> Service:
+        """Open what the settings name; nothing is connected yet."""
+        database = Database(settings.database, pool_size=settings.api_threads)
+        watcher = Watcher(database, max_waiting=settings.api_threads // 2)
+        return cls(settings, database, Storage(settings), Doorbell(settings), watcher)
+
+    def close(self) -> None:
+        """Answer whoever waits, and close the connections."""
+        self.watcher.close()
+        self.doorbell.close()
+        self.database.dispose()
+
+
+def current() -> Service:
+    """Return the service of the app that answers this request."""
+    return cast(Service, flask.current_app.extensions[EXTENSION])
+
+
+def owner() -> str:
+    """Return whom this request comes from, as auth found it."""
+    return cast(str, flask.g.owner)

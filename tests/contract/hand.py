@@ -1,0 +1,91 @@
+"""A hand that plays the worker, with the functions that workers use."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from imagekin import catalog, collections, jobs, models, segments
+from imagekin.config import Settings
+from imagekin.db import Database
+from imagekin.types import DType, Lane, OnConflict, Precision
+
+DIM = 64
+
+
+def picture(seed: int = 0, size: tuple[int, int] = (32, 24), kind: str = "PNG") -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind)
+    return file.getvalue()
+
+
+def vector(seed: int, dim: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(dim).astype(np.float32)
+
+
+@dataclass
+class Hand:
+    """Does by hand what a worker would."""
+
+    database: Database
+    settings: Settings
+
+    def collection(self, name: str = "archive", owner: str = "admin", dtype: str = "float32") -> str:
+        space = catalog.resolve_space(catalog.FAKE_BACKBONE, None, Precision.EXACT, self.settings.weights_dir)
+        self.database.write(collections.create, owner, name, space, DType(dtype))
+        return name
+
+    def images(self, *keys: str, name: str = "archive", owner: str = "admin") -> list[str]:
+        """Store an image for each key, and return their ids."""
+
+        def store(session: Any) -> list[str]:
+            collection = collections.get(session, owner, name)
+            dim = session.get_one(models.Space, collection.space_id).dim
+            items = [
+                segments.Item(
+                    key,
+                    vector=vector(seed, dim),
+                    content_hash=f"{seed:064x}",
+                    width=32,
+                    height=24,
+                    format="PNG",
+                    thumbnail=picture(seed, kind="JPEG"),
+                )
+                for seed, key in enumerate(keys)
+            ]
+            return [record.image_id for record in segments.store(session, collection.id, items, OnConflict.REPLACE)]
+
+        return self.database.write(store)
+
+    def claim(self, lane: Lane) -> jobs.Claim:
+        [claim] = self.database.write(jobs.claim, lane, models.new_id(), self.settings)
+        return claim
+
+    def finish_search(self, summary: dict[str, Any], thumbnail: bytes | None = None) -> None:
+        claim = self.claim(Lane.INTERACTIVE)
+        self.database.write(jobs.finish_result, claim, summary, thumbnail=thumbnail)
+
+    def finish_cluster(self, summary: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+        claim = self.claim(Lane.BULK)
+        self.database.write(jobs.finalize, claim, 1, [rows[:2], rows[2:]])
+        self.database.write(jobs.finish_result, claim, summary)
+
+    def finish_embed(self, *items: segments.Item) -> None:
+        """Plan one chunk of these items and finish it."""
+        entries = [{"key": item.key, "ref": {}, "error": None, "metadata": None} for item in items]
+        plan = self.claim(Lane.BULK)
+        pieces = [entries] if entries else []
+        self.database.write(jobs.plan, plan, pieces, ignored=1, cursor=None, finished=True)
+        if entries:
+            self.database.write(jobs.finish_images, self.claim(Lane.BULK), list(items))
+
+    def item(self, key: str, seed: int = 0) -> segments.Item:
+        dim = catalog.backbones()[catalog.FAKE_BACKBONE].dim
+        return segments.Item(
+            key, vector=vector(seed, dim), content_hash=f"{seed:064x}", width=3, height=2, format="PNG"
+        )

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import io
+
+import httpx2
+import numpy as np
+import pytest
+from hand import DIM, Hand, vector
+from serving import Running
+from wire import check_problem
+
+from imagekin import catalog
+
+
+def create(client: httpx2.Client, **body: object) -> httpx2.Response:
+    return client.post("/v1/collections", json={"name": "archive", "backbone": "fake", **body})
+
+
+def test_backbones_are_listed_with_one_default_and_none_for_tests(client: httpx2.Client) -> None:
+    page = client.get("/v1/backbones").json()
+    assert page["next_cursor"] is None
+    assert [each["name"] for each in page["items"] if each["default"]] == [catalog.DEFAULT_BACKBONE]
+    assert {"name", "dim", "weights", "default"} == page["items"][0].keys()
+    assert "fake" not in {each["name"] for each in page["items"]}
+
+
+def test_a_created_collection_is_shown_as_it_was_created(client: httpx2.Client) -> None:
+    answer = create(client, dtype="float16", precision="fast")
+    assert answer.status_code == 201
+    assert answer.headers["Location"] == "/v1/collections/archive"
+    body = answer.json()
+    assert body["dim"] == DIM
+    assert (body["name"], body["backbone"], body["weights"]) == ("archive", "fake", "PIXELS")
+    assert (body["dtype"], body["precision"], body["image_count"]) == ("float16", "fast", 0)
+    assert len(body["space_id"]) == 32
+    assert body["created_at"].endswith("Z")
+    assert client.get("/v1/collections/archive").json() == body
+
+
+def test_a_collection_takes_the_default_backbone(client: httpx2.Client) -> None:
+    body = client.post("/v1/collections", json={"name": "archive"}).json()
+    assert body["backbone"] == catalog.DEFAULT_BACKBONE
+    assert (body["dtype"], body["precision"]) == ("float32", "exact")
+
+
+def test_collections_of_one_space_share_it(client: httpx2.Client) -> None:
+    first, second, fast = (create(client, name=name, precision=how).json() for name, how in
+                           [("a", "exact"), ("b", "exact"), ("c", "fast")])  # fmt: skip
+    assert first["space_id"] == second["space_id"] != fast["space_id"]
+
+
+def test_a_name_is_taken_once_for_each_owner(client: httpx2.Client, stranger: httpx2.Client) -> None:
+    assert create(client).status_code == 201
+    check_problem(create(client), 409, "collection_exists")
+    assert create(stranger).status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({"name": ""}, "/name"),
+        ({"name": "../up"}, "/name"),
+        ({"name": 7}, "/name"),
+        ({"name": "x" * 129}, "/name"),
+        ({"dtype": "float64"}, "/dtype"),
+        ({"precision": "sloppy"}, "/precision"),
+        ({"nam": "a"}, "/nam"),
+    ],
+)
+def test_a_wrong_field_is_pointed_at(client: httpx2.Client, body: dict[str, object], pointer: str) -> None:
+    problem = check_problem(create(client, **body), 422, "invalid_request")
+    assert [error["pointer"] for error in problem["errors"]] == [pointer]
+
+
+def test_unknown_backbones_and_weights_are_refused(client: httpx2.Client) -> None:
+    check_problem(create(client, backbone="resnet51"), 422, "unknown_backbone")
+    check_problem(create(client, weights="../secrets.pt"), 422, "unknown_weights")
+
+
+def test_collections_are_paged_by_name_and_inserts_move_nothing(client: httpx2.Client) -> None:
+    for name in ("d", "b", "f"):
+        create(client, name=name)
+    first = client.get("/v1/collections", params={"limit": 2}).json()
+    assert [each["name"] for each in first["items"]] == ["b", "d"]
+    create(client, name="a")
+    create(client, name="e")
+    second = client.get("/v1/collections", params={"limit": 2, "cursor": first["next_cursor"]}).json()
+    assert [each["name"] for each in second["items"]] == ["e", "f"]
+    assert second["next_cursor"] is None
+
+
+def test_a_deleted_collection_frees_its_name_and_ends_its_jobs(
+    client: httpx2.Client, hand: Hand, server: Running
+) -> None:
+    hand.collection()
+    hand.images("a.jpg", "b.jpg")
+    job = client.post("/v1/jobs/cluster", json={"collection": "archive", "n_clusters": 2}).json()
+    answer = client.delete("/v1/collections/archive")
+    assert (answer.status_code, answer.content) == (204, b"")
+    check_problem(client.get("/v1/collections/archive"), 404, "collection_not_found")
+    check_problem(client.delete("/v1/collections/archive"), 404, "collection_not_found")
+    after = client.get(f"/v1/jobs/{job['id']}").json()
+    assert (after["status"], after["error"]["code"]) == ("cancelled", "collection_deleted")
+    assert create(client).json()["image_count"] == 0
+
+
+def test_what_is_anothers_is_not_there(client: httpx2.Client, stranger: httpx2.Client, hand: Hand) -> None:
+    hand.collection()
+    [image] = hand.images("a.jpg")
+    for path in ("", "/images", f"/images/{image}", f"/images/{image}/embedding", f"/images/{image}/thumbnail"):
+        assert client.get(f"/v1/collections/archive{path}").status_code == 200
+        check_problem(stranger.get(f"/v1/collections/archive{path}"), 404, "collection_not_found")
+    check_problem(stranger.delete("/v1/collections/archive"), 404, "collection_not_found")
+    check_problem(stranger.delete(f"/v1/collections/archive/images/{image}"), 404, "collection_not_found")
+    patched = stranger.patch(f"/v1/collections/archive/images/{image}", json={"metadata": {}})
+    check_problem(patched, 404, "collection_not_found")
+    assert stranger.get("/v1/collections").json()["items"] == []
+    assert client.get("/v1/collections/archive").json()["image_count"] == 1
+
+
+def test_images_are_paged_in_their_order(client: httpx2.Client, hand: Hand) -> None:
+    hand.collection()
+    ids = hand.images("c.jpg", "a.jpg", "b.jpg")
+    seen, cursor = [], ""
+    while cursor is not None:
+        page = client.get("/v1/collections/archive/images", params={"limit": 2, "cursor": cursor}).json()
+        seen += [image["id"] for image in page["items"]]
+        cursor = page["next_cursor"]
+    assert seen == sorted(ids)
+    fields = {"id", "key", "content_hash", "width", "height", "format", "metadata", "created_at"}
+    assert page["items"][0].keys() == fields
+
+
+def test_metadata_is_replaced_and_seen_by_searches_to_come(client: httpx2.Client, hand: Hand) -> None:
+    hand.collection()
+    [image] = hand.images("a.jpg")
+    path = f"/v1/collections/archive/images/{image}"
+    assert client.patch(path, json={"metadata": {"year": 1969, "tags": ["moon"]}}).status_code == 200
+    answer = client.patch(path, json={"metadata": {"place": "Ürümqi"}})
+    assert answer.json()["metadata"] == client.get(path).json()["metadata"] == {"place": "Ürümqi"}
+    problem = check_problem(client.patch(path, json={"key": "b.jpg"}), 422, "invalid_request")
+    assert {error["pointer"] for error in problem["errors"]} == {"/metadata", "/key"}
+
+
+def test_changes_raise_the_revision_that_a_resident_matrix_catches_up_by(
+    client: httpx2.Client, hand: Hand, server: Running
+) -> None:
+    from imagekin import collections, segments
+
+    hand.collection()
+    first, second = hand.images("a.jpg", "b.jpg")
+    collection = server.database.read(collections.get, "admin", "archive")
+    before = collection.revision
+    client.patch(f"/v1/collections/archive/images/{first}", json={"metadata": {"a": 1}})
+    client.delete(f"/v1/collections/archive/images/{second}")
+    after, count = server.database.read(segments.head, collection.id)
+    assert (after, count) == (before + 2, 1)
+
+
+def test_a_deleted_image_is_gone(client: httpx2.Client, hand: Hand) -> None:
+    hand.collection()
+    first, second = hand.images("a.jpg", "b.jpg")
+    path = f"/v1/collections/archive/images/{first}"
+    assert client.delete(path).status_code == 204
+    for call in (client.get, client.delete):
+        check_problem(call(path), 404, "image_not_found")
+    check_problem(client.get(f"{path}/embedding"), 404, "image_not_found")
+    page = client.get("/v1/collections/archive/images").json()
+    assert [image["id"] for image in page["items"]] == [second]
+    assert client.get("/v1/collections/archive").json()["image_count"] == 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_an_embedding_comes_as_json_or_npy(client: httpx2.Client, hand: Hand, dtype: str) -> None:
+    hand.collection(dtype=dtype)
+    [image] = hand.images("a.jpg")
+    path = f"/v1/collections/archive/images/{image}/embedding"
+    expected = vector(0, DIM).astype(dtype)
+    body = client.get(path).json()
+    assert (body["id"], body["key"], body["dim"], body["dtype"]) == (image, "a.jpg", DIM, dtype)
+    np.testing.assert_array_equal(np.asarray(body["embedding"], dtype), expected)
+    answer = client.get(path, headers={"Accept": "application/octet-stream"})
+    loaded = np.load(io.BytesIO(answer.content), allow_pickle=False)
+    assert loaded.dtype == dtype
+    np.testing.assert_array_equal(loaded, expected)
+    fallback = client.get(path, headers={"Accept": "image/gif"})
+    assert fallback.json() == body
+
+
+def test_a_thumbnail_is_a_jpeg_that_can_be_asked_for_again(client: httpx2.Client, hand: Hand) -> None:
+    hand.collection()
+    [image] = hand.images("a.jpg")
+    path = f"/v1/collections/archive/images/{image}/thumbnail"
+    answer = client.get(path)
+    assert answer.headers["Content-Type"] == "image/jpeg"
+    assert answer.content.startswith(b"\xff\xd8")
+    again = client.get(path, headers={"If-None-Match": answer.headers["ETag"]})
+    assert (again.status_code, again.content) == (304, b"")

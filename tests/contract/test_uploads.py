@@ -1,0 +1,133 @@
+"""Uploads."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import socket
+import tarfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx2
+import pytest
+from hand import Hand, picture
+from serving import Running
+from test_jobs import accepted, count, embed, stored_files
+from wire import ADMIN_KEY, check_problem
+
+from imagekin import models, uploads
+
+
+def test_an_upload_is_kept_byte_by_byte(client: httpx2.Client, server: Running) -> None:
+    data = picture() * 3000
+    answer = client.post("/v1/uploads", content=data)
+    assert answer.status_code == 201
+    body = answer.json()
+    assert body.keys() == {"id", "sha256", "size"}
+    assert (body["sha256"], body["size"]) == (hashlib.sha256(data).hexdigest(), len(data))
+    assert server.service.storage.open(uploads.path(body["id"])).read() == data
+
+
+def test_an_upload_may_come_in_chunks_of_unknown_length(client: httpx2.Client) -> None:
+    def pieces() -> Iterator[bytes]:
+        yield from (b"a" * 70_000, b"b", b"c" * 70_000)
+
+    body = client.post("/v1/uploads", content=pieces()).json()
+    assert body["size"] == 140_001
+
+
+def test_the_sum_of_a_tar_gz_is_of_what_was_sent(client: httpx2.Client) -> None:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        member = tarfile.TarInfo("a.png")
+        member.size = len(picture())
+        archive.addfile(member, io.BytesIO(picture()))
+    data = gzip.compress(file.getvalue())
+    body = client.post("/v1/uploads", content=data).json()
+    assert (body["sha256"], body["size"]) == (hashlib.sha256(data).hexdigest(), len(data))
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Content-Disposition": 'attachment; filename="moon.png"'}, {"Content-Type": "image/png"}]
+)
+def test_an_upload_may_have_a_name(client: httpx2.Client, server: Running, headers: dict[str, str]) -> None:
+    params = {} if "Content-Disposition" in headers else {"filename": "moon.png"}
+    upload_id = client.post("/v1/uploads", content=picture(), headers=headers, params=params).json()["id"]
+    assert server.database.read(uploads.get, "admin", upload_id).filename == "moon.png"
+
+
+def test_an_empty_upload_is_refused_and_not_kept(client: httpx2.Client, server: Running) -> None:
+    check_problem(client.post("/v1/uploads", content=b""), 422, "invalid_request")
+    assert stored_files(server) == []
+    assert count(server, models.Upload) == 0
+
+
+def test_a_form_is_no_upload(client: httpx2.Client) -> None:
+    answer = client.post("/v1/uploads", files={"file": ("a.png", picture())})
+    check_problem(answer, 415, "unsupported_media_type")
+
+
+def test_an_upload_past_the_limit_is_refused(serve: Callable[..., Running]) -> None:
+    server = serve(max_upload_bytes=100_000, max_image_bytes=50_000)
+    client = server.client(ADMIN_KEY)
+    Hand(server.database, server.settings).collection()
+
+    def pieces() -> Iterator[bytes]:
+        for _ in range(20):
+            yield b"x" * 10_000
+
+    form = {"data": {"collection": "archive"}}
+    for answer in (
+        client.post("/v1/uploads", content=b"x" * 100_001),
+        client.post("/v1/uploads", content=b"x" * 9_000_000),
+        client.post("/v1/uploads", content=pieces()),
+        client.post("/v1/jobs/embed", files={"archive": ("a.zip", b"x" * 100_001)}, **form),
+        client.post("/v1/jobs/embed", files=[("images", (f"{n}.png", b"x" * 60_000)) for n in range(2)], **form),
+        client.post("/v1/jobs/search", files={"image": ("a.png", b"x" * 50_001)}, **form),
+    ):
+        check_problem(answer, 413, "too_large")
+    assert client.post("/v1/uploads", content=b"x" * 100_000).status_code == 201
+    assert len(stored_files(server)) == count(server, models.Upload) == 1
+
+
+def test_an_upload_that_breaks_off_is_not_kept(server: Running) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+    lines = ["POST /v1/uploads HTTP/1.1", f"Host: {host}", f"Authorization: Bearer {ADMIN_KEY}", "Content-Length: 1000"]
+    head = "\r\n".join([*lines, "", ""])
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(head.encode() + b"x" * 10)
+        connection.shutdown(socket.SHUT_WR)
+        answer = connection.recv(4096)
+    assert b" 400 " in answer.split(b"\r\n")[0]
+    assert count(server, models.Upload) == 0
+    assert stored_files(server) == []
+
+
+def test_an_upload_is_deleted_unless_an_unfinished_job_reads_it(
+    client: httpx2.Client, stranger: httpx2.Client, hand: Hand, server: Running
+) -> None:
+    hand.collection()
+    upload_id = client.post("/v1/uploads", content=picture()).json()["id"]
+    job = accepted(embed(client, upload_id))
+    check_problem(stranger.delete(f"/v1/uploads/{upload_id}"), 404, "upload_not_found")
+    check_problem(client.delete(f"/v1/uploads/{upload_id}"), 409, "conflict")
+    client.post(f"/v1/jobs/{job['id']}/cancel")
+    assert client.delete(f"/v1/uploads/{upload_id}").status_code == 204
+    check_problem(client.delete(f"/v1/uploads/{upload_id}"), 404, "upload_not_found")
+    assert stored_files(server) == []
+
+
+def test_an_expired_upload_is_gone_unless_a_job_names_it(client: httpx2.Client, hand: Hand, server: Running) -> None:
+    hand.collection()
+    alone, named = (client.post("/v1/uploads", content=picture()).json()["id"] for _ in range(2))
+    accepted(embed(client, named))
+
+    def expire(session: Any) -> None:
+        for upload_id in (alone, named):
+            session.get(models.Upload, upload_id).expires_at = 1.0
+
+    server.database.write(expire)
+    check_problem(embed(client, alone), 404, "upload_not_found")
+    accepted(embed(client, named))
