@@ -144,6 +144,7 @@ def test_search(call, server: FakeServer, pictures: Path) -> None:
         "1\t0.9100\ta.png\ti1",
         "2\t0.5000\tb.png\ti2",
     ]
+    assert done.err == "Contact sheet: out/sheet.png\n"
     assert Path("out/sheet.png").read_bytes() == PNG
     assert b'name="top_k"\r\n\r\n2\r\n' in server.posts("/v1/jobs/search")[0].body
 
@@ -159,6 +160,14 @@ def test_search_for_a_key_a_url_and_a_filter(call, server: FakeServer) -> None:
     assert first["top_k"] == 5
     assert second["query"] == {"url": "https://example.com/a.png"}
     assert call("search", "a", "-c", "c", "--filter", "nonsense").code == 2
+
+
+def test_search_for_what_is_neither_file_nor_key(call, server: FakeServer) -> None:
+    server.add_collection("c")
+    server.faults += [problem(200, "ok"), problem(404, "image_not_found")]
+    done = call("search", "nope.png", "-c", "c")
+    assert done.code == 1
+    assert "There is no file nope.png here, and no such image in c. [image_not_found]" in done.err
 
 
 def test_search_failed(call, server: FakeServer) -> None:

@@ -495,6 +495,9 @@ def test_the_result_of_a_failed_job_is_its_error(server: FakeServer, client: Cli
     server.steps = [{"status": "failed", "error": {"code": "empty_source", "detail": "Nothing in it."}}]
     with pytest.raises(errors.EmptySource, match="Nothing in it"):
         client.embed("s3://x", "c").result()
+    server.steps = [{"status": "failed", "error": {"code": "decode_error", "detail": "Broken."}}]
+    with pytest.raises(errors.DecodeError, match="Broken"):
+        client.search(b"x", collection="c")
     server.steps = [{"status": "failed", "error": {"code": "new_code", "detail": "Odd."}}]
     with pytest.raises(errors.JobError, match="Odd") as caught:
         client.embed("s3://x", "c").result()

@@ -117,7 +117,7 @@ def test_own_pictures(server: FakeServer, folder: Path, tmp_path: Path) -> None:
         {"image_key": KEYS[at]} for at in (0, 2, 4)
     ]
     assert [search.same_theme for search in figures.searches] == [None] * 3
-    assert figures.sheets[0].parent == tmp_path / "data" / "sheets"
+    assert figures.sheets[0].parent == tmp_path / "data" / "sheets" / name
     assert "theme" not in console.file.getvalue()  # type: ignore[attr-defined]
 
 

@@ -80,7 +80,8 @@ def fields(values: dict[str, Any]) -> None:
     width = max(map(len, values)) + 2 if console.is_terminal else 0
     for name, value in values.items():
         if console.is_terminal:
-            console.print(Text(name.ljust(width), style="bold"), _styled(value), sep="")
+            if value is not None:
+                console.print(Text(name.ljust(width), style="bold"), _styled(value), sep="")
         else:
             print(f"{name}\t{_plain(value)}")
 

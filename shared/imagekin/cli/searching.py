@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from imagekin import errors
 from imagekin.cli import following, output
 from imagekin.cli.session import FAILURE, AsJson, InCollection, current
 from imagekin.schemas import MAX_TOP_K
@@ -27,11 +28,13 @@ def search(
 ) -> None:
     """Find the pictures that are most similar to one."""
     client = current(context).client(collection)
-    job = client.search_job(
-        **_query(image), collection=collection, top_k=top_k, min_score=min_score, filter=_filter(where)
-    )
+    query, wanted = _query(image), _filter(where)
+    try:
+        job = client.search_job(**query, collection=collection, top_k=top_k, min_score=min_score, filter=wanted)
+    except errors.ImageNotFound:
+        raise errors.ImageNotFound(f"There is no file {image} here, and no such image in {collection}.") from None
     following.follow(job)
-    if job.error or not job.progress:
+    if following.exit_code(job) == FAILURE:
         following.finish(job)
     result = job.result()
     if as_json:
@@ -43,8 +46,6 @@ def search(
             output.say("Nothing found.")
     if sheet:
         write(sheet, job.sheet())
-    if following.exit_code(job) == FAILURE:
-        following.finish(job)
 
 
 def write(path: Path, content: bytes) -> None:

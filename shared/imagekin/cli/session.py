@@ -51,8 +51,6 @@ class Session:
             return self._near()
         if isinstance(error, errors.JobNotFound):
             return "`imagekin jobs list` shows the jobs there are."
-        if isinstance(error, errors.UnknownBackbone | errors.UnknownWeights) and self._client:
-            return "There are: " + ", ".join(backbone.name for backbone in self._client.backbones()) + "."
         return ""
 
     def _near(self) -> str:
@@ -63,7 +61,7 @@ class Session:
             return "There is no collection yet; `imagekin embed PATH -c NAME` makes one."
         near = difflib.get_close_matches(self.collection, names, n=3, cutoff=0.5)
         if near:
-            return f"Did you mean {' or '.join(near)}?"
+            return f"Did you mean {', '.join(near)}?"
         return f"There are: {', '.join(sorted(names)[:10])}{', …' if len(names) > 10 else ''}."
 
 

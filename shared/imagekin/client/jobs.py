@@ -120,7 +120,7 @@ class Job(Generic[R]):
         return self
 
     def raise_for_status(self) -> Self:
-        """Raise the job's own error (`imagekin.errors.JobError`) when it failed or was cancelled."""
+        """Raise the job's own error, a `JobError` or its picture's `ItemError`, when it failed or was cancelled."""
         if self.status is JobStatus.FAILED:
             raise problems.from_job(self.error) if self.error else errors.JobError(self._failure())
         if self.status is JobStatus.CANCELLED:

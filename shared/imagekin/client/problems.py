@@ -89,7 +89,9 @@ def _request_errors() -> dict[str, type[errors.ImagekinError]]:
 
 @cache
 def _job_errors() -> dict[str, type[errors.ImagekinError]]:
-    return {kind.code: kind for kind in _family(errors.JobError)}
+    # A job of one picture, a search, fails with that picture's error.
+    families = (*_family(errors.ItemError), *_family(errors.JobError))
+    return {kind.code: kind for kind in families}
 
 
 def _family(

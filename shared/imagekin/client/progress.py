@@ -40,7 +40,7 @@ class Bar:
             console=self.console,
             disable=not self._live,
         )
-        self._task = self._bar.add_task("", total=None, count="", detail="")
+        self._task = self._bar.add_task("", total=None, visible=False, count="", detail="")
         self._said = ""
         self._said_at = 0.0
 
@@ -55,9 +55,16 @@ class Bar:
 
     def update(self, what: str, done: int, total: int | None, count: str, detail: str, *, final: bool = False) -> None:
         """Show how far the work is; on no terminal, when `what` changes, at the end and every five seconds."""
-        shown = 1 if final and not total else total
+        # Of nothing, all would be done before it began.
+        shown = (total or 1) if final else (total or None)
         self._bar.update(
-            self._task, description=what, completed=shown if final else done, total=shown, count=count, detail=detail
+            self._task,
+            description=what,
+            completed=shown if final else done,
+            total=shown,
+            visible=True,
+            count=count,
+            detail=detail,
         )
         if self._live:
             return
@@ -93,7 +100,14 @@ class UploadBar(Bar):
 class JobBar(Bar):
     """A job, until it is terminal."""
 
+    def __init__(self, console: Console | None = None) -> None:
+        super().__init__(console)
+        self._started = time.monotonic()
+
     def show(self, job: Job[Any]) -> None:
+        # A search is over before its lines are read.
+        if job.kind is JobKind.SEARCH and not self._live and time.monotonic() - self._started < LINE_S:
+            return
         progress = job.progress
         total = progress.total
         if job.kind in (JobKind.EMBED, JobKind.IMPORT):

@@ -65,16 +65,17 @@ class Figures:
 def demonstrate(client: Client, own: Path | None, data_dir: Path, console: Console) -> Figures:
     """Run the demonstration on the caller's own folder, or on thirty drawn pictures that are sent over HTTP.
 
-    Contact sheets go to `data_dir`/sheets. Raises the job's error where no picture could be embedded.
+    Contact sheets go to `data_dir`/sheets/<collection>. Raises the job's error where no picture could be embedded.
     """
     if own is not None:
-        return run(client, own, data_dir / "sheets", console, collection=_collection(own))
+        name = _collection(own)
+        return run(client, own, data_dir / "sheets" / name, console, collection=name)
     from imagekin.demo import pictures
 
     folder = data_dir / "pictures"
     _say("drawing 30 pictures of furniture")
     pictures.draw(folder)
-    return run(client, folder, data_dir / "sheets", console, collection="demo", label=pictures.label)
+    return run(client, folder, data_dir / "sheets" / "demo", console, collection="demo", label=pictures.label)
 
 
 def run(
