@@ -96,7 +96,7 @@ class Database:
             )
 
     def read(self, work: Callable[Concatenate[orm.Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run `work(session, ...)` in a transaction that writes nothing."""
+        """Run `work(session, ...)` in a transaction that writes nothing and sees the database at one moment."""
         return self._run(True, work, *args, **kwargs)
 
     def write(self, work: Callable[Concatenate[orm.Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -109,7 +109,7 @@ class Database:
         for attempt in range(RETRIES + 1):
             try:
                 with (
-                    self.engine.connect().execution_options(**{READ_ONLY: read_only}) as connection,
+                    self.engine.connect().execution_options(**self._options(read_only)) as connection,
                     orm.Session(connection, expire_on_commit=False) as session,
                     session.begin(),
                 ):
@@ -121,6 +121,11 @@ class Database:
                 # full jitter, so that those who met at a lock don't meet there again
                 time.sleep(random.uniform(0, 0.05 * 2**attempt))
         raise AssertionError("unreachable")
+
+    def _options(self, read_only: bool) -> dict[str, Any]:
+        """Return a transaction's options; SQLite gives each one snapshot, PostgreSQL does where it is told to."""
+        snapshot = {"isolation_level": "REPEATABLE READ"} if read_only and not self.is_sqlite else {}
+        return {READ_ONLY: read_only, **snapshot}
 
     def dispose(self) -> None:
         """Close the pooled connections."""

@@ -71,6 +71,8 @@ class Collection(Base):
     dtype: Mapped[str] = mapped_column(sa.String(16))
     revision: Mapped[int] = mapped_column(sa.BigInteger(), default=0)
     image_count: Mapped[int] = mapped_column(sa.BigInteger(), default=0)
+    # up to here deleted images are forgotten: a resident matrix that stands before it cannot catch up
+    pruned_revision: Mapped[int] = mapped_column(sa.BigInteger(), default=0)
     created_at: Mapped[float] = _time()
     # a tombstone: the name is free again, the sweep deletes the rest in slices
     deleted_at: Mapped[float | None] = mapped_column(sa.Double())

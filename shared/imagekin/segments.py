@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -155,11 +155,14 @@ def store(session: Session, collection_id: str, items: Sequence[Item], on_confli
         records.append(record)
     if rows:
         _write(session, collection, segment_id, rows)
+    left = {image.segment_id for image in here.values()}
     if inserts:
         session.execute(sa.insert(Image), inserts)
     for id, values in updates:
         # a deleted image stays deleted
         session.execute(sa.update(Image).where(Image.id == id, Image.deleted_at.is_(None)).values(values))
+    if rows:
+        drop_unused(session, left)
     if inserts or updates:
         collection.revision = revision
         collection.image_count += len(inserts)
@@ -214,12 +217,34 @@ def _write(session: Session, collection: models.Collection, segment_id: str, ite
         )
     )
     pack = [item.thumbnail or b"" for item in items]
-    session.execute(sa.insert(Thumbnails).values(segment_id=segment_id, offsets=_offsets(pack), data=b"".join(pack)))
+    session.execute(sa.insert(Thumbnails).values(segment_id=segment_id, offsets=offsets(pack), data=b"".join(pack)))
 
 
-def _offsets(pack: Sequence[bytes]) -> bytes:
+def offsets(pack: Sequence[bytes]) -> bytes:
+    """Return where each thumbnail of a segment starts in their pack, and where the last one ends."""
     ends = np.cumsum([0, *map(len, pack)], dtype="<u4")
     return ends.tobytes()
+
+
+def drop_unused(session: Session, segment_ids: Iterable[str]) -> int:
+    """Delete those of the segments that no image points to any more, and return how many those were.
+
+    Images only come to a segment in the transaction that writes it; the collection's row must be locked.
+    """
+    dropped = 0
+    for some in batches(sorted(segment_ids)):
+        used = sa.exists().where(Image.segment_id == Segment.id)
+        unused = session.scalars(sa.select(Segment.id).where(Segment.id.in_(some), sa.not_(used))).all()
+        drop(session, unused)
+        dropped += len(unused)
+    return dropped
+
+
+def drop(session: Session, segment_ids: Sequence[str]) -> None:
+    """Delete segments with their thumbnails; nothing may point to them."""
+    if segment_ids:
+        session.execute(sa.delete(Thumbnails).where(Thumbnails.segment_id.in_(segment_ids)))
+        session.execute(sa.delete(Segment).where(Segment.id.in_(segment_ids)))
 
 
 def vector(session: Session, image: models.Image) -> vectors.Vectors:
@@ -267,18 +292,22 @@ def head(session: Session, collection_id: str) -> tuple[int, int]:
     return collection.revision, collection.image_count
 
 
+def forgotten(session: Session, collection_id: str, revision: int) -> bool:
+    """Tell whether images that were deleted after `revision` are forgotten, so that `changes` would miss them."""
+    return revision < session.get_one(Collection, collection_id).pruned_revision
+
+
 def changes(session: Session, collection_id: str, after: int, upto: int) -> Iterator[Change]:
     """Yield what changed after revision `after` up to `upto`, one segment at a time, in the order of segment ids.
 
     Together with a revision that is read first this is complete, whatever commits meanwhile: a row that changes
-    again carries a later revision and comes with the next call.
+    again carries a later revision and comes with the next call. It must be one `Database.read` with what is read
+    first: a compaction between the images and their segment would leave neither where it was.
     """
     touched = sa.and_(Image.collection_id == collection_id, Image.revision > after, Image.revision <= upto)
     columns = sa.select(Image.segment_id, Image.row, Image.id, Image.key, Image.deleted_at)
     rows = session.execute(
-        columns.where(touched)
-        .order_by(Image.segment_id, Image.row)
-        .execution_options(yield_per=4096)
+        columns.where(touched).order_by(Image.segment_id, Image.row).execution_options(yield_per=4096)
     )
     group: list[sa.Row] = []
     for row in rows:

@@ -46,7 +46,8 @@ def catch_up(
     current, count = segments.head(session, collection_id)
     if upto is not None:
         current = upto
-    if matrix is None:
+    if matrix is None or segments.forgotten(session, collection_id, revision):
+        revision = 0
         space = session.get_one(models.Space, session.get_one(models.Collection, collection_id).space_id)
         matrix = Matrix(space.dim, capacity=count)
     if current > revision:

@@ -75,6 +75,7 @@ def upgrade() -> None:
         sa.Column("dtype", sa.String(length=16), nullable=False),
         sa.Column("revision", sa.BigInteger(), nullable=False),
         sa.Column("image_count", sa.BigInteger(), nullable=False),
+        sa.Column("pruned_revision", sa.BigInteger(), nullable=False),
         sa.Column("created_at", sa.Double(), nullable=False),
         sa.Column("deleted_at", sa.Double(), nullable=True),
         sa.ForeignKeyConstraint(["space_id"], ["spaces.id"], name=op.f("fk_collections_space_id")),
