@@ -1,0 +1,54 @@
+# Two images: `api` (small) and `worker` (with PyTorch). They share their first layers, and the source comes last, so
+# that a new version rebuilds and pulls only a few megabytes.
+
+FROM python:3.12-slim AS base
+# For builds behind a package mirror; empty: pip's own defaults.
+ARG PIP_INDEX_URL=
+ARG PIP_EXTRA_INDEX_URL=
+ENV PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PIP_NO_CACHE_DIR=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_ROOT_USER_ACTION=ignore
+# New volumes take over the owner of the folders that they are mounted on.
+RUN useradd --system --uid 10001 --home-dir /var/lib/imagekin imagekin \
+    && install -d -o imagekin -g imagekin /var/lib/imagekin /var/lib/imagekin/storage /var/lib/imagekin/weights
+ENV IMAGEKIN_DATA_DIR=/var/lib/imagekin \
+    IMAGEKIN_STORAGE_URL=file:///var/lib/imagekin/storage \
+    IMAGEKIN_WEIGHTS_DIR=/var/lib/imagekin/weights
+WORKDIR /usr/src/imagekin
+
+# Empty packages in the place of the source: what imagekin needs is a layer that only pyproject.toml changes.
+FROM base AS stub
+COPY pyproject.toml ./
+RUN touch README.md \
+    && for package in shared/imagekin api/imagekin_api worker/imagekin_worker migrations/imagekin_migrations; do \
+        mkdir -p "$package" && touch "$package/__init__.py"; \
+    done
+
+FROM base AS api
+COPY --from=stub /usr/src/imagekin ./
+RUN pip install '.[api]'
+COPY . .
+RUN pip install --no-deps --force-reinstall .
+WORKDIR /var/lib/imagekin
+USER imagekin
+ENTRYPOINT ["imagekin"]
+CMD ["api"]
+
+FROM base AS torch
+# An index with CPU-only wheels of PyTorch saves gigabytes; empty: the wheels of the default index, which know CUDA.
+ARG TORCH_INDEX=
+RUN pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch torchvision
+
+FROM torch AS worker
+COPY --from=stub /usr/src/imagekin ./
+RUN pip install '.[worker]'
+COPY . .
+RUN pip install --no-deps --force-reinstall . && cp docker/worker_health.py /usr/local/lib/imagekin_worker_health.py
+# Downloaded weights lie on the weights volume, so that they are downloaded once.
+ENV TORCH_HOME=/var/lib/imagekin/weights/torch
+WORKDIR /var/lib/imagekin
+USER imagekin
+ENTRYPOINT ["imagekin"]
+CMD ["worker", "--lane=bulk"]
