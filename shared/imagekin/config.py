@@ -93,7 +93,9 @@ class Settings(BaseSettings):
     embed_ttl_s: int = Field(default=30 * DAY_S, description="How long an embed job and its ledger live.")
     search_ttl_s: int = Field(default=DAY_S, description="How long a search job and its result live.")
 
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least level that is logged."
+    )
     log_format: Literal["auto", "console", "json"] = Field(
         default="auto", description="`auto`: console on a terminal, else json."
     )

@@ -1,0 +1,49 @@
+"""Settings: read once from the environment, documented all."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from imagekin.config import Settings
+
+DOCS = Path(__file__).parents[2] / "docs" / "settings.md"
+
+
+def test_every_setting_has_a_description():
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+def test_the_table_in_the_docs_is_that_of_the_code():
+    rows = re.findall(r"^\| `IMAGEKIN_(\w+)` \| (.*?) \| (.*?) \|$", DOCS.read_text(), re.M)
+    assert [(name.lower(), description) for name, _, description in rows] == [
+        (name, field.description) for name, field in Settings.model_fields.items()
+    ]
+    assert [default for _, default, _ in rows] == [shown(field.default) for field in Settings.model_fields.values()]
+
+
+def shown(default: object) -> str:
+    text = ",".join(default) if isinstance(default, tuple) else str(default)
+    return f"`{text}`" if text else "(empty)"
+
+
+def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("IMAGEKIN_SOURCE_ROOTS", "/a, /b,")
+    monkeypatch.setenv("IMAGEKIN_WARM", "")
+    settings = Settings()
+    assert settings.source_roots == ("/a", "/b")
+    assert settings.warm == ()
+
+
+def test_a_wrong_value_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("IMAGEKIN_PORT", "eighty")
+    with pytest.raises(ValidationError, match="port"):
+        Settings()
+
+
+def test_settings_do_not_change():
+    with pytest.raises(ValidationError):
+        Settings().port = 1
