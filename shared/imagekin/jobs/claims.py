@@ -184,14 +184,14 @@ def renew(session: Session, claims: Sequence[Claim], lease_s: float) -> set[tupl
 
 
 def release(session: Session, claims: Sequence[Claim]) -> int:
-    """Hand chunks back unfinished, as at a shutdown or after a slice; return how many were still ours."""
+    """Hand chunks back after a slice of them; return how many were still ours."""
     if not claims:
         return 0
     rows = session.execute(
         sa.update(Chunk)
         .where(_held(claims))
-        # handing back is no failure: it must not use up the attempts
-        .values(status=ChunkStatus.READY, claimed_by=None, lease_until=None, attempt=Chunk.attempt - 1)
+        # it went forward, so what went wrong before must not add up over a long job
+        .values(status=ChunkStatus.READY, claimed_by=None, lease_until=None, attempt=0, deaths=0)
         .returning(Chunk.seq)
         .execution_options(synchronize_session=False)
     )
@@ -215,7 +215,10 @@ def died(session: Session, claimed_by: str, reason: str, settings: Settings) -> 
 
 
 def blame(session: Session, job_id: str, seq: int, reason: str, settings: Settings, *, deaths: int = 1) -> None:
-    """Count `deaths` against a claimed chunk and make it ready again, or isolate what is at fault."""
+    """Count `deaths` against a claimed chunk and make it ready again, or isolate what is at fault.
+
+    One that was claimed `settings.max_attempts` times is at fault, however that ended: nobody may claim it any more.
+    """
     session.get(models.Job, job_id, with_for_update=True)
     chunk = session.get(
         Chunk, (job_id, seq), with_for_update=True, options=[undefer(Chunk.manifest)], populate_existing=True
@@ -225,11 +228,12 @@ def blame(session: Session, job_id: str, seq: int, reason: str, settings: Settin
     chunk.deaths += deaths
     chunk.status = ChunkStatus.READY
     chunk.claimed_by = chunk.lease_until = None
-    if chunk.deaths < settings.max_deaths:
+    if chunk.deaths < settings.max_deaths and chunk.attempt < settings.max_attempts:
         return
     if chunk.kind != ChunkKind.EMBED:
         session.flush()
-        endings.fail(session, job_id, "internal_error", f"This job ended {chunk.deaths} worker processes: {reason}")
+        detail = f"This job was begun {chunk.attempt} times and ended {chunk.deaths} worker processes: {reason}"
+        endings.fail(session, job_id, "internal_error", detail)
     elif chunk.size > 1:
         _split(session, chunk, settings)
     else:
@@ -269,7 +273,9 @@ def _split(session: Session, chunk: models.Chunk, settings: Settings) -> None:
 def _quarantine(session: Session, chunk: models.Chunk, reason: str) -> None:
     assert chunk.manifest is not None
     entry = ledger.unpack(chunk.manifest)[0]
-    detail = f"This image ended its worker process {chunk.deaths} times ({reason}) and was set aside."
+    detail = (
+        f"Tried {chunk.attempt} times, this image ended {chunk.deaths} worker processes; it was set aside ({reason})."
+    )
     chunk.status = ChunkStatus.QUARANTINED
     chunk.failed = 1
     chunk.ledger = ledger.pack([ledger.Record(entry["key"], ItemStatus.FAILED, None, "quarantined", detail)])

@@ -62,6 +62,8 @@ def plan(
     nothing left to do. Raises LeaseLost.
     """
     changes: dict[str, Any] = {"state": ledger.pack(cursor)}
+    if not finished and _state(session, claim) == changes["state"]:  # our own commit whose answer got lost
+        return len(pieces)
     if finished:
         changes |= {"status": ChunkStatus.DONE, "lease_until": None}
     job = _fence(session, claim, **changes)
@@ -115,8 +117,12 @@ def _mark_duplicates(session: Session, job_id: str, entries: Sequence[dict[str, 
 
 def state(session: Session, claim: Claim) -> Any:
     """Return how far the chunk's earlier claimants came (JSON), or None."""
-    packed = session.scalar(sa.select(Chunk.state).filter_by(job_id=claim.job_id, seq=claim.seq))
+    packed = _state(session, claim)
     return None if packed is None else ledger.unpack(packed)
+
+
+def _state(session: Session, claim: Claim) -> bytes | None:
+    return session.scalar(sa.select(Chunk.state).filter_by(job_id=claim.job_id, seq=claim.seq))
 
 
 def checkpoint(session: Session, claim: Claim, state: bytes, fraction: float) -> None:
@@ -130,7 +136,7 @@ def checkpoint(session: Session, claim: Claim, state: bytes, fraction: float) ->
 
 def checkpointed(session: Session, claim: Claim) -> bytes | None:
     """Return what `checkpoint` kept last."""
-    return session.scalar(sa.select(Chunk.state).filter_by(job_id=claim.job_id, seq=claim.seq))
+    return _state(session, claim)
 
 
 def finish_images(session: Session, claim: Claim, items: Sequence[segments.Item]) -> Counter[ItemStatus]:

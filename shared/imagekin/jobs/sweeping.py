@@ -62,9 +62,7 @@ def _release_expired(session: Session, settings: Settings) -> int:
         .limit(SLICE)
     ).all()
     for job_id, seq, attempt in rows:
-        worn_out = attempt >= settings.max_attempts
-        deaths = settings.max_deaths if worn_out else 0
-        claims.blame(session, job_id, seq, f"claimed {attempt} times, never finished", settings, deaths=deaths)
+        claims.blame(session, job_id, seq, f"claimed {attempt} times, never finished", settings, deaths=0)
     return len(rows)
 
 

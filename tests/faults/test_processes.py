@@ -1,0 +1,116 @@
+"""Processes that are killed, frozen or told to stop while they work."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+import sqlalchemy as sa
+import tiny
+from cluster import Cluster, wait_for
+
+from imagekin import models
+
+
+def busy(cluster: Cluster, name: str, images: int = 48) -> tuple[str, str]:
+    """Submit a job of slow pictures; return its id and the worker that has some of them in hand."""
+    job_id = cluster.embed(cluster.collection(name, "slow.json"), tiny.keys(name, images))
+    return job_id, cluster.holder(job_id)
+
+
+def test_a_killed_child_is_blamed_and_replaced(cluster: Cluster, name: str) -> None:
+    job_id, worker = busy(cluster, name)
+    child = cluster.child(worker)
+    assert child is not None
+    os.kill(child, signal.SIGKILL)
+    deaths = sa.select(sa.func.sum(models.Chunk.deaths)).where(models.Chunk.job_id == job_id)
+    wait_for(lambda: cluster.scalar(deaths), "the blame")
+    assert cluster.finish(job_id) == ["succeeded"]
+    wait_for(lambda: cluster.child(worker) not in (None, child), "another child")
+
+
+def test_a_killed_worker_loses_nothing(cluster: Cluster, name: str) -> None:
+    job_id, worker = busy(cluster, name)
+    cluster.kill(worker)
+    assert cluster.finish(job_id) == ["succeeded"]
+    # nobody was there to blame anybody
+    assert not cluster.scalar(sa.select(sa.func.sum(models.Chunk.deaths)).where(models.Chunk.job_id == job_id))
+
+
+def test_a_worker_without_its_parent_ends(cluster: Cluster, name: str) -> None:
+    job_id, worker = busy(cluster, name)
+    child = cluster.child(worker)
+    assert child is not None
+    cluster.kill(worker, with_children=False)
+    assert cluster.finish(job_id) == ["succeeded"]
+    wait_for(lambda: not os.path.exists(f"/proc/{child}"), "the orphan's end")  # noqa: PTH110
+
+
+def test_who_wakes_up_late_writes_nothing(cluster: Cluster, name: str) -> None:
+    job_id, worker = busy(cluster, name)
+    (mine,) = {claim for claim in cluster.claimed(job_id) if cluster._says(worker, claim)} or {""}
+    cluster.signal_group(worker, signal.SIGSTOP)
+    try:
+        assert cluster.finish(job_id) == ["succeeded"]
+    finally:
+        cluster.signal_group(worker, signal.SIGCONT)
+    again = sa.select(sa.func.count()).where(models.Chunk.job_id == job_id, models.Chunk.attempt > 1)
+    assert cluster.scalar(again), f"{mine} was not taken over"
+    log = cluster.folder / "logs" / f"{worker}.log"
+    wait_for(lambda: any(word in log.read_text() for word in ("claim_lost", "chunk_lost")), "the refusal")
+
+
+def test_a_worker_frozen_while_idle_and_killed_loses_its_message_only(cluster: Cluster, name: str) -> None:
+    cluster.collection(name)
+    for worker in ("bulk-0", "bulk-1"):
+        cluster.signal_group(worker, signal.SIGSTOP)
+    job_id = cluster.embed(name, tiny.keys(name, 4))
+    cluster.kill("bulk-0", "bulk-1")
+    cluster.start("bulk-0")
+    assert cluster.finish(job_id) == ["succeeded"]
+
+
+def test_an_idle_worker_stops_within_seconds(cluster: Cluster) -> None:
+    cluster.finish()
+    started = time.monotonic()
+    cluster.workers["bulk-1"].terminate()
+    wait_for(lambda: not cluster.workers["bulk-1"].running, "the stop", timeout_s=8)
+    assert time.monotonic() - started < 8
+
+
+def test_a_busy_worker_stops_within_its_grace(cluster: Cluster, name: str) -> None:
+    job_id, worker = busy(cluster, name)
+    cluster.workers[worker].terminate()
+    wait_for(lambda: not cluster.workers[worker].running, "the stop", timeout_s=8)
+    assert cluster.finish(job_id) == ["succeeded"]
+    attempts = sa.select(sa.func.max(models.Chunk.attempt)).where(models.Chunk.job_id == job_id, models.Chunk.seq >= 0)
+    assert cluster.scalar(attempts) == 1, "what was in hand was not finished"
+
+
+@pytest.mark.faults
+def test_rolling_restarts_lose_nothing(cluster: Cluster, name: str) -> None:
+    cluster.collection(name, "slow.json")
+    jobs = [cluster.embed(name, tiny.keys(f"{name}{number}", 40)) for number in range(3)]
+    for worker in list(cluster.workers) + ["api"]:
+        cluster.processes[worker].terminate()
+        wait_for(lambda worker=worker: not cluster.processes[worker].running, f"the end of {worker}", 30)
+        cluster.start(worker)
+    assert cluster.finish(*jobs) == ["succeeded"] * 3
+
+
+def test_after_a_cancellation_nothing_is_written(cluster: Cluster, name: str) -> None:
+    job_id, worker = busy(cluster, name)
+    answer = cluster.client.post(f"/v1/jobs/{job_id}/cancel")
+    assert answer.status_code == 202
+    count = sa.select(models.Collection.image_count, models.Collection.revision).where(models.Collection.name == name)
+    before = cluster.database.read(lambda session: session.execute(count).one())
+    log = cluster.folder / "logs" / f"{worker}.log"
+    lost = '"event": "claim_lost"', '"event": "chunk_lost"', '"event": "lease_lost"'
+    wait_for(lambda: any(word in log.read_text() for word in lost), "the worker to hear of it")
+    # another job through the same hands: what came before it is over
+    assert cluster.finish(cluster.embed(name, tiny.keys(f"{name}-2", 1))) == ["succeeded"]
+    after = cluster.database.read(lambda session: session.execute(count).one())
+    assert (after.image_count, after.revision) == (before.image_count + 1, before.revision + 1)
+    assert cluster.job(job_id)["status"] == "cancelled"
