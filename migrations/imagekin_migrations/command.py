@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sqlalchemy as sa
 import typer
+from sqlalchemy.exc import OperationalError
 
 import imagekin_migrations
 from imagekin import db as database
@@ -19,7 +19,7 @@ def upgrade() -> None:
     engine = _open(settings)
     try:
         imagekin_migrations.upgrade(engine)
-    except sa.exc.OperationalError as error:
+    except OperationalError as error:
         typer.echo(f"The database cannot be reached: {error.orig}", err=True)
         raise typer.Exit(1) from error
     typer.echo(f"The database is at revision {database.REVISION}.", err=True)

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy import event, orm
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import GenericFunction
 
@@ -114,7 +115,7 @@ class Database:
                     session.begin(),
                 ):
                     return work(session, *args, **kwargs)
-            except sa.exc.DBAPIError as error:
+            except DBAPIError as error:
                 if attempt == RETRIES or not _is_passing(error):
                     raise
                 log.warning("database_retry", attempt=attempt, error=str(error.orig))
@@ -141,7 +142,7 @@ def wait_until_migrated(database: Database, timeout_s: float) -> None:
     while True:
         try:
             revision = database.read(_revision)
-        except sa.exc.DBAPIError as error:
+        except DBAPIError as error:
             reason = f"The database cannot be reached: {error.orig}"
         else:
             if revision == REVISION:
@@ -162,7 +163,7 @@ def _revision(session: orm.Session) -> str | None:
     return session.scalar(sa.text("SELECT version_num FROM alembic_version"))
 
 
-def _is_passing(error: sa.exc.DBAPIError) -> bool:
+def _is_passing(error: DBAPIError) -> bool:
     if error.connection_invalidated:
         return True
     if isinstance(error.orig, sqlite3.OperationalError):
