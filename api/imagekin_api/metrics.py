@@ -26,6 +26,9 @@ class Requests:
 
     def __init__(self) -> None:
         self.registry = prometheus.CollectorRegistry()
+        self.waiting = prometheus.Gauge(
+            "imagekin_requests_waiting", "Requests held by `Prefer: wait`.", registry=self.registry
+        )
         self._count = prometheus.Counter(
             "imagekin_requests", "Requests answered.", ("method", "route", "status"), registry=self.registry
         )
@@ -57,9 +60,10 @@ def register(app: flask.Flask) -> None:
         return answer
 
 
-def render(database: Database) -> tuple[bytes, str]:
-    """Return the metrics in Prometheus's text format, and its content type."""
+def render(database: Database, waiting: int) -> tuple[bytes, str]:
+    """Return the metrics in Prometheus's text format, and its content type; `waiting` requests are held now."""
     requests = cast(Requests, flask.current_app.extensions[EXTENSION])
+    requests.waiting.set(waiting)
     text = prometheus.generate_latest(requests.registry) + prometheus.generate_latest(_Snapshot(database))
     return text, prometheus.CONTENT_TYPE_PLAIN_0_0_4
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import signal
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from gunicorn import glogging
 from gunicorn.app.base import BaseApplication
 
-from imagekin import db, errors
+from imagekin import db, errors, telemetry
 from imagekin.config import Settings
 from imagekin.db import Database
 from imagekin_api import service
@@ -29,6 +31,7 @@ def serve(settings: Settings) -> None:
 
     Raises NotReady where the database stays away, and InvalidRequest for settings that cannot be served.
     """
+    telemetry.configure(settings)
     check(settings)
     database = Database(settings.database)
     try:
@@ -59,6 +62,16 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
+class Log(glogging.Logger):
+    """Gunicorn's messages, sent where all others go."""
+
+    def setup(self, cfg: Any) -> None:
+        """Leave level, format and place to the root logger."""
+        self.error_log.handlers.clear()
+        self.error_log.propagate = True
+        self.error_log.setLevel(logging.NOTSET)
+
+
 class Server(BaseApplication):
     """Gunicorn, configured from the settings and nothing else."""
 
@@ -87,7 +100,7 @@ class Server(BaseApplication):
             # a header must not make a request look like another
             "forwarded_allow_ips": "",
             "control_socket_disable": True,
-            "loglevel": self.settings.log_level,
+            "logger_class": Log,
             "post_worker_init": _answer_waiting_on_stop,
             "worker_exit": _close,
         }

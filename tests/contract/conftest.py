@@ -17,9 +17,7 @@ from hand import Hand
 from serving import Running, running
 from wire import ADMIN_KEY
 
-import imagekin_migrations
 from imagekin.config import Settings
-from imagekin.db import Database
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -47,24 +45,24 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 process.terminate()
 
 
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated SQLite file that each test starts with a copy of."""
-    path = tmp_path_factory.mktemp("migrated") / "imagekin.db"
-    database = Database(f"sqlite:///{path}")
-    imagekin_migrations.upgrade(database)
-    with database.engine.connect() as connection:
-        connection.exec_driver_sql("ROLLBACK")
-        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
-    database.dispose()
-    return path
+@pytest.fixture
+def engine() -> str:
+    """The database to test on; modules whose calls do more with it than others test on both."""
+    return "sqlite"
 
 
 @pytest.fixture
-def make_settings(tmp_path: Path, migrated: Path, redis_url: str) -> Callable[..., Settings]:
+def make_settings(tmp_path: Path, migrated_url: str, redis_url: str) -> Callable[..., Settings]:
+    """Make settings on a migrated database."""
+
     def make(**changes: Any) -> Settings:
-        shutil.copy(migrated, tmp_path / "imagekin.db")
-        defaults = {"data_dir": tmp_path, "redis_url": redis_url, "first_key": ADMIN_KEY, "auth": "keys"}
+        defaults = {
+            "data_dir": tmp_path,
+            "database_url": migrated_url,
+            "redis_url": redis_url,
+            "first_key": ADMIN_KEY,
+            "auth": "keys",
+        }
         return Settings(**{**defaults, **changes})
 
     return make

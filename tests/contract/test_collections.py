@@ -12,6 +12,11 @@ from wire import check_problem
 from imagekin import catalog
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def engine(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
 def create(client: httpx2.Client, **body: object) -> httpx2.Response:
     return client.post("/v1/collections", json={"name": "archive", "backbone": "fake", **body})
 

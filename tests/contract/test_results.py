@@ -12,7 +12,7 @@ import pytest
 from hand import Hand, picture
 from PIL import Image
 from serving import Running
-from test_jobs import accepted, cluster, embed, finish_three, search, upload
+from test_job_calls import accepted, cluster, embed, finish_three, search, upload
 from wire import check_problem
 
 from imagekin import models

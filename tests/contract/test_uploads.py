@@ -14,7 +14,7 @@ import httpx2
 import pytest
 from hand import Hand, picture
 from serving import Running
-from test_jobs import accepted, count, embed, stored_files
+from test_job_calls import accepted, count, embed, stored_files
 from wire import ADMIN_KEY, check_problem
 
 from imagekin import models, uploads

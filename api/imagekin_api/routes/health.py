@@ -121,5 +121,6 @@ def show_metrics() -> flask.Response:
     """Answer in Prometheus's text format, to a key or this machine."""
     if not auth.trusted():
         raise errors.Unauthorized()
-    text, content_type = metrics.render(service.current().database)
+    here = service.current()
+    text, content_type = metrics.render(here.database, here.watcher.waiting)
     return flask.Response(text, content_type=content_type)

@@ -32,6 +32,11 @@ PROGRESS = {
 }  # fmt: skip
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def engine(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
 def upload(client: httpx2.Client, data: bytes = b"bytes", **params: str) -> str:
     return client.post("/v1/uploads", content=data, params=params).json()["id"]
 

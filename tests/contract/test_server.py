@@ -1,0 +1,160 @@
+"""The production process: gunicorn, started and stopped as an operator does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import httpx2
+import pytest
+from hand import Hand
+from wire import ADMIN_KEY, check_problem
+
+from imagekin.config import Settings
+from imagekin.db import Database
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+def environment(settings: Settings, **changes: Any) -> dict[str, str]:
+    values = {
+        "DATA_DIR": settings.data_dir,
+        "DATABASE_URL": settings.database_url,
+        "REDIS_URL": settings.redis_url,
+        "FIRST_KEY": settings.first_key,
+        "AUTH": settings.auth,
+        "WAIT_FOR_DATABASE_S": 0,
+        **changes,
+    }
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("IMAGEKIN_")}
+    return {**outside, **{f"IMAGEKIN_{name}": str(value) for name, value in values.items()}}
+
+
+@contextmanager
+def process(settings: Settings, **changes: Any) -> Iterator[tuple[subprocess.Popen[bytes], httpx2.Client]]:
+    port = free_port()
+    command = [sys.executable, "-m", "imagekin_api"]
+    with (
+        subprocess.Popen(command, env=environment(settings, PORT=port, **changes)) as running,
+        httpx2.Client(
+            base_url=f"http://127.0.0.1:{port}",
+            headers={"Authorization": f"Bearer {ADMIN_KEY}"},
+            timeout=60,
+            trust_env=False,
+        ) as client,
+    ):
+        try:
+            deadline = time.monotonic() + 60
+            while not answers(client):
+                assert running.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            yield running, client
+        finally:
+            if running.poll() is None:
+                running.terminate()
+                running.wait(60)
+
+
+def answers(client: httpx2.Client) -> bool:
+    try:
+        return client.get("/healthz").status_code == 200
+    except httpx2.TransportError:
+        return False
+
+
+def test_a_stopped_server_answers_whoever_waits_and_ends(make_settings: Callable[..., Settings]) -> None:
+    settings = make_settings()
+    with process(settings, API_THREADS=4) as (running, client):
+        database = Database(settings.database)
+        hand = Hand(database, settings)
+        hand.collection()
+        hand.images("a.jpg")
+        job = client.post("/v1/jobs/cluster", json={"collection": "archive", "n_clusters": 1}).json()
+        with ThreadPoolExecutor(1) as pool:
+            held = pool.submit(client.get, f"/v1/jobs/{job['id']}", headers={"Prefer": "wait=50"})
+            while "imagekin_requests_waiting 1.0" not in client.get("/metrics").text:
+                assert not held.done()
+            started = time.monotonic()
+            running.send_signal(signal.SIGTERM)
+            answer = held.result(timeout=30)
+        assert running.wait(30) == 0
+        assert time.monotonic() - started < 20
+        assert (answer.status_code, answer.json()["status"]) == (200, "queued")
+        database.dispose()
+
+
+def test_a_refused_body_leaves_the_answer_readable(make_settings: Callable[..., Settings]) -> None:
+    with process(make_settings(), MAX_UPLOAD_BYTES=1000, MAX_JSON_BYTES=1000) as (_, client):
+        for path in ("/v1/uploads", "/v1/collections", "/v1/nothing"):
+            headers = {"Content-Type": "application/json"}
+            answer = client.post(path, content=b"x" * 20_000_000, headers=headers)
+            if path == "/v1/nothing":
+                check_problem(answer, 404, "not_found")
+            else:
+                check_problem(answer, 413, "too_large")
+        pieces = iter([b"x" * 900] * 100)
+        check_problem(client.post("/v1/uploads", content=pieces), 413, "too_large")
+        assert client.post("/v1/uploads", content=b"x" * 1000).status_code == 201
+
+
+def test_the_local_mode_knows_its_own_port(make_settings: Callable[..., Settings]) -> None:
+    with process(make_settings(), AUTH="local") as (_, client):
+        assert client.get("/v1/collections").status_code == 200
+        check_problem(client.get("/v1/collections", headers={"Host": "localhost:1"}), 403, "forbidden")
+        check_problem(client.get("/v1/collections", headers={"X-Forwarded-Proto": "https"}), 403, "forbidden")
+
+
+def run(settings: Settings, **changes: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "imagekin_api"]
+    return subprocess.run(
+        command, env=environment(settings, **changes), capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "reason"),
+    [
+        ({"AUTH": "local", "HOST": "0.0.0.0"}, 2, "IMAGEKIN_HOST must be 127.0.0.1"),
+        ({"PORT": "0"}, 2, "IMAGEKIN_PORT must name a port"),
+        ({"PORT": "many"}, 2, "IMAGEKIN_PORT: "),
+        ({"DATABASE_URL": "mysql://localhost/x"}, 1, "use sqlite or postgresql"),
+    ],
+)
+def test_settings_that_cannot_be_served_end_it_with_the_reason(
+    make_settings: Callable[..., Settings], changes: dict[str, str], code: int, reason: str
+) -> None:
+    ended = run(make_settings(), **changes)
+    assert (ended.returncode, ended.stdout) == (code, "")
+    assert reason in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_an_unmigrated_database_is_waited_for_and_then_named(make_settings: Callable[..., Settings]) -> None:
+    settings = make_settings()
+    (settings.data_dir / "imagekin.db").unlink()
+    started = time.monotonic()
+    ended = run(settings, WAIT_FOR_DATABASE_S=1)
+    assert time.monotonic() - started >= 1
+    assert ended.returncode == 1
+    assert "imagekin db upgrade" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_taken_port_ends_it_with_the_reason(make_settings: Callable[..., Settings]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        ended = run(make_settings(), PORT=port)
+    assert ended.returncode == 1
+    assert str(port) in ended.stderr
