@@ -146,6 +146,13 @@ class Image(Base):
         ),
         sa.Index("ix_images_collection_revision", "collection_id", "revision"),
         sa.Index("ix_images_content_hash", "content_hash"),
+        sa.Index(
+            "ix_images_deleted",
+            "collection_id",
+            "deleted_at",
+            sqlite_where=sa.text("deleted_at IS NOT NULL"),
+            postgresql_where=sa.text("deleted_at IS NOT NULL"),
+        ),
     )
 
 

@@ -8,7 +8,7 @@ import time
 
 import structlog
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
-from celery.signals import setup_logging, task_failure, worker_ready, worker_shutting_down
+from celery.signals import setup_logging, task_failure, worker_ready, worker_shutdown, worker_shutting_down
 from sqlalchemy.exc import DBAPIError
 
 from imagekin import errors, jobs, queue, telemetry
@@ -16,6 +16,7 @@ from imagekin.config import Settings
 from imagekin.db import Database
 from imagekin.storage import Storage
 from imagekin.types import Lane
+from imagekin.upkeep import Upkeep
 from imagekin_worker import presence
 from imagekin_worker.command import LANE_VARIABLE
 
@@ -25,6 +26,8 @@ HEARTBEAT_S = 10.0
 # More rings at once than any node has hands are no use: whoever finishes rings again.
 MOST_RINGS = 8
 SWEEP_LOCK = "sweep"
+# How long one sweep keeps house: less than a heartbeat.
+UPKEEP_S = 3.0
 
 
 class Supervisor:
@@ -34,6 +37,7 @@ class Supervisor:
         self._settings = settings
         self.database = Database(settings.database, pool_size=2)
         self._storage = Storage(settings)
+        self._upkeep = Upkeep(self.database, self._storage)
         self._doorbell = queue.Doorbell(settings)
         self._lane = lane
         self._name = presence.name(lane, os.getpid())
@@ -48,9 +52,15 @@ class Supervisor:
         self._doorbell.ring(self._lane)
 
     def stop(self) -> None:
-        """Say goodbye and end the thread."""
+        """Have the thread say goodbye and end; does not wait, for it is called in a signal's handler."""
         self._stopped.set()
-        self._thread.join(timeout=5)
+
+    def join(self, timeout_s: float = 5) -> None:
+        """Wait for the thread's end."""
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        self._supervise()
         try:
             self.database.write(presence.vanish, self._name)
         except DBAPIError as error:
@@ -58,7 +68,7 @@ class Supervisor:
         self._doorbell.close()
         self.database.dispose()
 
-    def _run(self) -> None:
+    def _supervise(self) -> None:
         beat_at = sweep_at = time.monotonic()
         while not self._stopped.wait(max(0.05, min(beat_at, sweep_at) - time.monotonic())):
             try:
@@ -72,6 +82,9 @@ class Supervisor:
                 log.warning("sweep_failed", error=str(error.orig))
             except errors.Unavailable as error:
                 log.warning("sweep_failed", error=error.detail)
+            except Exception:
+                # what one row does to the sweep must not end the others, nor the presence
+                log.exception("sweep_broken")
 
     def _sweep(self) -> None:
         if not self.database.write(jobs.hold, SWEEP_LOCK, self._name, 2 * self._settings.sweep_s):
@@ -83,6 +96,8 @@ class Supervisor:
             self._doorbell.ring(lane, min(count, MOST_RINGS))
         if swept.released or swept.expired_jobs or swept.paths:
             log.info("swept", released=swept.released, expired_jobs=swept.expired_jobs, uploads=len(swept.paths))
+        if done := self._upkeep.run(UPKEEP_S):
+            log.info("kept_house", **done)
 
 
 _supervisor: Supervisor | None = None
@@ -106,6 +121,13 @@ def stop(**_: object) -> None:
     """Stop supervising before the children are waited for."""
     if _supervisor is not None:
         _supervisor.stop()
+
+
+@worker_shutdown.connect
+def finish(**_: object) -> None:
+    """Let the supervisor say its goodbye."""
+    if _supervisor is not None:
+        _supervisor.join()
 
 
 @task_failure.connect

@@ -214,6 +214,14 @@ def upgrade() -> None:
     )
     op.create_index("ix_images_collection_revision", "images", ["collection_id", "revision"], unique=False)
     op.create_index("ix_images_content_hash", "images", ["content_hash"], unique=False)
+    op.create_index(
+        "ix_images_deleted",
+        "images",
+        ["collection_id", "deleted_at"],
+        unique=False,
+        sqlite_where=sa.text("deleted_at IS NOT NULL"),
+        postgresql_where=sa.text("deleted_at IS NOT NULL"),
+    )
     op.create_index(op.f("ix_images_segment_id"), "images", ["segment_id"], unique=False)
     op.create_index(
         "uq_images_collection_key",
@@ -265,6 +273,12 @@ def downgrade() -> None:
         postgresql_where=sa.text("deleted_at IS NULL"),
     )
     op.drop_index(op.f("ix_images_segment_id"), table_name="images")
+    op.drop_index(
+        "ix_images_deleted",
+        table_name="images",
+        sqlite_where=sa.text("deleted_at IS NOT NULL"),
+        postgresql_where=sa.text("deleted_at IS NOT NULL"),
+    )
     op.drop_index("ix_images_content_hash", table_name="images")
     op.drop_index("ix_images_collection_revision", table_name="images")
     op.drop_table("images")

@@ -1,0 +1,165 @@
+"""An archive that tests fill as clients and workers would: through jobs, claims and finished chunks."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import count
+
+import numpy as np
+import sqlalchemy as sa
+
+from imagekin import catalog, collections, images, jobs, ledger, models, segments, uploads
+from imagekin.config import Settings
+from imagekin.db import Database
+from imagekin.storage import Storage
+from imagekin.types import DType, JobKind, Lane, OnConflict, Precision
+
+
+def vector(content: str, dim: int = 64) -> np.ndarray:
+    """Return the vector (dim,) that an image of this content has."""
+    return np.random.default_rng(list(content.encode())).standard_normal(dim).astype(np.float32)
+
+
+def thumbnail(content: str) -> bytes:
+    return f"jpeg of {content}".encode()
+
+
+def item(key: str, content: str) -> segments.Item:
+    return segments.Item(
+        key, vector=vector(content), content_hash=content.rjust(64, "0"), thumbnail=thumbnail(content), format="PNG"
+    )
+
+
+@dataclass
+class Archive:
+    """What one owner has; `contents` is what each key of a collection should hold."""
+
+    database: Database
+    settings: Settings
+    owner: str = "ann"
+    contents: dict[str, dict[str, str]] = field(default_factory=dict)
+    _numbers: count = field(default_factory=count)
+
+    @property
+    def storage(self) -> Storage:
+        return Storage(self.settings)
+
+    def collection(self, name: str = "photos", dtype: DType = DType.FLOAT32) -> models.Collection:
+        """Return the collection of that name, made where there is none."""
+        if name not in self.contents:
+            space = catalog.resolve_space("fake", None, Precision.EXACT, self.settings.weights_dir)
+            self.database.write(collections.create, self.owner, name, space, dtype)
+            self.contents[name] = {}
+        return self.database.read(collections.get, self.owner, name)
+
+    def submit(self, name: str = "photos", kind: JobKind = JobKind.EMBED, **fields) -> models.Job:
+        collection = self.collection(name)
+        submission = jobs.Submission(
+            owner=self.owner,
+            kind=kind,
+            collection_id=collection.id,
+            space_id=collection.space_id,
+            params={"on_conflict": "replace"},
+            **fields,
+        )
+        return self.database.write(jobs.submit, submission, self.settings)[0]
+
+    def claim(self, lane: Lane = Lane.BULK) -> jobs.Claim:
+        [claim] = self.database.write(jobs.claim, lane, f"ring-{next(self._numbers)}/x", self.settings)
+        return claim
+
+    def plan(self, keys: Sequence[str], name: str = "photos", size: int = 64, **fields) -> models.Job:
+        """Submit a job and plan it into chunks of `size` images."""
+        job = self.submit(name, **fields)
+        entries = [{"key": key, "ref": {}} for key in keys]
+        pieces = [entries[at : at + size] for at in range(0, len(entries), size)]
+        self.database.write(jobs.plan, self.claim(), pieces, ignored=1, cursor=None, finished=True)
+        return job
+
+    def finish(self, claim: jobs.Claim, name: str, contents: dict[str, str], broken: Sequence[str] = ()) -> None:
+        """Finish a claimed chunk: an image's content is its key, unless `contents` says otherwise."""
+
+        def known(session, made):
+            return segments.known(
+                session, self.collection(name), [(one.key, one.content_hash) for one in made], OnConflict.REPLACE
+            )
+
+        manifest = self.database.read(
+            lambda s: s.scalar(sa.select(models.Chunk.manifest).filter_by(job_id=claim.job_id, seq=claim.seq))
+        )
+        entries = ledger.unpack(manifest)
+        made = [item(entry["key"], contents.get(entry["key"], entry["key"])) for entry in entries]
+        for one, entry, answer in zip(made, entries, self.database.read(known, made), strict=True):
+            if "error" in entry or one.key in broken:
+                one.vector, one.error = None, tuple(entry.get("error", ("decode_error", "broken")))
+            elif isinstance(answer, ledger.Record):
+                one.vector, one.known = None, answer
+            elif answer is not None:
+                one.vector, one.thumbnail, one.reused = answer.vector, answer.thumbnail, True
+        self.database.write(jobs.finish_images, claim, made)
+        self.contents[name] |= {one.key: contents.get(one.key, one.key) for one in made if one.error is None}
+
+    def embed(
+        self,
+        keys: Sequence[str],
+        name: str = "photos",
+        size: int = 64,
+        contents: dict[str, str] | None = None,
+        broken: Sequence[str] = (),
+        **fields,
+    ) -> models.Job:
+        """Run an embed job from end to end."""
+        job = self.plan(keys, name, size, **fields)
+        for _ in range(0, len(keys), size):
+            self.finish(self.claim(), name, contents or {}, broken)
+        return job
+
+    def upload(self, data: bytes = b"bytes") -> str:
+        id = models.new_id()
+        stored = self.storage.write(uploads.path(id), io.BytesIO(data), 1000)
+        self.database.write(uploads.add, self.owner, id, stored, "a.zip", 3600)
+        return id
+
+    def search(self) -> models.Job:
+        job = self.submit(kind=JobKind.SEARCH)
+        self.database.write(jobs.finish_result, self.claim(Lane.INTERACTIVE), {"neighbors": []})
+        return job
+
+    def delete(self, *keys: str, name: str = "photos") -> None:
+        collection = self.collection(name)
+        for key in keys:
+            found = self.database.read(images.by_key, collection, key)
+            self.database.write(images.delete, collection, found.id)
+            del self.contents[name][key]
+
+    def check(self, name: str = "photos") -> None:
+        """Assert that each key has its vector and thumbnail, bit for bit, by both ways of reading."""
+        collection = self.collection(name)
+        whole, single = self.database.read(_read, collection)
+        expected = self.contents[name]
+        assert set(whole) == set(single) == set(expected)
+        for key, content in expected.items():
+            assert whole[key] == single[key][0] == vector(content).tobytes()
+            assert single[key][1] == thumbnail(content)
+
+    def sql(self, statement: str, **values) -> int:
+        """Change the database behind the service's back; return how many rows."""
+        with self.database.engine.begin() as connection:
+            return connection.execute(sa.text(statement), values).rowcount
+
+    def count(self, table: type[models.Base]) -> int:
+        return self.database.read(lambda s: s.scalar(sa.select(sa.func.count()).select_from(table)))
+
+
+def _read(session, collection):
+    whole = {}
+    revision, _ = segments.head(session, collection.id)
+    for change in segments.changes(session, collection.id, 0, revision):
+        whole |= {key: row.tobytes() for key, row in zip(change.keys, change.vectors, strict=True)}
+    live = session.scalars(sa.select(models.Image).filter_by(collection_id=collection.id, deleted_at=None)).all()
+    single = {
+        image.key: (segments.vector(session, image).tobytes(), segments.thumbnail(session, image)) for image in live
+    }
+    return whole, single
