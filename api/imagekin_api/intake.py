@@ -82,8 +82,10 @@ def _submit(
 ) -> tuple[schemas.Job, bool]:
     job, new = jobs.submit(session, submission, settings)
     if new and enclosed is not None and enclosed.stored is not None:
-        ttl_s = settings.upload_ttl_s
-        uploads.add(session, submission.owner, enclosed.id, enclosed.stored, enclosed.filename, ttl_s)
+        # a transaction that is run again may have written it the first time
+        if session.get(models.Upload, enclosed.id) is None:
+            ttl_s = settings.upload_ttl_s
+            uploads.add(session, submission.owner, enclosed.id, enclosed.stored, enclosed.filename, ttl_s)
     elif new and submission.upload_id is not None:
         uploads.get(session, submission.owner, submission.upload_id, lock=True)
     return jobs.view(session, job), new

@@ -11,7 +11,6 @@ from typing import Any
 import structlog
 from celery import Celery
 from kombu.entity import Queue
-from kombu.exceptions import OperationalError
 
 from imagekin.config import Settings
 from imagekin.types import Lane
@@ -131,8 +130,8 @@ class Doorbell:
                 for _ in range(times):
                     self._app.send_task(RING, queue=lane.value, ignore_result=True, retry=False)
                 pause_s = 0.05
-            except (OperationalError, OSError) as error:
-                log.warning("doorbell_silent", lane=lane.value, error=str(error))
+            except Exception as error:  # noqa: BLE001 - whatever it is: without this thread nothing would ring again
+                log.warning("doorbell_silent", lane=lane.value, error=f"{type(error).__name__}: {error}")
                 with self._changed:
                     if self._closed:
                         break

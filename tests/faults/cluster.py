@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +24,6 @@ import tiny
 from imagekin import models
 from imagekin.config import Settings
 from imagekin.db import Database
-from imagekin.queue import broker_url
 from imagekin.stack import port, redis
 from imagekin.stack.environment import child_environment
 from imagekin.stack.service import Process, Service
@@ -35,8 +34,9 @@ T = TypeVar("T")
 # A start on a busy machine with two cores takes long: PyTorch alone takes seconds to import.
 PATIENCE_S = 90.0
 SHORT = {
-    "lease_s": 2.0,
-    "renew_s": 0.5,
+    # Celery hears of a child's death within 5 s: a lease must outlast that, or nobody is blamed
+    "lease_s": 8.0,
+    "renew_s": 1.0,
     "sweep_s": 0.5,
     "chunk_target_s": 0.5,
     "chunk_images": 16,

@@ -93,7 +93,7 @@ def test_a_busy_worker_stops_within_its_grace(cluster: Cluster, name: str) -> No
 def test_rolling_restarts_lose_nothing(cluster: Cluster, name: str) -> None:
     cluster.collection(name, "slow.json")
     jobs = [cluster.embed(name, tiny.keys(f"{name}{number}", 40)) for number in range(3)]
-    for worker in list(cluster.workers) + ["api"]:
+    for worker in [*cluster.workers, "api"]:
         cluster.processes[worker].terminate()
         wait_for(lambda worker=worker: not cluster.processes[worker].running, f"the end of {worker}", 30)
         cluster.start(worker)

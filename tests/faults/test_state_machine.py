@@ -12,17 +12,21 @@ from imagekin.types import DType, JobKind, JobStatus, Lane, Precision
 
 
 @pytest.fixture
-def job(database: Database, settings: Settings) -> models.Job:
+def submission(database: Database, settings: Settings) -> jobs.Submission:
     space = catalog.resolve_space("fake", None, Precision.EXACT, settings.weights_dir)
     database.write(collections.create, "ann", "photos", space, DType.FLOAT32)
     collection = database.read(collections.get, "ann", "photos")
-    submission = jobs.Submission(
+    return jobs.Submission(
         owner="ann",
         kind=JobKind.EMBED,
         collection_id=collection.id,
         space_id=collection.space_id,
         params={"on_conflict": "replace"},
     )
+
+
+@pytest.fixture
+def job(database: Database, settings: Settings, submission: jobs.Submission) -> models.Job:
     return database.write(jobs.submit, submission, settings)[0]
 
 
@@ -33,6 +37,14 @@ def claim(database: Database, settings: Settings, name: str = "ring/1") -> jobs.
 
 def pieces(*keys: str) -> list[list[dict]]:
     return [[{"key": key, "ref": {}} for key in keys]]
+
+
+def test_submitting_again_what_was_committed_is_one_job(
+    database: Database, settings: Settings, submission: jobs.Submission
+) -> None:
+    made = [database.write(jobs.submit, submission, settings) for _ in range(2)]
+    assert [(job.id, new) for job, new in made] == [(submission.id, True)] * 2
+    assert database.read(lambda session: session.scalar(sa.select(sa.func.count()).select_from(models.Job))) == 1
 
 
 def test_planning_again_what_was_committed_adds_nothing(

@@ -10,9 +10,9 @@ import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery import shared_task
 from celery.signals import worker_process_init, worker_process_shutdown
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
-from imagekin import errors, jobs, queue, telemetry
+from imagekin import db, errors, jobs, queue, telemetry
 from imagekin.config import Settings
 from imagekin.types import ChunkKind, Lane
 from imagekin_worker.command import LANE_VARIABLE
@@ -33,6 +33,12 @@ def start(**_: object) -> None:
     settings = Settings()
     telemetry.configure(settings)
     _node = Node(settings, Lane(os.environ[LANE_VARIABLE]))
+    try:
+        db.wait_until_migrated(_node.database, settings.wait_for_database_s)
+    except errors.NotReady as error:
+        # Celery would log an exception and give this process work; another one is started in its place
+        log.error("process_not_started", reason=error.detail)
+        os._exit(1)
     _node.warm()
     _node.database.write(presence.appear, presence.name(_node.lane, os.getppid()), _node.lane, str(_node.device))
     # whatever was asked for while nobody was here
@@ -75,6 +81,9 @@ def _work(node, claims: Sequence[jobs.Claim]) -> None:
             _do(node, claims, lease)
     except errors.LeaseLost:
         log.info("claim_lost")
+    except errors.Unavailable as error:
+        # not the chunk's fault: its lease runs out, and the sweep rings again
+        log.error("storage_lost", error=error.detail)
     except errors.ImagekinError as error:
         log.warning("job_failed", code=error.code, detail=error.detail)
         for job_id in {claim.job_id for claim in claims}:
@@ -84,9 +93,10 @@ def _work(node, claims: Sequence[jobs.Claim]) -> None:
         _blame(node, claims, f"it took longer than {node.settings.soft_time_limit_s:g} s")
         # a thread that hangs in a decoder cannot be ended any other way
         os._exit(1)
-    except DBAPIError:
-        raise
     except Exception as error:
+        # what the database refuses, it will refuse again; otherwise it is away, and the chunk not at fault
+        if isinstance(error, DBAPIError) and not isinstance(error, DataError | IntegrityError):
+            raise
         log.exception("chunk_failed")
         _blame(node, claims, f"{type(error).__name__}: {error}"[:200])
 

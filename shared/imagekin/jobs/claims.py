@@ -76,7 +76,7 @@ def claim(
         .execution_options(synchronize_session=False)
     ).all()
     _start(session, {row.job_id for row in rows})
-    claims = [Claim(row.job_id, row.seq, ChunkKind(row.kind), *row[3:]) for row in rows]
+    claims = [Claim(row.job_id, row.seq, ChunkKind(row.kind), row.attempt, claimed_by, *row[5:]) for row in rows]
     return sorted(claims, key=lambda claim: (claim.job_id, claim.seq))
 
 

@@ -35,6 +35,8 @@ class Submission:
     parent_id: str | None = None
     idempotency_key: str | None = None
     idempotency_digest: str | None = None
+    # made before the transaction, so that one which is run again, its commit's answer lost, finds its own job
+    id: str = field(default_factory=models.new_id)
 
 
 def lane(kind: JobKind | str) -> Lane:
@@ -63,23 +65,23 @@ def find_idempotent(session: Session, owner: str, key: str | None, digest: str |
 
 
 def submit(session: Session, submission: Submission, settings: Settings) -> tuple[models.Job, bool]:
-    """Write the job and return it with True, or the one that the same key brought before with False.
+    """Write the job and return it with True, or the one that another request of the same key brought with False.
 
     Raises IdempotencyMismatch, QuotaExceeded, Backlog and CollectionNotFound.
     """
     known = find_idempotent(session, submission.owner, submission.idempotency_key, submission.idempotency_digest)
+    known = known or session.get(models.Job, submission.id)
     if known is not None:
-        return known, False
+        return known, known.id == submission.id
     _make_room(session, submission.owner, settings)
     # the lock keeps a deletion of the collection from missing this job
     alive = sa.select(models.Collection.id).filter_by(id=submission.collection_id, deleted_at=None)
     if session.scalar(alive.with_for_update(read=True)) is None:
         raise errors.CollectionNotFound()
-    job_id = models.new_id()
     inserted = session.execute(
         db.insert(session, models.Job)
         .values(
-            id=job_id,
+            id=submission.id,
             owner=submission.owner,
             kind=submission.kind,
             status=JobStatus.QUEUED,
@@ -104,7 +106,7 @@ def submit(session: Session, submission: Submission, settings: Settings) -> tupl
     embed = submission.kind == JobKind.EMBED
     session.add(
         models.Chunk(
-            job_id=job_id,
+            job_id=submission.id,
             seq=PLAN_SEQ if embed else 0,
             kind=ChunkKind.PLAN if embed else ChunkKind(submission.kind),
             lane=lane(submission.kind),
@@ -115,7 +117,7 @@ def submit(session: Session, submission: Submission, settings: Settings) -> tupl
         )
     )
     session.flush()
-    return session.get_one(models.Job, job_id), True
+    return session.get_one(models.Job, submission.id), True
 
 
 def retry(
