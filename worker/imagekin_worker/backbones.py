@@ -1,4 +1,4 @@
-"""Backbones made ready to run: weights found and checked, head cut off, BatchNorm folded, kept warm within a budget."""
+"""Backbones made ready to run: weights found and checked, head cut off, made fast, kept warm within a budget."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.fx.experimental.optimization import fuse
 from torch.overrides import TorchFunctionMode
 from torchvision import models
 
@@ -19,7 +18,7 @@ from imagekin import catalog
 from imagekin.catalog import Space
 from imagekin.config import Settings
 from imagekin.types import Precision
-from imagekin_worker import checkpoints, lite0, testing
+from imagekin_worker import checkpoints, fusion, lite0, testing
 
 CPU_BATCH = 4
 """Pictures a forward pass on one core: larger batches leave the cache and lose."""
@@ -107,11 +106,13 @@ class TorchBackbone:
         self._layout = torch.contiguous_format if reference else torch.channels_last
         half = self.on_gpu and space.precision is Precision.FAST and not reference
         self._dtype = torch.bfloat16 if half else torch.float32
-        self._network = self._prepare(network if reference else fold(network))
-        self._mean = self._channels(space.preprocess.mean)
-        self._std = self._channels(space.preprocess.std)
+        self._network = self._prepare(network if reference else fusion.fold(network))
         tensors = [*self._network.parameters(), *self._network.buffers()]
         self.nbytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        if device.type == "cpu" and not reference:
+            self._network = fusion.fuse(self._network, self._example())
+        self._mean = self._channels(space.preprocess.mean)
+        self._std = self._channels(space.preprocess.std)
 
     @torch.inference_mode()
     def embed(self, batch: Batch) -> NDArray[np.float32]:
@@ -126,6 +127,10 @@ class TorchBackbone:
         network = network.eval().requires_grad_(False)
         return network.to(device=self._device, dtype=self._dtype).to(memory_format=self._layout)
 
+    def _example(self) -> Tensor:
+        side = self.space.preprocess.crop
+        return torch.zeros(self.batch_size, 3, side, side).contiguous(memory_format=torch.channels_last)
+
     def _channels(self, values: tuple[float, ...]) -> Tensor:
         return torch.tensor(values, device=self._device).view(1, 3, 1, 1)
 
@@ -135,13 +140,6 @@ def build(space: Space) -> nn.Module:
     network = skeleton(space.backbone, space.preprocess.crop)
     network.set_submodule(space.layer, nn.Identity())
     return network.eval()
-
-
-def fold(network: nn.Module) -> nn.Module:
-    """Fold each BatchNorm into the convolution before it: the same function with fewer passes over memory."""
-    if not any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
-        return network
-    return fuse(network.eval())
 
 
 def skeleton(name: str, crop: int = 224) -> nn.Module:
