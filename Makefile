@@ -6,17 +6,22 @@ VENV ?= .venv
 # Where your index has CPU-only wheels of PyTorch, name it here and save gigabytes: make demo TORCH_INDEX=<url>
 TORCH_INDEX ?=
 IMAGES ?=
+# make faults SECONDS=300 breaks things at random that long, on each of DATABASES; SEED=<n> repeats a run
+SECONDS ?=
+SEED ?=
+DATABASES ?= sqlite postgresql
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test check format clean
+.PHONY: help demo up test faults check format clean
 
 help:
 	@echo 'make demo [IMAGES=<folder>]   embed, search and cluster 30 drawn pictures, or your own'
 	@echo 'make up                       keep the service running on this machine'
 	@echo 'make test                     format, lint, types, import rules and all tests'
+	@echo 'make faults [SECONDS=300]     kill, freeze and fill everything; or do so at random for that long'
 	@echo 'make format                   put the code into shape'
 
 demo: $(VENV)/.quickstart
@@ -27,6 +32,15 @@ up: $(VENV)/.quickstart
 
 test: check
 	$(BIN)/python -m pytest
+
+faults: $(VENV)/.dev
+ifdef SECONDS
+	for database in $(DATABASES); do \
+		$(BIN)/python tests/faults/random_run.py --seconds $(SECONDS) --database $$database $(if $(SEED),--seed $(SEED)) || exit 1; \
+	done
+else
+	$(BIN)/python -m pytest tests/faults -m 'faults or not faults'
+endif
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check

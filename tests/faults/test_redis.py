@@ -1,0 +1,91 @@
+"""Redis that dies, forgets, refuses or hangs: it only carries rings, so nothing may depend on it."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+import redis
+import tiny
+from cluster import Cluster, wait_for
+
+
+def rings_arrive(cluster: Cluster, name: str) -> None:
+    """Check that the API's ring is heard: quicker than any sweep would be, on a quiet cluster."""
+    cluster.finish()
+    assert cluster.finish(cluster.embed(name, tiny.keys(f"{name}-after", 1))) == ["succeeded"]
+
+
+def test_redis_may_die_under_load(cluster: Cluster, name: str) -> None:
+    cluster.collection(name, "slow.json")
+    before = cluster.embed(name, tiny.keys(f"{name}-before", 32))
+    cluster.holder(before)
+    cluster.kill("redis")
+    started = time.monotonic()
+    during = cluster.embed(name, tiny.keys(f"{name}-during", 4))
+    assert time.monotonic() - started < 5, "an accepted job waits for no ring"
+    # what is claimed is finished without Redis
+    wait_for(lambda: cluster.done(before), "images of the chunk in hand")
+    cluster.start("redis")
+    assert cluster.finish(before, during) == ["succeeded"] * 2
+    rings_arrive(cluster, name)
+
+
+def test_redis_may_forget_everything(cluster: Cluster, name: str) -> None:
+    cluster.collection(name, "slow.json")
+    job_id = cluster.embed(name, tiny.keys(name, 32))
+    cluster.holder(job_id)
+    cluster.broker().flushall()
+    assert cluster.finish(job_id) == ["succeeded"]
+    rings_arrive(cluster, name)
+
+
+@pytest.mark.parametrize("setting", [{"min-replicas-to-write": 1}, {"maxmemory": 1, "maxmemory-policy": "noeviction"}])
+def test_redis_may_refuse_to_write(cluster: Cluster, name: str, setting: dict[str, int | str]) -> None:
+    name = f"{name}-{len(setting)}"
+    cluster.collection(name)
+    broker = cluster.broker()
+    for key, value in setting.items():
+        broker.config_set(key, value)
+    try:
+        with pytest.raises(redis.ResponseError):
+            broker.set("probe", 1)
+        job_id = cluster.embed(name, tiny.keys(name, 8))
+        # long enough for every process to have tried
+        wait_for(lambda: "doorbell_silent" in (cluster.folder / "logs" / "api.log").read_text(), "the refusal")
+    finally:
+        broker.config_set("min-replicas-to-write", 0)
+        broker.config_set("maxmemory", 0)
+    assert cluster.finish(job_id) == ["succeeded"]
+    rings_arrive(cluster, name)
+
+
+@pytest.mark.faults
+def test_redis_may_hang(cluster: Cluster, name: str) -> None:
+    cluster.collection(name, "slow.json")
+    before = cluster.embed(name, tiny.keys(f"{name}-before", 32))
+    cluster.holder(before)
+    cluster.signal_group("redis", signal.SIGSTOP)
+    try:
+        started = time.monotonic()
+        during = cluster.embed(name, tiny.keys(f"{name}-during", 4))
+        assert time.monotonic() - started < 5, "an accepted job waits for no ring"
+        wait_for(lambda: cluster.done(before), "images of the chunk in hand")
+    finally:
+        cluster.signal_group("redis", signal.SIGCONT)
+    assert cluster.finish(before, during) == ["succeeded"] * 2
+    rings_arrive(cluster, name)
+
+
+def test_a_ring_that_comes_twice_is_two_claims(cluster: Cluster, name: str) -> None:
+    from imagekin import queue
+
+    cluster.collection(name, "slow.json")
+    app = queue.celery_app(cluster.settings)
+    job_id = cluster.embed(name, tiny.keys(name, 48))
+    cluster.holder(job_id)
+    for _ in range(4):
+        app.send_task(queue.RING, queue="bulk", task_id=f"{name}-again", ignore_result=True)
+    app.close()
+    assert cluster.finish(job_id) == ["succeeded"]
