@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -62,14 +63,16 @@ def run(node: Node, claims: Sequence[jobs.Claim], lease: Lease) -> None:
             settle=lambda fetched: _settle(node, fetched),
             should_stop=lambda: lease.lost,
         )
-        for outcome in outcomes:
-            work, index = outcome.item
-            computed += outcome.embedding is not None
-            if not outcome.settled:
-                work.items[index] = _item(work.entries[index], outcome)
-            work.missing -= 1
-            if not work.missing:
-                _finish(node, work, lease)
+        # closed also where a finish fails: the lanes must not go on beside the next claim
+        with closing(outcomes):
+            for outcome in outcomes:
+                work, index = outcome.item
+                computed += outcome.embedding is not None
+                if not outcome.settled:
+                    work.items[index] = _item(work.entries[index], outcome)
+                work.missing -= 1
+                if not work.missing:
+                    _finish(node, work, lease)
     finally:
         for source in {id(work.source): work.source for work in works}.values():
             source.close()

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from imagekin import errors
 from imagekin.config import Settings
-from imagekin.types import Precision
 from imagekin_worker import preprocess
 from imagekin_worker.backbones import Backbone
 
@@ -195,12 +194,8 @@ class _Run(Generic[T]):
             return self._settle(fetched) if fetched else set()
 
     def _decode(self, fetched: Fetched[T]) -> _Decoded[T] | None:
-        space = self._backbone.space
-        exact = space.precision is Precision.EXACT
-        at_least_px = None if exact else space.preprocess.resize
         try:
-            picture = preprocess.decode(fetched.data, self._settings, at_least_px=at_least_px)
-            pixels = preprocess.crop(picture, space.preprocess, exact=exact)
+            picture, pixels = preprocess.prepare(fetched.data, self._backbone.space, self._settings)
             thumbnail = preprocess.thumbnail(picture, self._settings.thumbnail_px)
         except errors.ItemError as error:
             return self._put([Outcome(fetched.item, fetched.content_hash, error=error)])

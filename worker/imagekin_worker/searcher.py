@@ -12,9 +12,11 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.orm import Session
 
-from imagekin import catalog, errors, images, jobs, models, segments
+from imagekin import errors, images, jobs, models, segments
+from imagekin.catalog import Space
 from imagekin.vectors import Vectors
 from imagekin_worker import preprocess
+from imagekin_worker.backbones import Backbone
 from imagekin_worker.leases import Lease
 from imagekin_worker.neighbors import Neighbor
 from imagekin_worker.node import Node
@@ -90,6 +92,7 @@ def _among(node: Node, search: Search) -> set[str] | None:
 def _with_vectors(node: Node, searches: Sequence[Search]) -> list[Search]:
     """Find each query's vector; pictures are embedded together. Those that fail here are ended and left out."""
     good: list[Search] = []
+    backbone: Backbone | None = None
     pictures: list[tuple[Search, np.ndarray]] = []
     for search in searches:
         query = search.job.work["query"]
@@ -99,16 +102,16 @@ def _with_vectors(node: Node, searches: Sequence[Search]) -> list[Search]:
             elif "image_id" in query:
                 search.vector = node.database.read(_stored, search.claim.collection_id, query["image_id"])
             else:
-                pictures.append((search, _pixels(node, search, query["upload"])))
+                backbone = backbone or node.backbone(search.claim.space_id)
+                pictures.append((search, _pixels(node, search, backbone.space)))
         except errors.ImagekinError as error:
             node.database.write(jobs.fail, search.claim.job_id, error.code, error.detail)
             continue
         good.append(search)
-    if pictures:
-        backbone = node.backbone(pictures[0][0].claim.space_id)
+    if backbone is not None:
         for start in range(0, len(pictures), backbone.batch_size):
             some = pictures[start : start + backbone.batch_size]
-            embedded = backbone.embed(np.stack([pixels for _, pixels in some]))
+            embedded = backbone.embed(np.stack([pixels for _, pixels in some]).transpose(0, 3, 1, 2))
             for (search, _), vector in zip(some, embedded, strict=True):
                 search.vector = vector
     return good
@@ -121,14 +124,13 @@ def _stored(session: Session, collection_id: str, image_id: str) -> Vectors:
     return segments.vector(session, image)
 
 
-def _pixels(node: Node, search: Search, path: str) -> np.ndarray:
-    """Decode the query's picture for the space; keep a thumbnail, as it is stored nowhere else."""
-    with node.storage.open(path) as file:
+def _pixels(node: Node, search: Search, space: Space) -> np.ndarray:
+    """Decode the query's picture (crop, crop, 3) for the space; keep a thumbnail, as it is stored nowhere else."""
+    with node.storage.open(search.job.work["query"]["upload"]) as file:
         data = file.read(node.settings.max_image_bytes + 1)
-    picture = preprocess.decode(data, node.settings)
+    picture, pixels = preprocess.prepare(data, space, node.settings)
     search.thumbnail = preprocess.thumbnail(picture, node.settings.thumbnail_px)
-    description = node.database.read(lambda session: session.get_one(models.Space, search.claim.space_id).description)
-    return preprocess.transform(picture, catalog.Space.from_json(description).preprocess)
+    return pixels
 
 
 def _finish(node: Node, search: Search, neighbors: Sequence[Neighbor]) -> None:
