@@ -13,6 +13,9 @@ from cluster import Cluster, wait_for
 
 from imagekin import models
 
+# What a worker says whose chunk is somebody else's, or nobody's, by now.
+REFUSED = ('"event": "lease_lost"', '"event": "claim_lost"', '"event": "chunk_lost"')
+
 
 def busy(cluster: Cluster, name: str, images: int = 48) -> tuple[str, str]:
     """Submit a job of slow pictures; return its id and the worker that has some of them in hand."""
@@ -59,7 +62,7 @@ def test_who_wakes_up_late_writes_nothing(cluster: Cluster, name: str) -> None:
     again = sa.select(sa.func.count()).where(models.Chunk.job_id == job_id, models.Chunk.attempt > 1)
     assert cluster.scalar(again), f"{mine} was not taken over"
     log = cluster.folder / "logs" / f"{worker}.log"
-    wait_for(lambda: any(word in log.read_text() for word in ("claim_lost", "chunk_lost")), "the refusal")
+    wait_for(lambda: any(word in log.read_text() for word in REFUSED), "the refusal")
 
 
 def test_a_worker_frozen_while_idle_and_killed_loses_its_message_only(cluster: Cluster, name: str) -> None:
@@ -107,8 +110,8 @@ def test_after_a_cancellation_nothing_is_written(cluster: Cluster, name: str) ->
     count = sa.select(models.Collection.image_count, models.Collection.revision).where(models.Collection.name == name)
     before = cluster.database.read(lambda session: session.execute(count).one())
     log = cluster.folder / "logs" / f"{worker}.log"
-    lost = '"event": "claim_lost"', '"event": "chunk_lost"', '"event": "lease_lost"'
-    wait_for(lambda: any(word in log.read_text() for word in lost), "the worker to hear of it")
+
+    wait_for(lambda: any(word in log.read_text() for word in REFUSED), "the worker to hear of it")
     # another job through the same hands: what came before it is over
     assert cluster.finish(cluster.embed(name, tiny.keys(f"{name}-2", 1))) == ["succeeded"]
     after = cluster.database.read(lambda session: session.execute(count).one())

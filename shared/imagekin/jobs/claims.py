@@ -232,7 +232,7 @@ def blame(session: Session, job_id: str, seq: int, reason: str, settings: Settin
         return
     if chunk.kind != ChunkKind.EMBED:
         session.flush()
-        detail = f"This job was begun {chunk.attempt} times and ended {chunk.deaths} worker processes: {reason}"
+        detail = f"This job was begun {chunk.attempt} times and broke its worker {chunk.deaths} times: {reason}"
         endings.fail(session, job_id, "internal_error", detail)
     elif chunk.size > 1:
         _split(session, chunk, settings)
@@ -274,7 +274,7 @@ def _quarantine(session: Session, chunk: models.Chunk, reason: str) -> None:
     assert chunk.manifest is not None
     entry = ledger.unpack(chunk.manifest)[0]
     detail = (
-        f"Tried {chunk.attempt} times, this image ended {chunk.deaths} worker processes; it was set aside ({reason})."
+        f"Tried {chunk.attempt} times, this image broke its worker {chunk.deaths} times; it was set aside ({reason})."
     )
     chunk.status = ChunkStatus.QUARANTINED
     chunk.failed = 1

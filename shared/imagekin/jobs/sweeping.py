@@ -48,8 +48,8 @@ def sweep(session: Session, settings: Settings) -> Swept:
     The caller rings the lanes and deletes the paths after the commit.
     """
     released = _release_expired(session, settings)
-    expired = _expire_jobs(session)
-    paths = _expire_uploads(session)
+    expired = expire_jobs(session)
+    paths = expire_uploads(session)
     ready = sa.select(Chunk.lane, sa.func.count()).where(claims.OPEN, Chunk.status == ChunkStatus.READY)
     lanes = {Lane(lane): count for lane, count in session.execute(ready.group_by(Chunk.lane))}
     return Swept(lanes, released, paths, expired)
@@ -66,7 +66,7 @@ def _release_expired(session: Session, settings: Settings) -> int:
     return len(rows)
 
 
-def _expire_jobs(session: Session) -> int:
+def expire_jobs(session: Session) -> int:
     """Erase ledgers and results past their life; the job's own row stays, so that asking for them says why."""
     past = sa.select(models.Job.id).where(models.Job.status.in_(TERMINAL), models.Job.expires_at < db.clock())
     leftover = sa.or_(
@@ -78,7 +78,7 @@ def _expire_jobs(session: Session) -> int:
     return len(ids)
 
 
-def _expire_uploads(session: Session) -> list[str]:
+def expire_uploads(session: Session) -> list[str]:
     """Forget uploads that are old and that no living job names; return their storage paths."""
     Job, Upload = models.Job, models.Upload
     named = sa.exists().where(Job.upload_id == Upload.id, sa.or_(Job.expires_at.is_(None), Job.expires_at > db.clock()))
