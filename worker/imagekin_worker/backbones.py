@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torchvision import models
 
 from imagekin import catalog
 from imagekin.catalog import Space
@@ -147,6 +146,9 @@ def skeleton(name: str, crop: int = 224) -> nn.Module:
     with _OnMeta():
         if name == catalog.DEFAULT_BACKBONE:
             return lite0.EfficientNetLite0()
+        # seconds of every worker's start that the default backbone can do without
+        from torchvision import models
+
         return models.get_model(name, weights=None, **_arguments(name, crop))
 
 
