@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,19 +13,24 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 MEGABYTE = 1 << 20
 GIGABYTE = 1 << 30
 DAY_S = 24 * 3600
+# As Standard Webhooks has it.
+MIN_SECRET_BYTES, MAX_SECRET_BYTES = 24, 64
 
 
 class Settings(BaseSettings):
     """The settings of API, workers and command line; each field is the variable IMAGEKIN_<FIELD>."""
 
-    model_config = SettingsConfigDict(env_prefix="IMAGEKIN_", frozen=True, extra="ignore")
+    # what is wrong with a setting is told without its value, which may be a secret
+    model_config = SettingsConfigDict(env_prefix="IMAGEKIN_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
     # --- where things are
     data_dir: Path = Field(
         default=Path("imagekin-data"), description="Folder of the embedded database, uploads and caches."
     )
-    database_url: str = Field(default="", description="SQLAlchemy URL; empty: SQLite in the data folder.")
-    redis_url: str = Field(default="redis://127.0.0.1:6379/0", description="Redis that carries the doorbells.")
+    database_url: str = Field(default="", repr=False, description="SQLAlchemy URL; empty: SQLite in the data folder.")
+    redis_url: str = Field(
+        default="redis://127.0.0.1:6379/0", repr=False, description="Redis that carries the doorbells."
+    )
     storage_url: str = Field(
         default="", description="fsspec URL of uploads and exports; empty: a folder in the data folder."
     )
@@ -40,7 +47,17 @@ class Settings(BaseSettings):
         default="keys", description="`keys`: a key per owner; `local`: this machine only."
     )
     first_key: str = Field(
-        default="", description="An API key (owner `admin`) that is valid without being in the database."
+        default="", repr=False, description="An API key (owner `admin`) that is valid without being in the database."
+    )
+    rate_limit_per_s: float = Field(
+        default=200,
+        ge=0,
+        description="Requests a second of one owner past which an API process answers 429; 0: no limit.",
+    )
+    webhook_secret: str = Field(
+        default="",
+        repr=False,
+        description="Secret (`whsec_...`) that webhooks are signed with; empty: `callback_url` is refused.",
     )
 
     # --- the API
@@ -54,6 +71,11 @@ class Settings(BaseSettings):
     max_backlog: int = Field(default=10_000, description="Unfinished jobs past which the API answers 503.")
     max_jobs_per_owner: int = Field(
         default=1_000, description="Unfinished jobs of one owner past which the API answers 429."
+    )
+    max_stored_upload_bytes_per_owner: int = Field(
+        default=1024 * GIGABYTE,
+        ge=0,
+        description="Bytes of one owner's stored uploads past which the API answers 429; 0: no limit.",
     )
 
     # --- images are hostile input
@@ -104,6 +126,22 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _check_secret(cls, value: str) -> str:
+        if value:
+            kind, _, encoded = value.partition("whsec_")
+            try:
+                size = 0 if kind else len(base64.b64decode(encoded, validate=True))
+            except binascii.Error:
+                size = 0
+            if not MIN_SECRET_BYTES <= size <= MAX_SECRET_BYTES:
+                raise ValueError(
+                    f"must be whsec_ and {MIN_SECRET_BYTES} to {MAX_SECRET_BYTES} random bytes in base64; "
+                    'this makes one: echo "whsec_$(openssl rand -base64 32)"'
+                )
+        return value
 
     @property
     def database(self) -> str:

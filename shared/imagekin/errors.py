@@ -177,6 +177,14 @@ class QuotaExceeded(ImagekinError):
     retryable = True
 
 
+class RateLimited(ImagekinError):
+    """You send more requests than your rate allows; wait as long as `Retry-After` says."""
+
+    code = "rate_limited"
+    http_status = 429
+    retryable = True
+
+
 class Backlog(ImagekinError):
     """The service has more work queued than it accepts; try again later."""
 

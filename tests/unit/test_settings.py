@@ -44,6 +44,31 @@ def test_a_wrong_value_is_refused(monkeypatch: pytest.MonkeyPatch):
         Settings()
 
 
+SECRETS = {
+    "FIRST_KEY": "ik_secret",
+    "WEBHOOK_SECRET": "whsec_c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0",
+    "DATABASE_URL": "postgresql://user:secret@host/db",
+    "REDIS_URL": "redis://:secret@host",
+}
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_secrets_are_not_shown_with_the_settings(monkeypatch: pytest.MonkeyPatch, name: str):
+    monkeypatch.setenv(f"IMAGEKIN_{name}", SECRETS[name])
+    assert getattr(Settings(), name.lower()) == SECRETS[name]
+    assert SECRETS[name] not in repr(Settings()) + str(Settings())
+
+
+@pytest.mark.parametrize(
+    "secret", ["c2VjcmV0", "whsec_", "whsec_c2VjcmV0", "whsec_" + "-" * 40, "x" + SECRETS["WEBHOOK_SECRET"]]
+)
+def test_a_weak_webhook_secret_is_refused_and_not_repeated(monkeypatch: pytest.MonkeyPatch, secret: str):
+    monkeypatch.setenv("IMAGEKIN_WEBHOOK_SECRET", secret)
+    with pytest.raises(ValidationError, match="openssl rand") as caught:
+        Settings()
+    assert secret not in str(caught.value).replace("whsec_ and", "").replace("whsec_$", "")
+
+
 def test_settings_do_not_change():
     with pytest.raises(ValidationError):
         Settings().port = 1
