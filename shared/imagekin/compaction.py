@@ -15,7 +15,7 @@ import structlog
 from sqlalchemy.orm import Session
 
 from imagekin import db, models, segments, vectors
-from imagekin.types import TERMINAL, JobKind
+from imagekin.types import STORING, TERMINAL, JobKind
 
 log = structlog.get_logger()
 
@@ -221,7 +221,7 @@ def forget(session: Session, collection_id: str) -> int:
     named_since = session.scalar(
         sa.select(sa.func.min(Job.created_at)).where(
             Job.collection_id == collection_id,
-            Job.kind == JobKind.EMBED,
+            Job.kind.in_(STORING),
             sa.or_(Job.expires_at.is_(None), Job.expires_at > clock),
         )
     )

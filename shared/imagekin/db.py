@@ -11,7 +11,8 @@ from __future__ import annotations
 import random
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import sqlalchemy as sa
@@ -103,6 +104,16 @@ class Database:
     def write(self, work: Callable[Concatenate[orm.Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `work(session, ...)` in one transaction and commit it; run it again after a passing fault."""
         return self._run(False, work, *args, **kwargs)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[orm.Session]:
+        """Give a session that writes nothing and sees the database at one moment, for as long as the block lasts."""
+        with (
+            self.engine.connect().execution_options(**self._options(True)) as connection,
+            orm.Session(connection, expire_on_commit=False) as session,
+            session.begin(),
+        ):
+            yield session
 
     def _run(
         self, read_only: bool, work: Callable[Concatenate[orm.Session, P], T], *args: P.args, **kwargs: P.kwargs

@@ -13,6 +13,10 @@ class JobKind(StrEnum):
     IMPORT = "import"
 
 
+# Kinds of jobs, and of their chunks, that store images: each image is an item in the job's ledger.
+STORING = frozenset({JobKind.EMBED, JobKind.IMPORT})
+
+
 class JobStatus(StrEnum):
     QUEUED = "queued"
     PLANNING = "planning"
@@ -40,7 +44,7 @@ class ItemStatus(StrEnum):
 
 
 class ChunkKind(StrEnum):
-    """What a worker does with a chunk: `plan` and `embed` for embed jobs, else the job's own kind."""
+    """What a worker does with a chunk: `plan` for jobs that store images, then or else the job's own kind."""
 
     PLAN = "plan"
     EMBED = "embed"

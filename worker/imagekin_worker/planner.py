@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, undefer
 
 from imagekin import jobs, ledger, models, sources
 from imagekin.sources import Entry
-from imagekin.types import ChunkKind, ItemStatus, Lane
+from imagekin.types import STORING, ItemStatus, JobKind, Lane
 from imagekin_worker.leases import Lease
 from imagekin_worker.node import Node
 
@@ -20,6 +20,8 @@ CHUNKS_PER_COMMIT = 32
 SLICE_S = 3.0
 # Below this a chunk costs more in the database than in the network.
 SMALLEST_CHUNK = 4
+# Vectors need no network: a chunk's worth is a few megabytes.
+IMPORTED_ROWS = 512
 
 
 def run(node: Node, claim: jobs.Claim, lease: Lease) -> None:
@@ -30,7 +32,7 @@ def run(node: Node, claim: jobs.Claim, lease: Lease) -> None:
     job = node.database.read(lambda session: session.get_one(models.Job, claim.job_id))
     cursor = node.database.read(jobs.state, claim)
     if cursor is None or "chunk" not in cursor:
-        cursor = {"chunk": _chunk_size(node, claim.space_id), "at": None}
+        cursor = {"chunk": _chunk_size(node, claim, job), "at": None}
     deadline = time.monotonic() + SLICE_S
     for pieces, ignored, reached, finished in _commits(node, job, cursor):
         chunks = node.database.write(jobs.plan, claim, pieces, ignored=ignored, cursor=reached, finished=finished)
@@ -42,8 +44,10 @@ def run(node: Node, claim: jobs.Claim, lease: Lease) -> None:
     node.database.write(jobs.release, [claim])
 
 
-def _chunk_size(node: Node, space_id: str) -> int:
-    return max(SMALLEST_CHUNK, min(node.settings.chunk_images, node.images_per_claim(space_id)))
+def _chunk_size(node: Node, claim: jobs.Claim, job: models.Job) -> int:
+    if job.kind == JobKind.IMPORT:
+        return IMPORTED_ROWS
+    return max(SMALLEST_CHUNK, min(node.settings.chunk_images, node.images_per_claim(claim.space_id)))
 
 
 def _commits(
@@ -112,8 +116,8 @@ def _chunk_from(
     chunk = session.scalar(
         sa.select(models.Chunk)
         .options(undefer(models.Chunk.manifest), undefer(models.Chunk.ledger))
-        .filter_by(job_id=job_id, kind=ChunkKind.EMBED)
-        .where(models.Chunk.seq >= seq)
+        .filter_by(job_id=job_id)
+        .where(models.Chunk.kind.in_(STORING), models.Chunk.seq >= seq)
         .order_by(models.Chunk.seq)
         .limit(1)
     )

@@ -9,7 +9,16 @@ doorbell after the commit. Whoever locks rows of several tables takes them in on
 
 from imagekin.jobs.claims import Claim, claim, died, release, renew
 from imagekin.jobs.endings import cancel, cancel_collection, delete, fail
-from imagekin.jobs.outcomes import checkpoint, checkpointed, finalize, finish_images, finish_result, plan, state
+from imagekin.jobs.outcomes import (
+    checkpoint,
+    checkpointed,
+    extend,
+    finalize,
+    finish_images,
+    finish_result,
+    plan,
+    state,
+)
 from imagekin.jobs.reports import get, items, view, views
 from imagekin.jobs.submission import Submission, find_idempotent, retry, submit
 from imagekin.jobs.sweeping import hold, sweep
@@ -24,6 +33,7 @@ __all__ = [
     "claim",
     "delete",
     "died",
+    "extend",
     "fail",
     "finalize",
     "find_idempotent",

@@ -230,7 +230,7 @@ def blame(session: Session, job_id: str, seq: int, reason: str, settings: Settin
     chunk.claimed_by = chunk.lease_until = None
     if chunk.deaths < settings.max_deaths and chunk.attempt < settings.max_attempts:
         return
-    if chunk.kind != ChunkKind.EMBED:
+    if chunk.kind not in STORING:
         session.flush()
         detail = f"This job was begun {chunk.attempt} times and broke its worker {chunk.deaths} times: {reason}"
         endings.fail(session, job_id, "internal_error", detail)

@@ -73,7 +73,7 @@ def plan(
             sa.insert(Chunk).values(
                 job_id=claim.job_id,
                 seq=job.total,
-                kind=ChunkKind.EMBED,
+                kind=ChunkKind(job.kind),
                 lane=Lane.BULK,
                 owner=claim.owner,
                 collection_id=claim.collection_id,
@@ -207,5 +207,16 @@ def finalize(session: Session, claim: Claim, first_part: int, parts: Sequence[Se
     """
     job = _fence(session, claim)
     job.status = JobStatus.FINALIZING
+def extend(
+    session: Session, claim: Claim, part: int, rows: Sequence[dict[str, Any]], state: bytes, fraction: float
+) -> None:
+    """Write part `part` (1 at the start) of a result that grows with the work, and how far that is, as `checkpoint`.
+
+    Raises LeaseLost.
+    """
+    checkpoint(session, claim, state, fraction)
+    results.write_rows(session, claim.job_id, part, rows)
+
+
     for number, rows in enumerate(parts, first_part):
         results.write_rows(session, claim.job_id, number, rows)

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, undefer
 
 from imagekin import db, errors, ledger, models, schemas
-from imagekin.types import TERMINAL, ChunkKind, ChunkStatus, ItemStatus, JobKind, JobStatus
+from imagekin.types import STORING, TERMINAL, ChunkStatus, ItemStatus, JobKind, JobStatus
 
 ENDED = (ChunkStatus.DONE, ChunkStatus.QUARANTINED, ChunkStatus.CANCELLED)
 # Rates over less than this are noise.
@@ -87,7 +87,7 @@ def _progress(job: models.Job, clock: float) -> schemas.Progress:
         rate = count / max(elapsed, SHORTEST_RATE_S)
         if total is not None and job.status not in TERMINAL:
             eta = round((total - count) / rate, 1)
-    fraction = job.fraction if job.kind != JobKind.EMBED else (count / total if total else None)
+    fraction = job.fraction if job.kind not in STORING else (count / total if total else None)
     if job.status in TERMINAL:
         fraction = 1.0
     return schemas.Progress(
@@ -125,8 +125,8 @@ def items(
     chunks = (
         sa.select(models.Chunk)
         .options(undefer(models.Chunk.ledger), undefer(models.Chunk.manifest))
-        .filter_by(job_id=job.id, kind=ChunkKind.EMBED)
-        .where(models.Chunk.seq >= seq, models.Chunk.status.in_(ENDED))
+        .filter_by(job_id=job.id)
+        .where(models.Chunk.kind.in_(STORING), models.Chunk.seq >= seq, models.Chunk.status.in_(ENDED))
         .order_by(models.Chunk.seq)
         .execution_options(yield_per=8)
     )

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from imagekin import db, errors, models
 from imagekin.config import Settings
 from imagekin.jobs import reports
-from imagekin.types import TERMINAL, ChunkKind, ChunkStatus, JobKind, JobStatus, Lane
+from imagekin.types import STORING, TERMINAL, ChunkKind, ChunkStatus, JobKind, JobStatus, Lane
 
 RETRY_AFTER_S = 10
 PLAN_SEQ = -1
@@ -93,7 +93,7 @@ def submit(session: Session, submission: Submission, settings: Settings) -> tupl
             parent_id=submission.parent_id,
             idempotency_key=submission.idempotency_key,
             idempotency_digest=submission.idempotency_digest,
-            planned=submission.kind != JobKind.EMBED,
+            planned=submission.kind not in STORING,
             lifetime_s=lifetime_s(submission.kind, settings),
         )
         .on_conflict_do_nothing(index_elements=["owner", "idempotency_key"])
@@ -103,12 +103,12 @@ def submit(session: Session, submission: Submission, settings: Settings) -> tupl
         known = find_idempotent(session, submission.owner, submission.idempotency_key, submission.idempotency_digest)
         assert known is not None
         return known, False
-    embed = submission.kind == JobKind.EMBED
+    planning = submission.kind in STORING
     session.add(
         models.Chunk(
             job_id=submission.id,
-            seq=PLAN_SEQ if embed else 0,
-            kind=ChunkKind.PLAN if embed else ChunkKind(submission.kind),
+            seq=PLAN_SEQ if planning else 0,
+            kind=ChunkKind.PLAN if planning else ChunkKind(submission.kind),
             lane=lane(submission.kind),
             owner=submission.owner,
             collection_id=submission.collection_id,
@@ -145,7 +145,7 @@ def retry(
         raise errors.SourceExpired("The job has expired; submit its images again.")
     collection = session.get_one(models.Collection, parent.collection_id)
     work = dict(parent.work)
-    if parent.kind == JobKind.EMBED and parent.planned:
+    if parent.kind in STORING and parent.planned:
         work["retry"] = {"job_id": parent.id, "items": items}
     return submit(
         session,
