@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import ipaddress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -83,6 +84,20 @@ class Settings(BaseSettings):
     max_image_pixels: int = Field(default=100_000_000, description="Most pixels of an image.")
     max_archive_members: int = Field(default=2_000_000, description="Most members of an archive.")
     max_archive_ratio: int = Field(default=200, description="Largest ratio of a member's size to its compressed size.")
+    fetch_allow: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Networks, addresses and host names that are fetched from though they are not public; none by "
+        "default.",
+    )
+    fetch_timeout_s: float = Field(
+        default=15, gt=0, description="Longest fetch of one image; at most a quarter of the soft time limit counts."
+    )
+    fetch_stall_s: float = Field(
+        default=10, gt=0, description="How long a server may take to connect, or be silent, in a fetch."
+    )
+    fetch_threads: int = Field(
+        default=8, ge=1, description="Images that a worker process fetches at once from addresses and locations."
+    )
     thumbnail_px: int = Field(default=160, ge=16, le=1024, description="Longest side of the thumbnails.")
 
     # --- workers
@@ -122,7 +137,7 @@ class Settings(BaseSettings):
         default="auto", description="`auto`: console on a terminal, else json."
     )
 
-    @field_validator("source_roots", "warm", mode="before")
+    @field_validator("source_roots", "fetch_allow", "warm", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -141,6 +156,15 @@ class Settings(BaseSettings):
                     f"must be whsec_ and {MIN_SECRET_BYTES} to {MAX_SECRET_BYTES} random bytes in base64; "
                     'this makes one: echo "whsec_$(openssl rand -base64 32)"'
                 )
+        return value
+
+    @field_validator("fetch_allow")
+    @classmethod
+    def _check_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        # one with a typing error would count as a host's name
+        for network in value:
+            if "/" in network:
+                ipaddress.ip_network(network, strict=False)
         return value
 
     @property
