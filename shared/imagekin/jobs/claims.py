@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, undefer
 from imagekin import db, ledger, models
 from imagekin.config import Settings
 from imagekin.jobs import endings
-from imagekin.types import ChunkKind, ChunkStatus, ItemStatus, JobStatus, Lane
+from imagekin.types import STORING, ChunkKind, ChunkStatus, ItemStatus, JobStatus, Lane
 
 Chunk = models.Chunk
 
