@@ -144,6 +144,11 @@ class Database:
         self.engine.dispose()
 
 
+def after_commit(session: orm.Session, note: Callable[[], None]) -> None:
+    """Call `note` once the session's transaction is committed, and not at all where it is rolled back."""
+    event.listen(session, "after_commit", lambda _session: note(), once=True)
+
+
 def wait_until_migrated(database: Database, timeout_s: float) -> None:
     """Wait until the database answers and has this version's tables.
 

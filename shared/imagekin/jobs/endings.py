@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
+import structlog
 from sqlalchemy.orm import Session
 
-from imagekin import db, errors, models
+from imagekin import db, errors, metrics, models
 from imagekin.jobs import reports
-from imagekin.types import TERMINAL, ChunkStatus, JobStatus
+from imagekin.types import TERMINAL, ChunkStatus, ItemStatus, JobKind, JobStatus
+
+log = structlog.get_logger()
 
 OPEN = (ChunkStatus.READY, ChunkStatus.CLAIMED)
 
@@ -101,7 +106,9 @@ def _abandon(
         return False
     Chunk = models.Chunk
     still_open = sa.and_(Chunk.job_id == job_id, Chunk.status.in_(OPEN))
-    job.cancelled += session.scalars(sa.select(sa.func.coalesce(sa.func.sum(Chunk.size), 0)).where(still_open)).one()
+    left = session.scalars(sa.select(sa.func.coalesce(sa.func.sum(Chunk.size), 0)).where(still_open)).one()
+    job.cancelled += left
+    db.after_commit(session, lambda: metrics.JOBS.note_images(ItemStatus.CANCELLED, left))
     session.execute(
         sa.update(Chunk)
         .where(still_open)
@@ -123,3 +130,20 @@ def _end(
     job.finished_at = clock
     job.expires_at = None if job.lifetime_s is None else clock + job.lifetime_s
     session.flush()
+    _tell(session, job, clock - job.created_at)
+
+
+def _tell(session: Session, job: models.Job, seconds: float) -> None:
+    """Count and log the end, wherever it came from, once it is committed."""
+    kind, status = job.kind, job.status
+    about: dict[str, Any] = {"job_id": job.id, "kind": kind, "status": status, "owner": job.owner}
+    if job.error_code is not None:
+        about["code"] = job.error_code
+    if kind == JobKind.EMBED:
+        about |= {name: getattr(job, name) for name in ("total", *ItemStatus, "ignored")}
+
+    def tell() -> None:
+        metrics.JOBS.note_end(kind, status, seconds)
+        log.info("job_ended", **about, seconds=round(seconds, 3))
+
+    db.after_commit(session, tell)
