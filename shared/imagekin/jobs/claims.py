@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, undefer
 
-from imagekin import db, ledger, models
+from imagekin import db, ledger, metrics, models
 from imagekin.config import Settings
 from imagekin.jobs import endings
 from imagekin.types import STORING, ChunkKind, ChunkStatus, ItemStatus, JobStatus, Lane
@@ -282,4 +282,10 @@ def _quarantine(session: Session, chunk: models.Chunk, reason: str) -> None:
     job = session.get_one(models.Job, chunk.job_id)
     job.failed += 1
     session.flush()
+    db.after_commit(session, _count_quarantined)
     endings.settle(session, job)
+
+
+def _count_quarantined() -> None:
+    metrics.JOBS.note_images(ItemStatus.FAILED, 1)
+    metrics.JOBS.note_errors(["quarantined"])

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from imagekin import db, errors, ledger, models, results, segments
+from imagekin import db, errors, ledger, metrics, models, results, segments
 from imagekin.jobs import endings
 from imagekin.jobs.claims import Claim
 from imagekin.types import TERMINAL, ChunkKind, ChunkStatus, ItemStatus, JobStatus, Lane, OnConflict
@@ -164,7 +164,14 @@ def finish_images(session: Session, claim: Claim, items: Sequence[segments.Item]
         setattr(job, status.value, getattr(job, status.value) + counts[status])
     session.flush()
     endings.settle(session, job)
+    db.after_commit(session, lambda: _count(records, counts))
     return counts
+
+
+def _count(records: Sequence[ledger.Record], counts: Counter[ItemStatus]) -> None:
+    for status, count in counts.items():
+        metrics.JOBS.note_images(status, count)
+    metrics.JOBS.note_errors(record.code for record in records)
 
 
 COUNTED = (ItemStatus.EMBEDDED, ItemStatus.REUSED, ItemStatus.SKIPPED, ItemStatus.FAILED)
