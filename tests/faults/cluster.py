@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import signal
@@ -27,6 +28,7 @@ from imagekin.db import Database
 from imagekin.stack import port, redis
 from imagekin.stack.environment import child_environment
 from imagekin.stack.service import Process, Service
+from imagekin.storage import Storage
 from imagekin.types import ChunkStatus, Lane
 
 T = TypeVar("T")
@@ -255,10 +257,20 @@ class Cluster:
         return [self.scalar(sa.select(models.Job.status).where(models.Job.id == id)) or "" for id in ids]
 
     def check(self) -> history.Report:
-        """Hold everything accepted against the database; raises AssertionError with what is wrong."""
+        """Hold what was accepted against the database, and ask the doctor; raises AssertionError with what is wrong."""
         report = history.check(self.database, self.accepted)
         assert not report.problems, "\n".join(report.problems[:20])
+        assert not (ills := self.ills()), "\n".join(ills)
         return report
+
+    def ills(self) -> list[str]:
+        """Return what the doctor finds."""
+        if importlib.util.find_spec("imagekin.doctor") is None:
+            return []
+        from imagekin import doctor
+
+        seen = doctor.examine(self.database, Storage(self.settings), self.settings)
+        return [f"{each.sentence}: {each.details}" for each in seen.outcomes.values() if each.left]
 
     def broker(self) -> redis_client.Redis:
         """Return a client of Redis."""

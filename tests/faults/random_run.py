@@ -223,6 +223,7 @@ def run(seconds: float, kind: str, seed: int) -> bool:
             except TimeoutError as error:
                 print(error)
             report = history.check(cluster.database, cluster.accepted)
+            report.problems += cluster.ills()
             print(f"calm after {time.monotonic() - calm:.0f} s; faults {dict(faults.done)}")
     print(
         f"submitted {load.submitted.total() + 1}, accepted {report.accepted}, finished {report.finished} "

@@ -1,0 +1,87 @@
+"""The doorbell alone with its Redis, so that no sweep rings in its place."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis as redis_client
+from cluster import wait_for
+
+from imagekin.config import Settings
+from imagekin.queue import Doorbell
+from imagekin.stack import redis
+from imagekin.stack.service import Process
+from imagekin.types import Lane
+
+
+@pytest.fixture
+def address() -> Iterator[Path]:
+    # a socket's path may have 107 bytes, which pytest's own folders exceed
+    with tempfile.TemporaryDirectory(prefix="ik-") as folder:
+        yield Path(folder) / "redis.sock"
+
+
+@pytest.fixture
+def server(address: Path, tmp_path: Path) -> Iterator[Process]:
+    process = Process(redis.service(address), tmp_path)
+    start(process)
+    yield process
+    process.kill()
+
+
+@pytest.fixture
+def doorbell(server: Process, address: Path) -> Iterator[Doorbell]:
+    doorbell = Doorbell(Settings(redis_url=redis.url(address)))
+    yield doorbell
+    doorbell.close()
+
+
+def start(process: Process) -> None:
+    process.launch("doorbell")
+    wait_for(lambda: process.ready, "Redis", 10)
+
+
+def rings(address: Path, count: int) -> None:
+    """Wait until so many rings wait on the bulk lane."""
+    with redis_client.Redis(unix_socket_path=str(address)) as client:
+        wait_for(lambda: client.llen("bulk") == count, f"{count} rings", 15)
+
+
+def test_it_rings_again_once_redis_is_back(doorbell: Doorbell, server: Process, address: Path) -> None:
+    doorbell.ring(Lane.BULK)
+    rings(address, 1)
+    server.kill()
+    started = time.monotonic()
+    doorbell.ring(Lane.BULK, times=3)
+    assert time.monotonic() - started < 0.1, "a ring waits for nothing"
+    start(server)
+    rings(address, 3)
+    doorbell.ring(Lane.BULK)
+    rings(address, 4)
+
+
+def test_it_rings_after_redis_forgot_everything(doorbell: Doorbell, address: Path) -> None:
+    doorbell.ring(Lane.BULK)
+    rings(address, 1)
+    with redis_client.Redis(unix_socket_path=str(address)) as client:
+        client.flushall()
+    doorbell.ring(Lane.BULK)
+    rings(address, 1)
+
+
+@pytest.mark.parametrize("refusing", [{"min-replicas-to-write": 1}, {"maxmemory": 1}])
+def test_it_rings_once_redis_writes_again(doorbell: Doorbell, address: Path, refusing: dict[str, int]) -> None:
+    with redis_client.Redis(unix_socket_path=str(address)) as client:
+        for name, value in refusing.items():
+            client.config_set(name, value)
+        doorbell.ring(Lane.BULK)
+        # it has tried, and waits to try again
+        wait_for(lambda: client.info("errorstats") and client.info("stats")["total_error_replies"], "a refusal", 10)
+        for name in refusing:
+            client.config_set(name, 0)
+    rings(address, 1)
+    assert doorbell._thread.is_alive()
