@@ -40,7 +40,13 @@ def register(app: flask.Flask) -> None:
             return
         if getattr(view, "is_public", False) or endpoint == "docs.static":
             return
-        flask.g.owner = auth.LOCAL if local else owner_of_key()
+        if local:
+            # the one owner of the one machine takes nothing from anybody
+            flask.g.owner = auth.LOCAL
+            return
+        owner = owner_of_key()
+        flask.g.owner = owner
+        service.current().rates.take(owner)
 
 
 def refuse_strangers() -> None:

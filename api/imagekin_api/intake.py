@@ -34,7 +34,8 @@ class Enclosure:
         return uploads.path(self.id)
 
     def store(self, stream: Readable | IO[bytes], max_bytes: int) -> None:
-        """Write its bytes; raises TooLarge and Unavailable."""
+        """Write its bytes; raises TooLarge, QuotaExceeded and Unavailable."""
+        check_room()
         self.stored = service.current().storage.write(self.path, stream, max_bytes)
 
     def work(self) -> dict[str, str | None]:
@@ -51,6 +52,12 @@ def enclosure(filename: str | None = None) -> Iterator[Enclosure]:
     finally:
         if enclosed.stored is not None and not enclosed.kept:
             service.current().storage.delete(enclosed.path)
+
+
+def check_room() -> None:
+    """Raise QuotaExceeded, before anything is read, for a request that its owner's quota has no room for."""
+    here = service.current()
+    here.database.read(uploads.check_room, service.owner(), flask.request.content_length or 1, here.settings)
 
 
 def known(idempotency: Idempotency) -> flask.Response | None:
@@ -84,8 +91,7 @@ def _submit(
     if new and enclosed is not None and enclosed.stored is not None:
         # a transaction that is run again may have written it the first time
         if session.get(models.Upload, enclosed.id) is None:
-            ttl_s = settings.upload_ttl_s
-            uploads.add(session, submission.owner, enclosed.id, enclosed.stored, enclosed.filename, ttl_s)
+            uploads.add(session, submission.owner, enclosed.id, enclosed.stored, enclosed.filename, settings)
     elif new and submission.upload_id is not None:
         uploads.get(session, submission.owner, submission.upload_id, lock=True)
     return jobs.view(session, job), new

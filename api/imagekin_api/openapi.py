@@ -21,7 +21,7 @@ _REFERENCE = "#/components/schemas/{model}"
 _ARGUMENT = re.compile(r"<(?:\w+:)?(\w+)>")
 _ANY_BODY = "application/octet-stream"
 # What any address may answer.
-_ALWAYS = (errors.Unauthorized, errors.Forbidden, errors.InvalidRequest, errors.Unavailable)
+_ALWAYS = (errors.Unauthorized, errors.Forbidden, errors.InvalidRequest, errors.RateLimited, errors.Unavailable)
 
 
 def document(app: flask.Flask) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from imagekin.config import Settings
 from imagekin.db import Database
 from imagekin.queue import Doorbell
 from imagekin.storage import Storage
+from imagekin_api.rates import Rates
 from imagekin_api.waiting import Watcher
 
 EXTENSION = "imagekin"
@@ -18,20 +19,22 @@ EXTENSION = "imagekin"
 
 @dataclass(frozen=True)
 class Service:
-    """The settings, the database, the storage, the doorbell, and the watcher that held answers wait for."""
+    """The settings, the database, the storage, the doorbell, what held answers wait for, and the rates of owners."""
 
     settings: Settings
     database: Database
     storage: Storage
     doorbell: Doorbell
     watcher: Watcher
+    rates: Rates
 
     @classmethod
     def open(cls, settings: Settings) -> Service:
         """Open what the settings name; nothing is connected yet."""
         database = Database(settings.database, pool_size=settings.api_threads)
         watcher = Watcher(database, max_waiting=settings.api_threads // 2)
-        return cls(settings, database, Storage(settings), Doorbell(settings), watcher)
+        rates = Rates(settings.rate_limit_per_s)
+        return cls(settings, database, Storage(settings), Doorbell(settings), watcher, rates)
 
     def close(self) -> None:
         """Answer whoever waits, and close the connections."""

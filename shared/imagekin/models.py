@@ -34,6 +34,7 @@ class Base(DeclarativeBase):
         float: sa.Double(),
         bytes: sa.LargeBinary(),
         dict[str, Any]: sa.JSON().with_variant(postgresql.JSONB(), "postgresql"),
+        list[dict[str, Any]]: sa.JSON().with_variant(postgresql.JSONB(), "postgresql"),
     }
 
 
@@ -294,9 +295,13 @@ class Upload(Base):
     path: Mapped[str]
     filename: Mapped[str | None]
     sha256: Mapped[str] = mapped_column(sa.String(64))
+    # as it was sent; a tar.gz is stored decompressed
     size: Mapped[int] = mapped_column(sa.BigInteger())
+    stored_bytes: Mapped[int] = mapped_column(sa.BigInteger())
     created_at: Mapped[float] = _time()
     expires_at: Mapped[float] = mapped_column(sa.Double(), index=True)
+
+    __table_args__ = (sa.Index("ix_uploads_owner", "owner"),)
 
 
 class ApiKey(Base):
@@ -310,6 +315,32 @@ class ApiKey(Base):
     created_at: Mapped[float] = _time()
     last_used_at: Mapped[float | None] = mapped_column(sa.Double())
     revoked_at: Mapped[float | None] = mapped_column(sa.Double())
+
+
+class Delivery(Base):
+    """The webhook of a job that ended: written in the transaction that ended it, sent until it arrives.
+
+    `attempts` is a list of {at, status_code, error}; who sends it holds a lease under a name of its own.
+    """
+
+    __tablename__ = "deliveries"
+
+    job_id: Mapped[str] = mapped_column(sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    owner: Mapped[str]
+    status: Mapped[str] = mapped_column(sa.String(16))
+    attempts: Mapped[list[dict[str, Any]]] = mapped_column(default=list)
+    next_at: Mapped[float] = _time()
+    claimed_by: Mapped[str | None] = mapped_column(sa.String(255))
+    lease_until: Mapped[float | None] = mapped_column(sa.Double())
+
+    __table_args__ = (
+        sa.Index(
+            "ix_deliveries_pending",
+            "next_at",
+            sqlite_where=sa.text("status = 'pending'"),
+            postgresql_where=sa.text("status = 'pending'"),
+        ),
+    )
 
 
 class Lock(Base):

@@ -6,6 +6,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from imagekin import db, errors, models
+from imagekin.config import Settings
 from imagekin.storage import Stored
 from imagekin.types import TERMINAL
 
@@ -15,10 +16,38 @@ def path(upload_id: str) -> str:
     return f"uploads/{upload_id}"
 
 
+def check_room(session: Session, owner: str, more_bytes: int, settings: Settings) -> None:
+    """Raise QuotaExceeded where `more_bytes` would not fit beside the owner's stored uploads.
+
+    Uploads that arrive at the same moment don't see each other, so they may pass the quota together.
+    """
+    limit = settings.max_stored_upload_bytes_per_owner
+    if not limit:
+        return
+    total = sa.func.coalesce(sa.func.sum(models.Upload.stored_bytes), 0)
+    used = int(session.scalars(sa.select(total).where(models.Upload.owner == owner)).one())
+    if used + more_bytes > limit:
+        raise errors.QuotaExceeded(
+            f"Your stored uploads have {used:,} bytes of the {limit:,} that your quota allows; delete some, or wait "
+            "until they expire."
+        )
+
+
 def add(
-    session: Session, owner: str, upload_id: str, stored: Stored, filename: str | None, ttl_s: float
+    session: Session,
+    owner: str,
+    upload_id: str,
+    stored: Stored,
+    filename: str | None,
+    settings: Settings,
+    *,
+    size: int | None = None,
 ) -> models.Upload:
-    """Write the row of an upload whose bytes are stored."""
+    """Write the row of an upload whose bytes are stored; `size` is what was sent, where that is another number.
+
+    Raises QuotaExceeded.
+    """
+    check_room(session, owner, stored.size, settings)
     session.execute(
         sa.insert(models.Upload).values(
             id=upload_id,
@@ -26,8 +55,9 @@ def add(
             path=path(upload_id),
             filename=filename,
             sha256=stored.sha256,
-            size=stored.size,
-            expires_at=db.clock() + ttl_s,
+            size=stored.size if size is None else size,
+            stored_bytes=stored.size,
+            expires_at=db.clock() + settings.upload_ttl_s,
         )
     )
     return session.get_one(models.Upload, upload_id)

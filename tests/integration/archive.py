@@ -119,7 +119,7 @@ class Archive:
     def upload(self, data: bytes = b"bytes") -> str:
         id = models.new_id()
         stored = self.storage.write(uploads.path(id), io.BytesIO(data), 1000)
-        self.database.write(uploads.add, self.owner, id, stored, "a.zip", 3600)
+        self.database.write(uploads.add, self.owner, id, stored, "a.zip", self.settings)
         return id
 
     def search(self) -> models.Job:

@@ -370,7 +370,9 @@ def test_the_sweep_forgets_what_is_past_its_life(database, planned, claim, setti
 
 def test_an_upload_lives_while_a_job_names_it(database, submit, settings):
     def add(session, id):
-        session.add(models.Upload(id=id, owner="ann", path=f"uploads/{id}", sha256="", size=1, expires_at=1))
+        session.add(
+            models.Upload(id=id, owner="ann", path=f"uploads/{id}", sha256="", size=1, stored_bytes=1, expires_at=1)
+        )
 
     for id in ("named", "free"):
         database.write(add, id)

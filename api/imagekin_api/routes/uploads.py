@@ -8,8 +8,7 @@ import flask
 from werkzeug.http import parse_options_header
 
 from imagekin import errors, models, schemas, uploads
-from imagekin.storage import Stored
-from imagekin_api import answers, multipart, problems, service
+from imagekin_api import answers, intake, multipart, problems, service
 from imagekin_api.operations import Parameter, operation
 
 blueprint = flask.Blueprint("uploads", __name__)
@@ -24,7 +23,7 @@ MAX_FILENAME_CHARS = 1024
     returns=schemas.Upload,
     status=201,
     parameters=(Parameter("filename", "The file's name: the key of a single image."),),
-    errors=(errors.TooLarge, errors.Unavailable),
+    errors=(errors.TooLarge, errors.QuotaExceeded, errors.Unavailable),
 )
 def create() -> flask.Response:
     """The body is the file itself: a zip, tar or tar.gz, one image, or a manifest; what it is shows its content.
@@ -37,22 +36,22 @@ def create() -> flask.Response:
     max_bytes = here.settings.max_upload_bytes
     if (flask.request.content_length or 0) > max_bytes:
         raise errors.TooLarge(f"The upload is larger than {max_bytes:,} bytes.")
+    intake.check_room()
     filename = _filename()
     upload_id = models.new_id()
     path = uploads.path(upload_id)
     body = _Counted(flask.request.stream)
-    # what is stored of a tar.gz is larger than what was sent
-    sent = Stored(here.storage.write(path, body, max_bytes).sha256, body.size)
+    stored = here.storage.write(path, body, max_bytes)
     kept = False
     try:
-        if sent.size == 0:
+        if body.size == 0:
             raise errors.InvalidRequest("The upload is empty; send the file as the body.")
-        here.database.write(uploads.add, service.owner(), upload_id, sent, filename, here.settings.upload_ttl_s)
+        here.database.write(uploads.add, service.owner(), upload_id, stored, filename, here.settings, size=body.size)
         kept = True
     finally:
         if not kept:
             here.storage.delete(path)
-    return answers.of(schemas.Upload(id=upload_id, sha256=sent.sha256, size=sent.size), 201)
+    return answers.of(schemas.Upload(id=upload_id, sha256=stored.sha256, size=body.size), 201)
 
 
 class _Counted:

@@ -52,11 +52,13 @@ def upgrade() -> None:
         sa.Column("filename", sa.String(), nullable=True),
         sa.Column("sha256", sa.String(length=64), nullable=False),
         sa.Column("size", sa.BigInteger(), nullable=False),
+        sa.Column("stored_bytes", sa.BigInteger(), nullable=False),
         sa.Column("created_at", sa.Double(), nullable=False),
         sa.Column("expires_at", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_uploads")),
     )
     op.create_index(op.f("ix_uploads_expires_at"), "uploads", ["expires_at"], unique=False)
+    op.create_index("ix_uploads_owner", "uploads", ["owner"], unique=False)
     op.create_table(
         "workers",
         sa.Column("name", sa.String(length=255), nullable=False),
@@ -194,6 +196,26 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_clusterings_collection_id"), "clusterings", ["collection_id"], unique=False)
     op.create_table(
+        "deliveries",
+        sa.Column("job_id", sa.String(length=32), nullable=False),
+        sa.Column("owner", sa.String(), nullable=False),
+        sa.Column("status", sa.String(length=16), nullable=False),
+        sa.Column("attempts", JSON, nullable=False),
+        sa.Column("next_at", sa.Double(), nullable=False),
+        sa.Column("claimed_by", sa.String(length=255), nullable=True),
+        sa.Column("lease_until", sa.Double(), nullable=True),
+        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_deliveries_job_id"), ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("job_id", name=op.f("pk_deliveries")),
+    )
+    op.create_index(
+        "ix_deliveries_pending",
+        "deliveries",
+        ["next_at"],
+        unique=False,
+        sqlite_where=sa.text("status = 'pending'"),
+        postgresql_where=sa.text("status = 'pending'"),
+    )
+    op.create_table(
         "images",
         sa.Column("id", sa.String(length=32), nullable=False),
         sa.Column("collection_id", sa.String(length=32), nullable=False),
@@ -282,6 +304,13 @@ def downgrade() -> None:
     op.drop_index("ix_images_content_hash", table_name="images")
     op.drop_index("ix_images_collection_revision", table_name="images")
     op.drop_table("images")
+    op.drop_index(
+        "ix_deliveries_pending",
+        table_name="deliveries",
+        sqlite_where=sa.text("status = 'pending'"),
+        postgresql_where=sa.text("status = 'pending'"),
+    )
+    op.drop_table("deliveries")
     op.drop_index(op.f("ix_clusterings_collection_id"), table_name="clusterings")
     op.drop_table("clusterings")
     op.drop_index(
@@ -310,6 +339,7 @@ def downgrade() -> None:
     op.drop_index("ix_collections_owner_space", table_name="collections")
     op.drop_table("collections")
     op.drop_table("workers")
+    op.drop_index("ix_uploads_owner", table_name="uploads")
     op.drop_index(op.f("ix_uploads_expires_at"), table_name="uploads")
     op.drop_table("uploads")
     op.drop_table("spaces")

@@ -1,0 +1,103 @@
+"""How much and how fast an owner may ask."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+from collections.abc import Callable
+
+import pytest
+from hand import picture
+from serving import Running
+from wire import ADMIN_KEY, check_problem
+
+from imagekin import auth
+
+
+def test_an_owner_past_the_rate_waits_and_others_do_not(serve: Callable[..., Running]) -> None:
+    server = serve(rate_limit_per_s=0.2)
+    client = server.client(ADMIN_KEY)
+    answers = [client.get("/v1/jobs") for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    check_problem(answers[2], 429, "rate_limited")
+    assert 1 <= int(answers[2].headers["Retry-After"]) <= 5
+    _, key = server.database.write(auth.create, "stranger")
+    assert server.client(key).get("/v1/jobs").status_code == 200
+    # orchestrators ask without a key, and are never refused
+    assert all(server.client().get("/healthz").status_code == 200 for _ in range(10))
+
+
+def test_two_keys_of_an_owner_share_the_rate(serve: Callable[..., Running]) -> None:
+    server = serve(rate_limit_per_s=0.2)
+    clients = [server.client(server.database.write(auth.create, "ada")[1]) for _ in range(3)]
+    assert [client.get("/v1/jobs").status_code for client in clients] == [200, 200, 429]
+
+
+def test_wrong_keys_do_not_use_up_anybodys_rate(serve: Callable[..., Running]) -> None:
+    server = serve(rate_limit_per_s=0.2)
+    for _ in range(10):
+        check_problem(server.client("ik_wrong").get("/v1/jobs"), 401, "unauthorized")
+    assert server.client(ADMIN_KEY).get("/v1/jobs").status_code == 200
+
+
+@pytest.mark.parametrize("changes", [{"rate_limit_per_s": 0}, {"rate_limit_per_s": 0.2, "auth": "local"}])
+def test_there_is_no_limit_where_none_is_set_and_on_ones_own_machine(
+    serve: Callable[..., Running], changes: dict
+) -> None:
+    client = serve(**changes).client(ADMIN_KEY)
+    assert {client.get("/v1/jobs").status_code for _ in range(20)} == {200}
+
+
+def test_stored_uploads_have_a_quota_for_each_owner(serve: Callable[..., Running]) -> None:
+    server = serve(max_stored_upload_bytes_per_owner=1000)
+    client = server.client(ADMIN_KEY)
+    first = client.post("/v1/uploads", content=b"a" * 600).json()["id"]
+    problem = check_problem(client.post("/v1/uploads", content=b"b" * 600), 429, "quota_exceeded")
+    assert "600 bytes of the 1,000" in problem["detail"]
+    # of unknown length: seen only when it is there
+    check_problem(client.post("/v1/uploads", content=iter([b"b" * 600])), 429, "quota_exceeded")
+    files = list((server.settings.data_dir / "storage" / "uploads").iterdir())
+    assert [file.name for file in files] == [first]
+    _, key = server.database.write(auth.create, "stranger")
+    assert server.client(key).post("/v1/uploads", content=b"c" * 600).status_code == 201
+    assert client.delete(f"/v1/uploads/{first}").status_code == 204
+    assert client.post("/v1/uploads", content=b"b" * 600).status_code == 201
+
+
+def test_the_quota_counts_what_is_stored_not_what_was_sent(serve: Callable[..., Running]) -> None:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        member = tarfile.TarInfo("a.png")
+        member.size = 200_000
+        archive.addfile(member, io.BytesIO(bytes(200_000)))
+    data = gzip.compress(file.getvalue())
+    assert len(data) < 5_000
+    server = serve(max_stored_upload_bytes_per_owner=50_000)
+    check_problem(server.client(ADMIN_KEY).post("/v1/uploads", content=data), 429, "quota_exceeded")
+
+
+def test_pictures_in_a_form_count_too(serve: Callable[..., Running]) -> None:
+    server = serve(max_stored_upload_bytes_per_owner=3_000)
+    client = server.client(ADMIN_KEY)
+    client.post("/v1/collections", json={"name": "archive", "backbone": "fake"})
+    sent = {"data": {"collection": "archive"}, "files": {"image": ("a.png", picture(size=(20, 20)))}}
+    assert client.post("/v1/jobs/search", **sent).status_code == 202
+    check_problem(client.post("/v1/jobs/search", **{**sent, "files": {"image": picture(1)}}), 429, "quota_exceeded")
+
+
+def test_every_answer_has_the_security_headers(server: Running) -> None:
+    client = server.client(ADMIN_KEY)
+    answers = [
+        client.get(path)
+        for path in ("/v1/backbones", "/v1/jobs/none", "/nothing", "/healthz", "/docs", "/openapi.json", "/metrics")
+    ]
+    answers += [server.client().get("/v1/jobs"), client.post("/v1/collections", content=b"{")]
+    for answer in answers:
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["X-Frame-Options"] == "DENY"
+        assert answer.headers["Referrer-Policy"] == "no-referrer"
+        assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+        assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'")
+        assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"]
+        assert answer.headers["Cache-Control"] == "no-store"
