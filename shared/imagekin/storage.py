@@ -95,6 +95,15 @@ class Storage:
         with _storage_errors(), contextlib.suppress(FileNotFoundError):
             self._fs.rm_file(path)
 
+    def files(self, folder: str) -> Iterator[tuple[str, float]]:
+        """Yield the name and the age in seconds of each whole file below `folder`."""
+        with _storage_errors():
+            for path in self._fs.find(self._path(folder)):
+                name = path[path.index(self._root) + len(self._root) + 1 :]
+                if _NAME.fullmatch(name):
+                    with contextlib.suppress(FileNotFoundError):
+                        yield name, self._age_s(path)
+
     def remove_abandoned(self, older_than_s: float) -> int:
         """Remove what killed processes left half written, and return how many files that were."""
         removed = 0

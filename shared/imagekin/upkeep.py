@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from imagekin import compaction, errors, models, removal
 from imagekin.db import Database
+from imagekin.jobs import sweeping
 from imagekin.storage import Storage
 
 # How often what only time makes due is looked for.
@@ -41,6 +42,13 @@ class Upkeep:
         return +done
 
     def _slices(self) -> Iterator[tuple[str, int]]:
+        # the sweep itself takes one slice of these; more may be due than that
+        while count := self._database.write(sweeping.expire_jobs):
+            yield "jobs_expired", count
+        while paths := self._database.write(sweeping.expire_uploads):
+            for path in paths:
+                self._storage.delete(path)
+            yield "uploads_expired", len(paths)
         for collection_id in self._database.read(removal.pending):
             while self._database.write(removal.remove, collection_id):
                 yield "slices_removed", 1

@@ -1,0 +1,214 @@
+"""Collections, images and segments: every image's vector resolves and is what was written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from imagekin import catalog, compaction, errors, models, segments
+from imagekin import vectors as codec
+from imagekin.doctor.checks import Batch, Check, Finding, System, walk
+
+Collection, Image, Segment, Space, Thumbnails = (
+    models.Collection, models.Image, models.Segment, models.Space, models.Thumbnails
+)  # fmt: skip
+
+COLLECTIONS_PER_BATCH = 20
+IMAGES_PER_BATCH = 4096
+SEGMENTS_PER_BATCH = 16
+DUPLICATES_NAMED = 5
+
+
+def spaces(system: System) -> Iterator[Batch]:
+    """Hold every space's id against its description."""
+    return walk(system, _spaces, "")
+
+
+def _spaces(session: Session, batch: Batch, after: str, _: System) -> str | None:
+    found = session.scalars(sa.select(Space).where(Space.id > after).order_by(Space.id).limit(100)).all()
+    for space in found:
+        try:
+            said = catalog.Space.from_json(space.description)
+            same = said.fingerprint == space.id
+            same = same and (said.dim, said.backbone, said.precision) == (space.dim, space.backbone, space.precision)
+        except (KeyError, TypeError, ValueError):
+            same = False
+        batch.hold("spaces", same, f"space {space.id} ({space.backbone}) is not what its description says", space.id)
+    return found[-1].id if found else None
+
+
+def collections(system: System) -> Iterator[Batch]:
+    """Hold every collection's own numbers against its images."""
+    return walk(system, _collections, "")
+
+
+def _collections(session: Session, batch: Batch, after: str, _: System) -> str | None:
+    query = sa.select(Collection).where(Collection.id > after, Collection.deleted_at.is_(None))
+    found = session.scalars(query.order_by(Collection.id).limit(COLLECTIONS_PER_BATCH)).all()
+    for one in found:
+        live = session.scalars(_count(one.id)).one()
+        batch.hold("image_count", live == one.image_count, f"{one.name!r} counts {one.image_count}, has {live}", one.id)
+        newest = session.scalar(sa.select(sa.func.max(Image.revision)).where(Image.collection_id == one.id)) or 0
+        batch.hold(
+            "revisions",
+            max(newest, one.pruned_revision) <= one.revision,
+            f"{one.name!r} is at revision {one.revision}, its images at {max(newest, one.pruned_revision)}",
+        )
+        batch.examined["unique_keys"] += live
+        for key, count in session.execute(_duplicates(one.id)):
+            batch.findings.append(Finding("unique_keys", (), f"{one.name!r} has the key {key!r} {count} times"))
+    return found[-1].id if found else None
+
+
+def _count(collection_id: str) -> sa.Select[int]:
+    return sa.select(sa.func.count()).where(Image.collection_id == collection_id, Image.deleted_at.is_(None))
+
+
+def _duplicates(collection_id: str) -> sa.Select[str, int]:
+    return (
+        sa.select(Image.key, sa.func.count())
+        .where(Image.collection_id == collection_id, Image.deleted_at.is_(None))
+        .group_by(Image.key)
+        .having(sa.func.count() > 1)
+        .limit(DUPLICATES_NAMED)
+    )
+
+
+def images(system: System) -> Iterator[Batch]:
+    """Find every live image's segment and row."""
+    return walk(system, _images, "")
+
+
+def _images(session: Session, batch: Batch, after: str, _: System) -> str | None:
+    page = sa.select(Image.id, Image.collection_id, Image.segment_id, Image.row, Image.deleted_at)
+    page = page.where(Image.id > after).order_by(Image.id).limit(IMAGES_PER_BATCH).subquery()
+    last = None
+    rows = session.execute(
+        sa.select(page, Segment.collection_id.label("owner_id"), Segment.count.label("rows"))
+        .join(Collection, sa.and_(Collection.id == page.c.collection_id, Collection.deleted_at.is_(None)), isouter=True)
+        .join(Segment, Segment.id == page.c.segment_id, isouter=True)
+        .add_columns(Collection.id.label("alive"))
+        .order_by(page.c.id)
+    )
+    for image in rows:
+        last = image.id
+        if image.alive is None or image.deleted_at is not None:
+            continue
+        if image.rows is None:
+            why = "is not there"
+        elif image.owner_id != image.collection_id:
+            why = "is another collection's"
+        else:
+            why = f"has {image.rows} rows" if not 0 <= image.row < image.rows else ""
+        detail = f"image {image.id} stands in row {image.row} of segment {image.segment_id}, which {why}"
+        batch.hold("images_resolve", not why, detail)
+    return last
+
+
+def blobs(system: System) -> Iterator[Batch]:
+    """Read every segment and its thumbnails."""
+    return walk(system, _blobs, "")
+
+
+def _blobs(session: Session, batch: Batch, after: str, _: System) -> str | None:
+    used = sa.exists().where(Image.segment_id == Segment.id)
+    query = (
+        sa.select(Segment, Space.dim, Collection.dtype, Collection.id.label("collection_id"), used.label("used"))
+        .join(Collection, Collection.id == Segment.collection_id)
+        .join(Space, Space.id == Collection.space_id)
+        .where(Segment.id > after, Collection.deleted_at.is_(None))
+    )
+    found = session.execute(query.order_by(Segment.id).limit(SEGMENTS_PER_BATCH)).all()
+    for segment, dim, dtype, collection_id, is_used in found:
+        name = f"segment {segment.id}"
+        batch.hold("segments_used", is_used, f"{name} has no image", collection_id, segment.id)
+        _blob(session, batch, segment, dim, dtype)
+        _pack(session, batch, segment)
+    _shared(session, batch, [row[0].id for row in found])
+    return found[-1][0].id if found else None
+
+
+def _blob(session: Session, batch: Batch, segment: models.Segment, dim: int, dtype: str) -> None:
+    # read by itself, not as the object's attribute, so that one blob is in memory at a time
+    data = session.scalars(sa.select(Segment.data).where(Segment.id == segment.id)).one()
+    name = f"segment {segment.id}"
+    fits = batch.hold(
+        "segment_shape",
+        (segment.dim, segment.dtype) == (dim, dtype) and len(data) == segment.count * codec.width(dim, dtype),
+        f"{name} has {len(data)} bytes for {segment.count} x {segment.dim} {segment.dtype},"
+        f" in a collection of {dim} {dtype}",
+    )
+    batch.hold("segment_checksum", codec.checksum(data) == segment.checksum, f"{name} is not what was written")
+    if fits:
+        rows = np.isfinite(codec.decode(data, dim, dtype)).all(axis=1)
+        batch.hold(
+            "vectors_finite", bool(rows.all()), f"{name} has {np.count_nonzero(~rows)} vectors that are not finite"
+        )
+
+
+def _pack(session: Session, batch: Batch, segment: models.Segment) -> None:
+    size = sa.func.length(Thumbnails.data)
+    packed = session.execute(
+        sa.select(Thumbnails.offsets, size).where(Thumbnails.segment_id == segment.id)
+    ).one_or_none()
+    if packed is not None:
+        holds = compaction.offsets_hold(packed[0], segment.count, packed[1])
+        batch.hold("thumbnail_offsets", holds, f"the thumbnails of segment {segment.id} do not add up")
+
+
+def _shared(session: Session, batch: Batch, segment_ids: list[str]) -> None:
+    rows = session.execute(
+        sa.select(Image.segment_id, Image.row, sa.func.count())
+        .where(Image.segment_id.in_(segment_ids), Image.deleted_at.is_(None))
+        .group_by(Image.segment_id, Image.row)
+        .having(sa.func.count() > 1)
+    )
+    for segment_id, row, count in rows:
+        detail = f"row {row} of segment {segment_id} belongs to {count} images"
+        batch.findings.append(Finding("images_resolve", (), detail))
+
+
+def recount(system: System, finding: Finding) -> bool:
+    """Count a collection's images again."""
+    return system.database.write(_recount, *finding.subject)
+
+
+def _recount(session: Session, collection_id: str) -> bool:
+    try:
+        collection = segments.lock(session, collection_id)
+    except errors.CollectionDeleted:
+        return True
+    collection.image_count = session.scalars(_count(collection_id)).one()
+    return True
+
+
+def drop_unused(system: System, finding: Finding) -> bool:
+    """Delete a segment that no image points to."""
+    return system.database.write(_drop_unused, *finding.subject)
+
+
+def _drop_unused(session: Session, collection_id: str, segment_id: str) -> bool:
+    try:
+        segments.lock(session, collection_id)
+    except errors.CollectionDeleted:
+        return True
+    segments.drop_unused(session, [segment_id])
+    return True
+
+
+CHECKS = (
+    Check("spaces", "every space's id is the fingerprint of its description"),
+    Check("image_count", "every collection counts its live images", recount),
+    Check("revisions", "no image is at a later revision than its collection"),
+    Check("unique_keys", "no two live images of a collection have one key"),
+    Check("images_resolve", "every live image has a row of its own in a segment of its collection"),
+    Check("segments_used", "every segment has an image", drop_unused),
+    Check("segment_shape", "every segment has its collection's dim and dtype, and bytes for its count"),
+    Check("segment_checksum", "every segment is what was written"),
+    Check("vectors_finite", "no vector has a number that is not finite"),
+    Check("thumbnail_offsets", "the thumbnails of every segment add up"),
+)
+SCANS = (spaces, collections, images, blobs)
