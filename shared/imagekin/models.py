@@ -244,6 +244,14 @@ class Chunk(Base):
             sqlite_where=sa.text("status IN ('ready', 'claimed')"),
             postgresql_where=sa.text("status IN ('ready', 'claimed')"),
         ),
+        # few at any time, and looked for often, among what may be a million ready ones
+        sa.Index(
+            "ix_chunks_claimed",
+            "lease_until",
+            "lane",
+            sqlite_where=sa.text("status = 'claimed'"),
+            postgresql_where=sa.text("status = 'claimed'"),
+        ),
     )
 
 

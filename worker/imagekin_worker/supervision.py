@@ -23,8 +23,6 @@ from imagekin_worker.command import LANE_VARIABLE
 log = structlog.get_logger()
 
 HEARTBEAT_S = 10.0
-# More rings at once than any node has hands are no use: whoever finishes rings again.
-MOST_RINGS = 8
 SWEEP_LOCK = "sweep"
 # How long one sweep keeps house: less than a heartbeat.
 UPKEEP_S = 3.0
@@ -93,7 +91,7 @@ class Supervisor:
         for path in swept.paths:
             self._storage.delete(path)
         for lane, count in swept.lanes.items():
-            self._doorbell.ring(lane, min(count, MOST_RINGS))
+            self._doorbell.ring(lane, count)
         if swept.released or swept.expired_jobs or swept.paths:
             log.info("swept", released=swept.released, expired_jobs=swept.expired_jobs, uploads=len(swept.paths))
         if done := self._upkeep.run(UPKEEP_S):

@@ -170,6 +170,14 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_chunks_job_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("job_id", "seq", name=op.f("pk_chunks")),
     )
+    op.create_index(
+        "ix_chunks_claimed",
+        "chunks",
+        ["lease_until", "lane"],
+        unique=False,
+        sqlite_where=sa.text("status = 'claimed'"),
+        postgresql_where=sa.text("status = 'claimed'"),
+    )
     op.create_index(op.f("ix_chunks_claimed_by"), "chunks", ["claimed_by"], unique=False)
     op.create_index(
         "ix_chunks_open",
@@ -320,6 +328,12 @@ def downgrade() -> None:
         postgresql_where=sa.text("status IN ('ready', 'claimed')"),
     )
     op.drop_index(op.f("ix_chunks_claimed_by"), table_name="chunks")
+    op.drop_index(
+        "ix_chunks_claimed",
+        table_name="chunks",
+        sqlite_where=sa.text("status = 'claimed'"),
+        postgresql_where=sa.text("status = 'claimed'"),
+    )
     op.drop_table("chunks")
     op.drop_index(op.f("ix_segments_collection_id"), table_name="segments")
     op.drop_table("segments")

@@ -17,6 +17,7 @@ Chunk = models.Chunk
 
 # Written out, not bound: only so does SQLite see that the partial index covers the query.
 OPEN = sa.text("chunks.status IN ('ready', 'claimed')")
+CLAIMED = sa.text("chunks.status = 'claimed'")
 # How many chunks one claim may hold: a bound on rows locked, not on images.
 MOST_CHUNKS = 64
 
