@@ -95,7 +95,7 @@ class Fetcher:
         if response.status != http.HTTPStatus.OK:
             raise errors.FetchFailed(f"The server answered {_status(response.status)}.")
         length = _header(response, b"content-length")
-        if length is not None and length.isdigit() and int(length[:20]) > self._max_bytes:
+        if length is not None and length.isdigit() and int(length) > self._max_bytes:
             raise self._too_large()
         pieces, size = [], 0
         for piece in self._decoded(response):
