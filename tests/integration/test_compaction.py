@@ -198,9 +198,9 @@ def test_upkeep_stops_when_its_time_is_up_and_goes_on(archive, keep, monkeypatch
     archive.embed(["a", "b", "c"])
     archive.database.write(collections.delete, "ann", "photos")
     slices = 0
-    while done := keep.run(0)["slices_removed"]:
-        assert done == 1
-        slices += 1
+    while done := keep.run(0):
+        assert done["slices_removed"] <= 1
+        slices += done["slices_removed"]
     assert slices >= 3
     assert archive.count(models.Image) == 0
 
