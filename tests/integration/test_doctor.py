@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from imagekin import catalog, collections, compaction, doctor, jobs, ledger, models, segments, upkeep, vectors
 from imagekin.config import Settings
 from imagekin.db import Database
+from imagekin.doctor import dangling
 from imagekin.doctor.command import doctor as command
 from imagekin.types import ChunkKind, DType, ItemStatus, JobKind, Lane, Precision
 
@@ -400,6 +401,18 @@ TABLES = {mapper.class_.__tablename__: mapper.class_ for mapper in models.Base.r
 def test_every_check_has_a_fault():
     named = set().union(*(fault.found for fault in FAULTS))
     assert named == {check.name for check in doctor.examination.CHECKS}
+
+
+def test_every_foreign_key_is_looked_after():
+    named = {(child.__tablename__, column) for child, column, _ in dangling.REFERENCES}
+    keys = {(key.parent.table.name, key.parent.name) for table in TABLES.values() for key in foreign_keys(table)}
+    # an image without its segment has a check of its own
+    assert keys - named == {("images", "segment_id")}
+    assert named <= keys
+
+
+def foreign_keys(table: type[models.Base]) -> set[sa.ForeignKey]:
+    return sa.inspect(table).local_table.foreign_keys
 
 
 # --- live systems, large ones, the command -----------------------------------------------------------------------

@@ -17,6 +17,7 @@ REFERENCES: tuple[tuple[type[models.Base], str, type[models.Base]], ...] = (
     (models.ResultPart, "job_id", models.Job),
     (models.PlannedKey, "job_id", models.Job),
     (models.Clustering, "job_id", models.Job),
+    (models.Delivery, "job_id", models.Job),
     (models.Clustering, "collection_id", models.Collection),
     (models.Image, "collection_id", models.Collection),
     (models.Thumbnails, "segment_id", models.Segment),
