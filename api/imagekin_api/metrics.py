@@ -3,44 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import cast
 
 import flask
 import prometheus_client as prometheus
 import sqlalchemy as sa
-from prometheus_client.core import GaugeMetricFamily, Metric
 from sqlalchemy.orm import Session
 
-from imagekin import models
+from imagekin import db, models
 from imagekin.db import Database
-from imagekin.types import ChunkStatus, JobStatus, Lane
+from imagekin.jobs import reports
+from imagekin.jobs.claims import CLAIMED, OPEN
+from imagekin.metrics import JOBS, Requests, Snapshot
+from imagekin.types import TERMINAL, ChunkStatus, JobStatus, Lane
 
 EXTENSION = "imagekin_metrics"
-# From a cached read to a held `Prefer: wait`.
-BUCKETS_S = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-
-
-class Requests:
-    """The requests of one app, in a registry of its own."""
-
-    def __init__(self) -> None:
-        self.registry = prometheus.CollectorRegistry()
-        self.waiting = prometheus.Gauge(
-            "imagekin_requests_waiting", "Requests held by `Prefer: wait`.", registry=self.registry
-        )
-        self._count = prometheus.Counter(
-            "imagekin_requests", "Requests answered.", ("method", "route", "status"), registry=self.registry
-        )
-        self._seconds = prometheus.Histogram(
-            "imagekin_request_seconds", "Time to an answer.", ("method", "route"),
-            buckets=BUCKETS_S, registry=self.registry,
-        )  # fmt: skip
-
-    def note(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count one answered request."""
-        self._count.labels(method, route, str(status)).inc()
-        self._seconds.labels(method, route).observe(seconds)
+# A worker that was heard of within three of its heartbeats of 10 s lives.
+LIVE_S = 30
+# Counting a million chunks would take a quarter of a second at every scrape.
+MOST_COUNTED = 100_000
 
 
 def register(app: flask.Flask) -> None:
@@ -56,7 +37,8 @@ def register(app: flask.Flask) -> None:
         # by route, not by path: a label for each id would never end
         rule = flask.request.url_rule
         route, method = (rule.rule, flask.request.method) if rule else ("unknown", "any")
-        requests.note(method, route, answer.status_code, time.perf_counter() - flask.g.started)
+        requests.count.labels(method, route, str(answer.status_code)).inc()
+        requests.seconds.labels(method, route).observe(time.perf_counter() - flask.g.started)
         return answer
 
 
@@ -64,35 +46,63 @@ def render(database: Database, waiting: int) -> tuple[bytes, str]:
     """Return the metrics in Prometheus's text format, and its content type; `waiting` requests are held now."""
     requests = cast(Requests, flask.current_app.extensions[EXTENSION])
     requests.waiting.set(waiting)
-    text = prometheus.generate_latest(requests.registry) + prometheus.generate_latest(_Snapshot(database))
-    return text, prometheus.CONTENT_TYPE_PLAIN_0_0_4
+    registries = (requests.registry, JOBS.registry, database.read(_snapshot).registry)
+    return b"".join(map(prometheus.generate_latest, registries)), prometheus.CONTENT_TYPE_PLAIN_0_0_4
 
 
-class _Snapshot(prometheus.CollectorRegistry):
-    """What the database says now."""
-
-    def __init__(self, database: Database) -> None:
-        super().__init__()
-        self._database = database
-
-    def collect(self) -> Iterator[Metric]:
-        jobs, chunks = self._database.read(_counts)
-        gauge = GaugeMetricFamily("imagekin_jobs", "Jobs by status.", labels=["status"])
-        for status in JobStatus:
-            gauge.add_metric([status], jobs.get(status, 0))
-        yield gauge
-        gauge = GaugeMetricFamily("imagekin_queue_chunks", "Chunks to be done, by lane.", labels=["lane", "status"])
-        for lane in Lane:
-            for status in (ChunkStatus.READY, ChunkStatus.CLAIMED):
-                gauge.add_metric([lane, status], chunks.get((lane, status), 0))
-        yield gauge
-
-
-def _counts(session: Session) -> tuple[dict[str, int], dict[tuple[str, str], int]]:
+def _snapshot(session: Session) -> Snapshot:
+    snapshot = Snapshot()
     by_status = sa.select(models.Job.status, sa.func.count()).group_by(models.Job.status)
-    jobs = {status: count for status, count in session.execute(by_status)}  # noqa: C416 - rows are no pairs to pyright
-    lane, status = models.Chunk.lane, models.Chunk.status
-    # written out, not bound: only so does SQLite see that the partial index covers the query
-    is_open = sa.text("chunks.status IN ('ready', 'claimed')")
-    by_lane = sa.select(lane, status, sa.func.count()).where(is_open).group_by(lane, status)
-    return jobs, {(lane, status): count for lane, status, count in session.execute(by_lane)}
+    counts = {status: count for status, count in session.execute(by_status)}  # noqa: C416 - rows are no pairs to pyright
+    for status in JobStatus:
+        snapshot.jobs.labels(status).set(counts.get(status, 0))
+    snapshot.queue_images.set(session.scalars(_images_left()).one())
+    clock = session.scalars(sa.select(db.clock())).one()
+    for lane in Lane:
+        claimed = session.scalars(_claimed(lane)).one()
+        # of those that are counted, some are claimed; a count beyond the limit is one anyway
+        ready = session.scalars(_open(lane)).one() - claimed
+        snapshot.queue_chunks.labels(lane, ChunkStatus.CLAIMED).set(claimed)
+        snapshot.queue_chunks.labels(lane, ChunkStatus.READY).set(min(ready, MOST_COUNTED))
+        oldest = session.scalar(_oldest(lane))
+        snapshot.queue_age.labels(lane).set(0 if oldest is None else max(0.0, clock - oldest))
+        snapshot.workers.labels(lane).set(session.scalars(live_workers(lane)).one())
+    return snapshot
+
+
+def live_workers(lane: Lane) -> sa.Select[tuple[int]]:
+    """Count the workers of a lane that were heard of lately."""
+    Worker = models.Worker
+    return sa.select(sa.func.count(Worker.name)).where(Worker.lane == lane, Worker.seen_at > db.clock() - LIVE_S)
+
+
+def _images_left() -> sa.Select[tuple[int]]:
+    left = models.Job.total - reports.done(models.Job)  # type: ignore[arg-type] - of columns as of a row
+    return sa.select(sa.func.coalesce(sa.func.sum(left), 0)).where(_unfinished())
+
+
+def _unfinished() -> sa.ColumnElement[bool]:
+    return models.Job.status.in_([status for status in JobStatus if status not in TERMINAL])
+
+
+def _claimed(lane: Lane) -> sa.Select[tuple[int]]:
+    return sa.select(sa.func.count()).select_from(models.Chunk).where(CLAIMED, models.Chunk.lane == lane)
+
+
+def _open(lane: Lane) -> sa.Select[tuple[int]]:
+    # as many more as workers can hold, so that the limit is one of ready chunks
+    some = sa.select(models.Chunk.lane).where(OPEN, models.Chunk.lane == lane).limit(MOST_COUNTED + 10_000)
+    return sa.select(sa.func.count()).select_from(some.subquery())
+
+
+def _oldest(lane: Lane) -> sa.Select[tuple[float]]:
+    """Find when the oldest job was submitted that has a ready chunk: jobs in their order, each by one look."""
+    Job, Chunk = models.Job, models.Chunk
+    waits = sa.exists().where(
+        OPEN,
+        Chunk.lane == lane,
+        Chunk.owner == Job.owner,
+        Chunk.job_id == Job.id,
+        Chunk.status == ChunkStatus.READY,
+    )
+    return sa.select(Job.created_at).where(_unfinished(), waits).order_by(Job.id).limit(1)

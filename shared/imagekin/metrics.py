@@ -47,7 +47,13 @@ class Snapshot:
         self.registry = prometheus.CollectorRegistry()
         self.jobs = prometheus.Gauge("imagekin_jobs", "Jobs by status.", ("status",), registry=self.registry)
         self.queue_chunks = prometheus.Gauge(
-            "imagekin_queue_chunks", "Chunks to be done.", ("lane", "status"), registry=self.registry
+            "imagekin_queue_chunks",
+            "Chunks to be done; of ready ones at most 100,000 of a lane are counted.",
+            ("lane", "status"),
+            registry=self.registry,
+        )
+        self.queue_images = prometheus.Gauge(
+            "imagekin_queue_images", "Images that are planned and have not ended.", registry=self.registry
         )
         self.queue_age = prometheus.Gauge(
             "imagekin_queue_age_seconds",

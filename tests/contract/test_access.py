@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -169,7 +170,9 @@ def test_a_service_is_ready_with_a_live_worker_in_each_lane(server: Running) -> 
     assert answer.status_code == 200, answer.text
     body = answer.json()
     assert body["ready"] is True
-    assert body["checks"].keys() == {"database", "migrations", "redis", "worker_interactive", "worker_bulk"}
+    assert body["checks"].keys() == {
+        "database", "redis", "storage", "migrations", "worker_interactive", "worker_bulk",
+    }  # fmt: skip
     assert all(check["ready"] for check in body["checks"].values())
 
 
@@ -190,6 +193,32 @@ def test_missing_migrations_are_named(server: Running) -> None:
     checks = check_problem(server.client().get("/readyz"), 503, "not_ready")["checks"]
     assert checks["database"]["ready"]
     assert "0000" in checks["migrations"]["detail"]
+    assert "imagekin db upgrade" in checks["migrations"]["detail"]
+    assert checks["worker_bulk"]["detail"] == "Not known until `migrations` is ready."
+
+
+def test_a_database_that_is_away_is_named_and_the_process_lives(serve: Callable[..., Running]) -> None:
+    server = serve(database_url="postgresql://imagekin:secret-word@127.0.0.1:1/imagekin")
+    answer = server.client().get("/readyz")
+    checks = check_problem(answer, 503, "not_ready")["checks"]
+    assert "IMAGEKIN_DATABASE_URL" in checks["database"]["detail"]
+    assert "database" in checks["migrations"]["detail"]
+    assert (checks["redis"]["ready"], checks["storage"]["ready"]) == (True, True)
+    assert "secret-word" not in answer.text
+    assert server.client().get("/healthz").status_code == 200
+
+
+def test_a_storage_that_takes_nothing_is_named(serve: Callable[..., Running], tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file where the folder should be")
+    server = serve(storage_url=(tmp_path / "taken").as_uri())
+    checks = check_problem(server.client().get("/readyz"), 503, "not_ready")["checks"]
+    assert not checks["storage"]["ready"]
+    assert "IMAGEKIN_STORAGE_URL" in checks["storage"]["detail"]
+
+
+def test_asking_leaves_nothing_in_the_storage(server: Running, tmp_path: Path) -> None:
+    server.client().get("/readyz")
+    assert [path for path in (tmp_path / "storage").rglob("*") if path.is_file()] == []
 
 
 def test_operators_alone_see_details(server: Running) -> None:
@@ -220,5 +249,37 @@ def test_metrics_count_requests_jobs_and_the_queue(client: httpx2.Client, hand: 
         'imagekin_jobs{status="failed"} 0.0',
         'imagekin_queue_chunks{lane="bulk",status="ready"} 2.0',
         'imagekin_queue_chunks{lane="interactive",status="ready"} 0.0',
+        'imagekin_queue_age_seconds{lane="interactive"} 0.0',
+        'imagekin_workers{lane="bulk"} 0.0',
+        "imagekin_queue_images 0.0",
     ]:
         assert line in text.splitlines()
+
+
+def test_metrics_tell_how_long_work_waits_and_how_it_ended(client: httpx2.Client, hand: Hand) -> None:
+    hand.collection()
+    hand.images("a.jpg")
+    ids = [
+        client.post("/v1/jobs/cluster", json={"collection": "archive", "n_clusters": 1}).json()["id"] for _ in range(2)
+    ]
+    older = sa.update(models.Job).where(models.Job.id == ids[0]).values(created_at=models.Job.created_at - 1000)
+    hand.database.write(lambda session: session.execute(older))
+    age = 'imagekin_queue_age_seconds{lane="bulk"}'
+    cancelled = 'imagekin_jobs_ended_total{kind="cluster",status="cancelled"}'
+    before = scrape(client)
+    assert before[age] >= 1000
+    client.post(f"/v1/jobs/{ids[0]}/cancel")
+    after = scrape(client)
+    assert after[age] < 1000
+    assert after[cancelled] == before[cancelled] + 1
+    claimed = hand.claim(Lane.BULK)
+    assert claimed.job_id == ids[1]
+    now = scrape(client)
+    assert [now[f'imagekin_queue_chunks{{lane="bulk",status="{status}"}}'] for status in ("ready", "claimed")] == [0, 1]
+    assert now[age] == 0
+    assert now["process_resident_memory_bytes"] > 1e6
+
+
+def scrape(client: httpx2.Client) -> dict[str, float]:
+    lines = [line for line in client.get("/metrics").text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}

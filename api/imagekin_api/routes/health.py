@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -11,16 +12,14 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.orm import Session
 
-from imagekin import db, errors, models
+from imagekin import db, errors
 from imagekin.types import Lane
 from imagekin_api import auth, metrics, problems, service
 
 blueprint = flask.Blueprint("health", __name__)
 
-HEARTBEAT_S = 10
-# A worker that was heard of within three heartbeats lives.
-LIVE_S = 3 * HEARTBEAT_S
 REDIS_TIMEOUT_S = 0.5
+UNREACHABLE = "The database cannot be reached; see that it runs, and IMAGEKIN_DATABASE_URL."
 
 
 class Unready(Exception):
@@ -39,7 +38,7 @@ def live() -> flask.Response:
 def ready() -> flask.Response:
     """Answer 200, or 503 where something is missing; what it is stands there for a key, or on this machine."""
     trusted = _trusted()
-    found = {name: _reason(check) for name, check in CHECKS.items()}
+    found = _examine()
     missing = [name for name, reason in found.items() if reason is not None]
     members: dict[str, Any] = {"ready": not missing}
     if trusted:
@@ -62,15 +61,24 @@ def _trusted() -> bool:
         return False
 
 
+def _examine() -> dict[str, str | None]:
+    """Return what is wrong with each part, None for nothing."""
+    found = {name: _reason(check) for name, check in CHECKS.items()}
+    for name, check in CHECKS_OF_DATABASE.items():
+        cause = next((part for part in ("database", "migrations") if found.get(part) is not None), None)
+        found[name] = _reason(check) if cause is None else f"Not known until `{cause}` is ready."
+    return found
+
+
 def _reason(check: Callable[[], None]) -> str | None:
     try:
         check()
     except Unready as error:
         return str(error)
-    except errors.NotReady as error:
+    except (errors.NotReady, errors.Unavailable) as error:
         return error.detail
     except exc.SQLAlchemyError:
-        return "The database cannot be reached."
+        return UNREACHABLE
     return None
 
 
@@ -89,28 +97,40 @@ def _redis() -> None:
         with redis.Redis.from_url(url, **limits) as connection:
             connection.ping()
     except (redis.RedisError, OSError, ValueError) as error:
-        raise Unready(f"Redis does not answer: {type(error).__name__}. Jobs are taken in, and start late.") from error
+        raise Unready(
+            f"Redis does not answer ({type(error).__name__}); see that it runs, and IMAGEKIN_REDIS_URL. "
+            "Jobs are taken in meanwhile, and start late."
+        ) from error
+
+
+def _storage() -> None:
+    name = f"ready/{os.getpid()}"
+    try:
+        service.current().storage.write(name, [b"ready"], max_bytes=5)
+        service.current().storage.delete(name)
+    except errors.Unavailable as error:
+        raise Unready(f"Uploads cannot be written: {error.detail} See IMAGEKIN_STORAGE_URL.") from error
 
 
 def _worker(lane: Lane) -> Callable[[], None]:
     def check() -> None:
-        if not service.current().database.read(_alive, lane):
-            raise Unready(f"No {lane} worker was heard of in the last {LIVE_S} s; start one.")
+        if not service.current().database.read(_live_workers, lane):
+            raise Unready(
+                f"No {lane} worker was heard of in the last {metrics.LIVE_S} s; "
+                f"start one: `imagekin worker --lane {lane}`."
+            )
 
     return check
 
 
-def _alive(session: Session, lane: Lane) -> bool:
-    live = sa.select(models.Worker.name).where(
-        models.Worker.lane == lane.value, models.Worker.seen_at > db.clock() - LIVE_S
-    )
-    return session.scalar(live.limit(1)) is not None
+def _live_workers(session: Session, lane: Lane) -> int:
+    return session.scalars(metrics.live_workers(lane)).one()
 
 
-CHECKS: dict[str, Callable[[], None]] = {
-    "database": _database,
+CHECKS: dict[str, Callable[[], None]] = {"database": _database, "redis": _redis, "storage": _storage}
+# in this order: each is asked for only where those before the workers' are fine
+CHECKS_OF_DATABASE: dict[str, Callable[[], None]] = {
     "migrations": _migrations,
-    "redis": _redis,
     **{f"worker_{lane}": _worker(lane) for lane in Lane},
 }
 
