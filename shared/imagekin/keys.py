@@ -14,10 +14,11 @@ MAX_KEY_BYTES = 1024
 _MAX_NAME_CHARS = 4 * MAX_KEY_BYTES
 _DIGEST_CHARS = 16
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_SCHEME = re.compile(r"(https?://)?(.*)", re.IGNORECASE | re.DOTALL)
 
 
 def normalize(name: str) -> str:
-    """Return `name` as a key: NFC, parts separated by `/`, at most 1,024 bytes of UTF-8.
+    """Return `name` as a key: NFC, parts separated by `/`, at most 1,024 bytes of UTF-8; it may be a whole URL.
 
     Raises InvalidKey, with the reason, for a name that has no such form: too long, control characters, text that is
     not Unicode, an empty, `.` or `..` part (so a leading `/` too).
@@ -33,7 +34,7 @@ def normalize(name: str) -> str:
         raise errors.InvalidKey("The key is not valid Unicode.") from None
     if size > MAX_KEY_BYTES:
         raise errors.InvalidKey(f"The key has {size:,} bytes; at most {MAX_KEY_BYTES:,} are allowed.")
-    for part in key.split("/"):
+    for part in _split(key)[1].split("/"):
         if part in ("", ".", ".."):
             raise errors.InvalidKey(f"The key has the part {part!r}; empty, `.` and `..` parts are not allowed.")
     return key
@@ -47,8 +48,16 @@ def harmless(name: str) -> str:
     """
     text = name[:_MAX_NAME_CHARS].encode("utf-8", "replace").decode().replace("\\", "/")
     text = unicodedata.normalize("NFC", _CONTROL.sub("\ufffd", text))
-    key = "/".join(part for part in text.split("/") if part not in ("", ".", "..")) or "unnamed"
+    scheme, path = _split(text)
+    key = scheme + ("/".join(part for part in path.split("/") if part not in ("", ".", "..")) or "unnamed")
     if len(name) <= _MAX_NAME_CHARS and len(key.encode()) <= MAX_KEY_BYTES:
         return key
     digest = "…" + hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()[:_DIGEST_CHARS]
     return key.encode()[: MAX_KEY_BYTES - len(digest.encode())].decode("utf-8", "ignore") + digest
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Return the `http://` or `https://` that a name begins with, or nothing, and the rest."""
+    match = _SCHEME.fullmatch(name)
+    assert match is not None
+    return match[1] or "", match[2]

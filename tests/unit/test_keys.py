@@ -8,6 +8,12 @@ from hypothesis import strategies as st
 
 from imagekin import errors, keys
 
+NAMES = st.one_of(
+    st.text(st.characters(), max_size=50),
+    st.text(st.sampled_from("a./\\\0é\u0301\ud800")),
+    st.from_regex(r"https?:[/\\.a]*", fullmatch=True),
+)
+
 
 @pytest.mark.parametrize(
     ("name", "key"),
@@ -18,7 +24,9 @@ from imagekin import errors, keys
         ("cafe\u0301.jpg", "caf\u00e9.jpg"),
         (".hidden", ".hidden"),
         ("..a/b...", "..a/b..."),
-        ("http://host/a.jpg?x=1".replace("//", "/"), "http:/host/a.jpg?x=1"),
+        ("http:/host/a.jpg?x=1", "http:/host/a.jpg?x=1"),
+        ("https://host/a.jpg?x=1", "https://host/a.jpg?x=1"),
+        ("HTTP://host", "HTTP://host"),
         ("é" * 512, "é" * 512),
     ],
 )
@@ -32,6 +40,10 @@ def test_normalize_gives_one_spelling(name: str, key: str) -> None:
         ("", "part ''"),
         ("/etc/passwd", "part ''"),
         ("a//b", "part ''"),
+        ("https://", "part ''"),
+        ("https://host//a.jpg", "part ''"),
+        ("https://host/../a.jpg", "part '..'"),
+        ("ftp://host/a.jpg", "part ''"),
         ("a/", "part ''"),
         ("../a", "part '..'"),
         ("a/./b", "part '.'"),
@@ -50,7 +62,7 @@ def test_normalize_refuses_with_the_reason(name: str, reason: str) -> None:
         keys.normalize(name)
 
 
-@given(st.text(st.characters(), max_size=50) | st.text(st.sampled_from("a./\\\0é\u0301\ud800")))
+@given(NAMES)
 def test_normalize_gives_a_key_that_stays_or_refuses(name: str) -> None:
     try:
         key = keys.normalize(name)
@@ -60,7 +72,7 @@ def test_normalize_gives_a_key_that_stays_or_refuses(name: str) -> None:
     assert unicodedata.is_normalized("NFC", key)
 
 
-@given(st.text(st.characters(), max_size=50) | st.text(st.sampled_from("a./\\\0é\u0301\ud800")))
+@given(NAMES)
 def test_harmless_gives_a_key_for_anything(name: str) -> None:
     assert keys.normalize(keys.harmless(name)) == keys.harmless(name)
 
@@ -76,3 +88,5 @@ def test_harmless_keeps_long_names_apart(name: str) -> None:
 def test_harmless_shows_what_was_refused() -> None:
     assert keys.harmless("../../etc/\0passwd") == "etc/\ufffdpasswd"
     assert keys.harmless("../..") == "unnamed"
+    assert keys.harmless("https://host//a/../b/") == "https://host/a/b"
+    assert keys.harmless("https://") == "https://unnamed"
