@@ -124,6 +124,13 @@ class Settings(BaseSettings):
     wait_for_database_s: float = Field(
         default=60, ge=0, description="How long a process waits for a migrated database."
     )
+    metrics_host: str = Field(default="127.0.0.1", description="Address that a worker serves /metrics on.")
+    metrics_port: int = Field(
+        default=0,
+        ge=0,
+        le=65534,
+        description="Port that a worker serves /metrics on, 0: none; `up`: of the interactive worker, bulk has the next.",
+    )
 
     # --- lives
     upload_ttl_s: int = Field(default=DAY_S, description="How long an upload lives that no job names.")

@@ -157,6 +157,12 @@ def derive(settings: Settings, *, port: int, redis_url: str) -> Settings:
     return settings.model_copy(update=update | {"port": port, "redis_url": redis_url, "auth": auth})
 
 
+def _metrics_ports(settings: Settings) -> list[int]:
+    """Return a port for each lane: two processes cannot share one."""
+    first = settings.metrics_port
+    return [first and first + number for number in range(len(LANES))]
+
+
 def services(settings: Settings) -> list[list[Service]]:
     """Return imagekin's own services in the stages of their start; Redis comes before them."""
     env = child_environment(settings)
@@ -165,6 +171,14 @@ def services(settings: Settings) -> list[list[Service]]:
         return [sys.executable, "-m", name, *arguments]
 
     migrations = Service("migrations", module("imagekin_migrations", "upgrade"), env, restart=False)
-    workers = [Service(f"worker-{lane}", module("imagekin_worker", "--lane", lane), env, grace_s=8) for lane in LANES]
+    workers = [
+        Service(
+            f"worker-{lane}",
+            module("imagekin_worker", "--lane", lane, "--metrics-port", str(metrics_port)),
+            env,
+            grace_s=8,
+        )
+        for lane, metrics_port in zip(LANES, _metrics_ports(settings), strict=True)
+    ]
     api = Service("api", module("imagekin_api"), env, ready=partial(port.answers, settings.host, settings.port))
     return [[migrations], workers, [api]]
