@@ -70,13 +70,13 @@ def _snapshot(session: Session) -> Snapshot:
     return snapshot
 
 
-def live_workers(lane: Lane) -> sa.Select[tuple[int]]:
+def live_workers(lane: Lane) -> sa.Select[int]:
     """Count the workers of a lane that were heard of lately."""
     Worker = models.Worker
     return sa.select(sa.func.count(Worker.name)).where(Worker.lane == lane, Worker.seen_at > db.clock() - LIVE_S)
 
 
-def _images_left() -> sa.Select[tuple[int]]:
+def _images_left() -> sa.Select[int]:
     left = models.Job.total - reports.done(models.Job)  # type: ignore[arg-type] - of columns as of a row
     return sa.select(sa.func.coalesce(sa.func.sum(left), 0)).where(_unfinished())
 
@@ -85,17 +85,17 @@ def _unfinished() -> sa.ColumnElement[bool]:
     return models.Job.status.in_([status for status in JobStatus if status not in TERMINAL])
 
 
-def _claimed(lane: Lane) -> sa.Select[tuple[int]]:
+def _claimed(lane: Lane) -> sa.Select[int]:
     return sa.select(sa.func.count()).select_from(models.Chunk).where(CLAIMED, models.Chunk.lane == lane)
 
 
-def _open(lane: Lane) -> sa.Select[tuple[int]]:
+def _open(lane: Lane) -> sa.Select[int]:
     # as many more as workers can hold, so that the limit is one of ready chunks
     some = sa.select(models.Chunk.lane).where(OPEN, models.Chunk.lane == lane).limit(MOST_COUNTED + 10_000)
     return sa.select(sa.func.count()).select_from(some.subquery())
 
 
-def _oldest(lane: Lane) -> sa.Select[tuple[float]]:
+def _oldest(lane: Lane) -> sa.Select[float]:
     """Find when the oldest job was submitted that has a ready chunk: jobs in their order, each by one look."""
     Job, Chunk = models.Job, models.Chunk
     waits = sa.exists().where(
