@@ -300,18 +300,21 @@ def test_retry_names_its_parent_and_needs_an_end(database, planned, claim, setti
 
 
 def test_one_idempotency_key_is_one_job(database, settings, collection):
-    submission = jobs.Submission(
-        owner="ann",
-        kind=JobKind.EMBED,
-        collection_id=collection.id,
-        space_id=collection.space_id,
-        params={"on_conflict": "replace"},
-        idempotency_key="key",
-        idempotency_digest="digest",
-    )
+    def post():
+        submission = jobs.Submission(
+            owner="ann",
+            kind=JobKind.EMBED,
+            collection_id=collection.id,
+            space_id=collection.space_id,
+            params={"on_conflict": "replace"},
+            idempotency_key="key",
+            idempotency_digest="digest",
+        )
+        made.append(database.write(jobs.submit, submission, settings))
+
     made, threads = [], []
     for _ in range(20):
-        thread = threading.Thread(target=lambda: made.append(database.write(jobs.submit, submission, settings)))
+        thread = threading.Thread(target=post)
         threads.append(thread)
         thread.start()
     for thread in threads:
