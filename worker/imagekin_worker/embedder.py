@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import structlog
 from sqlalchemy.orm import Session, undefer
 
-from imagekin import errors, jobs, ledger, models, segments, sources
+from imagekin import errors, jobs, ledger, metrics, models, segments, sources
 from imagekin.segments import Copy, Item
 from imagekin.types import OnConflict
+from imagekin_worker import reporting
 from imagekin_worker.embedding import Fetched, Outcome, Pipeline
 from imagekin_worker.leases import Lease
 from imagekin_worker.node import Node
@@ -38,6 +39,7 @@ class Work:
     missing: int
     firsts: dict[str, int] = field(default_factory=dict)
     twins: dict[int, str] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
 
 
 class Place(NamedTuple):
@@ -111,7 +113,9 @@ def _places(works: Sequence[Work], lease: Lease) -> Iterator[Place]:
 
 
 def _read(place: Place) -> bytes:
-    return place.work.source.read(place.work.entries[place.at]["ref"])
+    # one run may have chunks of several jobs
+    with structlog.contextvars.bound_contextvars(**reporting.about([place.work.claim])):
+        return place.work.source.read(place.work.entries[place.at]["ref"])
 
 
 def _settle(node: Node, fetched: list[Fetched[Place]]) -> set[int]:
@@ -163,8 +167,14 @@ def _finish(node: Node, work: Work, lease: Lease) -> None:
         entry = work.entries[index]
         work.items[index] = replace(first, key=entry["key"], metadata=entry.get("metadata"), reused=True)
     items = [item for item in work.items if item is not None]
+    stored = time.monotonic()
     try:
-        node.database.write(jobs.finish_images, work.claim, items)
+        counts = node.database.write(jobs.finish_images, work.claim, items)
     except errors.LeaseLost:
-        log.info("chunk_lost", job_id=work.claim.job_id, chunk=work.claim.seq)
+        lease.lose(work.claim)
+        log.info("chunk_lost", **reporting.about([work.claim]))
+    else:
+        seconds = time.monotonic() - stored
+        metrics.WORK.store_seconds.observe(seconds)
+        reporting.chunk_done(work.claim, work.started, images=len(items), store_seconds=round(seconds, 3), **counts)
     lease.finished(work.claim)

@@ -9,7 +9,7 @@ from types import TracebackType
 import structlog
 from sqlalchemy.exc import DBAPIError
 
-from imagekin import jobs
+from imagekin import errors, jobs, metrics, telemetry
 from imagekin.db import Database
 
 log = structlog.get_logger()
@@ -28,7 +28,8 @@ class Lease:
         self._renew_s = renew_s
         self._held = {(claim.job_id, claim.seq) for claim in claims}
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
+        self._told: set[tuple[str, int]] = set()
+        self._thread = threading.Thread(target=telemetry.in_context(self._run), name="lease", daemon=True)
 
     def __enter__(self) -> Lease:
         self._thread.start()
@@ -39,6 +40,9 @@ class Lease:
     ) -> None:
         self._done.set()
         self._thread.join()
+        if isinstance(error, errors.LeaseLost):
+            for claim in self._claims:
+                self.lose(claim)
 
     @property
     def lost(self) -> bool:
@@ -53,6 +57,14 @@ class Lease:
         """Stop renewing a claim that is done with."""
         self._claims = [other for other in self._claims if other != claim]
 
+    def lose(self, claim: jobs.Claim) -> None:
+        """Note that a claim turned out to be lost; once for each, however often it is found."""
+        key = (claim.job_id, claim.seq)
+        if key not in self._told:
+            self._told.add(key)
+            metrics.WORK.leases_lost.inc()
+            log.warning("lease_lost", job_id=claim.job_id, chunk=claim.seq, attempt=claim.attempt)
+
     def _run(self) -> None:
         while not self._done.wait(self._renew_s):
             claims = self._claims
@@ -64,7 +76,6 @@ class Lease:
                 log.warning("lease_not_renewed", error=str(error.orig))
                 continue
             for claim in claims:
-                key = (claim.job_id, claim.seq)
-                if key not in held and claim in self._claims:
-                    log.warning("lease_lost", job_id=claim.job_id, chunk=claim.seq, attempt=claim.attempt)
+                if (claim.job_id, claim.seq) not in held and claim in self._claims:
+                    self.lose(claim)
             self._held = held

@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from sqlalchemy.orm import Session
 
-from imagekin import models, segments
+from imagekin import metrics, models, segments
 from imagekin.db import Database
 from imagekin_worker.neighbors import Matrix
 
@@ -25,6 +25,7 @@ class Residents:
         current, matrix = self._database.read(catch_up, collection_id, revision, matrix)
         self._matrices[collection_id] = (current, matrix)
         self._evict()
+        metrics.WORK.matrix_bytes.set(self.nbytes)
         return matrix
 
     @property

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,10 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.orm import Session
 
-from imagekin import errors, images, jobs, models, segments
+from imagekin import errors, images, jobs, metrics, models, segments
 from imagekin.catalog import Space
 from imagekin.vectors import Vectors
-from imagekin_worker import preprocess
+from imagekin_worker import preprocess, reporting
 from imagekin_worker.backbones import Backbone
 from imagekin_worker.leases import Lease
 from imagekin_worker.neighbors import Neighbor
@@ -32,6 +33,7 @@ class Search:
     job: models.Job
     vector: Vectors | None = None
     thumbnail: bytes | None = None
+    started: float = field(default_factory=time.monotonic)
 
 
 def run(node: Node, claims: Sequence[jobs.Claim], lease: Lease) -> None:
@@ -44,7 +46,10 @@ def run(node: Node, claims: Sequence[jobs.Claim], lease: Lease) -> None:
         try:
             matrix = node.residents.get(collection_id)
             queries = np.stack([search.vector for search in group if search.vector is not None])
-            if len(group) == 1 or all(_plain(search) for search in group):
+            together = len(group) == 1 or all(_plain(search) for search in group)
+            for count in [len(group)] if together else [1] * len(group):
+                metrics.WORK.product_searches.observe(count)
+            if together:
                 answers = matrix.search(
                     queries,
                     max(search.job.params["top_k"] for search in group),
@@ -66,7 +71,7 @@ def run(node: Node, claims: Sequence[jobs.Claim], lease: Lease) -> None:
                 node.database.write(jobs.fail, search.claim.job_id, error.code, error.detail)
             continue
         for search, neighbors in zip(group, answers, strict=True):
-            _finish(node, search, neighbors)
+            _finish(node, search, neighbors, lease)
 
 
 def _job(session: Session, job_id: str) -> models.Job:
@@ -133,7 +138,7 @@ def _pixels(node: Node, search: Search, space: Space) -> np.ndarray:
     return pixels
 
 
-def _finish(node: Node, search: Search, neighbors: Sequence[Neighbor]) -> None:
+def _finish(node: Node, search: Search, neighbors: Sequence[Neighbor], lease: Lease) -> None:
     params = search.job.params
     least = params.get("min_score")
     kept = [one for one in neighbors[: params["top_k"]] if least is None or one.score >= least]
@@ -149,7 +154,10 @@ def _finish(node: Node, search: Search, neighbors: Sequence[Neighbor]) -> None:
     try:
         node.database.write(jobs.finish_result, search.claim, summary, thumbnail=search.thumbnail)
     except errors.LeaseLost:
-        log.info("search_lost", job_id=search.claim.job_id)
+        lease.lose(search.claim)
+        log.info("search_lost", **reporting.about([search.claim]))
+    else:
+        reporting.chunk_done(search.claim, search.started, neighbors=len(kept))
 
 
 def _metadata(session: Session, ids: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -11,7 +11,7 @@ from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery.signals import setup_logging, task_failure, worker_ready, worker_shutdown, worker_shutting_down
 from sqlalchemy.exc import DBAPIError
 
-from imagekin import errors, jobs, queue, telemetry
+from imagekin import errors, jobs, metrics, queue, telemetry
 from imagekin.config import Settings
 from imagekin.db import Database
 from imagekin.storage import Storage
@@ -45,6 +45,7 @@ class Supervisor:
 
     def child_died(self, task_id: str, reason: str) -> None:
         """Blame what the dead child had claimed, and have it taken again."""
+        metrics.WORK.child_deaths.inc()
         blamed = self.database.write(jobs.died, f"{task_id}/", reason, self._settings)
         log.warning("child_died", task_id=task_id, reason=reason, chunks=blamed)
         self._doorbell.ring(self._lane)

@@ -12,9 +12,10 @@ from celery import shared_task
 from celery.signals import worker_process_init, worker_process_shutdown
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
-from imagekin import db, errors, jobs, queue, telemetry
+from imagekin import db, errors, jobs, metrics, queue, telemetry
 from imagekin.config import Settings
 from imagekin.types import ChunkKind, Lane
+from imagekin_worker import reporting
 from imagekin_worker.command import LANE_VARIABLE
 
 log = structlog.get_logger()
@@ -61,11 +62,10 @@ def ring(self) -> None:
     claimed_by = f"{self.request.id}/{uuid4().hex[:8]}"
     try:
         claims = node.claim(claimed_by)
+        metrics.WORK.rings.labels("work" if claims else "nothing").inc()
         if not claims:
             return
-        with structlog.contextvars.bound_contextvars(
-            job_id=claims[0].job_id, chunk=claims[0].seq, attempt=claims[0].attempt, chunks=len(claims)
-        ):
+        with structlog.contextvars.bound_contextvars(**reporting.context(claims)):
             _work(node, claims)
     except DBAPIError as error:
         # not the chunk's fault: its lease runs out, and the sweep rings again
@@ -76,28 +76,36 @@ def ring(self) -> None:
 
 def _work(node, claims: Sequence[jobs.Claim]) -> None:
     """Do the claimed chunks; what goes wrong is recorded where it belongs."""
+    report = reporting.Report(claims)
     try:
         with node.lease(claims) as lease:
             _do(node, claims, lease)
+        report.end("done")
     except errors.LeaseLost:
-        log.info("claim_lost")
+        report.end("lost")
+        log.info("claim_lost", **reporting.about(claims))
     except errors.Unavailable as error:
         # not the chunk's fault: its lease runs out, and the sweep rings again
-        log.error("storage_lost", error=error.detail)
+        report.end("unavailable")
+        log.error("storage_lost", error=error.detail, **reporting.about(claims))
     except errors.ImagekinError as error:
-        log.warning("job_failed", code=error.code, detail=error.detail)
+        report.end("failed")
+        log.warning("job_failed", code=error.code, detail=error.detail, **reporting.about(claims))
         for job_id in {claim.job_id for claim in claims}:
             node.database.write(jobs.fail, job_id, error.code, error.detail)
     except SoftTimeLimitExceeded:
-        log.error("time_limit", seconds=node.settings.soft_time_limit_s)
+        report.end("timeout")
+        log.error("time_limit", seconds=node.settings.soft_time_limit_s, **reporting.about(claims))
         _blame(node, claims, f"it took longer than {node.settings.soft_time_limit_s:g} s")
         # a thread that hangs in a decoder cannot be ended any other way
         os._exit(1)
     except Exception as error:
         # what the database refuses, it will refuse again; otherwise it is away, and the chunk not at fault
         if isinstance(error, DBAPIError) and not isinstance(error, DataError | IntegrityError):
+            report.end("unavailable")
             raise
-        log.exception("chunk_failed")
+        report.end("broken")
+        log.exception("chunk_failed", **reporting.about(claims))
         _blame(node, claims, f"{type(error).__name__}: {error}"[:200])
 
 
