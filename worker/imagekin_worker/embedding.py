@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from imagekin import errors
+from imagekin import errors, telemetry
 from imagekin.config import Settings
+from imagekin.metrics import WORK
 from imagekin_worker import preprocess
 from imagekin_worker.backbones import Backbone
 
@@ -184,19 +185,23 @@ class _Run(Generic[T]):
 
     def _fetch(self, item: T) -> Fetched[T] | None:
         try:
-            data = self._read(item)
+            with WORK.read_seconds.time():
+                data = self._read(item)
         except errors.ItemError as error:
             return self._put([Outcome(item, error=error)])
         return Fetched(item, data, hashlib.sha256(data).hexdigest())
 
     def _settled(self, fetched: list[Fetched[T]]) -> set[int]:
-        with self._settling:
-            return self._settle(fetched) if fetched else set()
+        if not fetched:
+            return set()
+        with self._settling, WORK.lookup_seconds.time():
+            return self._settle(fetched)
 
     def _decode(self, fetched: Fetched[T]) -> _Decoded[T] | None:
         try:
-            picture, pixels = preprocess.prepare(fetched.data, self._backbone.space, self._settings)
-            thumbnail = preprocess.thumbnail(picture, self._settings.thumbnail_px)
+            with WORK.decode_seconds.time():
+                picture, pixels = preprocess.prepare(fetched.data, self._backbone.space, self._settings)
+                thumbnail = preprocess.thumbnail(picture, self._settings.thumbnail_px)
         except errors.ItemError as error:
             return self._put([Outcome(fetched.item, fetched.content_hash, error=error)])
         size = (picture.width, picture.height)
@@ -205,7 +210,9 @@ class _Run(Generic[T]):
     def _forward(self, batch: list[_Decoded[T]]) -> None:
         # Pictures lie in memory as (height, width, channel); so does a batch, which the network reads as it is.
         pixels = np.stack([each.pixels for each in batch]).transpose(0, 3, 1, 2)
-        embeddings = self._backbone.embed(pixels)
+        WORK.batch_fill.observe(len(batch) / self._backbone.batch_size)
+        with WORK.forward_seconds.time():
+            embeddings = self._backbone.embed(pixels)
         self._put(each.outcome(row) for each, row in zip(batch, embeddings, strict=True))
 
     def _put(self, outcomes: Iterable[Outcome[T]]) -> None:
@@ -247,7 +254,10 @@ class _Crew:
         self._lock = threading.Lock()
 
     def start(self) -> list[threading.Thread]:
-        threads = [threading.Thread(target=self._thread, name=f"lane-{n}", daemon=True) for n in range(self._count)]
+        threads = [
+            threading.Thread(target=telemetry.in_context(self._thread), name=f"lane-{n}", daemon=True)
+            for n in range(self._count)
+        ]
         for thread in threads:
             thread.start()
         return threads

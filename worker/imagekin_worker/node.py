@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 from sqlalchemy.orm import Session
 
-from imagekin import catalog, jobs, models, queue
+from imagekin import catalog, jobs, metrics, models, queue
 from imagekin.config import Settings
 from imagekin.db import Database
 from imagekin.storage import Storage
@@ -38,7 +38,7 @@ class Node:
         self.lane = lane
         self.database = Database(settings.database)
         self.storage = Storage(settings)
-        self.models = backbones.Models(settings)
+        self.models = backbones.Models(settings, _load)
         self.residents = Residents(self.database, settings.matrix_memory_bytes)
         self.doorbell = queue.Doorbell(settings)
         self.device = backbones.device_of(settings)
@@ -51,10 +51,7 @@ class Node:
     def warm(self) -> None:
         """Load the backbones that the settings name, so that no job waits for them."""
         for name in self.settings.warm:
-            started = time.monotonic()
-            space = catalog.resolve_space(name, None, Precision.EXACT, self.settings.weights_dir)
-            self.models.get(space)
-            log.info("backbone_warm", backbone=name, seconds=round(time.monotonic() - started, 2))
+            self.models.get(catalog.resolve_space(name, None, Precision.EXACT, self.settings.weights_dir))
 
     def claim(self, claimed_by: str) -> list[jobs.Claim]:
         """Claim what comes next in the lane, about `chunk_target_s` of it."""
@@ -104,6 +101,15 @@ class Node:
         """Let go of connections."""
         self.doorbell.close()
         self.database.dispose()
+
+
+def _load(space: catalog.Space, settings: Settings) -> backbones.Backbone:
+    started = time.monotonic()
+    backbone = backbones.load(space, settings)
+    seconds = time.monotonic() - started
+    metrics.WORK.model_load_seconds.labels(space.backbone).observe(seconds)
+    log.info("backbone_loaded", backbone=space.backbone, weights=space.weights, seconds=round(seconds, 2))
+    return backbone
 
 
 def _description(session: Session, space_id: str) -> dict:

@@ -116,7 +116,9 @@ def _with_vectors(node: Node, searches: Sequence[Search]) -> list[Search]:
     if backbone is not None:
         for start in range(0, len(pictures), backbone.batch_size):
             some = pictures[start : start + backbone.batch_size]
-            embedded = backbone.embed(np.stack([pixels for _, pixels in some]).transpose(0, 3, 1, 2))
+            batch = np.stack([pixels for _, pixels in some]).transpose(0, 3, 1, 2)
+            with metrics.WORK.forward_seconds.time():
+                embedded = backbone.embed(batch)
             for (search, _), vector in zip(some, embedded, strict=True):
                 search.vector = vector
     return good
@@ -133,8 +135,9 @@ def _pixels(node: Node, search: Search, space: Space) -> np.ndarray:
     """Decode the query's picture (crop, crop, 3) for the space; keep a thumbnail, as it is stored nowhere else."""
     with node.storage.open(search.job.work["query"]["upload"]) as file:
         data = file.read(node.settings.max_image_bytes + 1)
-    picture, pixels = preprocess.prepare(data, space, node.settings)
-    search.thumbnail = preprocess.thumbnail(picture, node.settings.thumbnail_px)
+    with metrics.WORK.decode_seconds.time():
+        picture, pixels = preprocess.prepare(data, space, node.settings)
+        search.thumbnail = preprocess.thumbnail(picture, node.settings.thumbnail_px)
     return pixels
 
 
@@ -158,6 +161,7 @@ def _finish(node: Node, search: Search, neighbors: Sequence[Neighbor], lease: Le
         log.info("search_lost", **reporting.about([search.claim]))
     else:
         reporting.chunk_done(search.claim, search.started, neighbors=len(kept))
+    lease.finished(search.claim)
 
 
 def _metadata(session: Session, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
