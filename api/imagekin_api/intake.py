@@ -6,12 +6,11 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
-from urllib.parse import urlsplit
 
 import flask
 from sqlalchemy.orm import Session
 
-from imagekin import errors, jobs, models, schemas, uploads
+from imagekin import errors, jobs, models, schemas, uploads, webhooks
 from imagekin.config import Settings
 from imagekin.jobs.submission import lane
 from imagekin.storage import Readable, Stored
@@ -98,14 +97,11 @@ def _submit(
 
 
 def check_callback(url: str | None) -> None:
-    """Raise InvalidRequest for a callback that is no http or https address."""
+    """Raise InvalidRequest for a callback that no webhook would be sent to."""
     if url is None:
         return
     try:
-        parts = urlsplit(url)
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        valid = False
-    if not valid:
-        detail = "callback_url must be an http or https address."
-        raise errors.InvalidRequest(detail, errors=[{"pointer": "/callback_url", "detail": detail}])
+        webhooks.check(url, service.current().settings)
+    except errors.InvalidRequest as error:
+        pointer = {"pointer": "/callback_url", "detail": error.detail}
+        raise errors.InvalidRequest(f"callback_url: {error.detail}", errors=[pointer]) from error

@@ -226,6 +226,7 @@ class AssignBody(Body):
 
 class RetryBody(Body):
     items: Literal["failed", "all"] = "failed"
+    callback_url: Annotated[str, StringConstraints(max_length=2048)] | None = None
 
 
 # --- jobs: what clients see ------------------------------------------------------------------------------------
@@ -263,7 +264,17 @@ class Links(Wire):
     retry: str
 
 
+class Attempt(Wire):
+    """One attempt to deliver a job's webhook; `error` is null for the one that arrived."""
+
+    at: datetime
+    status_code: int | None
+    error: str | None
+
+
 class Job(Wire):
+    """`deliveries` is there for a job with a `callback_url`, where it is shown alone."""
+
     id: str
     kind: JobKind
     status: JobStatus
@@ -278,6 +289,7 @@ class Job(Wire):
     parent_id: str | None
     error: Error | None
     links: Links
+    deliveries: list[Attempt] | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
 class Item(Wire):

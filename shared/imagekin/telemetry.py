@@ -90,7 +90,7 @@ def _hiding(settings: Settings) -> structlog.typing.Processor:
     """Make the last step of a line: whatever brought a secret there, it does not come out."""
     urls = (settings.database_url, settings.redis_url, settings.storage_url)
     passwords = [password for url in urls if (password := _password(url))]
-    secrets = {settings.first_key, *passwords, *map(unquote, passwords)}
+    secrets = {settings.first_key, settings.webhook_secret, *passwords, *map(unquote, passwords)}
     known = sorted((secret for secret in secrets if len(secret) >= _SHORTEST_SECRET), key=len, reverse=True)
 
     def hide(_logger: Any, _name: str, line: Any) -> str:

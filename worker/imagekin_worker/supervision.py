@@ -19,6 +19,7 @@ from imagekin.types import Lane
 from imagekin.upkeep import Upkeep
 from imagekin_worker import presence
 from imagekin_worker.command import LANE_VARIABLE
+from imagekin_worker.courier import Courier
 
 log = structlog.get_logger()
 
@@ -38,6 +39,7 @@ class Supervisor:
         self._upkeep = Upkeep(self.database, self._storage)
         self._doorbell = queue.Doorbell(settings)
         self._lane = lane
+        self._courier = Courier(settings)
         self._name = presence.name(lane, os.getpid())
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
@@ -64,6 +66,7 @@ class Supervisor:
             self.database.write(presence.vanish, self._name)
         except DBAPIError as error:
             log.warning("presence_left", error=str(error.orig))
+        self._courier.stop()
         self._doorbell.close()
         self.database.dispose()
 

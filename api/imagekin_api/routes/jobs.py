@@ -10,10 +10,11 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from imagekin import errors, jobs, models, schemas
+from imagekin.jobs import deliveries
 from imagekin.jobs.reports import expired
 from imagekin.jobs.submission import lane
 from imagekin.types import ItemStatus, JobKind, JobStatus
-from imagekin_api import answers, bodies, pagination, service, waiting
+from imagekin_api import answers, bodies, intake, pagination, service, waiting
 from imagekin_api.idempotency import Idempotency
 from imagekin_api.operations import IDEMPOTENCY_KEY, PAGED, WAIT, Parameter, operation
 
@@ -100,7 +101,8 @@ def show(job_id: str) -> flask.Response:
 
 
 def _view(session: Session, owner: str, job_id: str) -> schemas.Job:
-    return jobs.view(session, jobs.get(session, owner, job_id))
+    job = jobs.get(session, owner, job_id)
+    return jobs.view(session, job).model_copy(update={"deliveries": deliveries.attempts(session, job)})
 
 
 @blueprint.delete("/jobs/<job_id>")
@@ -163,14 +165,17 @@ def retry(job_id: str) -> flask.Response:
     empty = flask.request.content_length in (None, 0) and not flask.request.mimetype
     data = {} if empty else bodies.read_json()
     body = bodies.parse(schemas.RetryBody, data)
+    intake.check_callback(body.callback_url)
     request = Idempotency.of_json(data)
-    job, new = here.database.write(_retry, service.owner(), job_id, body.items, request)
+    job, new = here.database.write(_retry, service.owner(), job_id, body, request)
     if new:
         here.doorbell.ring(lane(job.kind))
     return answers.accepted(job)
 
 
-def _retry(session: Session, owner: str, job_id: str, which: str, request: Idempotency) -> tuple[schemas.Job, bool]:
+def _retry(
+    session: Session, owner: str, job_id: str, body: schemas.RetryBody, request: Idempotency
+) -> tuple[schemas.Job, bool]:
     settings = service.current().settings
-    job, new = jobs.retry(session, owner, job_id, which, settings, request.key, request.digest)
+    job, new = jobs.retry(session, owner, job_id, body.items, settings, request.key, request.digest, body.callback_url)
     return jobs.view(session, job), new

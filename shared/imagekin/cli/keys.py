@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -95,6 +95,6 @@ def _database() -> Iterator[db.Database]:
         database.dispose()
 
 
-def _values(row: models.ApiKey) -> dict[str, str | datetime | None]:
+def _values(row: models.ApiKey) -> dict[str, Any]:
     times = {name: getattr(row, name) for name in ("created_at", "last_used_at", "revoked_at")}
     return {"id": row.id, "owner": row.owner} | {name: None if at is None else moment(at) for name, at in times.items()}

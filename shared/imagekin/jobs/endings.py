@@ -9,7 +9,7 @@ import structlog
 from sqlalchemy.orm import Session
 
 from imagekin import db, errors, metrics, models
-from imagekin.jobs import reports
+from imagekin.jobs import deliveries, reports
 from imagekin.types import TERMINAL, ChunkStatus, ItemStatus, JobKind, JobStatus
 
 log = structlog.get_logger()
@@ -129,6 +129,7 @@ def _end(
     job.started_at = job.started_at or clock
     job.finished_at = clock
     job.expires_at = None if job.lifetime_s is None else clock + job.lifetime_s
+    deliveries.add(session, job)
     session.flush()
     _tell(session, job, clock - job.created_at)
 

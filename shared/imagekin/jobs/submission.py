@@ -128,6 +128,7 @@ def retry(
     settings: Settings,
     idempotency_key: str | None = None,
     idempotency_digest: str | None = None,
+    callback_url: str | None = None,
 ) -> tuple[models.Job, bool]:
     """Put the failed (and cancelled) images of a finished job, or `all` of them, into a new job that names its parent.
 
@@ -157,7 +158,7 @@ def retry(
             params=parent.params,
             work=work,
             upload_id=parent.upload_id,
-            callback_url=parent.callback_url,
+            callback_url=callback_url or parent.callback_url,
             parent_id=parent.id,
             idempotency_key=idempotency_key,
             idempotency_digest=idempotency_digest,
