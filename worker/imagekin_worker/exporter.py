@@ -43,8 +43,8 @@ class Exporter:
         except OSError as error:
             port, host = self._address
             raise errors.NotReady(
-                f"cannot serve metrics on {host}:{port}: {error.strerror or error}; choose another IMAGEKIN_METRICS_PORT"
-                " (each worker of a machine needs its own, see --metrics-port), or 0 for none."
+                f"cannot serve metrics on {host}:{port}: {error.strerror or error}; choose another "
+                "IMAGEKIN_METRICS_PORT (or --metrics-port: each worker of a machine needs its own), or 0 for none."
             ) from error
         return self
 
