@@ -24,11 +24,25 @@ class Roots:
     """The local folders among IMAGEKIN_SOURCE_ROOTS."""
 
     def __init__(self, settings: Settings) -> None:
-        self._roots = tuple(os.path.realpath(folder) for root in settings.source_roots if (folder := _local(root)))
+        self._named = tuple(folder for root in settings.source_roots if (folder := _local(root)))
+        self._roots = tuple(map(os.path.realpath, self._named))
 
     def allow(self, path: str) -> bool:
         """Say whether `path`, with no link in it, lies below a root or is one."""
         return self._root_of(path) is not None
+
+    def absolute(self, path: str) -> str:
+        """Return `path`, a relative one below the only root; raises FetchRefused where there is not just one."""
+        if os.path.isabs(path):
+            return path
+        if len(self._roots) != 1:
+            raise errors.FetchRefused("A relative path needs IMAGEKIN_SOURCE_ROOTS with one folder.")
+        return f"{self._roots[0]}/{path}"
+
+    def below(self, path: str) -> str:
+        """Return the part of `path` below its root, by the looks of it; all of it where it has none."""
+        above = (root.rstrip("/") + "/" for root in (*self._named, *self._roots))
+        return next((path[len(root) :] for root in above if path.startswith(root)), path)
 
     def resolve(self, path: str) -> str:
         """Return `path` with its links resolved; raises SourceRefused where that is not below a root."""

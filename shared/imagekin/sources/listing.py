@@ -1,0 +1,104 @@
+"""What lies below a path of a remote file system, in order, from behind any name on."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from fsspec.asyn import AsyncFileSystem
+
+LIST_S = 30.0
+"""How long one request for a list may take."""
+
+
+class Found(NamedTuple):
+    """A file: its path below the location, and its size in bytes."""
+
+    name: str
+    size: int
+
+
+class Listing(Protocol):
+    """A way to list."""
+
+    def after(self, name: str | None) -> Iterator[Found]:
+        """Yield the files that come after the one of that name; raises what the file system raises."""
+        ...
+
+
+class S3Listing:
+    """The objects under a prefix, a thousand at a time, in the order of their keys' bytes."""
+
+    def __init__(self, fs: Any, path: str) -> None:
+        self._fs = fs
+        self._bucket, _, prefix = path.partition("/")
+        self._prefix = prefix + "/" if prefix else ""
+
+    def after(self, name: str | None) -> Iterator[Found]:
+        """Yield the objects after that name, those that only stand for folders left out."""
+        last = self._prefix + name if name is not None else None
+        while True:
+            start = {} if last is None else {"StartAfter": last}
+            page = self._fs.call_s3(
+                "list_objects_v2", Bucket=self._bucket, Prefix=self._prefix, timeout=LIST_S, **start
+            )
+            for each in page.get("Contents", ()):
+                last = each["Key"]
+                if not last.endswith("/"):
+                    yield Found(last.removeprefix(self._prefix), each["Size"])
+            if not page.get("IsTruncated"):
+                return
+
+
+@dataclass(slots=True)
+class _Level:
+    """A folder on the way to where the walk is, with what is still to come in it: (name, is a folder, size)."""
+
+    prefix: str
+    left: Iterator[tuple[str, bool, int]]
+
+
+class Tree:
+    """The files of any file system, folder by folder; it holds one folder's names for each level of depth."""
+
+    def __init__(self, fs: Any, path: str) -> None:
+        self._fs = fs
+        self._path = path
+        self._limit = {"timeout": LIST_S} if isinstance(fs, AsyncFileSystem) else {}
+
+    def after(self, name: str | None) -> Iterator[Found]:
+        """Yield the files after that name, each folder's in the order of their names."""
+        levels = self._levels(name.split("/") if name is not None else [])
+        while levels:
+            level = levels[-1]
+            part, is_folder, size = next(level.left, ("", False, 0))
+            if not part:
+                levels.pop()
+            elif is_folder:
+                levels.append(self._level(f"{level.prefix}{part}/", ""))
+            else:
+                yield Found(level.prefix + part, size)
+
+    def _levels(self, after: list[str]) -> list[_Level]:
+        prefix, levels = "", []
+        for part in after or [""]:
+            levels.append(self._level(prefix, part))
+            prefix += part + "/"
+        return levels
+
+    def _level(self, prefix: str, after: str) -> _Level:
+        path = f"{self._path}/{prefix}".rstrip("/")
+        listed = self._fs.ls(path, detail=True, **self._limit)
+        parts = sorted(
+            (_name(each["name"]), each["type"] == "directory", each.get("size") or 0)
+            for each in listed
+            # some list the folder itself, or names that end in a slash; either would be walked without end
+            if each["name"].strip("/") != path.strip("/") and not each["name"].endswith("/")
+        )
+        return _Level(prefix, iter(parts[bisect_right(parts, after, key=lambda part: part[0]) :]))
+
+
+def _name(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[2]

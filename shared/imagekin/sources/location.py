@@ -1,0 +1,185 @@
+"""A location behind an fsspec URL (`s3://bucket/prefix`) below the source roots, as a source.
+
+What an operator has not named as a root is never connected to, and nothing but protocol and path is taken out of the
+URL: credentials and endpoints come from the worker's own environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+import fsspec
+from fsspec.asyn import AsyncFileSystem
+
+from imagekin import errors, fetch, formats
+from imagekin.config import Settings
+from imagekin.sources import folder, names
+from imagekin.sources.archive import check_size
+from imagekin.sources.interface import Entry, Fault, Source, text_field
+from imagekin.sources.listing import LIST_S, Found, Listing, S3Listing, Tree
+from imagekin.storage import Storage
+
+_LOCAL = ("file", "local")
+_ALIASES = {"s3a": "s3", "gcs": "gs"}
+# They go wherever a stranger points them; addresses are fetched by the sources that check where they lead.
+_ADDRESSES = ("http", "https", "ftp", "data")
+
+
+class Place(NamedTuple):
+    """An fsspec URL taken apart: its protocol, and the parts of its path, the bucket or host first."""
+
+    protocol: str
+    parts: tuple[str, ...]
+
+    @property
+    def url(self) -> str:
+        return f"{self.protocol}://{'/'.join(self.parts)}"
+
+    def holds(self, other: Place) -> bool:
+        """Tell whether another place is this one or lies below it."""
+        return self.protocol == other.protocol and other.parts[: len(self.parts)] == self.parts
+
+
+def check(spec: Mapping[str, Any], settings: Settings) -> None:
+    """Check that the `url` lies below the source roots; raises SourceRefused. Nothing is connected to."""
+    url = text_field(spec, "url")
+    if path := _local_path(url):
+        folder.check({"type": "folder", "path": path}, settings)
+    else:
+        _allowed(url, settings)
+
+
+def open_source(spec: Mapping[str, Any], storage: Storage, settings: Settings) -> Source:
+    """Open the location at `url`.
+
+    Raises SourceRefused where it does not lie below the roots, SourceUnreadable where it cannot be reached.
+    """
+    url = text_field(spec, "url")
+    if path := _local_path(url):
+        return folder.open_source({"type": "folder", "path": path}, storage, settings)
+    place = _allowed(url, settings)
+    try:
+        # what was listed once may have changed since
+        fs, path = fsspec.url_to_fs(place.url, use_listings_cache=False)
+    except ImportError as error:
+        raise errors.SourceUnreadable(
+            f"This worker cannot read {place.protocol}:// locations: {str(error)[:200]}"
+        ) from error
+    except ValueError as error:
+        raise errors.SourceUnreadable(f"There are no locations of the kind {place.protocol}://.") from error
+    return Location(fs, str(path), settings)
+
+
+class Location:
+    """The files below a path of a remote file system; a key is a file's path below that."""
+
+    def __init__(self, fs: Any, path: str, settings: Settings) -> None:
+        self._fs = fs
+        self._path = path.rstrip("/")
+        self._max_bytes = settings.max_image_bytes
+        self._limit = {"timeout": fetch.timeout_s(settings)} if isinstance(fs, AsyncFileSystem) else {}
+        protocol = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
+        self._listing: Listing = (S3Listing if "s3" in protocol else Tree)(fs, self._path)
+
+    def entries(self, cursor: Any | None = None) -> Iterator[Entry]:
+        """Yield the files after `cursor`, the path of one; hidden ones and those that are no images are ignored.
+
+        Raises SourceUnreadable where the location cannot be listed.
+        """
+        found = self._listing.after(cursor)
+        while (each := self._next(found)) is not None:
+            yield self._entry(each)
+
+    def read(self, ref: dict[str, Any]) -> bytes:
+        """Return a file's bytes; raises ItemNotFound, FetchFailed, ItemTimeout, EmptyFile, ImageTooLarge."""
+        return self._read(ref["p"], self._max_bytes + 1, check=True)
+
+    def close(self) -> None:
+        """Do nothing: fsspec keeps what it has open for the next."""
+
+    def _next(self, found: Iterator[Found]) -> Found | None:
+        try:
+            return next(found, None)
+        except FileNotFoundError:
+            raise errors.SourceUnreadable("There is nothing at this location.") from None
+        except PermissionError:
+            raise errors.SourceUnreadable("This worker may not list this location.") from None
+        except TimeoutError:
+            raise errors.SourceUnreadable(f"The location took longer than {LIST_S:g} s to be listed.") from None
+        except Exception as error:
+            raise errors.SourceUnreadable(f"The location cannot be listed: {_reason(error)}.") from error
+
+    def _entry(self, found: Found) -> Entry:
+        key, fault = names.key_of(found.name)
+        if names.is_hidden(found.name) or not self._is_image(found):
+            return Entry(key, {}, found.name, ignored=True)
+        try:
+            check_size(found.size, self._max_bytes)
+        except errors.ItemError as error:
+            fault = fault or Fault(error.code, error.detail)
+        return Entry(key, {"p": found.name}, found.name, error=fault)
+
+    def _is_image(self, found: Found) -> bool:
+        if names.is_image(found.name):
+            return True
+        try:
+            return found.size > 0 and formats.looks_like_image(self._read(found.name, formats.HEAD_BYTES))
+        except errors.ItemError:
+            return False
+
+    def _read(self, name: str, length: int, *, check: bool = False) -> bytes:
+        with _item_errors():
+            data = self._fs.cat_file(f"{self._path}/{name}", start=0, end=length, **self._limit)
+        if check:
+            check_size(len(data), self._max_bytes)
+        return data
+
+
+@contextmanager
+def _item_errors() -> Iterator[None]:
+    """Make item errors of what goes wrong; each file system raises what it likes."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise errors.ItemNotFound("The file is gone.") from None
+    except TimeoutError:
+        raise errors.ItemTimeout("The file took too long to read.") from None
+    except Exception as error:
+        raise errors.FetchFailed(f"The file cannot be read: {_reason(error)}.") from error
+
+
+def _reason(error: Exception) -> str:
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    return text.rstrip(".")[:200]
+
+
+def _local_path(url: str) -> str | None:
+    protocol, found, path = url.partition("://")
+    return unquote(path) if found and protocol.lower() in _LOCAL else None
+
+
+def _allowed(url: str, settings: Settings) -> Place:
+    place = _place(url)
+    if (
+        place is None
+        or place.protocol in _ADDRESSES
+        or not any(root.holds(place) for each in settings.source_roots if (root := _place(each)) is not None)
+    ):
+        raise errors.SourceRefused("The location lies outside of those that IMAGEKIN_SOURCE_ROOTS allows.")
+    return place
+
+
+def _place(url: str) -> Place | None:
+    """Take a URL apart; None where it is more than a protocol and a plain path."""
+    protocol, found, path = url.partition("://")
+    protocol = protocol.lower()
+    parts = tuple(path.rstrip("/").split("/"))
+    # `::` chains protocols, `@` and `:` bring a user, a password or a port, `?` and `#` options
+    if not found or not protocol.isalnum() or "::" in url or set("@:") & set(parts[0]) or set("?#\\") & set(path):
+        return None
+    if any(part in ("", ".", "..") for part in parts) or not path.isprintable():
+        return None
+    return Place(_ALIASES.get(protocol, protocol), parts)

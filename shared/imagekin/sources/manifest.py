@@ -1,0 +1,123 @@
+"""A manifest as a source: an upload that names images, each by its address or by its path below the source roots."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from imagekin import errors, fetch, keys
+from imagekin.config import Settings
+from imagekin.fetch import Fetcher
+from imagekin.sources import names
+from imagekin.sources.blob import Blob
+from imagekin.sources.interface import Entry, Fault, Source, text_field
+from imagekin.sources.records import Record, records
+from imagekin.sources.roots import Roots
+from imagekin.storage import Storage
+
+FIELDS = frozenset({"key", "url", "path", "metadata"})
+
+
+def check(spec: Mapping[str, Any], settings: Settings) -> None:
+    """Check that `spec` names an upload; raises InvalidRequest."""
+    text_field(spec, "upload_id")
+
+
+def open_source(spec: Mapping[str, Any], storage: Storage, settings: Settings) -> Source:
+    """Open the manifest at `path` in storage.
+
+    Raises UploadExpired where it is gone, SourceUnreadable where it is neither JSONL nor CSV.
+    """
+    blob = Blob(partial(storage.open, text_field(spec, "path")))
+    try:
+        return Manifest(blob, settings)
+    except BaseException:
+        blob.close()
+        raise
+
+
+class Manifest:
+    """A list of images that lie elsewhere; a cursor is [byte, line, records up to there]."""
+
+    def __init__(self, blob: Blob, settings: Settings) -> None:
+        self._blob = blob
+        self._records = records(blob)
+        self._roots = Roots(settings)
+        self._fetcher = Fetcher(settings)
+        self._max_bytes = settings.max_image_bytes
+        self._max_count = settings.max_archive_members
+
+    def entries(self, cursor: Any | None = None) -> Iterator[Entry]:
+        """Yield what comes after `cursor`, a line that makes no sense as a failed item.
+
+        Raises SourceUnreadable where there are too many.
+        """
+        at, line, count = cursor or (0, 1, 0)
+        for record in self._records.read(at, line):
+            count += 1
+            if count > self._max_count:
+                raise errors.SourceUnreadable(f"The manifest has more than {self._max_count:,} entries; split it up.")
+            yield self._entry(record, [*record.cursor, count])
+
+    def read(self, ref: dict[str, Any]) -> bytes:
+        """Return the bytes at an address or a path; raises as `Fetcher.fetch` and `Roots.read` do."""
+        if "u" in ref:
+            return self._fetcher.fetch(ref["u"])
+        return self._roots.read(self._roots.absolute(ref["p"]), self._max_bytes)
+
+    def close(self) -> None:
+        """Close the manifest and all connections."""
+        self._blob.close()
+        self._fetcher.close()
+
+    def _entry(self, record: Record, cursor: list[int]) -> Entry:
+        fields = record.fields or {}
+        reason = record.reason or _reason(fields)
+        if reason is not None:
+            key = next((fields[name] for name in ("key", "url", "path") if _is_text(fields.get(name))), None)
+            fault = Fault.of(errors.DecodeError, f"Line {record.line} of the manifest cannot be used. {reason}")
+            return Entry(keys.harmless(key or f"line {record.line}"), {}, cursor, error=fault)
+        metadata = fields.get("metadata")
+        if (url := fields.get("url")) is not None:
+            key, fault = url_key(fields.get("key"), url)
+            return Entry(key, {"u": url}, cursor, error=fault or _url_fault(url), metadata=metadata)
+        path = fields["path"]
+        key, fault = names.key_of(fields.get("key") or self._roots.below(path))
+        return Entry(key, {"p": path}, cursor, error=fault, metadata=metadata)
+
+
+def url_key(key: str | None, url: str) -> tuple[str, Fault | None]:
+    """Return the key for an address, with the fault where the given one cannot be one; without one, the address is."""
+    if key is not None:
+        return names.key_of(key)
+    try:
+        return keys.normalize(url), None
+    except errors.InvalidKey:
+        return keys.harmless(url), None
+
+
+def _url_fault(url: str) -> Fault | None:
+    try:
+        fetch.parse(url)
+    except errors.FetchRefused as error:
+        return Fault(error.code, error.detail)
+    return None
+
+
+def _reason(fields: dict[str, Any]) -> str | None:
+    """Say why the fields are not those of an image, or nothing."""
+    if unknown := sorted(fields.keys() - FIELDS):
+        return f"It has the unknown field {unknown[0]!r}; there are `key`, `url` or `path`, `metadata`."
+    for name in ("key", "url", "path"):
+        if fields.get(name) is not None and not _is_text(fields[name]):
+            return f"Its `{name}` is no text."
+    if (fields.get("url") is None) == (fields.get("path") is None):
+        return "It needs either a `url` or a `path`."
+    if not isinstance(fields.get("metadata"), dict | None):
+        return "Its `metadata` is not a JSON object."
+    return None
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
