@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import typer
-from sqlalchemy.exc import OperationalError
 
 import imagekin_migrations
 from imagekin import db as database
+from imagekin import errors
 from imagekin.config import Settings
 
 db = typer.Typer(help="Create and upgrade the database's tables.", no_args_is_help=True)
@@ -16,11 +16,10 @@ db = typer.Typer(help="Create and upgrade the database's tables.", no_args_is_he
 def upgrade() -> None:
     """Create the tables or bring them up to date; safe to run at every start."""
     settings = Settings()
-    engine = _open(settings)
     try:
-        imagekin_migrations.upgrade(engine)
-    except OperationalError as error:
-        typer.echo(f"The database cannot be reached: {error.orig}", err=True)
+        imagekin_migrations.upgrade_when_reachable(_open(settings), settings.wait_for_database_s)
+    except errors.NotReady as error:
+        typer.echo(error.detail, err=True)
         raise typer.Exit(1) from error
     typer.echo(f"The database is at revision {database.REVISION}.", err=True)
 

@@ -1,5 +1,7 @@
 """The tables that migrations make are the tables that the models say, from empty and back."""
 
+import threading
+
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
@@ -47,6 +49,17 @@ def test_an_unreachable_database_is_refused_with_the_reason(tmp_path):
     database = db.Database(f"sqlite:///{tmp_path / 'nowhere' / 'imagekin.db'}")
     with pytest.raises(errors.NotReady, match="cannot be reached"):
         db.wait_until_migrated(database, 0)
+    database.dispose()
+
+
+def test_an_upgrade_waits_for_the_database(tmp_path):
+    folder = tmp_path / "later"
+    database = db.Database(f"sqlite:///{folder / 'imagekin.db'}")
+    with pytest.raises(errors.NotReady, match="cannot be reached"):
+        imagekin_migrations.upgrade_when_reachable(database, 0)
+    threading.Timer(0.2, folder.mkdir).start()
+    imagekin_migrations.upgrade_when_reachable(database, 30)
+    db.wait_until_migrated(database, 0)
     database.dispose()
 
 

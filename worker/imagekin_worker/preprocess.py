@@ -72,6 +72,8 @@ def decode(data: bytes, settings: Settings, *, at_least_px: int | None = None) -
             return _decode(data, name, settings.max_image_pixels, at_least_px)
     except Image.DecompressionBombError as error:
         raise errors.DecompressionBomb(f"{error}") from error
+    except Image.UnidentifiedImageError as error:  # its own text names an object in memory
+        raise errors.DecodeError(f"The {name} data cannot be decoded: its header is broken.") from error
     except _BROKEN as error:
         raise errors.DecodeError(f"The {name} data cannot be decoded: {str(error) or type(error).__name__}.") from error
 
