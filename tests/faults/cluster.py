@@ -50,6 +50,7 @@ SHORT = {
 # What a weights file of the fake backbone may make it do.
 BEHAVIOURS: dict[str, dict[str, Any]] = {
     "slow.json": {"delay_s": 0.1},
+    "slower.json": {"delay_s": 1.5},
     "stuck.json": {"delay_s": 600},
     "fatal.json": {"fatal_rgb": list(tiny.FATAL_RGB)},
 }
@@ -196,22 +197,17 @@ class Cluster:
         """Wait until a worker works on an image chunk of the job, and return which one it is."""
 
         def holders() -> list[str]:
-            # a child is busy when it has the chunk; which one, its log says
-            claimed = self.claimed(job_id)
-            return [name for name in self.workers if any(self._says(name, each) for each in claimed)]
+            return [name for name in self.workers if self.holds(name, job_id)]
 
         return wait_for(holders, f"a worker of {job_id}")[0]
 
-    def claimed(self, job_id: str) -> list[str]:
-        """Return under which names image chunks of the job are claimed."""
+    def holds(self, name: str, job_id: str) -> bool:
+        """Tell whether a worker has image chunks of the job in hand."""
         query = sa.select(models.Chunk.claimed_by).where(
             models.Chunk.job_id == job_id, models.Chunk.status == ChunkStatus.CLAIMED, models.Chunk.seq >= 0
         )
-        return [name for name in self.database.read(lambda session: session.scalars(query).all()) if name]
-
-    def _says(self, name: str, claimed_by: str) -> bool:
-        task_id = claimed_by.partition("/")[0]
-        return task_id in (self.folder / "logs" / f"{name}.log").read_text(errors="replace")
+        process = f".{self.child(name)}@"
+        return any(process in (each or "") for each in self.database.read(lambda s: s.scalars(query).all()))
 
     # --- the client's side
 

@@ -21,8 +21,17 @@ class Lease:
     Where the database cannot be reached the claims count as held: the fence at the finish decides.
     """
 
-    def __init__(self, database: Database, claims: Sequence[jobs.Claim], *, lease_s: float, renew_s: float) -> None:
+    def __init__(
+        self,
+        database: Database,
+        claims: Sequence[jobs.Claim],
+        *,
+        lease_s: float,
+        renew_s: float,
+        leaving: threading.Event | None = None,
+    ) -> None:
         self._database = database
+        self._leaving = leaving or threading.Event()
         self._claims = claims
         self._lease_s = lease_s
         self._renew_s = renew_s
@@ -46,8 +55,8 @@ class Lease:
 
     @property
     def lost(self) -> bool:
-        """Whether nothing is held any more."""
-        return not self._held
+        """Whether nothing is held any more, or is about to be handed back."""
+        return not self._held or self._leaving.is_set()
 
     def holds(self, claim: jobs.Claim) -> bool:
         """Tell whether this claim was still ours at the last renewal."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -44,6 +45,8 @@ class Node:
         self.device = backbones.device_of(settings)
         # what this process keeps of a job between two of its slices, by the job's id
         self.slices: dict[str, Any] = {}
+        # set when the process must go: what it has in hand is handed back
+        self.leaving = threading.Event()
         self.last_owner = ""
         self._images_per_s: dict[str, float] = {}
         self._last_space = ""
@@ -84,7 +87,8 @@ class Node:
     @contextmanager
     def lease(self, claims: Sequence[jobs.Claim]) -> Iterator[Lease]:
         """Keep the claims while the block works on them."""
-        with Lease(self.database, claims, lease_s=self.settings.lease_s, renew_s=self.settings.renew_s) as lease:
+        lease_s, renew_s = self.settings.lease_s, self.settings.renew_s
+        with Lease(self.database, claims, lease_s=lease_s, renew_s=renew_s, leaving=self.leaving) as lease:
             yield lease
 
     def backbone(self, space_id: str) -> backbones.Backbone:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import threading
 import time
+from contextlib import suppress
 
 import structlog
+from billiard import active_children  # pyright: ignore[reportAttributeAccessIssue] - made at import
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery.signals import setup_logging, task_failure, worker_ready, worker_shutdown, worker_shutting_down
 from sqlalchemy.exc import DBAPIError
@@ -20,6 +22,7 @@ from imagekin.upkeep import Upkeep
 from imagekin_worker import presence
 from imagekin_worker.command import LANE_VARIABLE
 from imagekin_worker.courier import Courier
+from imagekin_worker.tasks import LEAVE_SIGNAL
 
 log = structlog.get_logger()
 
@@ -120,9 +123,12 @@ def start(**_: object) -> None:
 
 @worker_shutting_down.connect
 def stop(**_: object) -> None:
-    """Stop supervising before the children are waited for."""
+    """Stop supervising, and tell the children, before they are waited for."""
     if _supervisor is not None:
         _supervisor.stop()
+    for child in active_children():
+        with suppress(ProcessLookupError):
+            os.kill(child.pid, LEAVE_SIGNAL)
 
 
 @worker_shutdown.connect

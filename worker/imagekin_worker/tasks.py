@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Sequence
 from uuid import uuid4
 
@@ -20,6 +22,10 @@ from imagekin_worker.command import LANE_VARIABLE
 
 log = structlog.get_logger()
 
+# The parent sends it at a shutdown; what Celery itself sends to children means something else.
+LEAVE_SIGNAL = signal.SIGUSR2
+# Half of the grace that the embedded stack gives.
+PATIENCE_S = 4.0
 
 _node = None
 
@@ -34,6 +40,7 @@ def start(**_: object) -> None:
     settings = Settings()
     telemetry.configure(settings)
     _node = Node(settings, Lane(os.environ[LANE_VARIABLE]))
+    signal.signal(LEAVE_SIGNAL, leave)
     try:
         db.wait_until_migrated(_node.database, settings.wait_for_database_s)
     except errors.NotReady as error:
@@ -44,6 +51,14 @@ def start(**_: object) -> None:
     _node.database.write(presence.appear, presence.name(_node.lane, os.getppid()), _node.lane, str(_node.device))
     # whatever was asked for while nobody was here
     _node.doorbell.ring(_node.lane)
+
+
+def leave(*_: object) -> None:
+    """Hand back what is in hand, unless it is done soon: a chunk takes a second or two, and is lost otherwise."""
+    if _node is not None:
+        timer = threading.Timer(PATIENCE_S, _node.leaving.set)
+        timer.daemon = True
+        timer.start()
 
 
 @worker_process_shutdown.connect
@@ -59,7 +74,7 @@ def ring(self) -> None:
     assert _node is not None
     node = _node
     # a message may be delivered twice, so its id alone would not tell two claims apart
-    claimed_by = f"{self.request.id}/{uuid4().hex[:8]}"
+    claimed_by = f"{self.request.id}/{node.name}/{uuid4().hex[:8]}"
     try:
         claims = node.claim(claimed_by)
         metrics.WORK.rings.labels("work" if claims else "nothing").inc()
@@ -67,6 +82,8 @@ def ring(self) -> None:
             return
         with structlog.contextvars.bound_contextvars(**reporting.context(claims)):
             _work(node, claims)
+            if node.leaving.is_set():
+                log.info("handed_back", chunks=node.database.write(jobs.release, claims))
     except DBAPIError as error:
         # not the chunk's fault: its lease runs out, and the sweep rings again
         log.error("database_lost", error=str(error.orig))
