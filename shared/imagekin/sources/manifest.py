@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from imagekin import errors, fetch, keys
+from imagekin import errors, keys
 from imagekin.config import Settings
 from imagekin.fetch import Fetcher
 from imagekin.sources import names
@@ -81,7 +81,7 @@ class Manifest:
         metadata = fields.get("metadata")
         if (url := fields.get("url")) is not None:
             key, fault = url_key(fields.get("key"), url)
-            return Entry(key, {"u": url}, cursor, error=fault or _url_fault(url), metadata=metadata)
+            return Entry(key, {"u": url}, cursor, error=fault, metadata=metadata)
         path = fields["path"]
         key, fault = names.key_of(fields.get("key") or self._roots.below(path))
         return Entry(key, {"p": path}, cursor, error=fault, metadata=metadata)
@@ -95,14 +95,6 @@ def url_key(key: str | None, url: str) -> tuple[str, Fault | None]:
         return keys.normalize(url), None
     except errors.InvalidKey:
         return keys.harmless(url), None
-
-
-def _url_fault(url: str) -> Fault | None:
-    try:
-        fetch.parse(url)
-    except errors.FetchRefused as error:
-        return Fault(error.code, error.detail)
-    return None
 
 
 def _reason(fields: dict[str, Any]) -> str | None:
