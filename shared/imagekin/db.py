@@ -76,6 +76,8 @@ class Database:
                 address,
                 pool_size=pool_size,
                 max_overflow=pool_size,
+                # errors are logged, and what clients sent is not for the log
+                hide_parameters=True,
                 connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False},
             )
             event.listen(self.engine, "connect", _connect_sqlite)
@@ -85,6 +87,7 @@ class Database:
                 address.set(drivername="postgresql+psycopg"),
                 pool_size=pool_size,
                 max_overflow=pool_size,
+                hide_parameters=True,
                 pool_pre_ping=True,
                 connect_args={
                     "connect_timeout": 10,

@@ -19,7 +19,8 @@ from imagekin.config import Settings
 CHATTY = ("celery.worker.strategy", "celery.app.trace")
 HIDDEN = "***"
 _PASSWORD_IN_URL = re.compile(r"(://[^\s/:@]*:)[^\s/@]+@")
-_API_KEY = re.compile(r"\bik_[A-Za-z0-9_-]{43}")
+# wherever it stands: the console puts a color right before it, which ends in a letter
+_API_KEY = re.compile(r"ik_[A-Za-z0-9_-]{43}")
 # Shorter ones would be found in ordinary words.
 _SHORTEST_SECRET = 6
 

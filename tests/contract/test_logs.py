@@ -1,0 +1,54 @@
+"""What the production process logs, and what it never does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from test_server import process
+from wire import ADMIN_KEY
+
+from imagekin import auth
+from imagekin.config import Settings
+from imagekin.db import Database
+from receiving import SECRET
+
+TOKEN = "token-of-the-receiver"
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_no_secret_gets_into_the_log(
+    make_settings: Callable[..., Settings], capfd: pytest.CaptureFixture[str], log_format: str
+) -> None:
+    settings = make_settings()
+    database = Database(settings.database)
+    _, key = database.write(auth.create, "ada")
+    revoked, old_key = database.write(auth.create, "bob")
+    database.write(auth.revoke, revoked.id)
+    secrets = [ADMIN_KEY, key, old_key, SECRET, SECRET.removeprefix("whsec_"), TOKEN]
+    body = {"collection": "archive", "query": {"image_id": "a"}, "callback_url": f"https://example.org/?{TOKEN}"}
+    changes = {"WEBHOOK_SECRET": SECRET, "LOG_LEVEL": "debug", "LOG_FORMAT": log_format}
+    with process(settings, **changes) as (_, client):
+        for headers in [
+            {"Authorization": f"Bearer {each}"} for each in (ADMIN_KEY, key, old_key)
+        ] + [{"Authorization": f"Basic {key}"}, {"Authorization": key}, {"X-Api-Key": key}]:  # fmt: skip
+            client.get("/v1/jobs", headers=headers)
+            client.get("/v1/jobs", headers=headers, params={"api_key": key, "limit": ADMIN_KEY})
+            client.get(f"/v1/jobs/{key}", headers=headers)
+            client.post("/v1/collections", json={"name": "archive", "backbone": "fake", "key": key}, headers=headers)
+            client.post("/v1/collections", json={"name": "archive", "backbone": "fake"}, headers=headers)
+            client.post("/v1/jobs/search", json=body, headers=headers)
+            client.post("/v1/jobs/search", json={**body, "query": {"embedding": [1.0] * 64}}, headers=headers)
+        with database.engine.begin() as connection:
+            connection.exec_driver_sql("ALTER TABLE jobs RENAME TO elsewhere")
+        # a failure with a traceback
+        broken = {**body, "query": {"embedding": [1.0] * 64}}
+        assert client.post("/v1/jobs/search", json=broken).status_code == 503
+        with database.engine.begin() as connection:
+            connection.exec_driver_sql("ALTER TABLE api_keys RENAME TO nowhere")
+        assert client.get("/v1/jobs", headers={"Authorization": f"Bearer {key}"}).status_code == 503
+    database.dispose()
+    log = "".join(capfd.readouterr())
+    assert "Traceback" in log
+    assert "/v1/jobs/search" in log
+    assert [secret for secret in secrets if secret in log] == []
