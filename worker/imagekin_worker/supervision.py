@@ -10,10 +10,10 @@ from contextlib import suppress
 import structlog
 from billiard import active_children  # pyright: ignore[reportAttributeAccessIssue] - made at import
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
-from celery.signals import setup_logging, task_failure, worker_ready, worker_shutdown, worker_shutting_down
+from celery.signals import task_failure, worker_ready, worker_shutdown, worker_shutting_down
 from sqlalchemy.exc import DBAPIError
 
-from imagekin import errors, jobs, metrics, queue, telemetry
+from imagekin import errors, jobs, metrics, queue
 from imagekin.config import Settings
 from imagekin.db import Database
 from imagekin.storage import Storage
@@ -106,12 +106,6 @@ class Supervisor:
 
 
 _supervisor: Supervisor | None = None
-
-
-@setup_logging.connect
-def keep_logging(**_: object) -> None:
-    """Keep Celery from setting up logging of its own: ours is there already."""
-    telemetry.configure(Settings())
 
 
 @worker_ready.connect
