@@ -157,13 +157,13 @@ def _failures(operation: Operation, by_type: dict[str, Any]) -> dict[str, Any]:
 
 
 def _body(operation: Operation, by_type: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any] | None:
-    if operation.raw:
-        return {_ANY_BODY: {"schema": dict(BINARY)}}
-    if operation.body is None:
-        return None
-    content = {"application/json": {"schema": by_type[_key(operation.body)]}}
+    content: dict[str, Any] = {}
+    if operation.body is not None:
+        content["application/json"] = {"schema": by_type[_key(operation.body)]}
     if operation.form is not None:
         form = definitions[operation.form_model.__name__]
         files = {name: dict(schema) for name, schema in operation.form.items()}
         content["multipart/form-data"] = {"schema": {**form, "properties": {**form["properties"], **files}}}
-    return content
+    if operation.raw:
+        content[_ANY_BODY] = {"schema": dict(BINARY)}
+    return content or None

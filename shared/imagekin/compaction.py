@@ -131,9 +131,11 @@ def merge(session: Session, collection_id: str, segment_ids: Sequence[str]) -> i
 
 
 def clustering(session: Session, collection_id: str) -> bool:
-    """Tell whether an unfinished clustering is about the collection."""
+    """Tell whether an unfinished clustering, or an assignment to one, is about the collection."""
     running = sa.select(Job.id).where(
-        Job.collection_id == collection_id, Job.kind == JobKind.CLUSTER, Job.status.not_in(TERMINAL)
+        Job.collection_id == collection_id,
+        Job.kind.in_((JobKind.CLUSTER, JobKind.ASSIGN)),
+        Job.status.not_in(TERMINAL),
     )
     return session.scalar(running.limit(1)) is not None
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from imagekin import collections, db, errors, keys, models, schemas
+from imagekin import collections, db, errors, keys, models, schemas, segments
 from imagekin.jobs.reports import moment
 
 
@@ -27,6 +28,30 @@ def _one(session: Session, collection: models.Collection, **by: str) -> models.I
         named = ", ".join(f"{name} {value!r}" for name, value in by.items())
         raise errors.ImageNotFound(f"The collection {collection.name!r} has no image with the {named}.")
     return found
+
+
+def all_by_id(session: Session, collection: models.Collection, ids: Sequence[str]) -> list[str]:
+    """Return the ids, each once, if all are images of the collection; raises ImageNotFound with the first missing."""
+    return list(_all(session, collection, models.Image.id, list(dict.fromkeys(ids))))
+
+
+def all_by_key(session: Session, collection: models.Collection, names: Sequence[str]) -> list[str]:
+    """Return the ids of the images with these keys, each once; raises ImageNotFound, InvalidKey."""
+    return list(_all(session, collection, models.Image.key, list(dict.fromkeys(map(keys.normalize, names)))))
+
+
+def _all(
+    session: Session, collection: models.Collection, column: InstrumentedAttribute[str], values: Sequence[str]
+) -> Iterator[str]:
+    here = sa.select(column, models.Image.id).filter_by(collection_id=collection.id, deleted_at=None)
+    for some in segments.batches(values):
+        found = dict(session.execute(here.where(column.in_(some))).all())
+        for value in some:
+            if value not in found:
+                raise errors.ImageNotFound(
+                    f"The collection {collection.name!r} has no image with the {column.key} {value!r}."
+                )
+            yield found[value]
 
 
 def page(

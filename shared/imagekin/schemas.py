@@ -224,6 +224,17 @@ class AssignBody(Body):
     callback_url: Annotated[str, StringConstraints(max_length=2048)] | None = None
 
 
+class ImportForm(Body):
+    """What may be said beside the file: in a form, or in the query of a raw body."""
+
+    on_conflict: OnConflict = OnConflict.REPLACE
+    callback_url: Annotated[str, StringConstraints(max_length=2048)] | None = None
+
+
+class ImportBody(ImportForm):
+    upload_id: Id
+
+
 class RetryBody(Body):
     items: Literal["failed", "all"] = "failed"
     callback_url: Annotated[str, StringConstraints(max_length=2048)] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -278,6 +279,7 @@ def thumbnails(session: Session, images: Sequence[models.Image]) -> dict[str, by
 class Change:
     """What a revision did to some images of a segment: their rows in it, or, of the deleted, only their ids."""
 
+    segment_id: str
     ids: list[str]
     keys: list[str]
     vectors: vectors.Vectors
@@ -297,14 +299,17 @@ def forgotten(session: Session, collection_id: str, revision: int) -> bool:
     return revision < session.get_one(Collection, collection_id).pruned_revision
 
 
-def changes(session: Session, collection_id: str, after: int, upto: int) -> Iterator[Change]:
+def changes(session: Session, collection_id: str, after: int, upto: int, after_segment: str = "") -> Iterator[Change]:
     """Yield what changed after revision `after` up to `upto`, one segment at a time, in the order of segment ids.
 
-    Together with a revision that is read first this is complete, whatever commits meanwhile: a row that changes
-    again carries a later revision and comes with the next call. It must be one `Database.read` with what is read
-    first: a compaction between the images and their segment would leave neither where it was.
+    Those up to `after_segment` are left out: a walk may go on there while nothing compacts the collection. Together
+    with a revision that is read first this is complete, whatever commits meanwhile: a row that changes again carries a
+    later revision and comes with the next call. It must be one `Database.read` with what is read first: a compaction
+    between the images and their segment would leave neither where it was.
     """
     touched = sa.and_(Image.collection_id == collection_id, Image.revision > after, Image.revision <= upto)
+    if after_segment:
+        touched = sa.and_(touched, Image.segment_id > after_segment)
     columns = sa.select(Image.segment_id, Image.row, Image.id, Image.key, Image.deleted_at)
     rows = session.execute(
         columns.where(touched).order_by(Image.segment_id, Image.row).execution_options(yield_per=4096)
@@ -319,13 +324,24 @@ def changes(session: Session, collection_id: str, after: int, upto: int) -> Iter
         yield _change(session, group)
 
 
+def named(session: Session, collection_id: str, ids: Sequence[str]) -> Iterator[Change]:
+    """Yield those of the images that are there, one segment at a time."""
+    columns = sa.select(Image.segment_id, Image.row, Image.id, Image.key, Image.deleted_at)
+    mine = columns.where(Image.collection_id == collection_id, Image.deleted_at.is_(None))
+    rows = [row for some in batches(ids) for row in session.execute(mine.where(Image.id.in_(some)))]
+    rows.sort(key=lambda row: (row.segment_id, row.row))
+    for _, group in groupby(rows, key=lambda row: row.segment_id):
+        yield _change(session, list(group))
+
+
 def _change(session: Session, rows: Sequence[sa.Row]) -> Change:
     live = [row for row in rows if row.deleted_at is None]
     deleted = [row.id for row in rows if row.deleted_at is not None]
     if not live:
-        return Change([], [], np.empty((0, 0), np.float32), deleted)
+        return Change(rows[0].segment_id, [], [], np.empty((0, 0), np.float32), deleted)
     segment = session.execute(
         sa.select(Segment.data, Segment.dim, Segment.dtype).where(Segment.id == live[0].segment_id)
     ).one()
     matrix = vectors.decode(segment.data, segment.dim, segment.dtype)
-    return Change([row.id for row in live], [row.key for row in live], matrix[[row.row for row in live]], deleted)
+    ids, keys = [row.id for row in live], [row.key for row in live]
+    return Change(rows[0].segment_id, ids, keys, matrix[[row.row for row in live]], deleted)

@@ -181,6 +181,9 @@ class FakeServer:
         np.savez(file, ids=np.array(["i0", "i1"]), keys=np.array(["a", "b"]), embeddings=embeddings)
         return Answer(200, file.getvalue(), {"Content-Type": "application/octet-stream"})
 
+    def import_vectors(self, request: Request, name: str) -> Answer:
+        return Answer(202, self.add_job("import", {"collection": name, **request.json}))
+
     def upload(self, request: Request) -> Answer:
         return Answer(201, {"id": "u1", "sha256": "aa", "size": len(request.body)})
 
@@ -242,6 +245,7 @@ _ROUTES: list[tuple[str, str, Callable[..., Answer]]] = [
     ("GET", f"{_COLLECTION}/images/{_NAME}/embedding", FakeServer.embedding),
     ("GET", f"{_COLLECTION}/images/{_NAME}/thumbnail", FakeServer.thumbnail),
     ("GET", f"{_COLLECTION}/export", FakeServer.export),
+    ("POST", f"{_COLLECTION}/import", FakeServer.import_vectors),
     ("POST", "/v1/uploads", FakeServer.upload),
     ("POST", "/v1/jobs/(embed|search|cluster|assign)", FakeServer.post_job),
     ("GET", "/v1/jobs", FakeServer.list_jobs),

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_server import NOW, PNG, FakeServer, problem, progress
+from fake_server import NOW, PNG, Answer, FakeServer, problem, progress
 from typer.testing import CliRunner
 
 from imagekin.cli.app import app
@@ -194,6 +194,24 @@ def test_cluster(call, server: FakeServer) -> None:
 
 
 # --- jobs and collections --------------------------------------------------------------------------------------
+
+
+def test_export(call, server: FakeServer, tmp_path: Path) -> None:
+    done = call("export", "-c", "c", "-o", "vectors.npz")
+    assert (done.code, done.out) == (0, "vectors.npz\n")
+    size = (tmp_path / "vectors.npz").stat().st_size
+    assert f"exported c: {size:,} B" in done.err
+    assert call("export", "-c", "c", "-o", "vectors", "--format", "safetensors").code == 0
+    assert [request.query["format"] for request in server.requests if "format" in request.query] == [
+        ["npz"],
+        ["safetensors"],
+    ]
+    for arguments in (("-o", "vectors.csv"), ("-o", "v.npz", "--format", "csv"), ()):
+        assert call("export", "-c", "c", *arguments).code == 2
+    server.faults = [Answer(200, {}), problem(404, "collection_not_found", "There is no collection named 'x'.")]
+    done = call("export", "-c", "x", "-o", "x.npz")
+    assert (done.code, done.out) == (1, "")
+    assert not (tmp_path / "x.npz").exists()
 
 
 def test_jobs(call, server: FakeServer) -> None:

@@ -271,19 +271,29 @@ def test_vectors(server: FakeServer, client: Client) -> None:
     assert embeddings.dtype == np.float32
 
 
-def test_vectors_of_a_server_without_exports(server: FakeServer, client: Client) -> None:
-    server.add_collection("c")
-    server.add_images(3)
-    server.faults += [problem(404, "not_found")]
-    ids, keys, embeddings = client.vectors("c")
-    assert (ids[0], keys[2]) == ("i0", "2.png")
-    assert (embeddings.shape, embeddings.dtype) == ((3, 2), np.float16)
-    server.images = []
-    server.faults += [problem(404, "not_found")]
-    assert client.vectors("c").embeddings.shape == (0, 4)
+def test_an_export_is_a_file_when_it_is_whole(server: FakeServer, client: Client, tmp_path: Path) -> None:
+    seen: list[tuple[int, int | None]] = []
+    server.faults += [BREAK]
+    path = client.export("c", tmp_path / "c.NPZ", received=lambda *received: seen.append(received))
+    assert np.load(path)["keys"].tolist() == ["a", "b"]
+    assert seen[-1] == (path.stat().st_size, path.stat().st_size)
+    assert server.requests[-1].query["format"] == ["npz"]
     server.faults += [problem(404, "collection_not_found")]
     with pytest.raises(errors.CollectionNotFound):
-        client.vectors("d")
+        client.export("d", tmp_path / "d", format="parquet")
+    with pytest.raises(errors.InvalidRequest, match="safetensors"):
+        client.export("c", tmp_path / "c.csv")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_import_names_its_upload(server: FakeServer, client: Client, tmp_path: Path) -> None:
+    (tmp_path / "c.npz").write_bytes(b"vectors")
+    job = client.import_vectors(tmp_path / "c.npz", "c", on_conflict="skip")
+    assert (job.kind, job.collection) == ("import", "c")
+    assert server.posts("/v1/uploads")[0].body == b"vectors"
+    post = server.posts("/v1/collections/c/import")[0]
+    assert post.json == {"upload_id": "u1", "on_conflict": "skip"}
+    assert post.headers["idempotency-key"]
 
 
 def test_names_are_quoted(server: FakeServer, client: Client) -> None:

@@ -89,18 +89,20 @@ def _open(node: Node, claim: jobs.Claim) -> Work | None:
         node.database.write(jobs.fail, claim.job_id, error.code, error.detail)
         return None
     entries = ledger.unpack(manifest)
-    items = [_refused(entry) for entry in entries]
+    items = [refused(entry) for entry in entries]
     return Work(claim, job, collection, entries, source, items, missing=items.count(None))
 
 
-def _load(session: Session, claim: jobs.Claim) -> tuple[models.Job, models.Collection, bytes]:
+def load(session: Session, claim: jobs.Claim) -> tuple[models.Job, models.Collection, bytes]:
+    """Return a chunk's job and collection, and its packed entries."""
     chunk = session.get_one(models.Chunk, (claim.job_id, claim.seq), options=[undefer(models.Chunk.manifest)])
     assert chunk.manifest is not None
     job = session.get_one(models.Job, claim.job_id)
     return job, session.get_one(models.Collection, claim.collection_id), chunk.manifest
 
 
-def _refused(entry: dict[str, Any]) -> Item | None:
+def refused(entry: dict[str, Any]) -> Item | None:
+    """Return the item of an entry that planning found to fail, else None."""
     error = entry.get("error")
     return None if error is None else Item(entry["key"], error=(error[0], error[1]))
 

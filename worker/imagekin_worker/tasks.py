@@ -127,7 +127,7 @@ def _work(node, claims: Sequence[jobs.Claim]) -> None:
 
 
 def _do(node, claims: Sequence[jobs.Claim], lease) -> None:
-    from imagekin_worker import clusterer, embedder, planner, searcher
+    from imagekin_worker import assigner, clusterer, embedder, importer, planner, searcher
 
     match claims[0].kind:
         case ChunkKind.PLAN:
@@ -138,6 +138,10 @@ def _do(node, claims: Sequence[jobs.Claim], lease) -> None:
             searcher.run(node, claims, lease)
         case ChunkKind.CLUSTER:
             clusterer.run(node, claims[0], lease)
+        case ChunkKind.ASSIGN:
+            assigner.run(node, claims[0], lease)
+        case ChunkKind.IMPORT:
+            importer.run(node, claims[0])
         case kind:
             raise errors.JobError(f"This worker does not know {kind} jobs; upgrade it.")
 

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import flask
 
-from imagekin_api.routes import backbones, collections, docs, health, images, jobs, results, submissions, uploads
+from imagekin_api.routes import (
+    backbones,
+    collections,
+    docs,
+    health,
+    images,
+    jobs,
+    results,
+    submissions,
+    uploads,
+    vectors,
+)
 
-VERSIONED = (backbones, collections, images, uploads, submissions, jobs, results)
+VERSIONED = (backbones, collections, images, uploads, submissions, jobs, results, vectors)
 
 
 def register(app: flask.Flask) -> None:

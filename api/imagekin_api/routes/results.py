@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from imagekin import errors, jobs, models, results, schemas, segments
 from imagekin.jobs.reports import expired
-from imagekin.types import TERMINAL, JobKind
+from imagekin.types import STORING, TERMINAL, JobKind
 from imagekin_api import answers, renditions, service, sheets
 from imagekin_api.operations import BINARY, Parameter, operation
 from imagekin_api.renditions import Result
@@ -31,7 +31,7 @@ ROWS = {JobKind.SEARCH: "neighbors", JobKind.CLUSTER: "assignments", JobKind.ASS
 @blueprint.get("/jobs/<job_id>/result")
 @operation(
     "Get a job's result",
-    returns=schemas.SearchResult | schemas.ClusterResult | schemas.EmbedResult,
+    returns=schemas.SearchResult | schemas.ClusterResult | schemas.AssignResult | schemas.EmbedResult,
     media={renditions.NDJSON: {"type": "string"}, renditions.CSV: {"type": "string"}},
     errors=UNFINISHED,
 )
@@ -53,7 +53,7 @@ def _finished(session: Session, owner: str, job_id: str) -> tuple[models.Job, di
         raise errors.JobNotFinished()
     if expired(session, job):
         raise errors.ResultExpired()
-    summary = _embed_summary(session, job) if job.kind == JobKind.EMBED else results.summary(session, job_id)
+    summary = _embed_summary(session, job) if job.kind in STORING else results.summary(session, job_id)
     if summary is None:
         reason = f": {job.error_detail}" if job.error_detail else "."
         raise errors.Conflict(f"The job has no result, because it ended as {job.status}{reason}")

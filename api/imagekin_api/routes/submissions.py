@@ -1,4 +1,4 @@
-"""Jobs as they are posted: embed, search, cluster."""
+"""Jobs as they are posted: embed, search, cluster, assign."""
 
 from __future__ import annotations
 
@@ -295,6 +295,53 @@ def cluster() -> flask.Response:
         )
     params = body.model_dump(mode="json", exclude={"collection", "callback_url"})
     return intake.accept(_submission(JobKind.CLUSTER, collection, params, {}, request, body.callback_url))
+
+
+# --- assign ----------------------------------------------------------------------------------------------------
+
+
+@blueprint.post("/jobs/assign")
+@operation(
+    "Put images into the clusters of an earlier clustering",
+    body=schemas.AssignBody,
+    returns=schemas.Job,
+    status=202,
+    parameters=(IDEMPOTENCY_KEY,),
+    errors=(*REFUSED, errors.JobNotFound, errors.JobNotFinished, errors.ImageNotFound, errors.Conflict),
+)
+def assign() -> flask.Response:
+    """Those named by `image_ids` or `image_keys`, or else all that came or changed after the clustering."""
+    data = bodies.read_json()
+    body = bodies.parse(schemas.AssignBody, data)
+    intake.check_callback(body.callback_url)
+    if body.image_ids is not None and body.image_keys is not None:
+        raise _invalid("/image_keys", "Name the images by their ids or by their keys, not by both.")
+    request = Idempotency.of_json(data)
+    if (answer := intake.known(request)) is not None:
+        return answer
+    collection, ids = service.current().database.read(_assigned, service.owner(), body)
+    params = {"clustering_id": body.clustering_id, "images": None if ids is None else len(ids)}
+    work = {"clustering_id": body.clustering_id, "image_ids": ids}
+    return intake.accept(_submission(JobKind.ASSIGN, collection, params, work, request, body.callback_url))
+
+
+def _assigned(session: Session, owner: str, body: schemas.AssignBody) -> tuple[models.Collection, list[str] | None]:
+    """Return the clustering's collection, and the ids of the images that are named, each once."""
+    job = jobs.get(session, owner, body.clustering_id)
+    if job.kind != JobKind.CLUSTER:
+        raise _invalid("/clustering_id", f"This is a job of kind {job.kind}; name one of kind cluster.")
+    if job.status not in TERMINAL:
+        raise errors.JobNotFinished("The clustering is not finished yet; poll its job until its status is terminal.")
+    if session.get(models.Clustering, job.id) is None:
+        raise errors.Conflict(f"The job found no clusters, because it ended as {job.status}.")
+    collection = session.get_one(models.Collection, job.collection_id)
+    if collection.deleted_at is not None:
+        raise errors.CollectionNotFound("The clustering's collection was deleted.")
+    if body.image_ids is not None:
+        return collection, images.all_by_id(session, collection, body.image_ids)
+    if body.image_keys is not None:
+        return collection, images.all_by_key(session, collection, body.image_keys)
+    return collection, None
 
 
 def _submission(

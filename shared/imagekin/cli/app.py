@@ -10,7 +10,7 @@ import typer
 from pydantic import ValidationError
 from typer.core import TyperGroup
 
-from imagekin.cli import clustering, collections, embedding, extensions, jobs, output, searching, server
+from imagekin.cli import clustering, collections, embedding, exporting, extensions, jobs, output, searching, server
 from imagekin.cli.session import FAILURE, INTERRUPTED, USAGE, Session
 from imagekin.errors import ImagekinError
 
@@ -64,6 +64,7 @@ app.command()(server.up)
 app.command()(embedding.embed)
 app.command()(searching.search)
 app.command()(clustering.cluster)
+app.command()(exporting.export)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(collections.app, name="collections")
 extensions.join(app)

@@ -97,6 +97,31 @@ class UploadBar(Bar):
         self.update("uploaded", self._size, self._size, _size(self._size), self._files, final=True)
 
 
+class DownloadBar(Bar):
+    """A download, whose size may not be known before its end."""
+
+    def __init__(self, what: str, console: Console | None = None) -> None:
+        super().__init__(console)
+        self._what = what
+        self._received = 0
+        self._started = time.monotonic()
+
+    def show(self, received: int, total: int | None) -> None:
+        """Show a download after `received` bytes."""
+        self._received = received
+        took_s = time.monotonic() - self._started
+        detail = ""
+        if took_s > RATE_S and received:
+            detail = f"{_size(received / took_s)}/s"
+            if total:
+                detail += f", {duration(max(0, total - received) * took_s / received)} left"
+        count = _size(received) if total is None else f"{_size(received)} of {_size(total)}"
+        self.update(f"exporting {self._what}", received, total, count, detail)
+
+    def finish(self) -> None:
+        self.update(f"exported {self._what}", self._received, self._received, _size(self._received), "", final=True)
+
+
 class JobBar(Bar):
     """A job, until it is terminal."""
 

@@ -8,15 +8,16 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from types import TracebackType
-from typing import Any, BinaryIO, NamedTuple, Self
+from typing import Any, BinaryIO, Self
 from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from imagekin import errors, schemas
-from imagekin.client import bodies, queries, sources, uploads
+from imagekin.client import bodies, exports, queries, sources, uploads
 from imagekin.client.bodies import Body, Sent
+from imagekin.client.exports import Vectors
 from imagekin.client.jobs import Job
 from imagekin.client.sources import Archive, Folder, Given, Location, Manifest, Picture, Urls
 from imagekin.client.transport import Transport, ignore, parse
@@ -29,14 +30,6 @@ UPLOADED_EXTRA_S = 540  # a server that hashes and stores 20 GiB answers late
 
 # Called with (files, bytes) when an upload begins, it gives what is called with the bytes sent so far.
 UploadWatch = Callable[[int, int], Sent]
-
-
-class Vectors(NamedTuple):
-    """The vectors of a collection: ids and keys, and embeddings (N, dim) in the same order."""
-
-    ids: list[str]
-    keys: list[str]
-    embeddings: NDArray[Any]
 
 
 class Client:
@@ -140,25 +133,49 @@ class Client:
 
     def vectors(self, collection: str) -> Vectors:
         """Give all vectors of a collection; the download is on disk until it is an array."""
-        try:
-            return self._exported(collection)
-        except errors.NotFound as error:
-            if isinstance(error, errors.CollectionNotFound):
-                raise
-        # A server without exports: a request for each image.
-        there = self.collection(collection)
-        images = list(self.images(collection))
-        rows = [self.embedding(collection, image.id) for image in images]
-        embeddings = np.stack(rows) if rows else np.empty((0, there.dim), str(there.dtype))
-        return Vectors([image.id for image in images], [image.key for image in images], embeddings)
-
-    def _exported(self, collection: str) -> Vectors:
         with tempfile.TemporaryFile() as file:
             self._transport.download(f"{_collection(collection)}/export", file, format="npz")
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as stored:
-                embeddings = stored["embeddings" if "embeddings" in stored else "vectors"]
-                return Vectors(stored["ids"].tolist(), stored["keys"].tolist(), embeddings)
+            return exports.read(file)
+
+    def export(
+        self,
+        collection: str,
+        path: str | os.PathLike[str],
+        *,
+        format: str | None = None,
+        received: exports.Received | None = None,
+    ) -> Path:
+        """Write all vectors of a collection, with ids, keys and metadata, to a file, which appears when it is whole.
+
+        format: npz, parquet or safetensors; None goes by the suffix. received: is called with the bytes so far and
+        their total, None where that is not known. Raises `InvalidRequest` for another suffix, `CollectionNotFound`.
+        """
+        target = Path(path).expanduser()
+        format = format or exports.format_of(target)
+        with exports.whole(target) as file:
+            self._transport.download(f"{_collection(collection)}/export", file, received, format=format)
+        return target
+
+    def import_vectors(
+        self,
+        source: str | os.PathLike[str] | BinaryIO | bytes,
+        collection: str,
+        *,
+        on_conflict: OnConflict | str | None = None,
+        callback_url: str | None = None,
+        idempotency_key: str | None = None,
+        sent: Sent | None = None,
+    ) -> Job[schemas.EmbedResult]:
+        """Put the vectors of an npz or Parquet file, as `export` writes it, into a collection of the same space.
+
+        The collection must be there. `sent` is called with the bytes sent so far. Raises `InvalidRequest` where the
+        file is of another space, or is none.
+        """
+        upload = self.upload(source, sent=sent)
+        body = bodies.json(
+            schemas.ImportBody, upload_id=upload.id, on_conflict=on_conflict, callback_url=callback_url
+        )
+        return self._post_job(f"{_collection(collection)}/import", body, idempotency_key)
 
     # --- uploads -----------------------------------------------------------------------------------------------
 
@@ -339,8 +356,11 @@ class Client:
     # --- inside ------------------------------------------------------------------------------------------------
 
     def _submit(self, kind: JobKind, body: Body, key: str | None) -> Job[Any]:
+        return self._post_job(f"/v1/jobs/{kind}", body, key)
+
+    def _post_job(self, path: str, body: Body, key: str | None) -> Job[Any]:
         headers = {"idempotency-key": key or str(uuid.uuid4())}
-        return Job(self._transport, self._transport.post(f"/v1/jobs/{kind}", schemas.Job, body, headers=headers))
+        return Job(self._transport, self._transport.post(path, schemas.Job, body, headers=headers))
 
     def _upload(self, body: Body) -> schemas.Upload:
         kind = {"content-type": "application/octet-stream"}

@@ -26,6 +26,9 @@ PAGE_ITEMS = 500
 # What a proxy says when it lost the server half way: the request may have been done.
 GATEWAY = (502, 504)
 
+# Called with the bytes received so far, from 0 again when an attempt broke, and with their total where it is known.
+Received = Callable[[int, int | None], None]
+
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 
@@ -83,14 +86,22 @@ class Transport:
     def read(self, path: str, *, accept: str, **params: Any) -> bytes:
         return self.send("GET", path, lambda response: response.read(), params=params, headers={"accept": accept})
 
-    def download(self, path: str, file: BinaryIO, **params: Any) -> None:
-        """Write an answer to a file, from its start again when the connection breaks."""
+    def download(self, path: str, file: BinaryIO, received: Received | None = None, **params: Any) -> None:
+        """Write an answer to a file, from its start again when the connection breaks.
+
+        `received` is called with the bytes so far and their total, None where that is not known.
+        """
 
         def write(response: httpx2.Response) -> None:
             file.seek(0)
             file.truncate()
+            length = response.headers.get("content-length")
+            total, count = int(length) if length else None, 0
             for chunk in response.iter_bytes():
                 file.write(chunk)
+                count += len(chunk)
+                if received:
+                    received(count, total)
 
         self.send("GET", path, write, params=params, headers={"accept": "application/octet-stream"})
 

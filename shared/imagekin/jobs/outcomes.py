@@ -207,13 +207,6 @@ def finish_result(
     endings.succeed(session, job)
 
 
-def finalize(session: Session, claim: Claim, first_part: int, parts: Sequence[Sequence[dict[str, Any]]]) -> None:
-    """Write some parts of a long result, numbered from `first_part` (1 at the start), so that no transaction is long.
-
-    Parts that an earlier claimant left are replaced. Raises LeaseLost.
-    """
-    job = _fence(session, claim)
-    job.status = JobStatus.FINALIZING
 def extend(
     session: Session, claim: Claim, part: int, rows: Sequence[dict[str, Any]], state: bytes, fraction: float
 ) -> None:
@@ -225,5 +218,12 @@ def extend(
     results.write_rows(session, claim.job_id, part, rows)
 
 
+def finalize(session: Session, claim: Claim, first_part: int, parts: Sequence[Sequence[dict[str, Any]]]) -> None:
+    """Write some parts of a long result, numbered from `first_part` (1 at the start), so that no transaction is long.
+
+    Parts that an earlier claimant left are replaced. Raises LeaseLost.
+    """
+    job = _fence(session, claim)
+    job.status = JobStatus.FINALIZING
     for number, rows in enumerate(parts, first_part):
         results.write_rows(session, claim.job_id, number, rows)

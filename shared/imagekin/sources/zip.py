@@ -77,6 +77,15 @@ class _Member:
     fault: Fault | None
 
 
+class Place(NamedTuple):
+    """Where a member's data lies in the archive, `packed` bytes of it, `size` when they are inflated."""
+
+    start: int
+    packed: int
+    size: int
+    deflated: bool
+
+
 class Zip(Archive):
     """A zip file; raises SourceUnreadable where it has no directory."""
 
@@ -115,6 +124,23 @@ class Zip(Archive):
         if zlib.crc32(data) != ref["c"]:
             raise errors.DecodeError("The zip's member is damaged: its checksum does not match.")
         return data
+
+    def places(self) -> Iterator[tuple[str, Place]]:
+        """Yield every member's name and place, without a limit to how far it inflates.
+
+        Raises SourceUnreadable where one cannot be read.
+        """
+        state = _Cursor(self._directory.start)
+        for at, record in self._records(state.at):
+            member = self._member(record)
+            state = self._after(state, at, member)
+            if (fault := member.fault or self._unreadable(member)) is not None:
+                raise errors.SourceUnreadable(fault.detail)
+            try:
+                start = self._data_offset(member.offset, member.method)
+            except errors.DecodeError as error:
+                raise errors.SourceUnreadable(error.detail) from error
+            yield member.name, Place(start, member.packed, member.size, member.method == _DEFLATED)
 
     def _records(self, at: int) -> Iterator[tuple[int, bytes]]:
         """Yield each directory record from `at` on, with the place of the one after it."""
@@ -181,6 +207,15 @@ class Zip(Archive):
         return self._entry(member.name, member.size, ref, cursor, fault=fault, head=lambda: self._head(member))
 
     def _fault(self, member: _Member) -> Fault | None:
+        if (fault := self._unreadable(member)) is not None:
+            return fault
+        try:
+            self._check_ratio(member.packed, member.size)
+        except errors.DecompressionBomb as error:
+            return Fault(error.code, error.detail)
+        return None
+
+    def _unreadable(self, member: _Member) -> Fault | None:
         if member.flags & _ENCRYPTED:
             return Fault.of(errors.UnsupportedFormat, "The zip's member is encrypted; send it without a password.")
         if member.method not in (_STORED, _DEFLATED):
@@ -193,10 +228,6 @@ class Zip(Archive):
             return Fault.of(errors.DecodeError, "The zip's member is said to lie where there is no data.")
         if member.method == _STORED and member.packed != member.size:
             return Fault.of(errors.DecodeError, "The zip's stored member has two different sizes.")
-        try:
-            self._check_ratio(member.packed, member.size)
-        except errors.DecompressionBomb as error:
-            return Fault(error.code, error.detail)
         return None
 
     def _check_ratio(self, packed: int, size: int) -> None:

@@ -1,0 +1,151 @@
+"""A collection's vectors as files: out as an export, in as an import job."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import Any
+
+import flask
+from sqlalchemy.orm import Session
+
+from imagekin import collections, errors, exports, jobs, models, schemas, sources
+from imagekin.types import JobKind
+from imagekin_api import bodies, intake, multipart, service
+from imagekin_api.idempotency import Idempotency
+from imagekin_api.operations import BINARY, IDEMPOTENCY_KEY, Parameter, operation
+from imagekin_api.routes.submissions import REFUSED, Form, upload_work
+
+blueprint = flask.Blueprint("vectors", __name__)
+
+DEFAULT_FORMAT = "npz"
+OCTETS, PARQUET = "application/octet-stream", "application/vnd.apache.parquet"
+MEDIA_TYPES = {"npz": OCTETS, "parquet": PARQUET, "safetensors": OCTETS}
+FORMAT = Parameter(
+    "format", "The file's format.", {"type": "string", "enum": list(exports.FORMATS), "default": DEFAULT_FORMAT}
+)
+ON_CONFLICT = Parameter("on_conflict", "As in an embed job; for a raw body.")
+CALLBACK_URL = Parameter("callback_url", "As in an embed job; for a raw body.")
+
+
+@blueprint.get("/collections/<name>/export")
+@operation(
+    "Export the vectors of a collection",
+    parameters=(FORMAT,),
+    media={OCTETS: BINARY, PARQUET: BINARY},
+    errors=(errors.CollectionNotFound,),
+)
+def export(name: str) -> flask.Response:
+    """All of them with ids, keys and metadata, and their space in the file's metadata, as of one moment."""
+    format = flask.request.args.get("format", DEFAULT_FORMAT)
+    if format not in exports.FORMATS:
+        detail = f"format must be one of {', '.join(exports.FORMATS)}."
+        raise errors.InvalidRequest(detail, errors=[{"pointer": "/format", "in": "query", "detail": detail}])
+    pieces = exports.write(service.current().database, service.owner(), name, format)
+    # what is wrong comes out before the answer begins
+    first = next(pieces)
+    answer = flask.Response(chain([first], pieces), mimetype=MEDIA_TYPES[format])
+    answer.headers["Content-Disposition"] = f'attachment; filename="{name}.{format}"'
+    answer.call_on_close(pieces.close)
+    return answer
+
+
+@blueprint.post("/collections/<name>/import")
+@operation(
+    "Import vectors into a collection",
+    body=schemas.ImportBody,
+    form={"file": BINARY},
+    form_model=schemas.ImportForm,
+    raw=True,
+    returns=schemas.Job,
+    status=202,
+    parameters=(IDEMPOTENCY_KEY, ON_CONFLICT, CALLBACK_URL),
+    errors=(*REFUSED, errors.UploadNotFound, errors.TooLarge),
+)
+def import_(name: str) -> flask.Response:
+    """From an npz or Parquet file as an export gives them: the body itself, a form's `file`, or an upload by its id.
+
+    The file's `space_id` must be the collection's. A vector whose key is there with the same vector is `reused`; with
+    other content, `on_conflict` decides.
+    """
+    if bodies.is_json():
+        return _import_upload(name)
+    with intake.enclosure() as enclosed:
+        form = _store_form(enclosed) if multipart.is_multipart() else _store_body(enclosed)
+        if enclosed.stored is None or enclosed.stored.size == 0:
+            raise multipart.invalid("file", "Send an npz or Parquet file that is not empty.")
+        body = bodies.parse_form(schemas.ImportForm, form.fields)
+        intake.check_callback(body.callback_url)
+        request = Idempotency.of_parts(form.parts)
+        if (answer := intake.known(request)) is not None:
+            return answer
+        return intake.accept(_submission(name, enclosed.work(), body, request, "/file"), enclosed)
+
+
+def _import_upload(name: str) -> flask.Response:
+    owner, data = service.owner(), bodies.read_json()
+    body = bodies.parse(schemas.ImportBody, data)
+    intake.check_callback(body.callback_url)
+    upload = service.current().database.read(upload_work, owner, body.upload_id)
+    request = Idempotency.of_json({**data, "upload_id": {"sha256": upload["sha256"]}})
+    if (answer := intake.known(request)) is not None:
+        return answer
+    return intake.accept(_submission(name, upload, body, request, "/upload_id"))
+
+
+def _store_form(enclosed: intake.Enclosure) -> Form:
+    max_bytes = service.current().settings.max_upload_bytes
+    form = Form()
+    for part in multipart.parts(max_bytes):
+        if part.filename is not None and enclosed.stored is None:
+            enclosed.filename = part.filename or None
+            enclosed.store(part, max_bytes)
+        else:
+            form.take(part)
+        form.note(part)
+    return form
+
+
+def _store_body(enclosed: intake.Enclosure) -> Form:
+    max_bytes = service.current().settings.max_upload_bytes
+    if (flask.request.content_length or 0) > max_bytes:
+        raise errors.TooLarge(f"The body is larger than {max_bytes:,} bytes.")
+    enclosed.store(flask.request.stream, max_bytes)
+    assert enclosed.stored is not None
+    fields = dict(flask.request.args.items())
+    said = [(field, None, text) for field, text in sorted(fields.items())]
+    return Form(fields, [("file", None, enclosed.stored.sha256), *said])
+
+
+def _submission(
+    name: str, upload: dict[str, Any], body: schemas.ImportForm, request: Idempotency, pointer: str
+) -> jobs.Submission:
+    """Build the job of a file that is stored; raises InvalidRequest where it is not one for this collection."""
+    here = service.current()
+    collection, dim = here.database.read(_target, service.owner(), name)
+    work = {**upload, "type": "vectors", "space_id": collection.space_id, "dim": dim}
+    try:
+        sources.open_source(work, here.storage, here.settings).close()
+    except errors.UploadExpired as error:
+        raise errors.UploadNotFound() from error
+    except errors.JobError as error:
+        raise errors.InvalidRequest(error.detail, errors=[{"pointer": pointer, "detail": error.detail}]) from error
+    return jobs.Submission(
+        owner=service.owner(),
+        kind=JobKind.IMPORT,
+        collection_id=collection.id,
+        space_id=collection.space_id,
+        params={
+            "source": {"type": "upload", "upload_id": upload["upload_id"]},
+            "on_conflict": body.on_conflict.value,
+        },
+        work={"source": work},
+        upload_id=upload["upload_id"],
+        callback_url=body.callback_url,
+        idempotency_key=request.key,
+        idempotency_digest=request.digest,
+    )
+
+
+def _target(session: Session, owner: str, name: str) -> tuple[models.Collection, int]:
+    collection = collections.get(session, owner, name)
+    return collection, session.get_one(models.Space, collection.space_id).dim

@@ -1,0 +1,38 @@
+"""`imagekin export`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from imagekin.cli import output
+from imagekin.cli.session import InCollection, current
+from imagekin.client import exports
+from imagekin.client.progress import DownloadBar
+from imagekin.errors import InvalidRequest
+
+Format = StrEnum("Format", list(exports.FORMATS))
+
+
+def export(
+    context: typer.Context,
+    collection: InCollection,
+    file: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", dir_okay=False, help="The file to write.")],
+    format: Annotated[Format | None, typer.Option(help="By default as FILE's suffix says.")] = None,
+) -> None:
+    """Write a collection's vectors, with ids, keys and metadata, to an npz, Parquet or safetensors file.
+
+    Prints the file's path.
+    """
+    try:
+        chosen = format.value if format else exports.format_of(file)
+    except InvalidRequest as error:
+        raise typer.BadParameter(error.detail, param_hint="--output") from error
+    client = current(context).client(collection)
+    with DownloadBar(collection) as bar:
+        client.export(collection, file, format=chosen, received=bar.show)
+        bar.finish()
+    output.line(str(file))

@@ -1,0 +1,33 @@
+"""A file that is handed on while it is written."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+
+class Pieces(io.RawIOBase):
+    """Takes what a writer of files writes, and gives it away; there is no way back in it."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._written = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        piece = bytes(data)
+        self._pieces.append(piece)
+        self._written += len(piece)
+        return len(piece)
+
+    def tell(self) -> int:
+        return self._written
+
+    def take(self) -> Iterator[bytes]:
+        """Yield what was written since the last time."""
+        pieces, self._pieces = self._pieces, []
+        if pieces:
+            yield b"".join(pieces)

@@ -1,0 +1,133 @@
+"""Assign jobs: images are put into the clusters of an earlier clustering."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+from sqlalchemy.orm import Session, undefer
+
+from imagekin import errors, jobs, ledger, models, results, segments, vectors
+from imagekin.segments import Change
+from imagekin.types import DType
+from imagekin_worker import clustering
+from imagekin_worker.leases import Lease
+from imagekin_worker.node import Node
+
+# Searches wait for so long.
+SLICE_S = 2.0
+
+Image = models.Image
+
+
+@dataclass
+class Progress:
+    """How far a walk over all later images is: past which segment of those up to revision `upto`, in which part."""
+
+    upto: int
+    total: int
+    segment: str = ""
+    part: int = 1
+    done: int = 0
+
+    @property
+    def fraction(self) -> float:
+        return round(min(1.0, self.done / self.total), 4) if self.total else 1.0
+
+
+class Placer:
+    """The centers of a clustering, which give each image a label and a distance."""
+
+    def __init__(self, node: Node, found: models.Clustering) -> None:
+        self.revision = found.revision
+        self.metric = found.metric
+        self._centers = vectors.decode(found.centers, found.dim, DType.FLOAT32)
+        self._device = node.device
+
+    def rows(self, change: Change) -> list[dict[str, Any]]:
+        """Return the result's rows for some images, in their order."""
+        rows = np.ascontiguousarray(change.vectors)
+        labels, distances = clustering.assign(rows, self._centers, self.metric, device=self._device)
+        placed = zip(change.ids, change.keys, labels.tolist(), distances.tolist(), strict=True)
+        return [{"id": id, "key": key, "label": at, "distance": round(far, 6)} for id, key, at, far in placed]
+
+
+def run(node: Node, claim: jobs.Claim, lease: Lease) -> None:
+    """Assign the named images, or a slice of all that came later; the last slice ends the job.
+
+    Raises JobNotFound where the clustering is gone, InvalidRequest, LeaseLost.
+    """
+    job, found = node.database.read(_load, claim)
+    placer = Placer(node, found)
+    if job.work["image_ids"] is not None:
+        _named(node, claim, job.work["image_ids"], placer)
+    elif not _slice(node, claim, lease, placer):
+        node.database.write(jobs.release, [claim])
+        return
+    summary = {"clustering_id": found.job_id, "metric": found.metric}
+    node.database.write(jobs.finish_result, claim, summary)
+
+
+def _load(session: Session, claim: jobs.Claim) -> tuple[models.Job, models.Clustering]:
+    job = session.get_one(models.Job, claim.job_id)
+    found = session.get(models.Clustering, job.work["clustering_id"], options=[undefer(models.Clustering.centers)])
+    if found is None:
+        raise errors.JobNotFound("The clustering was deleted before its job of assigning began.")
+    return job, found
+
+
+def _named(node: Node, claim: jobs.Claim, ids: list[str], placer: Placer) -> None:
+    """Write the rows of the images that are still there, in the order in which they were named."""
+    place = {id: at for at, id in enumerate(ids)}
+    with node.database.snapshot() as session:
+        rows = [row for change in segments.named(session, claim.collection_id, ids) for row in placer.rows(change)]
+    rows.sort(key=lambda row: place[row["id"]])
+    parts = [rows[at : at + results.ROWS_PER_PART] for at in range(0, len(rows), results.ROWS_PER_PART)]
+    node.database.write(jobs.finalize, claim, 1, parts)
+
+
+def _slice(node: Node, claim: jobs.Claim, lease: Lease, placer: Placer) -> bool:
+    """Go on for a slice, a part in memory at a time; tell whether that was the last one."""
+    deadline = time.monotonic() + SLICE_S
+    with node.database.snapshot() as session:
+        progress = _resume(session, claim, placer)
+        rows: list[dict[str, Any]] = []
+        later = segments.changes(session, claim.collection_id, placer.revision, progress.upto, progress.segment)
+        for change in later:
+            if change.ids:
+                rows += placer.rows(change)
+            progress.segment = change.segment_id
+            if len(rows) >= results.ROWS_PER_PART:
+                _keep(node, claim, progress, rows)
+                rows = []
+            if lease.lost or time.monotonic() > deadline:
+                _keep(node, claim, progress, rows)
+                return False
+        _keep(node, claim, progress, rows)
+    return True
+
+
+def _resume(session: Session, claim: jobs.Claim, placer: Placer) -> Progress:
+    kept = jobs.state(session, claim)
+    if kept is not None:
+        return Progress(**kept)
+    upto, _ = segments.head(session, claim.collection_id)
+    later = sa.select(sa.func.count()).where(
+        Image.collection_id == claim.collection_id,
+        Image.revision > placer.revision,
+        Image.revision <= upto,
+        Image.deleted_at.is_(None),
+    )
+    return Progress(upto, session.scalars(later).one())
+
+
+def _keep(node: Node, claim: jobs.Claim, progress: Progress, rows: list[dict[str, Any]]) -> None:
+    if not rows:  # of images that were deleted since, say
+        node.database.write(jobs.checkpoint, claim, ledger.pack(asdict(progress)), progress.fraction)
+        return
+    part = progress.part
+    progress.part, progress.done = part + 1, progress.done + len(rows)
+    node.database.write(jobs.extend, claim, part, rows, ledger.pack(asdict(progress)), progress.fraction)
