@@ -82,7 +82,7 @@ def run(node: Node, claims: Sequence[jobs.Claim], lease: Lease) -> None:
 
 
 def _open(node: Node, claim: jobs.Claim) -> Work | None:
-    job, collection, manifest = node.database.read(_load, claim)
+    job, collection, manifest = node.database.read(load, claim)
     try:
         source = sources.open_source(job.work["source"], node.storage, node.settings)
     except (errors.JobError, errors.InvalidRequest) as error:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from imagekin import collections, errors, images, jobs, models, schemas, sources, uploads
-from imagekin.types import JobKind
+from imagekin.types import TERMINAL, JobKind
 from imagekin_api import bodies, idempotency, intake, multipart, packing, problems, service
 from imagekin_api.idempotency import Idempotency
 from imagekin_api.operations import BINARY, IDEMPOTENCY_KEY, operation
@@ -98,13 +98,14 @@ def _source(source: schemas.Source, owner: str) -> tuple[dict[str, Any], dict[st
         case schemas.FolderSource():
             return public, public, {}
         case schemas.UploadSource(upload_id=upload_id):
-            work = service.current().database.read(_upload_work, owner, upload_id)
+            work = service.current().database.read(upload_work, owner, upload_id)
             return public, work, {upload_id: work["sha256"]}
         case _:
             raise _invalid("/source/type", f"This server does not offer sources of type {source.type!r} yet.")
 
 
-def _upload_work(session: Session, owner: str, upload_id: str) -> dict[str, Any]:
+def upload_work(session: Session, owner: str, upload_id: str) -> dict[str, Any]:
+    """Return an upload as workers need it; raises UploadNotFound."""
     try:
         upload = uploads.get(session, owner, upload_id)
     except errors.UploadNotFound:

@@ -11,13 +11,13 @@ from typing import Any
 
 from imagekin import errors
 from imagekin.config import Settings
-from imagekin.sources import folder, upload
+from imagekin.sources import folder, upload, vectors
 from imagekin.sources.interface import Entry, Fault, Source, SourceType
 from imagekin.storage import Storage
 
 __all__ = ["TYPES", "Entry", "Fault", "Source", "check_source", "open_source"]
 
-TYPES: dict[str, SourceType] = {"folder": folder, "upload": upload}
+TYPES: dict[str, SourceType] = {"folder": folder, "upload": upload, "vectors": vectors}
 
 
 def check_source(spec: Mapping[str, Any], settings: Settings) -> None:
