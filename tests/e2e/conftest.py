@@ -10,6 +10,7 @@ import pytest
 from imagekin import Client
 from imagekin.config import Settings
 from imagekin.stack import Stack
+from receiving import SECRET
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +24,8 @@ def service_settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
         warm=("efficientnet_lite0", "fake"),
         source_roots=(str(folder / "pictures"),),
         weights_dir=folder / "weights",
+        webhook_secret=SECRET,
+        fetch_allow=("127.0.0.1",),
     )
 
 
