@@ -100,6 +100,7 @@ def test_a_killed_api_forgets_its_ring_and_not_its_job(cluster: Cluster, name: s
     assert cluster.finish(job_id) == ["succeeded"]
 
 
+@pytest.mark.faults
 def test_a_worker_killed_between_its_commits_does_nothing_twice(cluster: Cluster, name: str) -> None:
     """Between a chunk's commit and the acknowledgement of its ring, as near as can be had from outside."""
     cluster.collection(name, "slow.json")

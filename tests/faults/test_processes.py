@@ -42,6 +42,7 @@ def test_a_killed_worker_loses_nothing(cluster: Cluster, name: str) -> None:
     assert not cluster.scalar(sa.select(sa.func.sum(models.Chunk.deaths)).where(models.Chunk.job_id == job_id))
 
 
+@pytest.mark.faults
 def test_a_worker_without_its_parent_ends(cluster: Cluster, name: str) -> None:
     job_id, worker = busy(cluster, name)
     child = cluster.child(worker)
@@ -74,6 +75,7 @@ def test_a_worker_frozen_while_idle_and_killed_loses_its_message_only(cluster: C
     assert cluster.finish(job_id) == ["succeeded"]
 
 
+@pytest.mark.faults
 def test_an_idle_worker_stops_within_seconds(cluster: Cluster) -> None:
     cluster.finish()
     started = time.monotonic()
@@ -91,6 +93,7 @@ def test_a_busy_worker_stops_within_its_grace(cluster: Cluster, name: str) -> No
     assert cluster.scalar(attempts) == 1, "what was in hand was not finished"
 
 
+@pytest.mark.faults
 def test_a_worker_hands_back_what_it_cannot_finish_in_its_grace(cluster: Cluster, name: str) -> None:
     job_id = cluster.embed(cluster.collection(name, "slower.json"), tiny.keys(name, 16))
     worker = cluster.holder(job_id)
