@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -161,11 +162,12 @@ def test_a_workers_wrong_clock_means_nothing(cluster: Cluster, name: str, tmp_pa
     (tmp_path / "sitecustomize.py").write_text("import time\nright = time.time\ntime.time = lambda: right() + 3600\n")
     cluster.workers["bulk-0"].terminate()
     wait_for(lambda: not cluster.workers["bulk-0"].running, "the stop", 30)
-    cluster.env["PYTHONPATH"] = str(tmp_path)
+    paths = cluster.env.get("PYTHONPATH", "")
+    cluster.env["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{paths}"
     try:
         cluster.start("bulk-0")
     finally:
-        del cluster.env["PYTHONPATH"]
+        cluster.env["PYTHONPATH"] = paths
     cluster.collection(name, "slow.json")
     job_id = cluster.embed(name, tiny.keys(name, 64))
     assert cluster.finish(job_id) == ["succeeded"]
