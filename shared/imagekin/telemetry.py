@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
@@ -92,6 +93,8 @@ def _hiding(settings: Settings) -> structlog.typing.Processor:
     urls = (settings.database_url, settings.redis_url, settings.storage_url)
     passwords = [password for url in urls if (password := _password(url))]
     secrets = {settings.first_key, settings.webhook_secret, *passwords, *map(unquote, passwords)}
+    # as they are, and as they stand in a line of JSON
+    secrets |= {json.dumps(secret)[1:-1] for secret in secrets}
     known = sorted((secret for secret in secrets if len(secret) >= _SHORTEST_SECRET), key=len, reverse=True)
 
     def hide(_logger: Any, _name: str, line: Any) -> str:
