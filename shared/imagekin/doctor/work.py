@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from imagekin import db, errors, ledger, models, segments
 from imagekin.doctor.checks import Batch, Check, Finding, System, walk
 from imagekin.jobs import endings, reports
-from imagekin.types import TERMINAL, ChunkKind, ChunkStatus, ItemStatus, JobKind
+from imagekin.types import STORING, TERMINAL, ChunkKind, ChunkStatus, ItemStatus
 
 Chunk, Collection, Image, Job, ResultPart = (
     models.Chunk, models.Collection, models.Image, models.Job, models.ResultPart
@@ -105,7 +105,7 @@ def _job(batch: Batch, job: models.Job, tally: Tally, has_result: bool, *, expir
     elif tally.gaps:
         wrong.append(f"chunk {tally.gaps[0]} does not follow the one before it")
     batch.hold("job_sums", not wrong, f"job {job.id}: {'; '.join(wrong)}", job.id)
-    if job.status == "succeeded" and job.kind != JobKind.EMBED:
+    if job.status == "succeeded" and job.kind not in STORING:
         batch.hold("job_results", has_result, f"job {job.id} ({job.kind}) has no result", job.id)
 
 
@@ -122,7 +122,7 @@ def _ledgers(session: Session, batch: Batch, after: tuple[str, int], _: System) 
         .join(Collection, Collection.id == Chunk.collection_id)
         .where(
             sa.tuple_(Chunk.job_id, Chunk.seq) > after,
-            Chunk.kind == ChunkKind.EMBED,
+            Chunk.kind.in_(STORING),
             Chunk.status.in_(ENDED),
             sa.or_(Job.expires_at.is_(None), Job.expires_at > db.clock()),
             Collection.deleted_at.is_(None),
@@ -195,9 +195,9 @@ def _end_job(session: Session, job_id: str) -> bool:
         return True
     if session.scalar(sa.select(Chunk.seq).where(still_open).limit(1)) is not None:
         return False
-    if job.kind == JobKind.EMBED and job.planned:
+    if job.kind in STORING and job.planned:
         return endings.settle(session, job)
-    if job.kind != JobKind.EMBED and session.get(ResultPart, (job_id, 0)) is not None:
+    if job.kind not in STORING and session.get(ResultPart, (job_id, 0)) is not None:
         endings.succeed(session, job)
         return True
     detail = f"{errors.ImagekinError().detail} The doctor found the job without work and without an end."

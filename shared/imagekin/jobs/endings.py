@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from imagekin import db, errors, metrics, models
 from imagekin.jobs import deliveries, reports
-from imagekin.types import TERMINAL, ChunkStatus, ItemStatus, JobKind, JobStatus
+from imagekin.types import STORING, TERMINAL, ChunkStatus, ItemStatus, JobStatus
 
 log = structlog.get_logger()
 
@@ -140,7 +140,7 @@ def _tell(session: Session, job: models.Job, seconds: float) -> None:
     about: dict[str, Any] = {"job_id": job.id, "kind": kind, "status": status, "owner": job.owner}
     if job.error_code is not None:
         about["code"] = job.error_code
-    if kind == JobKind.EMBED:
+    if kind in STORING:
         about |= {name: getattr(job, name) for name in ("total", *ItemStatus, "ignored")}
 
     def tell() -> None:
