@@ -9,7 +9,7 @@ from imagekin import db as database
 from imagekin import errors
 from imagekin.config import Settings
 
-db = typer.Typer(help="Create and upgrade the database's tables.", no_args_is_help=True)
+db = typer.Typer(help="Create and upgrade the database's tables.", no_args_is_help=True, add_completion=False)
 
 
 @db.command()

@@ -126,10 +126,39 @@ def test_embed_without_waiting_prints_the_id(call, server: FakeServer, pictures:
     assert not any(request.path == "/v1/jobs/j1" for request in server.requests)
 
 
-def test_embed_of_nothing(call, tmp_path: Path) -> None:
+def test_embed_of_nothing_makes_no_collection(call, server: FakeServer) -> None:
     done = call("embed", "nowhere", "-c", "new")
     assert done.code == 1
     assert "nowhere: No such file or directory" in done.err
+    assert not server.posts("/v1/collections")
+
+
+def test_a_bad_name_of_a_collection_is_a_wrong_call(call, server: FakeServer, pictures: Path) -> None:
+    done = call("embed", str(pictures), "-c", "a b")
+    assert done.code == 2
+    assert "starts with a letter" in " ".join(done.err.replace("│", "").split())
+    assert not server.requests
+
+
+def test_what_failed_can_be_tried_again(call, server: FakeServer, pictures: Path) -> None:
+    server.steps = PARTIAL
+    assert "imagekin jobs retry j1" in call("embed", str(pictures), "-c", "new").err
+
+
+# --- backbones -------------------------------------------------------------------------------------------------
+
+
+def test_backbones(call, server: FakeServer) -> None:
+    lite = {"name": "lite", "dim": 1280, "weights": ["A", "B"], "default": True}
+    server.faults = [Answer(200, {}), Answer(200, {"items": [lite], "next_cursor": None})]
+    assert call("backbones").out.splitlines() == ["name\tdim\tweights\t", "lite\t1280\tA, B\tdefault"]
+
+
+@pytest.mark.parametrize("command", ["api", "worker", "db", "keys", "doctor"])
+def test_short_help_of_the_services_commands(call, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    done = call(command, "-h")
+    assert done.code == 0
+    assert f"Usage: imagekin {command}" in done.out or f"Usage: root {command}" in done.out
 
 
 # --- search and cluster ----------------------------------------------------------------------------------------

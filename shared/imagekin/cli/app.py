@@ -10,7 +10,18 @@ import typer
 from pydantic import ValidationError
 from typer.core import TyperGroup
 
-from imagekin.cli import clustering, collections, embedding, exporting, extensions, jobs, output, searching, server
+from imagekin.cli import (
+    backbones,
+    clustering,
+    collections,
+    embedding,
+    exporting,
+    extensions,
+    jobs,
+    output,
+    searching,
+    server,
+)
 from imagekin.cli.session import FAILURE, INTERRUPTED, USAGE, Session
 from imagekin.errors import ImagekinError
 
@@ -54,7 +65,7 @@ app = typer.Typer(
     cls=_Root,
     help="Find an image's kin: embed, search and cluster pictures.",
     no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": extensions.HELP_OPTION_NAMES},
     pretty_exceptions_enable=False,
     epilog="IMAGEKIN_URL and IMAGEKIN_API_KEY name the server and your key. "
     "Exit codes: 0 success, 1 failure, 2 usage, 3 partial.",
@@ -64,6 +75,7 @@ app.command()(server.up)
 app.command()(embedding.embed)
 app.command()(searching.search)
 app.command()(clustering.cluster)
+app.command("backbones")(backbones.list_backbones)
 app.command()(exporting.export)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(collections.app, name="collections")

@@ -22,8 +22,13 @@ def cluster(
         Metric | None, typer.Option(help="How far apart two images are.", show_default="euclidean")
     ] = None,
     algorithm: Annotated[Algorithm | None, typer.Option(help="Which implementation.", show_default="kmeans")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of the random start.", show_default="100")] = None,
-    n_init: Annotated[int | None, typer.Option(min=1, max=100, help="How many starts; the best wins.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the random starts.", show_default="100")] = None,
+    n_init: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=100, help="How many starts, of which the best wins.", show_default="8; 1 from 50,000 images on"
+        ),
+    ] = None,
     sheet: Annotated[Path | None, typer.Option(metavar="DIR", help="Write a contact sheet (PNG) per cluster.")] = None,
     as_json: AsJson = False,
 ) -> None:

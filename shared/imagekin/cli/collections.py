@@ -10,7 +10,7 @@ import typer
 from imagekin.cli import output
 from imagekin.cli.session import AsJson, current
 
-app = typer.Typer(help="Look at collections.", no_args_is_help=True)
+app = typer.Typer(help="Look at collections and delete them.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The collection.")]
 

@@ -10,7 +10,7 @@ import typer
 from imagekin import errors
 from imagekin.cli import following, output
 from imagekin.cli.session import AsJson, InCollection, current
-from imagekin.client import Client
+from imagekin.client import Client, sources
 from imagekin.client.progress import UploadBar
 from imagekin.types import DType, OnConflict, Precision
 
@@ -22,21 +22,28 @@ def embed(
         typer.Argument(metavar="PATH", help="A folder, pictures, a zip or tar, a manifest (JSONL, CSV), or URLs."),
     ],
     collection: InCollection,
-    backbone: Annotated[str | None, typer.Option(help="Of a new collection: the network.")] = None,
-    weights: Annotated[str | None, typer.Option(help="Of a new collection: the network's weights.")] = None,
-    dtype: Annotated[DType | None, typer.Option(help="Of a new collection: how vectors are kept.")] = None,
-    precision: Annotated[Precision | None, typer.Option(help="Of a new collection: exact or fast.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="For a new collection: the network; `imagekin backbones` lists them.")
+    ] = None,
+    weights: Annotated[str | None, typer.Option(help="For a new collection: the network's weights.")] = None,
+    dtype: Annotated[DType | None, typer.Option(help="For a new collection: how vectors are kept.")] = None,
+    precision: Annotated[Precision | None, typer.Option(help="For a new collection: exact or fast.")] = None,
     on_conflict: Annotated[
-        OnConflict | None, typer.Option(help="When the key is there with other content.", show_default="replace")
+        OnConflict | None,
+        typer.Option(help="What to do where a key is there with other content.", show_default="replace"),
     ] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the end of the job.")] = True,
-    upload: Annotated[bool, typer.Option("--upload", help="Never let the server read the folder in place.")] = False,
+    upload: Annotated[
+        bool, typer.Option("--upload", help="Send the pictures, even where the server could read the folder.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Embed pictures into a collection, which is made when it is not there.
+    """Embed pictures into a collection, which is made where there is none of that name.
 
     Prints what became of the images, or the job's id with --no-wait.
     """
+    # a path with a typing error must not leave an empty collection behind
+    sources.resolve(paths)
     client = current(context).client(collection)
     space = {"backbone": backbone, "weights": weights, "dtype": dtype, "precision": precision}
     with _Uploads() as uploads:

@@ -9,10 +9,11 @@ from typing import Any
 import typer
 
 GROUP = "imagekin.commands"
+HELP_OPTION_NAMES = ["-h", "--help"]
 _SUMMARIES = {
-    "api": "Run the API (production).",
-    "worker": "Run a worker (production).",
-    "db": "Upgrade the database.",
+    "api": "Run the API, for production; `imagekin up` runs everything.",
+    "worker": "Run a worker, for production; `imagekin up` runs everything.",
+    "db": "Create and upgrade the database's tables.",
     "keys": "Make, list and revoke API keys.",
     "doctor": "Check that nothing was lost.",
     "bench": "Measure this machine.",
@@ -37,7 +38,12 @@ def _passing(point: metadata.EntryPoint) -> Callable[[typer.Context], None]:
     def call(context: typer.Context) -> None:
         command = point.load()
         real = typer.main.get_command(command if isinstance(command, typer.Typer) else _app(command))
-        code = real.main(args=list(context.args), prog_name=context.command_path, standalone_mode=False)
+        code = real.main(
+            args=list(context.args),
+            prog_name=context.command_path,
+            standalone_mode=False,
+            help_option_names=HELP_OPTION_NAMES,
+        )
         if isinstance(code, int) and code:
             raise typer.Exit(code)
 

@@ -59,6 +59,7 @@ def _say_failures(job: Job[Any]) -> None:
     more = job.progress.failed - SHOWN_FAILURES
     if more > 0:
         output.say(f"  and {more:,} more: imagekin jobs items {job.id} --status failed")
+    output.say(f"Try them again: imagekin jobs retry {job.id}")
 
 
 def _leave(job: Job[Any]) -> None:

@@ -22,7 +22,9 @@ def list_jobs(
     context: typer.Context,
     status: Annotated[JobStatus | None, typer.Option(help="Only jobs with this status.")] = None,
     kind: Annotated[JobKind | None, typer.Option(help="Only jobs of this kind.")] = None,
-    collection: Annotated[str | None, typer.Option("--collection", "-c", metavar="NAME")] = None,
+    collection: Annotated[
+        str | None, typer.Option("--collection", "-c", metavar="NAME", help="Only jobs of this collection.")
+    ] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 20,
     as_json: AsJson = False,
 ) -> None:

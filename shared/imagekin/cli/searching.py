@@ -16,12 +16,19 @@ from imagekin.schemas import MAX_TOP_K
 
 def search(
     context: typer.Context,
-    image: Annotated[str, typer.Argument(help="A file, a URL, or the key of an image in the collection.")],
+    image: Annotated[
+        str, typer.Argument(metavar="IMAGE", help="A file, a URL, or the key of an image in the collection.")
+    ],
     collection: InCollection,
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=MAX_TOP_K, help="How many to find.")] = 5,
-    min_score: Annotated[float | None, typer.Option(min=-1, max=1, help="Leave out what scores less.")] = None,
+    min_score: Annotated[
+        float | None, typer.Option(min=-1, max=1, help="Leave out what is less similar than this.")
+    ] = None,
     where: Annotated[
-        list[str] | None, typer.Option("--filter", metavar="NAME=VALUE", help="Only images with this metadata.")
+        list[str] | None,
+        typer.Option(
+            "--filter", metavar="NAME=VALUE", help="Only images whose metadata have this value; may be given again."
+        ),
     ] = None,
     sheet: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a contact sheet (PNG).")] = None,
     as_json: AsJson = False,

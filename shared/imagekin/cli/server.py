@@ -39,7 +39,9 @@ def up(
 
 
 def demo(
-    folder: Annotated[Path | None, typer.Argument(help="Your own pictures.", show_default="30 drawn ones")] = None,
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="FOLDER", help="Your own pictures.", show_default="30 drawn ones")
+    ] = None,
     data_dir: Annotated[Path, typer.Option(help="Where data and contact sheets are kept.")] = DEMO_DIR,
 ) -> None:
     """Embed, search and cluster 30 drawn pictures of furniture, or your own, and stop again."""

@@ -6,12 +6,29 @@ import difflib
 from typing import Annotated
 
 import typer
+from pydantic import TypeAdapter, ValidationError
 
 from imagekin import errors
 from imagekin.client import Client, Unreachable
+from imagekin.schemas import Name
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-InCollection = Annotated[str, typer.Option("--collection", "-c", metavar="NAME", help="The collection.")]
+
+
+def _name(value: str) -> str:
+    try:
+        return _NAME.validate_python(value)
+    except ValidationError:
+        raise typer.BadParameter(
+            f"{value!r} is no name for a collection: it has up to 128 letters, digits, `.`, `_` and `-`, "
+            "and starts with a letter or digit"
+        ) from None
+
+
+_NAME = TypeAdapter(Name)
+InCollection = Annotated[
+    str, typer.Option("--collection", "-c", metavar="NAME", help="The collection.", callback=_name)
+]
 
 SUCCESS = 0
 FAILURE = 1
@@ -49,6 +66,8 @@ class Session:
             return "Put your key into IMAGEKIN_API_KEY; `imagekin keys create` makes one on the server."
         if isinstance(error, errors.CollectionNotFound):
             return self._near()
+        if isinstance(error, errors.UnknownBackbone | errors.UnknownWeights):
+            return "`imagekin backbones` lists the networks and their weights."
         if isinstance(error, errors.JobNotFound):
             return "`imagekin jobs list` shows the jobs there are."
         return ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import random
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
@@ -33,6 +34,7 @@ T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 
 _NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
+_ERRNO = re.compile(r"^\[Errno -?\d+\] ")
 _log = logging.getLogger("imagekin")
 
 
@@ -131,7 +133,7 @@ class Transport:
             except httpx2.LocalProtocolError as error:
                 raise errors.BadRequest(f"The request could not be sent: {_reason(error)}.") from error
             except httpx2.TransportError as error:
-                failure: errors.ImagekinError = problems.Unreachable(f"{self.url}: {_reason(error)}.")
+                failure: errors.ImagekinError = problems.Unreachable(f"{self.url} cannot be reached: {_reason(error)}.")
                 failure.__cause__ = error
                 final = not safe and not isinstance(error, _NEVER_SENT)
             except httpx2.RequestError as error:
@@ -208,7 +210,7 @@ def _checked(url: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    return (str(error) or type(error).__name__).rstrip(".")
+    return _ERRNO.sub("", str(error) or type(error).__name__).rstrip(".")
 
 
 def _pause_s(attempt: int, retry_after_s: int | None) -> float:
