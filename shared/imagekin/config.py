@@ -129,7 +129,7 @@ class Settings(BaseSettings):
         default=0,
         ge=0,
         le=65534,
-        description="Port that a worker serves /metrics on, 0: none; `up`: of the interactive worker, bulk has the next.",
+        description="Port that a worker serves /metrics on; 0: none; with `up`, bulk has the one after it.",
     )
 
     # --- lives
