@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import threading
 import time
 import zipfile
@@ -113,20 +114,81 @@ def test_a_folder_is_a_source_below_the_roots_only(
     assert missing["errors"][0]["pointer"] == "/source"
 
 
-@pytest.mark.parametrize(
-    "source",
-    [
-        {"type": "urls", "urls": [{"url": "https://example.org/a.jpg"}]},
-        {"type": "manifest", "upload_id": "x"},
-        {"type": "location", "url": "s3://bucket/photos"},
-    ],
-)
-def test_sources_to_come_are_refused_in_words(client: httpx2.Client, hand: Hand, source: dict[str, Any]) -> None:
+def test_addresses_are_kept_as_a_manifest(client: httpx2.Client, hand: Hand, server: Running) -> None:
     hand.collection()
-    answer = client.post("/v1/jobs/embed", json={"collection": "archive", "source": source})
-    problem = check_problem(answer, 422, "invalid_request")
-    assert problem["errors"][0]["pointer"] == "/source/type"
-    assert "yet" in problem["detail"]
+    urls = [{"url": "https://example.org/ä.jpg"}, {"url": "ftp://no", "key": "k", "metadata": {"year": None}}]
+    body = {"collection": "archive", "source": {"type": "urls", "urls": urls}}
+    job = accepted(client.post("/v1/jobs/embed", json=body, headers={"Idempotency-Key": "1"}))
+    assert job["params"]["source"] == {"type": "urls", "count": 2}
+    work = row(server, job["id"]).work["source"]
+    assert work["type"] == "urls"
+    assert row(server, job["id"]).upload_id == work["upload_id"]
+    lines = server.service.storage.open(work["path"]).read().decode().splitlines()
+    assert [{**json.loads(line)} for line in lines] == urls
+    again = accepted(client.post("/v1/jobs/embed", json=body, headers={"Idempotency-Key": "1"}))
+    assert again["id"] == job["id"]
+    assert len(stored_files(server)) == 1
+    body["source"]["urls"] = urls[:1]
+    changed = client.post("/v1/jobs/embed", json=body, headers={"Idempotency-Key": "1"})
+    check_problem(changed, 422, "idempotency_mismatch")
+    assert len(stored_files(server)) == 1
+
+
+@pytest.mark.parametrize(
+    ("urls", "code", "pointer"),
+    [
+        ([], "invalid_request", "/source/urls"),
+        ([{"url": "http://a.org/1"}] * 10_001, "invalid_request", "/source/urls"),
+        ([{"url": "http://a.org/1"}, {"key": "a"}], "invalid_request", "/source/urls/1/url"),
+        ([{"url": "http://a.org/1", "kye": "a"}], "invalid_request", "/source/urls/0/kye"),
+        ([{"url": "http://a.org/1", "key": "../a"}], "invalid_key", "/source/urls/0/key"),
+    ],
+)  # fmt: skip
+def test_lists_of_addresses_that_are_refused(
+    client: httpx2.Client, hand: Hand, server: Running, urls: list[Any], code: str, pointer: str
+) -> None:
+    hand.collection()
+    body = {"collection": "archive", "source": {"type": "urls", "urls": urls}}
+    problem = check_problem(client.post("/v1/jobs/embed", json=body), 422, code)
+    assert problem["errors"][0]["pointer"].replace("/urls/urls", "/urls") == pointer
+    assert stored_files(server) == []
+
+
+def test_an_uploaded_manifest_is_a_source(client: httpx2.Client, hand: Hand, server: Running) -> None:
+    hand.collection()
+    upload = client.post("/v1/uploads", content=b'{"url": "https://example.org/a.jpg"}\n').json()
+    source = {"type": "manifest", "upload_id": upload["id"]}
+    job = accepted(client.post("/v1/jobs/embed", json={"collection": "archive", "source": source}))
+    assert job["params"]["source"] == source
+    work = row(server, job["id"]).work["source"]
+    assert (work["type"], work["sha256"]) == ("manifest", upload["sha256"])
+    assert row(server, job["id"]).upload_id == upload["id"]
+    source["upload_id"] = "missing"
+    check_problem(
+        client.post("/v1/jobs/embed", json={"collection": "archive", "source": source}), 404, "upload_not_found"
+    )
+
+
+def test_a_location_is_a_source_below_the_roots_only(serve: Callable[..., Running]) -> None:
+    server = serve(source_roots=("s3://bucket/photos",))
+    client = server.client(ADMIN_KEY)
+    Hand(server.database, server.settings).collection()
+
+    def post(url: str) -> httpx2.Response:
+        body = {"collection": "archive", "source": {"type": "location", "url": url}}
+        return client.post("/v1/jobs/embed", json=body)
+
+    job = accepted(post("s3://bucket/photos/2024/"))
+    assert job["params"]["source"] == {"type": "location", "url": "s3://bucket/photos/2024/"}
+    check_problem(post("s3://bucket/other"), 422, "source_refused")
+
+
+def test_a_search_by_address(client: httpx2.Client, hand: Hand, server: Running) -> None:
+    hand.collection()
+    body = {"collection": "archive", "query": {"url": "https://example.org/a.jpg"}}
+    job = accepted(client.post("/v1/jobs/search", json=body))
+    assert job["params"]["query"] == body["query"]
+    assert row(server, job["id"]).work["query"] == body["query"]
 
 
 def test_posted_images_become_one_zip_of_their_keys(client: httpx2.Client, hand: Hand, server: Running) -> None:
@@ -272,7 +334,8 @@ def test_a_search_by_embedding_must_fit_the_space(client: httpx2.Client, hand: H
         ({"query": {"image_id": 5}}, "/query/image_id"),
         ({"query": {"embedding": ["a"]}}, "/query/embedding/0"),
         ({"query": {"image_id": "a", "image_key": "b"}}, "/query/image_key"),
-        ({"query": {"url": "https://example.org/a.jpg"}}, "/query/url"),
+        ({"query": {"url": "ftp://example.org/a.jpg"}}, "/query/url"),
+        ({"query": {"url": "http://user:secret@example.org/a.jpg"}}, "/query/url"),
         ({"query": "a.jpg"}, "/query"),
         ({}, "/query"),
         ({"query": {"image_id": "a"}, "top_k": 0}, "/top_k"),

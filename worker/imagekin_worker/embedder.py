@@ -18,16 +18,22 @@ from imagekin_worker import reporting
 from imagekin_worker.embedding import Fetched, Outcome, Pipeline
 from imagekin_worker.leases import Lease
 from imagekin_worker.node import Node
+from imagekin_worker.readahead import ReadAhead
 
 log = structlog.get_logger()
 
+# The part of the soft time limit after which no more chunks are begun whose images come over a network: what is
+# begun may take three quarters (see planner.remote_chunk).
+BEGIN_UNTIL = 0.1
 
-@dataclass
+
+@dataclass(eq=False)
 class Work:
     """A claimed chunk on its way: an item for each entry, None while it is not known what becomes of it.
 
     Each entry without an item has one outcome to come; `missing` counts them. Content that several entries have is
-    computed for the first of them: `firsts` has its index, `twins` the content of each other.
+    computed for the first of them: `firsts` has its index, `twins` the content of each other. `begun`: one of its
+    images was given out.
     """
 
     claim: jobs.Claim
@@ -39,7 +45,13 @@ class Work:
     missing: int
     firsts: dict[str, int] = field(default_factory=dict)
     twins: dict[int, str] = field(default_factory=dict)
+    begun: bool = False
     started: float = field(default_factory=time.monotonic)
+
+    @property
+    def remote(self) -> bool:
+        """Whether its images come over a network."""
+        return sources.is_remote(self.job.work["source"])
 
 
 class Place(NamedTuple):
@@ -52,42 +64,60 @@ class Place(NamedTuple):
 def run(node: Node, claims: Sequence[jobs.Claim], lease: Lease) -> None:
     """Embed claimed chunks of one space; a job whose source is gone fails alone. Raises WeightsUnavailable."""
     backbone = node.backbone(claims[0].space_id)
-    works = [work for claim in claims if (work := _open(node, claim)) is not None]
+    opened: dict[str, sources.Source] = {}
+    works = [work for claim in claims if (work := _open(node, claim, opened)) is not None]
     started, computed = time.monotonic(), 0
     try:
         for work in works:
             if not work.missing:
                 _finish(node, work, lease)
         pipeline = Pipeline(backbone, node.settings)
-        outcomes = pipeline.run(
-            _places(works, lease),
-            _read,
-            settle=lambda fetched: _settle(node, fetched),
-            should_stop=lambda: lease.lost,
-        )
-        # closed also where a finish fails: the lanes must not go on beside the next claim
-        with closing(outcomes):
-            for outcome in outcomes:
-                work, index = outcome.item
-                computed += outcome.embedding is not None
-                if not outcome.settled:
-                    work.items[index] = _item(work.entries[index], outcome)
-                work.missing -= 1
-                if not work.missing:
-                    _finish(node, work, lease)
+        places = _places(works, lease, started + node.settings.soft_time_limit_s * BEGIN_UNTIL)
+        # left also where a finish fails: no thread must go on beside the next claim
+        with ReadAhead(places, _read, lambda place: place.work.remote, node.settings.fetch_threads) as ahead:
+            outcomes = pipeline.run(
+                ahead,
+                ahead.read,
+                settle=lambda fetched: _settle(node, fetched),
+                should_stop=lambda: lease.lost,
+            )
+            with closing(outcomes):
+                for outcome in outcomes:
+                    work, index = outcome.item
+                    computed += outcome.embedding is not None
+                    if not outcome.settled:
+                        work.items[index] = _item(work.entries[index], outcome)
+                    work.missing -= 1
+                    if not work.missing:
+                        _finish(node, work, lease)
+        _give_back(node, works, lease)
     finally:
-        for source in {id(work.source): work.source for work in works}.values():
+        for source in opened.values():
             source.close()
-    node.note_speed(claims[0].space_id, computed, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    # a network's speed is not the backbone's, which is as high at least
+    known = node.images_per_claim(claims[0].space_id) / node.settings.chunk_target_s
+    if computed > known * seconds or not any(work.remote for work in works):
+        node.note_speed(claims[0].space_id, computed, seconds)
 
 
-def _open(node: Node, claim: jobs.Claim) -> Work | None:
+def _give_back(node: Node, works: Sequence[Work], lease: Lease) -> None:
+    """Hand back the chunks for which there was no time, for the next claim."""
+    left = [work.claim for work in works if work.missing and not work.begun and lease.holds(work.claim)]
+    for claim in left:
+        lease.finished(claim)
+    node.database.write(jobs.release, left)
+
+
+def _open(node: Node, claim: jobs.Claim, opened: dict[str, sources.Source]) -> Work | None:
+    """Load a chunk, with the source of its job, which the job's other chunks share."""
     job, collection, manifest = node.database.read(load, claim)
     try:
-        source = sources.open_source(job.work["source"], node.storage, node.settings)
+        source = opened.get(job.id) or sources.open_source(job.work["source"], node.storage, node.settings)
     except (errors.JobError, errors.InvalidRequest) as error:
         node.database.write(jobs.fail, claim.job_id, error.code, error.detail)
         return None
+    opened[job.id] = source
     entries = ledger.unpack(manifest)
     items = [refused(entry) for entry in entries]
     return Work(claim, job, collection, entries, source, items, missing=items.count(None))
@@ -107,10 +137,14 @@ def refused(entry: dict[str, Any]) -> Item | None:
     return None if error is None else Item(entry["key"], error=(error[0], error[1]))
 
 
-def _places(works: Sequence[Work], lease: Lease) -> Iterator[Place]:
+def _places(works: Sequence[Work], lease: Lease, begin_until: float) -> Iterator[Place]:
+    """Yield the images that are to be read; no chunk of slow ones is begun after `begin_until`."""
     for work in works:
+        if work.remote and time.monotonic() > begin_until:
+            continue
         for index, item in enumerate(work.items):
             if item is None and lease.holds(work.claim):
+                work.begun = True
                 yield Place(work, index)
 
 

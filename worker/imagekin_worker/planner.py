@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, undefer
 
 from imagekin import jobs, ledger, models, sources
+from imagekin.config import Settings
 from imagekin.sources import Entry
 from imagekin.types import STORING, ItemStatus, JobKind, Lane
 from imagekin_worker.leases import Lease
@@ -34,7 +35,7 @@ def run(node: Node, claim: jobs.Claim, lease: Lease) -> None:
     if cursor is None or "chunk" not in cursor:
         cursor = {"chunk": _chunk_size(node, claim, job), "at": None}
     deadline = time.monotonic() + SLICE_S
-    for pieces, ignored, reached, finished in _commits(node, job, cursor):
+    for pieces, ignored, reached, finished in _commits(node, job, cursor, deadline):
         chunks = node.database.write(jobs.plan, claim, pieces, ignored=ignored, cursor=reached, finished=finished)
         node.doorbell.ring(Lane.BULK, min(chunks, 8))
         if finished:
@@ -47,11 +48,21 @@ def run(node: Node, claim: jobs.Claim, lease: Lease) -> None:
 def _chunk_size(node: Node, claim: jobs.Claim, job: models.Job) -> int:
     if job.kind == JobKind.IMPORT:
         return IMPORTED_ROWS
-    return max(SMALLEST_CHUNK, min(node.settings.chunk_images, node.images_per_claim(claim.space_id)))
+    size = max(SMALLEST_CHUNK, min(node.settings.chunk_images, node.images_per_claim(claim.space_id)))
+    return min(size, remote_chunk(node.settings)) if sources.is_remote(job.work["source"]) else size
+
+
+def remote_chunk(settings: Settings) -> int:
+    """Return how many images that come over a network make a chunk.
+
+    A fetch takes at most a quarter of the soft time limit, so what is under way when a chunk is begun, and the chunk,
+    take three quarters.
+    """
+    return 2 * settings.fetch_threads
 
 
 def _commits(
-    node: Node, job: models.Job, cursor: dict[str, Any]
+    node: Node, job: models.Job, cursor: dict[str, Any], deadline: float
 ) -> Iterator[tuple[list[list[dict[str, Any]]], int, dict[str, Any], bool]]:
     """Yield (chunks of entries, number of ignored entries, cursor after them, whether the source has ended)."""
     size = cursor["chunk"]
@@ -64,7 +75,9 @@ def _commits(
             ignored += 1
         else:
             entries.append(_packed(entry))
-        if len(entries) == size * CHUNKS_PER_COMMIT or ignored == size * CHUNKS_PER_COMMIT:
+        full = len(entries) == size * CHUNKS_PER_COMMIT or ignored == size * CHUNKS_PER_COMMIT
+        # a source that is slow to list keeps what it has told so far
+        if full or time.monotonic() > deadline:
             yield _pieces(entries, size), ignored, {"chunk": size, "at": at}, False
             entries, ignored = [], 0
     yield _pieces(entries, size), ignored, {"chunk": size, "at": at}, True

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from imagekin import errors, images, jobs, metrics, models, segments
 from imagekin.catalog import Space
+from imagekin.fetch import Fetcher
 from imagekin.vectors import Vectors
 from imagekin_worker import preprocess, reporting
 from imagekin_worker.backbones import Backbone
@@ -25,13 +28,21 @@ from imagekin_worker.node import Node
 log = structlog.get_logger()
 
 
-@dataclass
+# The searches behind wait as long.
+SLOWEST_FETCH_S = 5.0
+
+
+@dataclass(eq=False)
 class Search:
-    """A claimed search on its way: its job, and its query's vector (dim,) once that is known."""
+    """A claimed search on its way: its job, and its query's vector (dim,) once that is known.
+
+    `pixels` (crop, crop, 3): the picture that a query by URL leads to, once it is fetched.
+    """
 
     claim: jobs.Claim
     job: models.Job
     vector: Vectors | None = None
+    pixels: np.ndarray | None = None
     thumbnail: bytes | None = None
     started: float = field(default_factory=time.monotonic)
 
@@ -39,6 +50,14 @@ class Search:
 def run(node: Node, claims: Sequence[jobs.Claim], lease: Lease) -> None:
     """Answer claimed searches of one space; one that cannot be answered fails alone."""
     searches = [Search(claim, node.database.read(_job, claim.job_id)) for claim in claims]
+    elsewhere = [search for search in searches if "url" in search.job.work["query"]]
+    # those that need no network don't wait for it
+    _answer(node, [search for search in searches if search not in elsewhere], lease)
+    if elsewhere:
+        _answer(node, _fetched(node, elsewhere), lease)
+
+
+def _answer(node: Node, searches: Sequence[Search], lease: Lease) -> None:
     by_collection: dict[str, list[Search]] = defaultdict(list)
     for search in _with_vectors(node, searches):
         by_collection[search.claim.collection_id].append(search)
@@ -108,7 +127,9 @@ def _with_vectors(node: Node, searches: Sequence[Search]) -> list[Search]:
                 search.vector = node.database.read(_stored, search.claim.collection_id, query["image_id"])
             else:
                 backbone = backbone or node.backbone(search.claim.space_id)
-                pictures.append((search, _pixels(node, search, backbone.space)))
+                if search.pixels is None:
+                    search.pixels = _pixels(node, search, backbone.space, _uploaded(node, search))
+                pictures.append((search, search.pixels))
         except errors.ImagekinError as error:
             node.database.write(jobs.fail, search.claim.job_id, error.code, error.detail)
             continue
@@ -124,6 +145,26 @@ def _with_vectors(node: Node, searches: Sequence[Search]) -> list[Search]:
     return good
 
 
+def _fetched(node: Node, searches: Sequence[Search]) -> list[Search]:
+    """Fetch and decode the pictures of queries by URL; those that cannot be had are ended and left out."""
+    good: list[Search] = []
+    space = node.backbone(searches[0].claim.space_id).space
+    with closing(Fetcher(node.settings)) as fetcher, ThreadPoolExecutor(node.settings.fetch_threads) as pool:
+        coming = [pool.submit(_fetch, node, search, space, fetcher) for search in searches]
+        for search, future in zip(searches, coming, strict=True):
+            try:
+                search.pixels = future.result()
+            except errors.ImagekinError as error:
+                node.database.write(jobs.fail, search.claim.job_id, error.code, error.detail)
+                continue
+            good.append(search)
+    return good
+
+
+def _fetch(node: Node, search: Search, space: Space, fetcher: Fetcher) -> np.ndarray:
+    return _pixels(node, search, space, fetcher.fetch(search.job.work["query"]["url"], SLOWEST_FETCH_S))
+
+
 def _stored(session: Session, collection_id: str, image_id: str) -> Vectors:
     image = session.get(models.Image, image_id)
     if image is None or image.deleted_at is not None or image.collection_id != collection_id:
@@ -131,10 +172,13 @@ def _stored(session: Session, collection_id: str, image_id: str) -> Vectors:
     return segments.vector(session, image)
 
 
-def _pixels(node: Node, search: Search, space: Space) -> np.ndarray:
-    """Decode the query's picture (crop, crop, 3) for the space; keep a thumbnail, as it is stored nowhere else."""
+def _uploaded(node: Node, search: Search) -> bytes:
     with node.storage.open(search.job.work["query"]["upload"]) as file:
-        data = file.read(node.settings.max_image_bytes + 1)
+        return file.read(node.settings.max_image_bytes + 1)
+
+
+def _pixels(node: Node, search: Search, space: Space, data: bytes) -> np.ndarray:
+    """Decode the query's picture (crop, crop, 3) for the space; keep a thumbnail, as it is stored nowhere else."""
     with metrics.WORK.decode_seconds.time():
         picture, pixels = preprocess.prepare(data, space, node.settings)
         search.thumbnail = preprocess.thumbnail(picture, node.settings.thumbnail_px)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +11,8 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from imagekin import collections, errors, images, jobs, models, schemas, sources, uploads
+from imagekin import collections, errors, fetch, images, jobs, models, schemas, sources, uploads
+from imagekin.sources import urls
 from imagekin.types import TERMINAL, JobKind
 from imagekin_api import bodies, idempotency, intake, multipart, packing, problems, service
 from imagekin_api.idempotency import Idempotency
@@ -59,7 +61,7 @@ class Form:
     errors=(*REFUSED, errors.UploadNotFound, errors.SourceRefused, errors.InvalidKey, errors.TooLarge),
 )
 def embed() -> flask.Response:
-    """From an upload or a folder as JSON, or with the images themselves, or one archive of them, as a form.
+    """As JSON from an upload, a folder, addresses, a manifest or a location; as a form with the images or an archive.
 
     An image whose key is there with the same content is `reused`; with other content, `on_conflict` decides.
     """
@@ -84,24 +86,37 @@ def _embed_json() -> flask.Response:
         sources.check_source(work, here.settings)
     except errors.JobError as error:
         raise _invalid("/source", error.detail) from error
-    upload_id = body.source.upload_id if isinstance(body.source, schemas.UploadSource) else None
     params = {"source": public, "on_conflict": body.on_conflict.value}
-    return intake.accept(
-        _submission(JobKind.EMBED, collection, params, {"source": work}, request, body.callback_url, upload_id)
-    )
+    with intake.enclosure() as enclosed:
+        if isinstance(body.source, schemas.UrlsSource):
+            # beside the job, which is read far more often than they are
+            enclosed.store(io.BytesIO(urls.written(work["urls"])), here.settings.max_upload_bytes)
+            work = {"type": "urls", **enclosed.work()}
+        return intake.accept(
+            _submission(
+                JobKind.EMBED,
+                collection,
+                params,
+                {"source": work},
+                request,
+                body.callback_url,
+                work.get("upload_id"),
+            ),
+            enclosed,
+        )
 
 
 def _source(source: schemas.Source, owner: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
     """Return a source as clients see it, as workers need it, and the sha256 of the upload in it."""
     public = source.model_dump(mode="json", exclude_none=True)
     match source:
-        case schemas.FolderSource():
+        case schemas.FolderSource() | schemas.LocationSource():
             return public, public, {}
-        case schemas.UploadSource(upload_id=upload_id):
+        case schemas.UrlsSource():
+            return {"type": source.type, "count": len(source.urls)}, public, {}
+        case schemas.UploadSource(upload_id=upload_id) | schemas.ManifestSource(upload_id=upload_id):
             work = service.current().database.read(upload_work, owner, upload_id)
-            return public, work, {upload_id: work["sha256"]}
-        case _:
-            raise _invalid("/source/type", f"This server does not offer sources of type {source.type!r} yet.")
+            return public, {**work, "type": source.type}, {upload_id: work["sha256"]}
 
 
 def upload_work(session: Session, owner: str, upload_id: str) -> dict[str, Any]:
@@ -172,7 +187,7 @@ def _embed_form() -> flask.Response:
     errors=(*REFUSED, errors.ImageNotFound, errors.TooLarge),
 )
 def search() -> flask.Response:
-    """By an image of the collection or an embedding as JSON, or by a picture of your own as a form.
+    """By an image of the collection, an embedding or an address as JSON, or by a picture of your own as a form.
 
     In a form, `filter` is JSON text.
     """
@@ -210,8 +225,16 @@ def _query(
         case schemas.EmbeddingQuery(embedding=embedding):
             _check_embedding(embedding, session.get_one(models.Space, collection.space_id).dim)
             return collection, {"embedding_dim": len(embedding)}, {"embedding": embedding}
-        case schemas.UrlQuery():
-            raise _invalid("/query/url", "This server does not offer searches by URL yet; post the image itself.")
+        case schemas.UrlQuery(url=url):
+            _check_url(url)
+            return collection, {"url": url}, {"url": url}
+
+
+def _check_url(url: str) -> None:
+    try:
+        fetch.parse(url)
+    except errors.FetchRefused as error:
+        raise _invalid("/query/url", error.detail) from None
 
 
 def _check_embedding(embedding: list[float], dim: int) -> None:

@@ -11,13 +11,22 @@ from typing import Any
 
 from imagekin import errors
 from imagekin.config import Settings
-from imagekin.sources import folder, upload, vectors
+from imagekin.sources import folder, location, manifest, upload, urls, vectors
 from imagekin.sources.interface import Entry, Fault, Source, SourceType
 from imagekin.storage import Storage
 
-__all__ = ["TYPES", "Entry", "Fault", "Source", "check_source", "open_source"]
+__all__ = ["TYPES", "Entry", "Fault", "Source", "check_source", "is_remote", "open_source"]
 
-TYPES: dict[str, SourceType] = {"folder": folder, "upload": upload, "vectors": vectors}
+TYPES: dict[str, SourceType] = {
+    "folder": folder,
+    "location": location,
+    "manifest": manifest,
+    "upload": upload,
+    "urls": urls,
+    "vectors": vectors,
+}
+# Reading one of their images waits for a network.
+_REMOTE = frozenset({"location", "manifest", "urls"})
 
 
 def check_source(spec: Mapping[str, Any], settings: Settings) -> None:
@@ -35,6 +44,11 @@ def open_source(spec: Mapping[str, Any], storage: Storage, settings: Settings) -
     Raises InvalidRequest, SourceRefused, SourceUnreadable, UploadExpired, or Unavailable where storage fails.
     """
     return _type(spec).open_source(spec, storage, settings)
+
+
+def is_remote(spec: Mapping[str, Any]) -> bool:
+    """Tell whether the images of a source come over a network, so that many are to be read at once."""
+    return spec.get("type") in _REMOTE
 
 
 def _type(spec: Mapping[str, Any]) -> SourceType:

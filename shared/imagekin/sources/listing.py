@@ -13,6 +13,10 @@ LIST_S = 30.0
 """How long one request for a list may take."""
 
 
+PAGE = 1000
+"""How many objects one request lists."""
+
+
 class Found(NamedTuple):
     """A file: its path below the location, and its size in bytes."""
 
@@ -42,7 +46,7 @@ class S3Listing:
         while True:
             start = {} if last is None else {"StartAfter": last}
             page = self._fs.call_s3(
-                "list_objects_v2", Bucket=self._bucket, Prefix=self._prefix, timeout=LIST_S, **start
+                "list_objects_v2", Bucket=self._bucket, Prefix=self._prefix, MaxKeys=PAGE, timeout=LIST_S, **start
             )
             for each in page.get("Contents", ()):
                 last = each["Key"]

@@ -8,13 +8,11 @@ from typing import Any
 
 from imagekin import errors, keys
 from imagekin.config import Settings
+from imagekin.schemas import MAX_URLS
 from imagekin.sources import manifest
 from imagekin.sources.interface import Source
 from imagekin.sources.lines import MAX_LINE_BYTES
 from imagekin.storage import Storage
-
-MAX_URLS = 10_000
-"""Most addresses of one list; a manifest has room for more."""
 
 
 def check(spec: Mapping[str, Any], settings: Settings) -> None:
