@@ -26,6 +26,7 @@ def service_settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
         weights_dir=folder / "weights",
         webhook_secret=SECRET,
         fetch_allow=("127.0.0.1",),
+        fetch_stall_s=2,
     )
 
 
