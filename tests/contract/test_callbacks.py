@@ -55,6 +55,18 @@ def test_without_a_secret_a_callback_is_refused_with_what_to_do(server: Running)
         assert problem["errors"][0]["pointer"] == "/callback_url"
 
 
+def test_assign_and_import_refuse_it_too(server: Running) -> None:
+    client, path = archive(server), "/v1/collections/archive/import"
+    for answer in [
+        client.post("/v1/jobs/assign", json={"clustering_id": "any", "callback_url": URL}),
+        client.post(path, json={"upload_id": "any", "callback_url": URL}),
+        client.post(path, content=b"any", params={"callback_url": URL}),
+        client.post(path, data={"callback_url": URL}, files={"file": b"any"}),
+    ]:
+        problem = check_problem(answer, 422, "invalid_request")
+        assert problem["errors"][0]["pointer"] == "/callback_url"
+
+
 def test_every_job_takes_a_callback(signing: Running) -> None:
     for answer in posts(archive(signing), URL).values():
         job_id = accepted(answer)["id"]
