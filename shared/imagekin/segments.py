@@ -151,7 +151,7 @@ def store(session: Session, collection_id: str, items: Sequence[Item], on_confli
                 id = image.id
                 updates.append((id, values if item.metadata is None else values | {"metadata_": item.metadata}))
             record = Record(item.key, ItemStatus.REUSED if item.reused else ItemStatus.EMBEDDED, id)
-        elif record.status == ItemStatus.REUSED and record.image_id and item.metadata is not None:
+        elif record.status == ItemStatus.REUSED and record.image_id and _annotates(item, image):
             updates.append((record.image_id, {"metadata_": item.metadata, "revision": revision}))
         records.append(record)
     if rows:
@@ -161,13 +161,19 @@ def store(session: Session, collection_id: str, items: Sequence[Item], on_confli
         session.execute(sa.insert(Image), inserts)
     for id, values in updates:
         # a deleted image stays deleted
-        session.execute(sa.update(Image).where(Image.id == id, Image.deleted_at.is_(None)).values(values))
+        live = sa.update(Image).where(Image.id == id, Image.deleted_at.is_(None)).values(values)
+        # else the session compares each of them with all that it has loaded
+        session.execute(live.execution_options(synchronize_session=False))
     if rows:
         drop_unused(session, left)
     if inserts or updates:
         collection.revision = revision
         collection.image_count += len(inserts)
     return records
+
+
+def _annotates(item: Item, image: models.Image | None) -> bool:
+    return item.metadata is not None and (image is None or image.metadata_ != item.metadata)
 
 
 def _settled(item: Item, image: models.Image | None, on_conflict: OnConflict) -> Record | None:
