@@ -216,6 +216,18 @@ def test_a_claim_takes_small_chunks_of_many_jobs(database, submit, claim):
     assert len(claim(most_images=5)) == 1
 
 
+def test_planning_and_images_take_turns(database, submit, claim):
+    submit()
+    (plan,) = claim()
+    pieces = [[{"key": "a", "ref": {}}], [{"key": "b", "ref": {}}]]
+    database.write(jobs.plan, plan, pieces, ignored=0, cursor=2, finished=False)
+    database.write(jobs.release, [plan])
+    assert claim(after_planning=True)[0].kind == ChunkKind.EMBED
+    assert claim()[0].kind == ChunkKind.PLAN
+    assert claim(after_planning=True)[0].kind == ChunkKind.EMBED
+    assert claim(after_planning=True) == []
+
+
 def test_searches_are_taken_together(submit, claim):
     for _ in range(5):
         submit(kind=JobKind.SEARCH)

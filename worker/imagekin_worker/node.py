@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import structlog
 from sqlalchemy.orm import Session
 
@@ -17,7 +18,7 @@ from imagekin import catalog, jobs, metrics, models, queue
 from imagekin.config import Settings
 from imagekin.db import Database
 from imagekin.storage import Storage
-from imagekin.types import Lane, Precision
+from imagekin.types import ChunkKind, Lane, Precision
 from imagekin_worker import backbones
 from imagekin_worker.leases import Lease
 from imagekin_worker.residents import Residents
@@ -50,11 +51,18 @@ class Node:
         self.last_owner = ""
         self._images_per_s: dict[str, float] = {}
         self._last_space = ""
+        self._last_kind: ChunkKind | None = None
 
     def warm(self) -> None:
-        """Load the backbones that the settings name, so that no job waits for them."""
+        """Load the backbones that the settings name, so that no job waits for them, and see how fast they are."""
         for name in self.settings.warm:
-            self.models.get(catalog.resolve_space(name, None, Precision.EXACT, self.settings.weights_dir))
+            space = catalog.resolve_space(name, None, Precision.EXACT, self.settings.weights_dir)
+            backbone = self.models.get(space)
+            batch = np.zeros((backbone.batch_size, 3, space.preprocess.crop, space.preprocess.crop), np.uint8)
+            backbone.embed(batch)  # the first one makes what later ones use
+            started = time.monotonic()
+            backbone.embed(batch)
+            self.note_speed(space.fingerprint, len(batch), time.monotonic() - started)
 
     def claim(self, claimed_by: str) -> list[jobs.Claim]:
         """Claim what comes next in the lane, about `chunk_target_s` of it."""
@@ -66,8 +74,10 @@ class Node:
             after_owner=self.last_owner,
             most_images=self.images_per_claim(self._last_space),
             most_searches=MOST_SEARCHES,
+            after_planning=self._last_kind == ChunkKind.PLAN,
         )
         if claims:
+            self._last_kind = claims[0].kind
             self.last_owner = claims[0].owner
             self._last_space = claims[0].space_id
         return claims

@@ -18,7 +18,8 @@ from imagekin_worker.node import Node
 
 # A transaction's worth of chunks, and of ignored entries.
 CHUNKS_PER_COMMIT = 32
-SLICE_S = 3.0
+# Short: a single worker embeds between two slices.
+SLICE_S = 1.0
 # Below this a chunk costs more in the database than in the network.
 SMALLEST_CHUNK = 4
 # Vectors need no network: a chunk's worth is a few megabytes.

@@ -16,7 +16,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from imagekin import db, errors, jobs, metrics, queue, telemetry
 from imagekin.config import Settings
-from imagekin.types import ChunkKind, Lane
+from imagekin.types import Lane
 from imagekin_worker import reporting
 from imagekin_worker.command import LANE_VARIABLE
 
@@ -34,8 +34,9 @@ _node = None
 def start(**_: object) -> None:
     """Build the process's node and warm its models, before it takes work."""
     global _node  # noqa: PLW0603 - a worker process has one, and Celery gives its tasks no other place
-    from imagekin_worker import presence
-    from imagekin_worker.node import Node  # imports torch: in children only
+    # torch comes with these: in children only, and all of it now, so that a broken installation shows at the start
+    from imagekin_worker import presence, work  # noqa: F401 - see above
+    from imagekin_worker.node import Node
 
     settings = Settings()
     telemetry.configure(settings)
@@ -93,10 +94,12 @@ def ring(self) -> None:
 
 def _work(node, claims: Sequence[jobs.Claim]) -> None:
     """Do the claimed chunks; what goes wrong is recorded where it belongs."""
+    from imagekin_worker import work
+
     report = reporting.Report(claims)
     try:
         with node.lease(claims) as lease:
-            _do(node, claims, lease)
+            work.do(node, claims, lease)
         report.end("done")
     except errors.LeaseLost:
         report.end("lost")
@@ -124,26 +127,6 @@ def _work(node, claims: Sequence[jobs.Claim]) -> None:
         report.end("broken")
         log.exception("chunk_failed", **reporting.about(claims))
         _blame(node, claims, f"{type(error).__name__}: {error}"[:200])
-
-
-def _do(node, claims: Sequence[jobs.Claim], lease) -> None:
-    from imagekin_worker import assigner, clusterer, embedder, importer, planner, searcher
-
-    match claims[0].kind:
-        case ChunkKind.PLAN:
-            planner.run(node, claims[0], lease)
-        case ChunkKind.EMBED:
-            embedder.run(node, claims, lease)
-        case ChunkKind.SEARCH:
-            searcher.run(node, claims, lease)
-        case ChunkKind.CLUSTER:
-            clusterer.run(node, claims[0], lease)
-        case ChunkKind.ASSIGN:
-            assigner.run(node, claims[0], lease)
-        case ChunkKind.IMPORT:
-            importer.run(node, claims[0])
-        case kind:
-            raise errors.JobError(f"This worker does not know {kind} jobs; upgrade it.")
 
 
 def _blame(node, claims: Sequence[jobs.Claim], reason: str) -> None:

@@ -52,13 +52,15 @@ def claim(
     after_owner: str = "",
     most_images: int = 1,
     most_searches: int = 1,
+    after_planning: bool = False,
 ) -> list[Claim]:
     """Take the next chunk of the next owner after `after_owner`, and small ones of the same kind and space with it.
 
     `claimed_by` must be new for each claim. Chunks that killed a process before are claimed alone, so that their
-    neighbors are not blamed with them. Returns [] where nothing is to be done.
+    neighbors are not blamed with them. `after_planning` says that the claimant has just planned: then images come
+    before more planning, so that a single worker does both in turn. Returns [] where nothing is to be done.
     """
-    first = _first(session, lane, after_owner, settings)
+    first = _first(session, lane, after_owner, settings, after_planning)
     if first is None:
         return []
     chosen = [(first.job_id, first.seq)]
@@ -86,7 +88,7 @@ def _claimable(lane: Lane, settings: Settings) -> sa.ColumnElement[bool]:
     return sa.and_(OPEN, Chunk.lane == lane, free, Chunk.attempt < settings.max_attempts)
 
 
-def _first(session: Session, lane: Lane, after_owner: str, settings: Settings) -> sa.Row | None:
+def _first(session: Session, lane: Lane, after_owner: str, settings: Settings, after_planning: bool) -> sa.Row | None:
     claimable = _claimable(lane, settings)
     owner = session.scalar(sa.select(sa.func.min(Chunk.owner)).where(claimable, Chunk.owner > after_owner))
     oldest = (
@@ -95,13 +97,13 @@ def _first(session: Session, lane: Lane, after_owner: str, settings: Settings) -
         .limit(1)
         .with_for_update(skip_locked=True)
     )
+    # the round starts again where the next owner has nothing; or somebody else is just taking that owner's last chunk
+    turns = [oldest.order_by(Chunk.owner, Chunk.job_id, Chunk.seq)]
     if owner is not None:
-        mine = oldest.where(Chunk.owner == owner).order_by(Chunk.job_id, Chunk.seq)
-        row = session.execute(mine).first()
-        if row is not None:
-            return row
-    # the round starts again; or somebody else is just taking that owner's last chunk
-    return session.execute(oldest.order_by(Chunk.owner, Chunk.job_id, Chunk.seq)).first()
+        turns.insert(0, oldest.where(Chunk.owner == owner).order_by(Chunk.job_id, Chunk.seq))
+    if after_planning:
+        turns = [turn.where(Chunk.kind != ChunkKind.PLAN) for turn in turns] + turns
+    return next((row for turn in turns if (row := session.execute(turn).first()) is not None), None)
 
 
 def _companions(
