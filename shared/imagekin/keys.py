@@ -14,7 +14,7 @@ MAX_KEY_BYTES = 1024
 _MAX_NAME_CHARS = 4 * MAX_KEY_BYTES
 _DIGEST_CHARS = 16
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_SCHEME = re.compile(r"(https?://)?(.*)", re.IGNORECASE | re.DOTALL)
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+://)?(.*)", re.DOTALL)
 
 
 def normalize(name: str) -> str:
@@ -57,7 +57,7 @@ def harmless(name: str) -> str:
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Return the `http://` or `https://` that a name begins with, or nothing, and the rest."""
+    """Return the scheme that a name begins with, such as `https://`, or nothing, and the rest."""
     match = _SCHEME.fullmatch(name)
     assert match is not None
     return match[1] or "", match[2]
