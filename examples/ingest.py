@@ -2,7 +2,8 @@
 
 Each batch has an idempotency key made of what is in it. Whoever posts the same batch again, after a crash or a timeout
 or at the same moment from another machine, gets the same job, and nothing is stored or computed twice. So a pipeline
-may retry freely. The pictures' keys are their file names. Exits with 3 where some pictures failed, with 1 where a job did.
+may retry freely. The pictures' keys are their file names. Exits with 3 where some pictures failed, with 1 where a job
+failed as a whole.
 """
 
 from __future__ import annotations
