@@ -174,7 +174,7 @@ def services(settings: Settings) -> list[list[Service]]:
     workers = [
         Service(
             f"worker-{lane}",
-            module("imagekin_worker", "--lane", lane, "--metrics-port", str(metrics_port)),
+            module("imagekin_worker", "--metrics-port", str(metrics_port), "--lane", lane),
             env,
             grace_s=8,
         )
