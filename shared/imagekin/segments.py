@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -305,7 +306,7 @@ def forgotten(session: Session, collection_id: str, revision: int) -> bool:
     return revision < session.get_one(Collection, collection_id).pruned_revision
 
 
-def changes(session: Session, collection_id: str, after: int, upto: int, after_segment: str = "") -> Iterator[Change]:
+def changes(session: Session, collection_id: str, after: int, upto: int, after_segment: str = "") -> Generator[Change]:
     """Yield what changed after revision `after` up to `upto`, one segment at a time, in the order of segment ids.
 
     Those up to `after_segment` are left out: a walk may go on there while nothing compacts the collection. Together
@@ -317,17 +318,11 @@ def changes(session: Session, collection_id: str, after: int, upto: int, after_s
     if after_segment:
         touched = sa.and_(touched, Image.segment_id > after_segment)
     columns = sa.select(Image.segment_id, Image.row, Image.id, Image.key, Image.deleted_at)
-    rows = session.execute(
-        columns.where(touched).order_by(Image.segment_id, Image.row).execution_options(yield_per=4096)
-    )
-    group: list[sa.Row] = []
-    for row in rows:
-        if group and row.segment_id != group[0].segment_id:
-            yield _change(session, group)
-            group = []
-        group.append(row)
-    if group:
-        yield _change(session, group)
+    ordered = columns.where(touched).order_by(Image.segment_id, Image.row)
+    # closed also where the caller has seen enough
+    with session.execute(ordered.execution_options(yield_per=4096)) as rows:
+        for _, group in groupby(rows, key=attrgetter("segment_id")):
+            yield _change(session, list(group))
 
 
 def named(session: Session, collection_id: str, ids: Sequence[str]) -> Iterator[Change]:
@@ -336,7 +331,7 @@ def named(session: Session, collection_id: str, ids: Sequence[str]) -> Iterator[
     mine = columns.where(Image.collection_id == collection_id, Image.deleted_at.is_(None))
     rows = [row for some in batches(ids) for row in session.execute(mine.where(Image.id.in_(some)))]
     rows.sort(key=lambda row: (row.segment_id, row.row))
-    for _, group in groupby(rows, key=lambda row: row.segment_id):
+    for _, group in groupby(rows, key=attrgetter("segment_id")):
         yield _change(session, list(group))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -92,20 +93,21 @@ def _named(node: Node, claim: jobs.Claim, ids: list[str], placer: Placer) -> Non
 def _slice(node: Node, claim: jobs.Claim, lease: Lease, placer: Placer) -> bool:
     """Go on for a slice, a part in memory at a time; tell whether that was the last one."""
     deadline = time.monotonic() + SLICE_S
+    rows: list[dict[str, Any]] = []
     with node.database.snapshot() as session:
         progress = _resume(session, claim, placer)
-        rows: list[dict[str, Any]] = []
         later = segments.changes(session, claim.collection_id, placer.revision, progress.upto, progress.segment)
-        for change in later:
-            if change.ids:
-                rows += placer.rows(change)
-            progress.segment = change.segment_id
-            if len(rows) >= results.ROWS_PER_PART:
-                _keep(node, claim, progress, rows)
-                rows = []
-            if lease.lost or time.monotonic() > deadline:
-                _keep(node, claim, progress, rows)
-                return False
+        with closing(later):
+            for change in later:
+                if change.ids:
+                    rows += placer.rows(change)
+                progress.segment = change.segment_id
+                if len(rows) >= results.ROWS_PER_PART:
+                    _keep(node, claim, progress, rows)
+                    rows = []
+                if lease.lost or time.monotonic() > deadline:
+                    _keep(node, claim, progress, rows)
+                    return False
         _keep(node, claim, progress, rows)
     return True
 

@@ -83,7 +83,9 @@ class Contents:
 
     def _rows(self, *columns: InstrumentedAttribute[Any]) -> Iterator[sa.Row]:
         ordered = sa.select(*columns).where(self._mine).order_by(Image.segment_id, Image.row)
-        return iter(self._session.execute(ordered.execution_options(yield_per=ROWS_PER_READ)))
+        # closed also where the reader leaves
+        with self._session.execute(ordered.execution_options(yield_per=ROWS_PER_READ)) as rows:
+            yield from rows
 
     def _column(self, column: InstrumentedAttribute[Any]) -> Iterator[Any]:
         return (value for (value,) in self._rows(column))
