@@ -38,7 +38,7 @@ class Operation:
     errors: tuple[type[errors.ImagekinError], ...] = ()
 
 
-LIMIT = Parameter("limit", "How many at most; clamped.", {"type": "integer", "default": 50, "maximum": 1000})
+LIMIT = Parameter("limit", "How many at most; clamped to 1 and 1,000.", {"type": "integer", "default": 50})
 CURSOR = Parameter("cursor", "`next_cursor` of the page before.")
 PAGED = (LIMIT, CURSOR)
 IDEMPOTENCY_KEY = Parameter(
