@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test faults check format clean
+.PHONY: help demo up test faults check format docs clean
 
 help:
 	@echo 'make demo [IMAGES=<folder>]   embed, search and cluster 30 drawn pictures, or your own'
@@ -23,6 +23,7 @@ help:
 	@echo 'make test                     format, lint, types, import rules and all tests'
 	@echo 'make faults [SECONDS=300]     kill, freeze and fill everything; or do so at random for that long'
 	@echo 'make format                   put the code into shape'
+	@echo 'make docs                     write the reference pages that are made of the code'
 
 demo: $(VENV)/.quickstart
 	$(BIN)/imagekin demo $(if $(IMAGES),"$(IMAGES)")
@@ -51,6 +52,9 @@ check: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+docs: $(VENV)/.dev
+	$(BIN)/python docs/generate.py
 
 clean:
 	rm -rf $(VENV)

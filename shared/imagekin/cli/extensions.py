@@ -21,9 +21,14 @@ _SUMMARIES = {
 _PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
 
+def points() -> list[metadata.EntryPoint]:
+    """Return the entry points by name."""
+    return sorted(metadata.entry_points(group=GROUP), key=lambda point: point.name)
+
+
 def join(app: typer.Typer) -> None:
     """Add a command to `app` for every entry point; it hands its arguments to the real one."""
-    for point in sorted(metadata.entry_points(group=GROUP), key=lambda point: point.name):
+    for point in points():
         summary = _SUMMARIES.get(point.name, f"A command of {point.value.partition(':')[0]}.")
         app.command(
             point.name,
@@ -34,11 +39,15 @@ def join(app: typer.Typer) -> None:
         )(_passing(point))
 
 
+def command(point: metadata.EntryPoint) -> Any:
+    """Load the real command of an entry point, as click runs it."""
+    real = point.load()
+    return typer.main.get_command(real if isinstance(real, typer.Typer) else _app(real))
+
+
 def _passing(point: metadata.EntryPoint) -> Callable[[typer.Context], None]:
     def call(context: typer.Context) -> None:
-        command = point.load()
-        real = typer.main.get_command(command if isinstance(command, typer.Typer) else _app(command))
-        code = real.main(
+        code = command(point).main(
             args=list(context.args),
             prog_name=context.command_path,
             standalone_mode=False,

@@ -1,0 +1,135 @@
+"""What the documentation shows works: its blocks marked `sh` and `python` run as they stand."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imagekin import Client
+from imagekin.config import Settings
+from imagekin.stack import Stack
+
+DOCS = Path(__file__).parents[2] / "docs"
+# Pages that show commands which the tests cannot run mark them `console`.
+PROGRAMS = {"sh": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}
+
+
+@pytest.fixture
+def here(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A folder with what the pages name, a home of its own in it."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(1, 6):
+        noise = np.random.default_rng([number, *request.node.name.encode()]).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        picture = Image.fromarray(noise).resize((120, 90), Image.Resampling.BICUBIC)
+        picture.save(photos / f"{number}.jpg")
+    shutil.copy(photos / "2.jpg", tmp_path / "query.jpg")
+    shutil.copytree(photos, tmp_path / "Pictures")
+    shutil.copy(photos / "3.jpg", tmp_path / "Pictures" / "beach.jpg")
+    return tmp_path
+
+
+def run(page: str, folder: Path, url: str, **variables: str) -> list[str]:
+    """Run a page's blocks in their order and return what each printed."""
+    environment = {
+        **os.environ,
+        "HOME": str(folder),
+        "IMAGEKIN_URL": url,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        **variables,
+    }
+    printed = []
+    for language, block in re.findall(r"^```(sh|python)\n(.*?)^```", (DOCS / page).read_text(), re.M | re.S):
+        done = subprocess.run(
+            [*PROGRAMS[language], block],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, block + done.stderr + done.stdout
+        printed.append(done.stdout)
+    assert printed, page
+    return printed
+
+
+def test_quick_start(service: Stack, here: Path):
+    embedded, found, clusters = run("quickstart.md", here, service.url)
+    assert embedded in {"6 images: 5 embedded, 1 reused\n", "6 images: 6 embedded\n"}
+    assert {line.split("\t")[2] for line in found.splitlines()[1:3]} == {"beach.jpg", "3.jpg"}
+    assert len(clusters.splitlines()) == 4
+    assert (here / "neighbors.png").is_file()
+    assert len(list((here / "clusters").iterdir())) == 3
+
+
+def test_failures(service: Stack, client: Client, here: Path):
+    (here / "photos" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more")
+    job = client.embed(here / "photos", "with-failures", upload=True).wait()
+    listed, items, retried, python = run("how-to/failures.md", here, service.url, JOB=job.id)
+    assert listed.count(job.id) == 1
+    assert items.splitlines()[1].startswith("broken.jpg\tfailed\t")
+    assert retried == "1 image: 1 failed\nstill 1\n"
+    assert python.startswith("broken.jpg decode_error")
+
+
+def test_own_weights(service: Stack, service_settings: Settings, client: Client, here: Path):
+    service_settings.weights_dir.mkdir(exist_ok=True)
+    (here / "weights").symlink_to(service_settings.weights_dir)
+    _, shown = run("how-to/own-weights.md", here, service.url)
+    assert "weights\tproducts/first.pth" in shown
+    assert client.collection("products").image_count == 5
+
+
+def test_offline(here: Path):
+    (url,) = run("how-to/offline.md", here, "http://127.0.0.1:9")
+    assert re.fullmatch(r"https://\S+/resnet50-\w+\.pth\n", url)
+
+
+def test_postgresql(postgresql, here: Path):
+    name = f"docs_{os.urandom(6).hex()}"
+    url = postgresql.create(name)
+    page = (DOCS / "how-to" / "postgresql.md").read_text()
+    address = "postgresql://imagekin:password@db.example.org/imagekin"
+    assert address in page
+    (here / "postgresql.md").write_text(page.replace(address, f"'{url}'"))
+    try:
+        run(str(here / "postgresql.md"), here, "http://127.0.0.1:9")
+        assert re.fullmatch(r"ik_[A-Za-z0-9_-]{43}\n", (here / "ada.key").read_text())
+    finally:
+        postgresql.drop(name)
+
+
+def test_backup_and_restore(service: Stack, service_settings: Settings, client: Client, here: Path):
+    client.embed(here / "photos", "backed-up", upload=True).wait()
+    (here / "imagekin-data").symlink_to(service_settings.data_dir)
+    run("how-to/backup.md", here, service.url)
+    settings = Settings(data_dir=here / "backup", port=0)
+    with Stack(settings, log=lambda _: None) as restored, Client(restored.url) as other:
+        found = other.search(here / "query.jpg", collection="backed-up", top_k=1).neighbors[0]
+    assert (found.key, found.score) == ("2.jpg", 1)
+
+
+def test_the_original_classs_calls(client: Client, here: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(here)
+    text = (DOCS / "from-the-original-class.md").read_text()
+    lines = re.findall(r"^\| .* \| `([^`]+)` \|$", text, re.M)
+    assert len(lines) == len(re.findall(r"^\| [^|]+ \| `", text, re.M)) >= 15
+    names: dict[str, object] = {"client": client, "Path": Path}
+    for line in lines:
+        exec(line, names)
+    assert names["keys"] == [f"{number}.jpg" for number in range(1, 6)]
+    assert np.shape(names["vector"]) == (1280,)
+    assert names["neighbors"][0].key == "2.jpg"  # type: ignore[index]
+    assert (client.vectors("copy").embeddings == names["embeddings"]).all()
+    assert set(names["labels"].values()) == {0, 1}  # type: ignore[attr-defined]
+    assert Path("neighbors.png").stat().st_size and Path("cluster-0.png").stat().st_size
