@@ -31,8 +31,11 @@ demo: $(VENV)/.quickstart
 up: $(VENV)/.quickstart
 	$(BIN)/imagekin up
 
+# Tests wait for servers more than they compute: more of them at once than there are cores.
+TESTS_AT_ONCE ?= 4
+
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile
 
 faults: $(VENV)/.dev
 ifdef SECONDS
