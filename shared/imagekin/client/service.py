@@ -172,9 +172,7 @@ class Client:
         file is of another space, or is none.
         """
         upload = self.upload(source, sent=sent)
-        body = bodies.json(
-            schemas.ImportBody, upload_id=upload.id, on_conflict=on_conflict, callback_url=callback_url
-        )
+        body = bodies.json(schemas.ImportBody, upload_id=upload.id, on_conflict=on_conflict, callback_url=callback_url)
         return self._post_job(f"{_collection(collection)}/import", body, idempotency_key)
 
     # --- uploads -----------------------------------------------------------------------------------------------
