@@ -1,0 +1,248 @@
+"""Hostile pictures and archives against the running service: each has its answer, and no worker dies of any."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import struct
+import tarfile
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imagekin import Client, errors
+from imagekin.types import ItemStatus, JobStatus
+
+MEGABYTE = 1 << 20
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
+GROWTH_MB = 700
+
+
+def encoded(format: str, size: tuple[int, int] = (64, 48)) -> bytes:
+    pixels = np.random.default_rng(len(format)).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, format)
+    return out.getvalue()
+
+
+def png(width: int, height: int, data: bytes = b"") -> bytes:
+    """Write a PNG whose header says a size that its data need not have."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+
+
+def pictures() -> dict[str, tuple[bytes, set[str]]]:
+    """Return hostile pictures by name, with the error codes that each may end with."""
+    broken, refused = {"decode_error"}, {"unsupported_format"}
+    found: dict[str, tuple[bytes, set[str]]] = {"empty.jpg": (b"", {"empty_file"})}
+    for format in FORMATS:
+        whole = encoded(format)
+        suffix = format.lower()
+        for share in (0.1, 0.4):
+            found[f"cut-{share}.{suffix}"] = (whole[: int(len(whole) * share)], broken | refused)
+        found[f"head-only.{suffix}"] = (whole[:40], broken | refused)
+        zeroed = whole[:40] + bytes(len(whole) - 40)
+        found[f"zeroed.{suffix}"] = (zeroed, broken | refused | {"decompression_bomb", ""})
+    found |= {
+        "bomb-wide.png": (png(60_000, 60_000), {"decompression_bomb"}),
+        "bomb-long.png": (png(1, 2_000_000_000), {"decompression_bomb", "decode_error"}),
+        "bomb-zero.png": (png(0, 0), broken),
+        "bomb-true.png": (png(30_000, 30_000, bytes(20 * MEGABYTE)), {"decompression_bomb"}),
+        "little-data.png": (png(500, 500, b"few"), broken),
+        "eps.jpg": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) show\n%%EOF", refused),
+        "postscript.png": (b"%!PS\n(/etc/passwd) (r) file 100 string readstring pop =\n", refused),
+        "svg.png": (
+            b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"><image href="/etc/passwd"/></svg>',
+            refused,
+        ),
+        "html.jpg": (b"<html><script>alert(1)</script></html>", refused),
+        "pdf.jpg": (b"%PDF-1.7\n1 0 obj\n<< /Type /Catalog >>\nendobj\n%%EOF", refused),
+        "elf.png": (b"\x7fELF\x02\x01\x01" + bytes(64), refused),
+        "zip.jpg": (zipped({"x.png": b"x"}), refused),
+        "gzip.jpg": (gzip.compress(encoded("PNG"), mtime=0), refused),
+        "python.png": (b"import os; os.system('true')\n", refused),
+        "pickle.jpg": (b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix\x94.", refused),
+        "noise.jpg": (np.random.default_rng(1).bytes(5000), refused),
+        "noise-behind-jpeg.jpg": (b"\xff\xd8\xff\xe0" + np.random.default_rng(2).bytes(5000), broken),
+        "noise-behind-png.png": (b"\x89PNG\r\n\x1a\n" + np.random.default_rng(3).bytes(5000), broken),
+        "noise-behind-webp.webp": (
+            b"RIFF\x00\x10\x00\x00WEBP" + np.random.default_rng(4).bytes(5000),
+            broken | refused,
+        ),
+        "noise-behind-gif.gif": (b"GIF89a" + np.random.default_rng(5).bytes(5000), broken | {"decompression_bomb", ""}),
+        "noise-behind-tiff.tif": (b"II*\x00" + np.random.default_rng(6).bytes(5000), broken),
+        "noise-behind-bmp.bmp": (
+            b"BM" + np.random.default_rng(7).bytes(5000),
+            broken | refused | {"decompression_bomb"},
+        ),
+        "tiff-points-to-itself.tif": (
+            b"II*\x00\x08\x00\x00\x00" + b"\x01\x00" + bytes(12) + b"\x08\x00\x00\x00",
+            broken,
+        ),
+        "psd.jpg": (b"8BPS\x00\x01" + bytes(40), refused),
+        "ico.png": (b"\x00\x00\x01\x00\x01\x00" + bytes(40), refused),
+        "text.jpg": ("not a picture, ünïcode".encode(), refused),
+        "nul.png": (bytes(1000), refused),
+    }
+    # wrong suffixes on good pictures are fine: what counts is the content
+    found["jpeg-named.png"] = (encoded("JPEG"), {""})
+    found["png-named.jpg"] = (encoded("PNG"), {""})
+    return found
+
+
+def zipped(members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", method) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return out.getvalue()
+
+
+def tarred(*members: tuple[tarfile.TarInfo, bytes]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for info, data in members:
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return out.getvalue()
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, link
+    return info
+
+
+def archives() -> dict[str, bytes]:
+    """Return hostile archives by name."""
+    image = encoded("PNG")
+    good = zipped({"a.png": image, "b.png": image})
+    symlink = zipfile.ZipInfo("link.png")
+    symlink.external_attr = 0o120777 << 16
+    linked = io.BytesIO()
+    with zipfile.ZipFile(linked, "w") as archive:
+        archive.writestr(symlink, "/etc/passwd")
+    return {
+        "slip.zip": zipped({"../../etc/evil.png": image, "ok.png": image}),
+        "absolute.zip": zipped({"/etc/evil.png": image}),
+        "windows.zip": zipped({"C:\\evil.png": image, "..\\up.png": image}),
+        "symlink.zip": linked.getvalue(),
+        "bomb.zip": zipped({"bomb.png": bytes(150 * MEGABYTE)}),
+        "nested.zip": zipped({"inner.zip": good, "deeper.tar": tarred((member("x.png"), image))}),
+        "cut.zip": good[: len(good) // 2],
+        "no-end.zip": good[:-22],
+        "flipped.zip": bytes(byte ^ 0xFF if 45 < at < 90 else byte for at, byte in enumerate(good)),
+        "only-end.zip": good[-22:],
+        "empty.zip": zipped({}),
+        "twice.zip": _twice(image),
+        "names.zip": zipped({"x" * 5000 + ".png": image, "new\nline.png": image, "\u202egnp.exe": image}),
+        "hidden.zip": zipped({".hidden.png": image, "__MACOSX/._a.png": b"x"}),
+        "slip.tar": tarred((member("../up.png"), image), (member("/root.png"), image)),
+        "links.tar": tarred(
+            (member("s.png", tarfile.SYMTYPE, "/etc/passwd"), b""),
+            (member("h.png", tarfile.LNKTYPE, "/etc/passwd"), b""),
+        ),
+        "devices.tar": tarred((member("zero", tarfile.CHRTYPE), b""), (member("pipe", tarfile.FIFOTYPE), b"")),
+        "cut.tar": tarred((member("a.png"), image), (member("b.png"), image))[:1200],
+        "bomb.tar.gz": gzip.compress(tarred((member("bomb.png"), bytes(150 * MEGABYTE))), 1, mtime=0),
+        "cut.tar.gz": gzip.compress(tarred((member("a.png"), image)), mtime=0)[:60],
+        "not-a-tar.tar.gz": gzip.compress(b"just text", mtime=0),
+        "noise.zip": b"PK\x03\x04" + np.random.default_rng(8).bytes(3000),
+        "noise.tar": np.random.default_rng(9).bytes(5120),
+    }
+
+
+def _twice(image: bytes) -> bytes:
+    with pytest.warns(UserWarning, match="Duplicate name"):
+        out = io.BytesIO()
+        with zipfile.ZipFile(out, "w") as archive:
+            archive.writestr("same.png", image)
+            archive.writestr("same.png", image)
+    return out.getvalue()
+
+
+def children(folder: Path) -> dict[int, int]:
+    """Return the service's processes that hold torch, by pid, with their peak memory in MB."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            ours = str(folder).encode() in (process / "environ").read_bytes()
+            if ours and "libtorch" in (process / "maps").read_text():
+                status = (process / "status").read_text()
+                found[int(process.name)] = int(status.split("VmHWM:")[1].split()[0]) // 1024
+        except OSError:
+            continue
+    return found
+
+
+@pytest.fixture
+def unharmed(service, service_settings):
+    """Hold the workers' processes to be the same, and no larger than they may be, after the test."""
+    before = children(service_settings.data_dir)
+    assert len(before) == 2
+    yield
+    after = children(service_settings.data_dir)
+    assert after.keys() == before.keys(), "a worker's process died"
+    for pid, peak in after.items():
+        assert peak - before[pid] < GROWTH_MB
+
+
+def test_there_are_enough_of_them():
+    assert len(pictures()) + len(archives()) >= 60
+
+
+def test_hostile_pictures(client: Client, unharmed, tmp_path: Path):
+    expected = pictures()
+    path = tmp_path / "pictures.zip"
+    path.write_bytes(zipped({name: data for name, (data, _) in expected.items()}, zipfile.ZIP_STORED))
+    job = client.embed(path, collection="hostile-pictures", backbone="fake").wait(timeout_s=120)
+    items = {item.key: item for item in job.items()}
+    assert items.keys() == expected.keys()
+    wrong = {
+        name: (item.status.value, item.error)
+        for name, item in items.items()
+        if (item.error.code if item.error else "") not in expected[name][1]
+    }
+    assert wrong == {}
+    assert all(
+        (item.error is None) == (item.status in (ItemStatus.EMBEDDED, ItemStatus.REUSED)) for item in items.values()
+    )
+    assert job.status == JobStatus.PARTIAL
+
+
+def test_hostile_archives(client: Client, unharmed, tmp_path: Path):
+    answers = {}
+    for name, data in archives().items():
+        (tmp_path / name).write_bytes(data)
+        answers[name] = _answer(client, tmp_path / name, "hostile-archives")
+    refused = {name for name, answer in answers.items() if answer[0] == "refused"}
+    assert {"cut.tar.gz"} <= refused
+    accepted = {name: answer for name, answer in answers.items() if answer[0] != "refused"}
+    assert all(status in ("succeeded", "partial", "failed") for status, _ in accepted.values()), accepted
+    codes = {code for _, found in accepted.values() for code in found}
+    assert codes <= {
+        *("empty_source", "source_unreadable", "fetch_refused", "decompression_bomb", "too_large", "decode_error"),
+        *("unsupported_format", "duplicate_key", "invalid_request", "empty_file"),
+    }
+    for name in ("bomb.zip", "symlink.zip", "links.tar", "devices.tar", "empty.zip", "hidden.zip", "nested.zip"):
+        assert answers[name][0] in ("failed", "refused"), (name, answers[name])
+    keys = {image.key for image in client.images("hostile-archives")}
+    assert not any(key.startswith("/") or ".." in key.split("/") for key in keys)
+
+
+def _answer(client: Client, path: Path, collection: str) -> tuple[str, set[str]]:
+    try:
+        job = client.embed(path, collection=collection, backbone="fake", upload=True).wait(timeout_s=60)
+    except errors.ImagekinError as error:
+        assert 400 <= error.http_status < 500, (path.name, error)
+        return "refused", {error.code}
+    found = {item.error.code for item in job.items() if item.error}
+    return job.status.value, found | ({job.error.code} if job.error else set())
