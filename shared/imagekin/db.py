@@ -203,7 +203,8 @@ def _connect_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     # in WAL mode a crash of the machine can lose the last commits under NORMAL: an accepted job must not be lost
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.execute("PRAGMA cache_size=-32768")
+    # a cache for each connection: pages that are read again soon, not a share of the archive
+    cursor.execute("PRAGMA cache_size=-4096")
     cursor.close()
 
 

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import web
-from web import Web
 
+import web
 from imagekin import errors, fetch
 from imagekin.config import Settings
 from imagekin.fetch import Fetcher
+from web import Web
 
 Make = Callable[..., Fetcher]
 OK = b"HTTP/1.1 200 OK\r\n"
