@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -145,6 +145,20 @@ class Database:
     def dispose(self) -> None:
         """Close the pooled connections."""
         self.engine.dispose()
+
+
+def among(columns: Sequence[sa.SQLColumnExpression[Any]], rows: Iterable[Sequence[Any]]) -> sa.ColumnElement[bool]:
+    """Say that one or two columns, which lead an index, are those of one of the rows.
+
+    `(first, second) IN (...)` would say so too, but SQLite looks through the whole table for it.
+    """
+    if len(columns) == 1:
+        return columns[0].in_([value for (value,) in rows])
+    first, second = columns
+    seconds: dict[Any, list[Any]] = {}
+    for one, other in rows:
+        seconds.setdefault(one, []).append(other)
+    return sa.or_(sa.false(), *(sa.and_(first == one, second.in_(others)) for one, others in seconds.items()))
 
 
 def after_commit(session: orm.Session, note: Callable[[], None]) -> None:

@@ -244,6 +244,16 @@ class Chunk(Base):
             sqlite_where=sa.text("status IN ('ready', 'claimed')"),
             postgresql_where=sa.text("status IN ('ready', 'claimed')"),
         ),
+        # work for one network, among what may be a million ready chunks for others
+        sa.Index(
+            "ix_chunks_open_space",
+            "space_id",
+            "lane",
+            "job_id",
+            "seq",
+            sqlite_where=sa.text("status IN ('ready', 'claimed')"),
+            postgresql_where=sa.text("status IN ('ready', 'claimed')"),
+        ),
         # few at any time, and looked for often, among what may be a million ready ones
         sa.Index(
             "ix_chunks_claimed",

@@ -78,10 +78,8 @@ def _leftovers(session: Session, collection_id: str) -> bool:
         keys = sa.inspect(table).primary_key
         some = session.execute(sa.select(*keys).where(table.job_id.in_(jobs)).limit(ROWS_PER_SLICE)).all()
         if some:
-            session.execute(
-                sa.delete(table).where(sa.tuple_(*keys).in_([tuple(row) for row in some])),
-                execution_options={"synchronize_session": False},
-            )
+            these = sa.delete(table).where(db.among(keys, some))
+            session.execute(these, execution_options={"synchronize_session": False})
             return True
     return False
 

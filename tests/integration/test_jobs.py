@@ -32,10 +32,8 @@ def submit(database, settings, collection):
         submission = jobs.Submission(
             owner=owner,
             kind=kind,
-            collection_id=collection.id,
-            space_id=collection.space_id,
             params=params,
-            **fields,
+            **({"collection_id": collection.id, "space_id": collection.space_id} | fields),
         )
         return database.write(jobs.submit, submission, settings)[0]
 
@@ -171,6 +169,25 @@ def test_one_chunk_goes_to_one_claimant(database, planned, claim, settings):
     assert len(set(taken)) == 60
 
 
+def test_a_claim_looks_at_no_more_rows_in_a_larger_job(database, planned, claim, settings):
+    if database.engine.dialect.name != "sqlite":
+        pytest.skip("PostgreSQL chooses its plans by the statistics of the table")
+    planned(images=8, size=1)
+    plans = []
+
+    def explain(connection, cursor, statement, parameters, *_):
+        if "chunks" in statement:
+            cursor.execute("EXPLAIN QUERY PLAN " + statement, parameters)
+            plans.extend(row[3] for row in cursor.fetchall())
+
+    sa.event.listen(database.engine, "before_cursor_execute", explain)
+    claims = claim(most_images=4, warm=("other",))
+    database.write(jobs.renew, claims, 30.0)
+    database.write(jobs.release, claims)
+    assert plans
+    assert [plan for plan in plans if plan.startswith("SCAN chunks")] == []
+
+
 def test_a_late_finish_is_refused(database, planned, claim, settings):
     job = planned(images=2, size=2)
     (late,) = claim()
@@ -204,6 +221,19 @@ def test_owners_take_turns(submit, claim):
         last = taken.owner
         turns.append(last)
     assert turns == ["ann", "bob", "cat", "ann", "ann"]
+
+
+def test_work_for_a_network_in_memory_comes_first(submit, claim):
+    first, second = submit(kind=JobKind.SEARCH, space_id="cold"), submit(kind=JobKind.SEARCH, space_id="warm")
+    assert [one.job_id for one in claim(Lane.INTERACTIVE, warm=("other", "warm"))] == [second.id]
+    # and what nobody has in memory is done all the same
+    assert [one.job_id for one in claim(Lane.INTERACTIVE, warm=("other", "warm"))] == [first.id]
+
+
+def test_planning_needs_no_network_and_waits_for_none(submit, claim):
+    first = submit(space_id="cold")
+    submit(space_id="warm")
+    assert claim(warm=("warm",))[0].job_id == first.id
 
 
 def test_a_claim_takes_small_chunks_of_many_jobs(database, submit, claim):

@@ -187,6 +187,14 @@ def upgrade() -> None:
         sqlite_where=sa.text("status IN ('ready', 'claimed')"),
         postgresql_where=sa.text("status IN ('ready', 'claimed')"),
     )
+    op.create_index(
+        "ix_chunks_open_space",
+        "chunks",
+        ["space_id", "lane", "job_id", "seq"],
+        unique=False,
+        sqlite_where=sa.text("status IN ('ready', 'claimed')"),
+        postgresql_where=sa.text("status IN ('ready', 'claimed')"),
+    )
     op.create_table(
         "clusterings",
         sa.Column("job_id", sa.String(length=32), nullable=False),
@@ -321,6 +329,12 @@ def downgrade() -> None:
     op.drop_table("deliveries")
     op.drop_index(op.f("ix_clusterings_collection_id"), table_name="clusterings")
     op.drop_table("clusterings")
+    op.drop_index(
+        "ix_chunks_open_space",
+        table_name="chunks",
+        sqlite_where=sa.text("status IN ('ready', 'claimed')"),
+        postgresql_where=sa.text("status IN ('ready', 'claimed')"),
+    )
     op.drop_index(
         "ix_chunks_open",
         table_name="chunks",

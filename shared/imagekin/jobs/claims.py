@@ -20,6 +20,8 @@ OPEN = sa.text("chunks.status IN ('ready', 'claimed')")
 CLAIMED = sa.text("chunks.status = 'claimed'")
 # How many chunks one claim may hold: a bound on rows locked, not on images.
 MOST_CHUNKS = 64
+# What runs a network, and so waits for its weights where they are not in memory.
+FORWARD = (ChunkKind.EMBED, ChunkKind.SEARCH)
 
 
 @dataclass(frozen=True)
@@ -53,16 +55,20 @@ def claim(
     most_images: int = 1,
     most_searches: int = 1,
     after_planning: bool = False,
+    warm: Collection[str] = (),
 ) -> list[Claim]:
     """Take the next chunk of the next owner after `after_owner`, and small ones of the same kind and space with it.
 
     `claimed_by` must be new for each claim. Chunks that killed a process before are claimed alone, so that their
     neighbors are not blamed with them. `after_planning` says that the claimant has just planned: then images come
-    before more planning, so that a single worker does both in turn. Returns [] where nothing is to be done.
+    before more planning, so that a single worker does both in turn. `warm` names the spaces whose networks the claimant
+    has in memory: work of another space is passed over for theirs. Returns [] where nothing is to be done.
     """
     first = _first(session, lane, after_owner, settings, after_planning)
     if first is None:
         return []
+    if warm and first.kind in FORWARD and first.space_id not in warm:
+        first = _warm(session, lane, settings, warm) or first
     chosen = [(first.job_id, first.seq)]
     if first.deaths == 0:
         chosen += _companions(session, lane, first, settings, most_images, most_searches)
@@ -88,15 +94,26 @@ def _claimable(lane: Lane, settings: Settings) -> sa.ColumnElement[bool]:
     return sa.and_(OPEN, Chunk.lane == lane, free, Chunk.attempt < settings.max_attempts)
 
 
-def _first(session: Session, lane: Lane, after_owner: str, settings: Settings, after_planning: bool) -> sa.Row | None:
-    claimable = _claimable(lane, settings)
-    owner = session.scalar(sa.select(sa.func.min(Chunk.owner)).where(claimable, Chunk.owner > after_owner))
-    oldest = (
+def _one(claimable: sa.ColumnElement[bool]) -> sa.Select[str, int, str, str, int, int]:
+    return (
         sa.select(Chunk.job_id, Chunk.seq, Chunk.kind, Chunk.space_id, Chunk.size, Chunk.deaths)
         .where(claimable)
         .limit(1)
         .with_for_update(skip_locked=True)
     )
+
+
+def _warm(session: Session, lane: Lane, settings: Settings, warm: Collection[str]) -> sa.Row | None:
+    """Return the oldest work for a network that is in memory, whoever's; the owners' turns go on after it."""
+    oldest = _one(_claimable(lane, settings)).where(Chunk.kind.in_(FORWARD)).order_by(Chunk.job_id, Chunk.seq)
+    found = (session.execute(oldest.where(Chunk.space_id == space_id)).first() for space_id in warm)
+    return next((row for row in found if row is not None), None)
+
+
+def _first(session: Session, lane: Lane, after_owner: str, settings: Settings, after_planning: bool) -> sa.Row | None:
+    claimable = _claimable(lane, settings)
+    owner = session.scalar(sa.select(sa.func.min(Chunk.owner)).where(claimable, Chunk.owner > after_owner))
+    oldest = _one(claimable)
     # the round starts again where the next owner has nothing; or somebody else is just taking that owner's last chunk
     turns = [oldest.order_by(Chunk.owner, Chunk.job_id, Chunk.seq)]
     if owner is not None:
@@ -161,7 +178,7 @@ def _start(session: Session, job_ids: Collection[str]) -> None:
 
 
 def _among(chunks: Iterable[tuple[str, int]]) -> sa.ColumnElement[bool]:
-    return sa.tuple_(Chunk.job_id, Chunk.seq).in_(list(chunks))
+    return db.among((Chunk.job_id, Chunk.seq), chunks)
 
 
 def _held(claims: Sequence[Claim]) -> sa.ColumnElement[bool]:
