@@ -1,6 +1,7 @@
 """Write the reference pages that are made of the code: `make docs`.
 
-errors.md of the error tree, cli.md of the commands, api.md of the OpenAPI document. A test holds them to the code.
+errors.md of the error tree, cli.md of the commands, api.md of the OpenAPI document, doctor.md of the doctor's checks.
+A test holds them to the code.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from imagekin.cli import extensions
 from imagekin.cli.app import app as cli
 from imagekin.client import problems as client_problems
 from imagekin.config import Settings
+from imagekin.doctor.examination import CHECKS
 from imagekin.stack import errors as stack_errors
 from imagekin_api import openapi, reference
 from imagekin_api import problems as api_problems
@@ -33,7 +35,7 @@ MODULES = (errors, api_problems, client_problems, stack_errors)
 
 def pages() -> dict[str, Callable[[], Iterable[str]]]:
     """Return the maker of each page's lines, by file name."""
-    return {"errors.md": error_page, "cli.md": cli_page, "api.md": api_page}
+    return {"errors.md": error_page, "cli.md": cli_page, "api.md": api_page, "doctor.md": doctor_page}
 
 
 def text(make: Callable[[], Iterable[str]]) -> str:
@@ -241,6 +243,23 @@ def _named(found: list[tuple[str, str]]) -> str:
 
 def _paged(words: str) -> str:
     return re.sub(r"Page_(\w+)_", r"a page of \1", words)
+
+
+# --- the doctor ------------------------------------------------------------------------------------------------
+
+_DOCTOR = """
+# What the doctor checks
+
+`imagekin doctor` holds each sentence against every row that it is about. [When to ask it, and what to do with its
+answer](../how-to/doctor.md).
+"""
+
+
+def doctor_page() -> Iterator[str]:
+    """Make the page of the checks."""
+    yield from (*_lines(_DOCTOR), "", *_row("check", "what must hold", "`--repair`"), "|---|---|---|")
+    for check in CHECKS:
+        yield from _row(f"`{check.name}`", check.sentence, "yes" if check.repair else "")
 
 
 # --- Markdown --------------------------------------------------------------------------------------------------

@@ -82,6 +82,13 @@ def test_failures(service: Stack, client: Client, here: Path):
     assert python.startswith("broken.jpg decode_error")
 
 
+def test_doctor(service: Stack, service_settings: Settings, here: Path):
+    (here / "imagekin-data").symlink_to(service_settings.data_dir)
+    examined, repaired = run("how-to/doctor.md", here, service.url)
+    for printed in (examined, repaired):
+        assert "every segment is what was written" in printed
+
+
 def test_own_weights(service: Stack, service_settings: Settings, client: Client, here: Path):
     service_settings.weights_dir.mkdir(exist_ok=True)
     (here / "weights").symlink_to(service_settings.weights_dir)
