@@ -101,7 +101,6 @@ def test_a_killed_api_forgets_its_ring_and_not_its_job(cluster: Cluster, name: s
     assert cluster.finish(job_id) == ["succeeded"]
 
 
-@pytest.mark.faults
 def test_a_worker_killed_between_its_commits_does_nothing_twice(cluster: Cluster, name: str) -> None:
     """Between a chunk's commit and the acknowledgement of its ring, as near as can be had from outside."""
     cluster.collection(name, "slow.json")
@@ -128,7 +127,6 @@ def test_a_postgresql_that_crashes_is_reconnected_to(cluster: Cluster, name: str
     cluster.search(name, tiny.keys(name, 1)[0])
 
 
-@pytest.mark.faults
 def test_a_full_database_refuses_and_goes_on_when_there_is_room(cluster: Cluster, name: str, sqlite_file: Path) -> None:
     """A limit on the size of the workers' files stands for the full disk: write() fails there and here."""
     cluster.collection(name, "slow.json")
@@ -156,7 +154,6 @@ def prlimit(pids: list[int], most_bytes: int | None) -> None:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 
 
-@pytest.mark.faults
 def test_a_workers_wrong_clock_means_nothing(cluster: Cluster, name: str, tmp_path: Path) -> None:
     """Python's clock in one worker is an hour late, as on a machine of its own; the database's is right."""
     (tmp_path / "sitecustomize.py").write_text("import time\nright = time.time\ntime.time = lambda: right() + 3600\n")

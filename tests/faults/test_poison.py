@@ -43,7 +43,6 @@ def test_an_image_that_never_ends_is_set_aside(tmp_path: Path, migrated_sqlite: 
         cluster.check()
 
 
-@pytest.mark.faults
 def test_a_child_killed_while_it_loads_is_replaced(cluster: Cluster, name: str) -> None:
     """Deaths before any claim blame nobody, and end."""
     cluster.collection(name, "slow.json")
