@@ -193,15 +193,17 @@ def api_page() -> Iterator[str]:
     yield from _lines(_API)
     yield from ("", f"Every call may answer {_named(sorted(always))}; what else may come stands with each.")
     for tag, group in page["calls"].items():
-        yield from ("", f"## {tag.capitalize()}")
+        yield from ("", f"## {page['titles'][tag]}")
         for call in group:
             yield from _call(call, always)
     yield from ("", "## Types")
     for name, fields in page["types"].items():
-        if not name.startswith("Page_"):
-            yield from ("", f"### {name}", "", "| field | type | |", "|---|---|---|")
-            for each in fields:
-                yield from _row(f"`{each.name}`", each.type, each.description)
+        yield from ("", f"### {name}", "", "| field | type | |", "|---|---|---|")
+        for each in fields:
+            yield from _row(f"`{each.name}`", each.type, each.description)
+    yield from ("", "### Words", "", "| type | one of |", "|---|---|")
+    for name, words in page["words"].items():
+        yield from _row(name, ", ".join(f"`{word}`" for word in words))
 
 
 _API = """
@@ -225,7 +227,7 @@ def _call(call: Any, always: set[tuple[str, str]]) -> Iterator[str]:
     yield from ("", f"### `{call.method} {call.path}`", "", f"{call.summary}. {_joined(call.description)}".strip(), "")
     for each in call.parameters:
         yield f"- `{each.name}` ({each.type}) {_joined(each.description)}".rstrip()
-    yield from (f"- body `{media_type}`: {_paged(words)}" for media_type, words, _ in call.bodies)
+    yield from (f"- body `{media_type}`: {_paged(words)}" for media_type, words in call.bodies)
     yield from (f"- {status}: {_paged(words)}" for status, words in call.answers if status < "400")
     own = [error for error in _errors(call) if error not in always]
     if own:

@@ -46,7 +46,8 @@ def register(app: flask.Flask) -> None:
             return
         owner = owner_of_key()
         flask.g.owner = owner
-        service.current().rates.take(owner)
+        if (rates := service.current().rates) is not None:
+            rates.take(owner)
 
 
 def refuse_strangers() -> None:

@@ -20,6 +20,17 @@ VERSION = "3.1.1"
 _REFERENCE = "#/components/schemas/{model}"
 _ARGUMENT = re.compile(r"<(?:\w+:)?(\w+)>")
 _ANY_BODY = "application/octet-stream"
+# The groups of calls, in the order in which one comes to need them.
+TAGS = {
+    "collections": "Collections",
+    "uploads": "Uploads",
+    "submissions": "Asking for work",
+    "jobs": "Jobs",
+    "results": "Results",
+    "images": "Images",
+    "vectors": "Vectors out and in",
+    "backbones": "Backbones",
+}
 # What any address may answer.
 _ALWAYS = (errors.Unauthorized, errors.Forbidden, errors.InvalidRequest, errors.RateLimited, errors.Unavailable)
 
@@ -40,6 +51,7 @@ def document(app: flask.Flask) -> dict[str, Any]:
             "summary": "Find an image's kin: embed, search and cluster images as jobs.",
         },
         "security": [{"key": []}],
+        "tags": [{"name": name, "description": description} for name, description in TAGS.items()],
         "paths": paths,
         "components": {
             "schemas": definitions,

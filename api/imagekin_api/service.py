@@ -26,15 +26,14 @@ class Service:
     storage: Storage
     doorbell: Doorbell
     watcher: Watcher
-    rates: Rates
+    rates: Rates | None
 
     @classmethod
     def open(cls, settings: Settings) -> Service:
         """Open what the settings name; nothing is connected yet."""
         database = Database(settings.database, pool_size=settings.api_threads)
         watcher = Watcher(database, max_waiting=settings.api_threads // 2)
-        rates = Rates(settings.rate_limit_per_s)
-        return cls(settings, database, Storage(settings), Doorbell(settings), watcher, rates)
+        return cls(settings, database, Storage(settings), Doorbell(settings), watcher, Rates.of(settings))
 
     def close(self) -> None:
         """Answer whoever waits, and close the connections."""

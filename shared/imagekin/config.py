@@ -53,7 +53,7 @@ class Settings(BaseSettings):
     rate_limit_per_s: float = Field(
         default=200,
         ge=0,
-        description="Requests a second of one owner past which an API process answers 429; 0: no limit.",
+        description="Requests a second of one owner past which the API answers 429; 0: no limit.",
     )
     webhook_secret: str = Field(
         default="",

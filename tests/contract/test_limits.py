@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import gzip
 import io
+import socket
 import tarfile
+import time
 from collections.abc import Callable
 
 import pytest
 from hand import picture
-from serving import Running
+from serving import NO_REDIS, Running
 from wire import ADMIN_KEY, check_problem
 
 from imagekin import auth
+from imagekin_api.rates import REDIS_TIMEOUT_S
 
 
 def test_an_owner_past_the_rate_waits_and_others_do_not(serve: Callable[..., Running]) -> None:
@@ -32,6 +35,29 @@ def test_two_keys_of_an_owner_share_the_rate(serve: Callable[..., Running]) -> N
     server = serve(rate_limit_per_s=0.2)
     clients = [server.client(server.database.write(auth.create, "ada")[1]) for _ in range(3)]
     assert [client.get("/v1/jobs").status_code for client in clients] == [200, 200, 429]
+
+
+def test_api_processes_share_the_rate(serve: Callable[..., Running]) -> None:
+    clients = [serve(rate_limit_per_s=0.2).client(ADMIN_KEY) for _ in range(3)]
+    assert [client.get("/v1/jobs").status_code for client in clients] == [200, 200, 429]
+    assert 1 <= int(clients[0].get("/v1/jobs").headers["Retry-After"]) <= 5
+
+
+@pytest.mark.parametrize("redis_url", [NO_REDIS, "unix:///nowhere/redis.sock"])
+def test_the_rate_holds_in_each_process_without_redis(serve: Callable[..., Running], redis_url: str) -> None:
+    for _ in range(2):
+        client = serve(rate_limit_per_s=0.2, redis_url=redis_url).client(ADMIN_KEY)
+        assert [client.get("/v1/jobs").status_code for _ in range(3)] == [200, 200, 429]
+
+
+def test_a_redis_that_hangs_costs_one_request_a_moment(serve: Callable[..., Running]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        client = serve(rate_limit_per_s=100, redis_url=url).client(ADMIN_KEY)
+        client.get("/v1/jobs")
+        started = time.monotonic()
+        assert {client.get("/v1/jobs").status_code for _ in range(20)} == {200}
+        assert time.monotonic() - started < 20 * REDIS_TIMEOUT_S
 
 
 def test_wrong_keys_do_not_use_up_anybodys_rate(serve: Callable[..., Running]) -> None:

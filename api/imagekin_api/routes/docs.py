@@ -22,7 +22,9 @@ def document() -> flask.Response:
 @auth.public
 def page() -> flask.Response:
     """Answer with the documentation page."""
-    text = flask.render_template("docs.html", page=reference.page(openapi.document(flask.current_app)))
+    shown = reference.page(openapi.document(flask.current_app))
+    types = {*shown["types"], *shown["words"]}
+    text = flask.render_template("docs.html", page=shown, types=types, html=reference.html)
     answer = flask.Response(text, mimetype="text/html")
     answer.headers["Content-Security-Policy"] = "default-src 'none'; style-src 'self'; frame-ancestors 'none'"
     return answer
