@@ -1,0 +1,54 @@
+"""Measuring rows, one after the other; a row that cannot be measured says why and ends nothing."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from imagekin import errors
+from imagekin.cli import output
+from imagekin.config import Settings
+from imagekin_worker.bench import rows
+from imagekin_worker.bench.report import NOT_SELECTED, Outcome, Row
+from imagekin_worker.bench.sizes import Sizes
+from imagekin_worker.bench.workbench import Workbench
+
+NO_GPU = "there is no CUDA device"
+
+
+def measure(
+    asked: Sequence[str], sizes: Sizes, user: Settings, parent: Path | None = None
+) -> tuple[list[Outcome], list[str]]:
+    """Measure the rows of these names; return an outcome for every row there is, and notes on how it was done.
+
+    `user`: the user's settings, of which what concerns speed is taken over. `parent`: where the temporary folder goes.
+    """
+    outcomes: list[Outcome] = []
+    notes: list[str] = []
+    for device, group in (("cpu", rows.CPU), ("cuda", rows.GPU)):
+        wanted = [row.name for row in group if row.name in asked]
+        if not wanted or (device == "cuda" and not torch.cuda.is_available()):
+            outcomes += [Outcome(row, reason=NO_GPU if row.name in wanted else NOT_SELECTED) for row in group]
+            continue
+        with (
+            tempfile.TemporaryDirectory(prefix="imagekin-bench-", dir=parent, ignore_cleanup_errors=True) as folder,
+            Workbench(Path(folder).resolve(), sizes, user, device, wanted) as bench,
+        ):
+            outcomes += [_outcome(row, bench, row.name in wanted) for row in group]
+            notes += bench.notes
+    return outcomes, notes
+
+
+def _outcome(row: Row, bench: Workbench, wanted: bool) -> Outcome:
+    if not wanted:
+        return Outcome(row, reason=NOT_SELECTED)
+    output.say(f"{row.name}: {row.what}")
+    started = time.monotonic()
+    try:
+        return Outcome(row, row.measure(bench), seconds=time.monotonic() - started)
+    except errors.ImagekinError as error:
+        return Outcome(row, reason=error.detail, seconds=time.monotonic() - started)

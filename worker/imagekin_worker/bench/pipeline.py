@@ -1,0 +1,158 @@
+"""Whole embed jobs over HTTP, beside the rates of their own stages: pipeline, against the forward pass, overhead."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from imagekin.catalog import Space
+from imagekin.config import Settings
+from imagekin_worker import preprocess
+from imagekin_worker.bench import forward, original, pictures, timing
+from imagekin_worker.bench.activity import Activity, Share
+from imagekin_worker.bench.report import Figure, NotMeasured
+from imagekin_worker.bench.workbench import DEFAULT, RESNET, Workbench
+from imagekin_worker.embedding import cores
+
+# So many pictures make a worker know a backbone's speed.
+WARM_PICTURES = 48
+DECODED_PICTURES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Images a second of whole jobs, of decode + hash + thumbnail on all cores, of the forward pass at its best, and
+    of the original class; and what the worker's threads did while the jobs ran."""
+
+    whole: float
+    decode: float
+    forward: float
+    original: float
+    shares: list[Share]
+
+    @property
+    def ideal(self) -> float:
+        """Both stages on the same cores, nothing lost between them."""
+        return 1 / (1 / self.forward + 1 / self.decode)
+
+    @property
+    def share(self) -> Share | None:
+        """The median of the jobs' shares."""
+        if not self.shares:
+            return None
+        return Share(*(statistics.median(values) for values in zip(*self.shares, strict=True)))
+
+
+def whole(bench: Workbench) -> Figure:
+    """Measure whole jobs of the default backbone over the ideal of their stages."""
+    rates = measured(bench, DEFAULT)
+    ideal = min(rates.decode, rates.forward) if bench.on_gpu else rates.ideal
+    return Figure(rates.whole, ideal, "images/s", rates.whole / ideal, _limit(rates), _details(rates))
+
+
+def against_forward(bench: Workbench) -> Figure:
+    """Measure whole jobs of resnet50 over its forward pass."""
+    rates = measured(bench, RESNET)
+    limit = f"decoding, {rates.forward / (rates.forward + rates.decode):.0%} of an image's time; {_limit(rates)}"
+    return Figure(rates.whole, rates.forward, "images/s", rates.whole / rates.forward, limit, _details(rates))
+
+
+def against_class(bench: Workbench) -> Figure:
+    """Measure whole jobs of resnet50 over the original class."""
+    rates = measured(bench, RESNET)
+    limit = "the class: one picture a pass, a graph kept for each vector"
+    return Figure(rates.whole, rates.original, "images/s", rates.whole / rates.original, limit, _details(rates))
+
+
+def overhead(bench: Workbench) -> Figure:
+    """Measure the share of a job's time in which no core of the worker works on an image."""
+    rates = measured(bench, DEFAULT)
+    if (share := rates.share) is None:
+        raise NotMeasured("threads are looked at through /proc, which only Linux has")
+    limit = f"planning, claims and commits between the lanes' runs; {share.cores:.2f} of {cores()} cores busy"
+    return Figure(share.idle, 0.0, "of the time", share.idle, limit, _details(rates))
+
+
+def measured(bench: Workbench, backbone: str) -> Rates:
+    """Measure jobs and stages of a backbone in turns, once."""
+    return bench.once(("rates", backbone), lambda: _measure(bench, backbone))
+
+
+def prepare(data: bytes, space: Space, settings: Settings) -> None:
+    """Do to one file what a lane does before the forward pass."""
+    hashlib.sha256(data).hexdigest()
+    picture, _ = preprocess.prepare(data, space, settings)
+    preprocess.thumbnail(picture, settings.thumbnail_px)
+
+
+def decode_rate(files: list[bytes], space: Space, settings: Settings, threads: int, least_s: float) -> float:
+    """Measure `prepare` over files on some threads, in images a second."""
+    turns = itertools.cycle(files)
+
+    def work() -> int:
+        prepare(next(turns), space, settings)
+        return 1
+
+    return timing.rate(work, least_s, threads)
+
+
+def contents(folder: Path, count: int) -> list[bytes]:
+    """Read the first files of a folder."""
+    return [path.read_bytes() for path in sorted(folder.iterdir())[:count]]
+
+
+def _measure(bench: Workbench, backbone: str) -> Rates:
+    best = forward.survey(bench, backbone).best
+    service, space, weights = bench.service(), bench.space(backbone), bench.weights(backbone)
+    folder = bench.pictures(backbone)
+    files = contents(folder, DECODED_PICTURES)
+    shares: list[Share] = []
+
+    def job() -> float:
+        with service.collection(backbone, weights) as name, Activity(lambda: service.child("bulk")) as activity:
+            run = service.embed(folder, name)
+        shares.append(activity.share(run.submitted, run.finished))
+        return run.rate
+
+    def decode(threads: int) -> Callable[[], float]:
+        return lambda: decode_rate(files, space, bench.settings, threads, bench.sizes.rate_s)
+
+    works: dict[str, Callable[[], float]] = {
+        "whole": job,
+        "one": decode(1),
+        "all": decode(cores()),
+        "forward": lambda: forward.rate(bench, backbone, best),
+    }
+    if backbone == RESNET and not bench.asked.isdisjoint({"original-class", "original-class-gpu"}):
+        few = sorted(folder.iterdir())[: bench.sizes.class_pictures]
+        works["original"] = lambda: original.rate(few, bench.space(backbone), bench.settings, bench.device)
+    warm = bench.drawn("warm", WARM_PICTURES if backbone == DEFAULT else WARM_PICTURES // 2, pictures.ORDINARY)
+    with service.collection(backbone, weights) as name:
+        service.embed(warm, name)
+    found = timing.in_turns(works, bench.sizes.repetitions)
+    return Rates(
+        found["whole"],
+        max(cores() * found["one"], found["all"]),
+        max(found["forward"], forward.survey(bench, backbone).prepared[best]),
+        found.get("original", 0.0),
+        shares,
+    )
+
+
+def _limit(rates: Rates) -> str:
+    stage = "forward" if rates.forward < rates.decode else "decode"
+    lost = f"; {rates.share.idle:.0%} of the time no core on an image" if rates.share else ""
+    return f"{stage} ({rates.forward:.3g}/s; decode {rates.decode:.3g}/s on all cores){lost}"
+
+
+def _details(rates: Rates) -> dict[str, float]:
+    found = {"whole": rates.whole, "decode": rates.decode, "forward": rates.forward, "ideal": rates.ideal}
+    if rates.original:
+        found["original"] = rates.original
+    if rates.share:
+        found |= {"idle_share": rates.share.idle, "busy_cores": rates.share.cores}
+    return {name: round(value, 4) for name, value in found.items()}

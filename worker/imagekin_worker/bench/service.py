@@ -1,0 +1,133 @@
+"""A running service with a data folder of its own, measured from outside: through HTTP, and by its processes."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from imagekin import errors
+from imagekin.client import Client
+from imagekin.config import Settings
+from imagekin.stack import Stack, StackError
+from imagekin.types import Precision
+from imagekin_worker.bench.report import NotMeasured
+
+_CHILD = b"billiard.spawn"
+_CHILD_WITHIN_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One embed job: its images, the seconds from its submission to its last commit and to its first claim, and its
+    beginning and end on the clock."""
+
+    images: int
+    seconds: float
+    began_s: float
+    submitted: float
+    finished: float
+
+    @property
+    def rate(self) -> float:
+        """Images a second."""
+        return self.images / self.seconds
+
+
+class Service:
+    """The embedded stack, started on entry and stopped on exit. Raises NotMeasured where it cannot be started."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stack = Stack(settings, log=lambda _: None)
+        self._collections = 0
+
+    def __enter__(self) -> Self:
+        for name in ("flask", "gunicorn", "alembic"):
+            if find_spec(name) is None:
+                raise NotMeasured(
+                    f'a running service needs the API\'s packages: pip install "imagekin[quickstart]" ({name})'
+                )
+        try:
+            self._stack.start()
+        except StackError as error:
+            raise NotMeasured(f"the service did not start: {error.detail}") from error
+        self.client = Client(self._stack.url)
+        self.child("bulk")
+        self.child("interactive")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.client.close()
+        self._stack.stop()
+
+    @contextmanager
+    def collection(
+        self, backbone: str, weights: str | None = None, precision: Precision = Precision.EXACT
+    ) -> Iterator[str]:
+        """Make an empty collection for the block; what a deleted one held is computed anew in the next."""
+        self._collections += 1
+        name = f"bench-{self._collections}"
+        self.client.create_collection(name, backbone=backbone, weights=weights, precision=precision)
+        try:
+            yield name
+        finally:
+            self.client.delete_collection(name)
+
+    def embed(self, folder: Path, collection: str) -> Run:
+        """Embed a folder, read in place, and time it by the clock that both sides have."""
+        count = sum(1 for _ in folder.iterdir())
+        submitted = time.time()
+        job = self.client.embed(folder, collection, upload=False).wait()
+        if job.progress.embedded != count or job.finished_at is None or job.data.started_at is None:
+            raise NotMeasured(f"the job ended {job.status} with {job.progress.embedded} of {count} images embedded")
+        finished, began = job.finished_at.timestamp(), job.data.started_at.timestamp()
+        return Run(count, finished - submitted, began - submitted, submitted, finished)
+
+    def child(self, lane: str) -> int:
+        """Give the process of a worker that does its work; raises NotMeasured where there is no /proc."""
+        if not Path("/proc/self/task").is_dir():
+            raise NotMeasured("processes are looked at through /proc, which only Linux has")
+        parent = self.processes()[f"worker-{lane}"]
+        return _soon(lambda: next((pid for pid in _children(parent) if _CHILD in _command(pid)), None))
+
+    def processes(self) -> dict[str, int]:
+        """Give the processes of the stack by the names of its services."""
+        record = json.loads((self._settings.data_dir / "run" / "processes.json").read_text())
+        return {name: pid for name, (pid, _) in record["services"].items()}
+
+    def api(self) -> list[int]:
+        """Give the processes of the API."""
+        first = self.processes()["api"]
+        return [first, *_children(first)]
+
+
+def _soon(look: Callable[[], int | None]) -> int:
+    until = time.monotonic() + _CHILD_WITHIN_S
+    while (found := look()) is None:
+        if time.monotonic() > until:
+            raise errors.NotReady("A worker's process did not come up.")
+        time.sleep(0.05)
+    return found
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            found += map(int, task.read_text().split())
+    return found
+
+
+def _command(pid: int) -> bytes:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""

@@ -1,0 +1,60 @@
+"""How much of each thing is measured: in earnest, or quickly for trying."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Counts, and the seconds that one measurement of a rate goes on for at least.
+
+    `repetitions`: how often what belongs together is measured in turns. `slow_pictures` go through resnet50,
+    `class_pictures` through the original class, which keeps about 0.2 GB of each.
+    """
+
+    repetitions: int = 3
+    rate_s: float = 1.0
+    pictures: int = 1000
+    slow_pictures: int = 200
+    class_pictures: int = 12
+    large_pictures: int = 120
+    large_drawn: int = 24
+    search_rows: int = 100_000
+    search_repeats: int = 15
+    service_rows: int = 10_000
+    searches: int = 30
+    submits: int = 20
+    kmeans_rows: int = 50_000
+    kmeans_clusters: int = 100
+    iterations: tuple[int, int] = (2, 12)
+    peer_rows: int = 1_500
+    peer_clusters: int = 50
+    load_rows: int = 20_000
+    few_images: int = 1_000
+    many_images: int = 10_000
+
+
+FULL = Sizes()
+QUICK = Sizes(
+    repetitions=1,
+    rate_s=0.15,
+    pictures=48,
+    slow_pictures=8,
+    class_pictures=2,
+    large_pictures=8,
+    large_drawn=4,
+    search_rows=5_000,
+    search_repeats=3,
+    service_rows=500,
+    searches=3,
+    submits=3,
+    kmeans_rows=4_000,
+    kmeans_clusters=20,
+    iterations=(1, 4),
+    peer_rows=300,
+    peer_clusters=8,
+    load_rows=2_000,
+    few_images=64,
+    many_images=256,
+)

@@ -1,0 +1,119 @@
+"""What the rows are measured with: a folder, sizes, pictures, and a service that runs while one of them needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+
+from imagekin import catalog
+from imagekin.catalog import Space
+from imagekin.config import Settings
+from imagekin.types import Precision
+from imagekin_worker.bench import pictures, report, weights
+from imagekin_worker.bench.service import Service
+from imagekin_worker.bench.sizes import Sizes
+
+DEFAULT = catalog.DEFAULT_BACKBONE
+RESNET = weights.BACKBONE
+SEED = 2026
+# What the user's settings say of these is about the user's service, which a measurement must not touch.
+_NOT_TAKEN = {
+    "data_dir", "database_url", "redis_url", "storage_url", "weights_dir", "source_roots", "auth", "first_key",
+    "rate_limit_per_s", "webhook_secret", "host", "port", "metrics_host", "metrics_port", "device", "warm",
+}  # fmt: skip
+
+
+class _OwnSettings(Settings):
+    """Settings of what is given alone: the environment names the user's own database."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+class Workbench:
+    """Everything that the rows of one device share; what is made is made once, where it is first asked for."""
+
+    def __init__(self, folder: Path, sizes: Sizes, user: Settings, device: str, asked: Iterable[str]) -> None:
+        self.folder = folder
+        self.sizes = sizes
+        self.on_gpu = device == "cuda"
+        self.device = device
+        self.asked = frozenset(asked)
+        self.notes: list[str] = []
+        self._user = user
+        self._made: dict[Hashable, Any] = {}
+        self._open = ExitStack()
+        kept = {name: getattr(user, name) for name in user.model_fields_set - _NOT_TAKEN}
+        self.settings: Settings = _OwnSettings(
+            **kept,
+            data_dir=folder / "data",
+            weights_dir=folder / "weights",
+            source_roots=(str(folder),),
+            device=device,
+            port=0,
+            rate_limit_per_s=0,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
+
+    def once(self, name: Hashable, make: Callable[[], Any]) -> Any:
+        """Give what `make` gave the first time; where it raised NotMeasured, that again."""
+        if name not in self._made:
+            try:
+                self._made[name] = make()
+            except report.NotMeasured as error:
+                self._made[name] = error
+        if isinstance(made := self._made[name], report.NotMeasured):
+            raise made
+        return made
+
+    def service(self) -> Service:
+        """Give the running service. Raises NotMeasured where its packages or a Redis are missing."""
+        return self.once("service", lambda: self._open.enter_context(Service(self.settings)))
+
+    def space(self, backbone: str, precision: Precision = Precision.EXACT) -> Space:
+        """Give the space that a backbone's pictures are embedded in."""
+        return catalog.resolve_space(backbone, self.weights(backbone), precision, self.settings.weights_dir)
+
+    def weights(self, backbone: str) -> str:
+        """Name the weights of a backbone: those that come with it, or a file that was put into the weights' folder."""
+        return self.once("weights", self._place_weights) if backbone == RESNET else catalog.DEFAULT_WEIGHTS
+
+    def pictures(self, backbone: str) -> Path:
+        """Give the folder with the pictures for a backbone, fewer for the slow one."""
+        count = self.sizes.slow_pictures if backbone == RESNET else self.sizes.pictures
+        return self.drawn(f"pictures-{backbone}", count, pictures.ORDINARY)
+
+    def drawn(self, name: str, count: int, size: tuple[int, int], drawn: int | None = None) -> Path:
+        """Give a folder of pictures by its name."""
+        folder = self.folder / name
+        self.once(folder, lambda: pictures.draw(folder, count, size, SEED, drawn))
+        return folder
+
+    def _place_weights(self) -> str:
+        name, real = weights.place(self.settings.weights_dir, self._user)
+        if not real:
+            self.notes.append(
+                f"{RESNET}: its weights are not on this machine, so seeded ones were read from a file; speed does not "
+                "depend on their values"
+            )
+        return name
