@@ -29,7 +29,7 @@ QUIET = frozenset({"health.live", "health.ready", "health.show_metrics"})
 def create_app(settings: Settings) -> flask.Flask:
     """Build the app; the database is not asked for anything yet."""
     app = flask.Flask("imagekin_api", static_folder=None)
-    app.json.ensure_ascii = False  # type: ignore[attr-defined]
+    app.json.ensure_ascii = False  # pyright: ignore[reportAttributeAccessIssue] - the default provider has it
     app.extensions[service.EXTENSION] = Service.open(settings)
     problems.register(app)
     metrics.register(app)

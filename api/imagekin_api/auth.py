@@ -21,7 +21,7 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 def public(view: View) -> View:
     """Mark a view as open to everybody; it may still ask `trusted` how much to show."""
-    view.is_public = True  # type: ignore[attr-defined]
+    view.is_public = True  # pyright: ignore[reportFunctionMemberAccess] - read where the call comes in
     return view
 
 

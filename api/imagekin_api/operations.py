@@ -59,7 +59,7 @@ def operation(summary: str, **details: Any) -> Callable[[View], View]:
     """Say what a view takes and gives; its docstring becomes the description."""
 
     def describe(view: View) -> View:
-        view.operation = Operation(summary, **details)  # type: ignore[attr-defined]
+        view.operation = Operation(summary, **details)  # pyright: ignore[reportFunctionMemberAccess] - the description of a view goes with it
         return view
 
     return describe
