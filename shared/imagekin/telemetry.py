@@ -18,6 +18,8 @@ from imagekin.config import Settings
 
 # Celery's word for each ring, the empty ones too; what a ring led to, our own events say.
 CHATTY = ("celery.worker.strategy", "celery.app.trace")
+# At debug they write down the headers of their requests, session tokens too.
+TELLTALES = ("aiobotocore", "botocore", "s3fs")
 HIDDEN = "***"
 _PASSWORD_IN_URL = re.compile(r"(://[^\s/:@]*:)[^\s/@]+@")
 # wherever it stands: the console puts a color right before it, which ends in a letter
@@ -65,6 +67,8 @@ def configure(settings: Settings) -> None:
     root.setLevel(settings.log_level.upper())
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.NOTSET if settings.log_level == "debug" else logging.WARNING)
+    for name in TELLTALES:
+        logging.getLogger(name).setLevel(max(logging.INFO, root.level))
     logging.captureWarnings(True)
     threading.excepthook = _log_thread
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import fsspec
 import pytest
 
+import s3
 from imagekin import errors, formats, sources
 from imagekin.config import Settings
 from imagekin.sources import Entry, Source
@@ -35,46 +35,21 @@ FILES = {
     "a/b/empty": b"",
 }
 ITEMS = ["a-b.png", "a.png", "a/1.png", "a/b/2.JPG", "a/b/no suffix", "empty.png", "large.png", "zoë & co.png"]
-SERVER = """
-import logging, sys
-from moto.server import ThreadedMotoServer
-logging.getLogger("werkzeug").setLevel(logging.ERROR)
-server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-server.start()
-print(server.get_host_and_port()[1], flush=True)
-sys.stdin.read()
-server.stop()
-"""
 
 
 @pytest.fixture(scope="module")
 def s3_server() -> Iterator[str]:
     """The address of an S3 server of the tests' own."""
-    pytest.importorskip("moto", reason="moto gives the S3 server")
-    pytest.importorskip("s3fs", reason="s3fs reads s3:// locations")
-    command = [sys.executable, "-c", SERVER]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
-        assert process.stdout is not None
-        port = process.stdout.readline().strip()
-        assert port
-        yield f"http://127.0.0.1:{port}"
-        process.communicate()
+    with s3.server() as address:
+        yield address
 
 
 @pytest.fixture
 def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[str]:
     """A bucket of the test's own, and the environment that leads there."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
-    fsspec.filesystem("s3").clear_instance_cache()
-    name = "b" + request.node.name.lower().replace("_", "").replace("[", "").replace("]", "")[:40]
-    fsspec.filesystem("s3").call_s3("create_bucket", Bucket=name)
+    s3.lead_to(s3_server, monkeypatch)
+    name = re.sub(r"[^a-z0-9]", "", "b" + request.node.name.lower())[:60]
+    s3.make_bucket(name)
     yield name
     fsspec.filesystem("s3").clear_instance_cache()
 
@@ -90,18 +65,12 @@ def opened(tmp_path: Path) -> Open:
     return opened
 
 
-def put(url: str, files: dict[str, bytes]) -> None:
-    fs, root = fsspec.url_to_fs(url)
-    for name, data in files.items():
-        fs.pipe_file(f"{root}/{name}", data)
-
-
 @pytest.fixture(params=["s3", "memory"])
 def location(request: pytest.FixtureRequest) -> Iterator[str]:
     """The URL of the files, on a file system each, with others beside them."""
     url = f"s3://{request.getfixturevalue('bucket')}/photos" if request.param == "s3" else "memory://bucket/photos"
-    put(url, FILES)
-    put(url + "-beside", {"secret.png": PNG})
+    s3.put(url, FILES)
+    s3.put(url + "-beside", {"secret.png": PNG})
     yield url
     if request.param == "memory":
         fsspec.filesystem("memory").rm("/bucket", recursive=True)
@@ -145,30 +114,30 @@ def test_what_was_there_and_changed(location: str, opened: Open) -> None:
     fs.rm_file(f"{root}/a.png")
     with pytest.raises(errors.ItemNotFound):
         source.read({"p": "a.png"})
-    put(location, {"a/1.png": bytes(5000)})
+    s3.put(location, {"a/1.png": bytes(5000)})
     with pytest.raises(errors.ImageTooLarge):
         source.read({"p": "a/1.png"})
 
 
 def test_what_comes_is_listed_the_next_time(location: str, opened: Open) -> None:
     before = len(list(opened(location).entries()))
-    put(location, {"new.png": PNG})
+    s3.put(location, {"new.png": PNG})
     assert len(list(opened(location).entries())) == before + 1
 
 
 def test_objects_come_page_by_page(bucket: str, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imagekin.sources.listing.PAGE", 5)
     names = [f"{n:02}.png" for n in range(20)]
-    put(f"s3://{bucket}/many", dict.fromkeys(names, PNG))
+    s3.put(f"s3://{bucket}/many", dict.fromkeys(names, PNG))
     source = opened(f"s3://{bucket}/many")
     assert [entry.key for entry in source.entries()] == names
     assert [entry.key for entry in source.entries("06.png")] == names[7:]
 
 
 def test_names_that_only_S3_has(bucket: str, opened: Open) -> None:
-    s3 = fsspec.filesystem("s3")
+    fs = fsspec.filesystem("s3")
     for name in ("p/", "p/folder/", "p//double.png", "p/../up.png", "p/a\\b.png"):
-        s3.call_s3("put_object", Bucket=bucket, Key=name, Body=PNG)
+        fs.call_s3("put_object", Bucket=bucket, Key=name, Body=PNG)
     found = {entry.cursor: summary(entry) for entry in opened(f"s3://{bucket}/p").entries()}
     assert found == {
         "/double.png": ("double.png", None),
@@ -178,7 +147,7 @@ def test_names_that_only_S3_has(bucket: str, opened: Open) -> None:
 
 
 def test_a_bucket_as_a_whole(bucket: str, opened: Open) -> None:
-    put(f"s3://{bucket}", {"a.png": PNG, "b/c.png": PNG})
+    s3.put(f"s3://{bucket}", {"a.png": PNG, "b/c.png": PNG})
     assert [entry.key for entry in opened(f"s3://{bucket}").entries()] == ["a.png", "b/c.png"]
 
 
@@ -235,6 +204,66 @@ def test_outside_of_the_root(url: str, tmp_path: Path) -> None:
 def test_roots_that_nobody_gets(root: str) -> None:
     with pytest.raises(errors.SourceRefused):
         sources.check_source({"type": "location", "url": root}, Settings(source_roots=(root,)))
+
+
+@pytest.fixture
+def listed(location: str, tmp_path: Path) -> Open:
+    """Open a manifest of paths or addresses, below the files' location as the only root."""
+    settings = Settings(data_dir=tmp_path, source_roots=(location,), max_image_bytes=1000)
+    storage = Storage(settings)
+
+    def listed(field: str, *names: str) -> Source:
+        lines = "".join(json.dumps({field: name}) + "\n" for name in names)
+        storage.write("uploads/u1", [lines.encode()], 1 << 20)
+        spec = {"type": "manifest", "upload_id": "u1", "path": "uploads/u1"}
+        return sources.open_source(spec, storage, settings)
+
+    return listed
+
+
+def test_a_manifest_of_paths_below_the_root(listed: Open, location: str) -> None:
+    source = listed("path", f"{location}/a/1.png", "a-b.png", "zoë & co.png", f"{location}/gone.png", "large.png")
+    entries = list(source.entries())
+    assert [entry.key for entry in entries] == ["a/1.png", "a-b.png", "zoë & co.png", "gone.png", "large.png"]
+    assert [source.read(entry.ref) for entry in entries[:3]] == [FILES[entry.key] for entry in entries[:3]]
+    with pytest.raises(errors.ItemNotFound):
+        source.read(entries[3].ref)
+    with pytest.raises(errors.ImageTooLarge):
+        source.read(entries[4].ref)
+
+
+def test_an_address_of_a_location_is_its_own_key(listed: Open, location: str) -> None:
+    source = listed("url", f"{location}/a/1.png")
+    (entry,) = source.entries()
+    assert (entry.key, source.read(entry.ref)) == (f"{location}/a/1.png", FILES["a/1.png"])
+
+
+@pytest.mark.parametrize("field", ["path", "url"])
+@pytest.mark.parametrize("outside", ["-beside/secret.png", "/../photos-beside/secret.png", "/..", "?x", ""])
+def test_a_manifest_stays_below_the_root(listed: Open, location: str, field: str, outside: str) -> None:
+    source = listed(field, location + outside, *(["../photos-beside/secret.png"] if field == "path" else []))
+    for entry in source.entries():
+        if entry.error is not None:
+            assert entry.error.code == "fetch_refused"
+        else:
+            with pytest.raises((errors.FetchRefused, errors.ItemNotFound, errors.FetchFailed)) as caught:
+                source.read(entry.ref)
+            # the root itself may be asked for; it is no file
+            assert isinstance(caught.value, errors.FetchRefused) or not outside
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["s3://other/photos/a.png", "gs://bucket/photos/a.png", "memory://other/a.png", "file:///etc/passwd", "ftp://a.org/b",
+     "simplecache::s3://bucket/photos/a.png", "/etc/passwd"],
+)  # fmt: skip
+@pytest.mark.parametrize("field", ["path", "url"])
+@pytest.mark.parametrize("location", ["memory"], indirect=True)
+def test_a_manifest_reaches_nothing_else(listed: Open, field: str, url: str) -> None:
+    source = listed(field, url)
+    (entry,) = source.entries()
+    with pytest.raises(errors.FetchRefused):
+        source.read(entry.ref)
 
 
 def test_a_local_location_is_a_folder(tmp_path: Path, opened: Open) -> None:

@@ -105,6 +105,13 @@ logging.getLogger("celery.app.trace").error("Task broken")
     assert found[-1]["event"] == "Task broken"
 
 
+@pytest.mark.parametrize("log_level", ["debug", "info", "error"])
+def test_libraries_that_log_their_requests_headers_never_do_so(log_level: str) -> None:
+    said = "import logging; log = logging.getLogger('botocore.endpoint'); log.{}('X-Amz-Security-Token: t')"
+    assert lines(said.format("debug"), log_level=log_level) == []
+    assert len(lines(said.format("error"), log_level=log_level)) == 1
+
+
 def test_a_thread_knows_whose_work_it_does() -> None:
     seen: list[dict[str, Any]] = []
     with structlog.contextvars.bound_contextvars(job_id="j", chunk=3, attempt=2):

@@ -60,17 +60,8 @@ def open_source(spec: Mapping[str, Any], storage: Storage, settings: Settings) -
     url = text_field(spec, "url")
     if path := _local_path(url):
         return folder.open_source({"type": "folder", "path": path}, storage, settings)
-    place = _allowed(url, settings)
-    try:
-        # what was listed once may have changed since
-        fs, path = fsspec.url_to_fs(place.url, use_listings_cache=False)
-    except ImportError as error:
-        raise errors.SourceUnreadable(
-            f"This worker cannot read {place.protocol}:// locations: {str(error)[:200]}"
-        ) from error
-    except ValueError as error:
-        raise errors.SourceUnreadable(f"There are no locations of the kind {place.protocol}://.") from error
-    return Location(fs, str(path), settings)
+    fs, path = _connected(_allowed(url, settings))
+    return Location(fs, path, settings)
 
 
 class Location:
@@ -79,8 +70,8 @@ class Location:
     def __init__(self, fs: Any, path: str, settings: Settings) -> None:
         self._fs = fs
         self._path = path.rstrip("/")
+        self._settings = settings
         self._max_bytes = settings.max_image_bytes
-        self._limit = {"timeout": fetch.timeout_s(settings)} if isinstance(fs, AsyncFileSystem) else {}
         protocol = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
         self._listing: Listing = (S3Listing if "s3" in protocol else Tree)(fs, self._path)
 
@@ -95,7 +86,7 @@ class Location:
 
     def read(self, ref: dict[str, Any]) -> bytes:
         """Return a file's bytes; raises ItemNotFound, FetchFailed, ItemTimeout, EmptyFile, ImageTooLarge."""
-        return self._read(ref["p"], self._max_bytes + 1, check=True)
+        return _read(self._fs, f"{self._path}/{ref['p']}", self._settings)
 
     def close(self) -> None:
         """Do nothing: fsspec keeps what it has open for the next."""
@@ -126,16 +117,74 @@ class Location:
         if names.is_image(found.name):
             return True
         try:
-            return found.size > 0 and formats.looks_like_image(self._read(found.name, formats.HEAD_BYTES))
+            return found.size > 0 and formats.looks_like_image(
+                _head(self._fs, f"{self._path}/{found.name}", formats.HEAD_BYTES, self._settings)
+            )
         except errors.ItemError:
             return False
 
-    def _read(self, name: str, length: int, *, check: bool = False) -> bytes:
-        with _item_errors():
-            data = self._fs.cat_file(f"{self._path}/{name}", start=0, end=length, **self._limit)
-        if check:
-            check_size(len(data), self._max_bytes)
-        return data
+
+class Remote:
+    """Single files that a manifest names by their URLs, below the remote locations among IMAGEKIN_SOURCE_ROOTS."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._roots = [place for root in settings.source_roots if _local_path(root) is None and (place := _place(root))]
+
+    def named(self, url: str) -> bool:
+        """Tell whether `url` is one of a location, not one on the web nor a path."""
+        protocol, found, _ = url.partition("://")
+        return bool(found) and protocol.isalnum() and protocol.lower() not in (*_ADDRESSES, *_LOCAL)
+
+    def absolute(self, path: str) -> str | None:
+        """Return the URL of a relative `path` where a remote location is the only root; None where it is not."""
+        roots = self._roots if len(self._settings.source_roots) == 1 else []
+        return f"{roots[0].url}/{path}" if roots and not path.startswith("/") else None
+
+    def below(self, url: str) -> str:
+        """Return the part of `url` below its root; all of it where it has none."""
+        place = _place(url)
+        root = next((root for root in self._roots if place and root.holds(place)), None)
+        return "/".join(place.parts[len(root.parts) :]) if root and place else url
+
+    def read(self, url: str) -> bytes:
+        """Return a file's bytes.
+
+        Raises FetchRefused outside of the roots; ItemNotFound, FetchFailed, ItemTimeout, EmptyFile, ImageTooLarge.
+        """
+        try:
+            fs, path = _connected(_allowed(url, self._settings))
+        except errors.SourceRefused as error:
+            raise errors.FetchRefused(error.detail) from None
+        except errors.SourceUnreadable as error:
+            raise errors.FetchFailed(error.detail) from error
+        return _read(fs, path, self._settings)
+
+
+def _connected(place: Place) -> tuple[Any, str]:
+    """Return the file system of a place and its path there; raises SourceUnreadable where this worker has none."""
+    try:
+        # what was listed once may have changed since
+        fs, path = fsspec.url_to_fs(place.url, use_listings_cache=False)
+    except ImportError as error:
+        raise errors.SourceUnreadable(
+            f"This worker cannot read {place.protocol}:// locations: {str(error)[:200]}"
+        ) from error
+    except ValueError as error:
+        raise errors.SourceUnreadable(f"There are no locations of the kind {place.protocol}://.") from error
+    return fs, str(path)
+
+
+def _read(fs: Any, path: str, settings: Settings) -> bytes:
+    data = _head(fs, path, settings.max_image_bytes + 1, settings)
+    check_size(len(data), settings.max_image_bytes)
+    return data
+
+
+def _head(fs: Any, path: str, length: int, settings: Settings) -> bytes:
+    limit = {"timeout": fetch.timeout_s(settings)} if isinstance(fs, AsyncFileSystem) else {}
+    with _item_errors():
+        return fs.cat_file(path, start=0, end=length, **limit)
 
 
 @contextmanager

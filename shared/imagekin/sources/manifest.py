@@ -1,4 +1,7 @@
-"""A manifest as a source: an upload that names images, each by its address or by its path below the source roots."""
+"""A manifest as a source: an upload that names images, each by its address or by its path below the source roots.
+
+Below a root that is a location, an image may be named by its URL there, too.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from imagekin.fetch import Fetcher
 from imagekin.sources import names
 from imagekin.sources.blob import Blob
 from imagekin.sources.interface import Entry, Fault, Source, text_field
+from imagekin.sources.location import Remote
 from imagekin.sources.records import Record, records
 from imagekin.sources.roots import Roots
 from imagekin.storage import Storage
@@ -44,6 +48,7 @@ class Manifest:
         self._blob = blob
         self._records = records(blob)
         self._roots = Roots(settings)
+        self._remote = Remote(settings)
         self._fetcher = Fetcher(settings)
         self._max_bytes = settings.max_image_bytes
         self._max_count = settings.max_archive_members
@@ -61,9 +66,9 @@ class Manifest:
             yield self._entry(record, [*record.cursor, count])
 
     def read(self, ref: dict[str, Any]) -> bytes:
-        """Return the bytes at an address or a path; raises as `Fetcher.fetch` and `Roots.read` do."""
-        if "u" in ref:
-            return self._fetcher.fetch(ref["u"])
+        """Return the bytes at an address or a path; raises as `Fetcher.fetch`, `Remote.read` and `Roots.read` do."""
+        if (url := ref.get("u")) is not None:
+            return self._remote.read(url) if self._remote.named(url) else self._fetcher.fetch(url)
         return self._roots.read(self._roots.absolute(ref["p"]), self._max_bytes)
 
     def close(self) -> None:
@@ -83,8 +88,15 @@ class Manifest:
             key, fault = url_key(fields.get("key"), url)
             return Entry(key, {"u": url}, cursor, error=fault, metadata=metadata)
         path = fields["path"]
+        if (url := self._url(path)) is not None:
+            key, fault = names.key_of(fields.get("key") or self._remote.below(url))
+            return Entry(key, {"u": url}, cursor, error=fault, metadata=metadata)
         key, fault = names.key_of(fields.get("key") or self._roots.below(path))
         return Entry(key, {"p": path}, cursor, error=fault, metadata=metadata)
+
+    def _url(self, path: str) -> str | None:
+        """Return the URL of a path below a remote location."""
+        return path if self._remote.named(path) else self._remote.absolute(path)
 
 
 def url_key(key: str | None, url: str) -> tuple[str, Fault | None]:
