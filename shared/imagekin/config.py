@@ -110,6 +110,9 @@ class Settings(BaseSettings):
         default=4 * GIGABYTE, description="Memory for warm models; least recently used go first."
     )
     matrix_memory_bytes: int = Field(default=4 * GIGABYTE, description="Memory for resident matrices of collections.")
+    cluster_memory_bytes: int = Field(
+        default=4 * GIGABYTE, ge=1, description="Bytes of vectors past which k-means goes by mini-batches."
+    )
     chunk_images: int = Field(default=64, ge=1, description="Most images of a chunk.")
     chunk_target_s: float = Field(default=1.5, gt=0, description="How long a bulk chunk should take.")
     lease_s: float = Field(default=30, gt=0, description="How long a claim holds without being renewed.")

@@ -589,6 +589,26 @@ def test_searches_and_clusterings_take_imported_vectors(
     assert client.get(f"/v1/jobs/{job['id']}/sheet").status_code == 200
 
 
+def test_a_clustering_past_its_memory_budget_goes_by_mini_batches(
+    client: httpx2.Client, server: Running, hand: Hand, crew: Crew
+) -> None:
+    """Its rows lie in a file then; each slice reads them from SQL again, as another process would."""
+    hand.collection()
+    for seed in range(0, 90, 30):
+        store(server, [near(f"{at}.jpg", at) for at in range(seed, seed + 30)])
+    small = Crew(server.settings.model_copy(update={"cluster_memory_bytes": 90 * DIM * 4 - 1}))
+    found = []
+    for each in (small, crew):
+        job = accepted(client.post("/v1/jobs/cluster", json={"collection": "archive", "n_clusters": 3}))
+        each.work()
+        found.append(client.get(f"/v1/jobs/{job['id']}/result").json())
+    small.close()
+    assert [result["batch_rows"] for result in found] == [44, None]
+    assert found[0]["assignments"] == found[1]["assignments"]
+    left = server.settings.data_dir.rglob("tmp*")
+    assert not list(left)
+
+
 # --- assign ----------------------------------------------------------------------------------------------------
 
 

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from sqlalchemy.orm import Session
 
-from imagekin import errors, jobs, ledger, models, results, vectors
+from imagekin import errors, jobs, ledger, models, results, segments, vectors
+from imagekin.config import Settings
 from imagekin.types import Algorithm, DType
 from imagekin_worker import original_kmeans
 from imagekin_worker.clustering import Clustering
 from imagekin_worker.kmeans import KMeans, default_n_init
 from imagekin_worker.leases import Lease
-from imagekin_worker.neighbors import Matrix
 from imagekin_worker.node import Node
 from imagekin_worker.residents import catch_up
 
@@ -30,13 +33,10 @@ SHARE_OF_TIME_LIMIT = 0.75
 class Pinned:
     """A collection's vectors as of one revision, in an order that every process finds again."""
 
-    def __init__(self, revision: int, matrix: Matrix) -> None:
+    def __init__(self, revision: int, ids: list[str], keys: list[str], rows: np.ndarray) -> None:
         self.revision = revision
-        self.ids = matrix.ids
-        self.keys = matrix.keys
-        self.rows = matrix.raw()
-        self._matrix = matrix
-        self.digest = hashlib.blake2b("\n".join(self.ids).encode(), digest_size=16).hexdigest()
+        self.ids, self.keys, self.rows = ids, keys, rows
+        self.digest = hashlib.blake2b("\n".join(ids).encode(), digest_size=16).hexdigest()
 
 
 @dataclass
@@ -56,12 +56,12 @@ def run(node: Node, claim: jobs.Claim, lease: Lease) -> None:
     job = node.database.read(_job, claim.job_id)
     if job.params["algorithm"] == Algorithm.KMEANS_PYTORCH:
         pinned = _pin(node, claim)
-        _write(node, claim, job, pinned, _original(node, claim, job, pinned, lease))
+        _write(node, claim, job, pinned, _original(node, claim, job, pinned, lease), batch_rows=None)
         return
     part = _resume(node, claim, job)
     deadline = time.monotonic() + SLICE_S
     if part.kmeans.advance(until=lambda: lease.lost or time.monotonic() > deadline):
-        _write(node, claim, job, part.pinned, part.kmeans.result())
+        _write(node, claim, job, part.pinned, part.kmeans.result(), part.kmeans.batch_rows)
         return
     part.saved = _packed(part)
     node.database.write(jobs.checkpoint, claim, part.saved, round(part.kmeans.progress, 4))
@@ -74,7 +74,33 @@ def _job(session: Session, job_id: str) -> models.Job:
 
 
 def _pin(node: Node, claim: jobs.Claim, revision: int | None = None) -> Pinned:
-    return Pinned(*node.database.read(catch_up, claim.collection_id, upto=revision))
+    """Return the vectors as of `revision`, or as they are; beyond the memory budget they are in a mapped file."""
+    return node.database.read(_pinned, claim, revision, node.settings)
+
+
+def _pinned(session: Session, claim: jobs.Claim, revision: int | None, settings: Settings) -> Pinned:
+    current, count = segments.head(session, claim.collection_id)
+    dim = session.get_one(models.Space, claim.space_id).dim
+    upto = current if revision is None else revision
+    if 4 * dim * count > settings.cluster_memory_bytes:
+        return _spooled(session, claim.collection_id, dim, upto, settings.data_dir)
+    _, matrix = catch_up(session, claim.collection_id, upto=upto)
+    return Pinned(upto, matrix.ids, matrix.keys, matrix.raw())
+
+
+def _spooled(session: Session, collection_id: str, dim: int, revision: int, folder: Path) -> Pinned:
+    """Write the vectors one segment after the other into a file without a name, which is gone with its mapping."""
+    ids: list[str] = []
+    keys: list[str] = []
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        for change in segments.changes(session, collection_id, 0, revision):
+            file.write(np.ascontiguousarray(change.vectors).data)
+            ids += change.ids
+            keys += change.keys
+        file.flush()
+        rows = np.memmap(file, np.float32, "r", shape=(len(ids), dim)) if ids else np.empty((0, dim), np.float32)
+    return Pinned(revision, ids, keys, rows)
 
 
 def _resume(node: Node, claim: jobs.Claim, job: models.Job) -> Slice:
@@ -98,6 +124,7 @@ def _resume(node: Node, claim: jobs.Claim, job: models.Job) -> Slice:
         seed=job.params["seed"],
         n_init=job.params.get("n_init"),
         device=node.device,
+        memory_budget_bytes=node.settings.cluster_memory_bytes,
     )
     return Slice(pinned, kmeans)
 
@@ -135,7 +162,9 @@ def _original(node: Node, claim: jobs.Claim, job: models.Job, pinned: Pinned, le
         ) from stopped
 
 
-def _write(node: Node, claim: jobs.Claim, job: models.Job, pinned: Pinned, found: Clustering) -> None:
+def _write(
+    node: Node, claim: jobs.Claim, job: models.Job, pinned: Pinned, found: Clustering, batch_rows: int | None
+) -> None:
     """Write the assignments in parts, then the summary and the centers, which end the job."""
     for first, parts in _parts(pinned, found):
         node.database.write(jobs.finalize, claim, first, parts)
@@ -147,6 +176,7 @@ def _write(node: Node, claim: jobs.Claim, job: models.Job, pinned: Pinned, found
         "revision": pinned.revision,
         "inertia": float(found.inertia),
         "iterations": int(found.iterations),
+        "batch_rows": batch_rows,
         "clusters": [
             {
                 "label": label,

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,6 +21,8 @@ from imagekin.types import Metric
 # Scores of one block of rows against all centers. More rows than the second number gain nothing on a CPU.
 CPU_BLOCK_BYTES, CPU_BLOCK_ROWS = 32 << 20, 8192
 CUDA_BLOCK_BYTES, CUDA_BLOCK_ROWS = 256 << 20, 65536
+# Rows that are copied at a time into a sample.
+GATHERED_ROWS = 4096
 # Rows that are measured in float64 at a time.
 MEASURED_ROWS = 1024
 # A vector shorter than this has no direction: its square is 0 in float32.
@@ -61,7 +64,8 @@ class Placement(NamedTuple):
 class Rows:
     """Float32 rows (n, dim) read in blocks on a device: resident there if they fit in half of what is free.
 
-    Raises InvalidRequest when `array` is not such an array. Read-only arrays and memory maps are fine.
+    Raises InvalidRequest when `array` is not such an array. Read-only arrays and memory maps are fine; `release` keeps
+    what was read of a mapped file from counting as this process's memory.
     """
 
     def __init__(self, array: np.ndarray, device: str | torch.device = "cpu") -> None:
@@ -71,6 +75,8 @@ class Rows:
             )
         self.device = torch.device(device)
         self.n, self.dim = array.shape
+        self.nbytes = array.nbytes
+        self._mapping = _mapping(array)
         # Through DLPack because torch.from_numpy warns of read-only memory.
         self._tensor = torch.from_dlpack(np.asarray(array))
         if self.device.type == "cuda" and array.nbytes < torch.cuda.mem_get_info(self.device)[0] // 2:
@@ -83,6 +89,19 @@ class Rows:
         """Return the rows at the given indices."""
         return self._tensor[index.to(self._tensor.device)].to(self.device)
 
+    def gather(self, index: np.ndarray) -> np.ndarray:
+        """Return a copy of the rows at the given indices (m, dim), in their order, read in the order of the file."""
+        gathered = np.empty((len(index), self.dim), np.float32)
+        for places in np.array_split(np.argsort(index), -(-len(index) // GATHERED_ROWS)):
+            gathered[places] = self._tensor[torch.from_numpy(index[places])].cpu().numpy()
+            self.release()
+        return gathered
+
+    def release(self) -> None:
+        """Give back the pages of a mapped file; the system still has them at hand while it has room."""
+        if self._mapping is not None:
+            self._mapping.madvise(mmap.MADV_DONTNEED)
+
     def block_rows(self, n_clusters: int) -> int:
         """Return how many rows one block holds when each is compared with `n_clusters` centers."""
         cuda = self.device.type == "cuda"
@@ -92,6 +111,17 @@ class Rows:
     def blocks(self, n_clusters: int) -> Iterator[slice]:
         step = self.block_rows(n_clusters)
         return (slice(start, min(start + step, self.n)) for start in range(0, self.n, step))
+
+
+def _mapping(array: np.ndarray) -> mmap.mmap | None:
+    """Return the mapping of the file that the array's memory is, where letting its pages go cannot lose a change."""
+    owner: object = array
+    while isinstance(owner, np.ndarray):
+        if isinstance(owner, np.memmap) and owner.mode in ("r", "r+") and hasattr(mmap, "MADV_DONTNEED"):
+            # numpy has no public name for it
+            return getattr(owner, "_mmap", None)
+        owner = owner.base
+    return None
 
 
 class Scorer:
@@ -113,6 +143,7 @@ class Scorer:
         extent = torch.empty(rows.n, dtype=torch.float32, device=rows.device)
         for block in rows.blocks(1):
             extent[block] = torch.linalg.vector_norm(rows[block] - shift, dim=1) ** 2
+            rows.release()
         if not torch.isfinite(extent).all():
             raise errors.InvalidRequest("Clustering needs finite vectors; one has NaN, infinite or huge numbers.")
         return cls(rows, metric, shift, _reciprocal(extent.sqrt_()) if metric is Metric.COSINE else extent)

@@ -13,6 +13,10 @@ SAMPLE_ROWS_PER_CLUSTER = 10
 # Squared distances below this share of the rows' own size are rounding: the rows are alike.
 ROUNDING = 1e-6
 
+# All distances within a sample at once take as long as one step for every so many of its rows: a product of a handful
+# of rows with all waits for memory, a large one does not.
+ROWS_PER_STEP = 6
+
 _WORD = (1 << 64) - 1
 
 
@@ -29,11 +33,31 @@ def sample_rows(n: int, n_clusters: int, key: tuple[int, ...]) -> np.ndarray:
     return np.sort(generator(*key, 0).choice(n, size, replace=False, shuffle=False))
 
 
+def distances_pay(sample_rows: int, steps: int) -> bool:
+    """Tell whether all `distances` of a sample are less work than those of so many steps; their memory is bounded."""
+    return sample_rows <= SAMPLE_ROWS and sample_rows < ROWS_PER_STEP * steps
+
+
+def distances(sample: torch.Tensor) -> torch.Tensor:
+    """Return the squared distances (m, m) within a sample, 0 where rows are alike."""
+    return _distances(sample, (sample**2).sum(1), torch.arange(len(sample), device=sample.device))
+
+
+def _distances(sample: torch.Tensor, squares: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Return the squared distances (index, m) of some rows of the sample to every row."""
+    sizes = squares[index][:, None] + squares
+    found = torch.addmm(sizes, sample[index], sample.T, alpha=-2)
+    found[found < ROUNDING * sizes] = 0
+    found[torch.arange(len(index), device=index.device), index] = 0
+    return found
+
+
 class Seeding:
     """Chooses rows of a sample (m, dim) one by one, far ones more likely: k-means++ (Arthur and Vassilvitskii 2007).
 
     Each step draws 2 + ln(k) candidates and keeps the one that leaves the least inertia, as scikit-learn does. `chosen`
     (indices into the sample) and `closest` (m,), the squared distance to the nearest chosen row, are its whole state.
+    The `distances` within the sample, where somebody has them, spare each step its matrix product.
     """
 
     def __init__(
@@ -44,18 +68,22 @@ class Seeding:
         *,
         chosen: torch.Tensor | None = None,
         closest: torch.Tensor | None = None,
+        distances: torch.Tensor | None = None,
     ) -> None:
         self._sample = sample
+        self._squares = (sample**2).sum(1)
+        self._known = distances
         self._key = key
         self._candidates = 2 + int(math.log(n_clusters))
-        self._squares = (sample**2).sum(1)
         self.chosen = torch.empty(0, dtype=torch.int64, device=sample.device) if chosen is None else chosen
         self.closest = torch.full_like(self._squares, math.inf) if closest is None else closest
 
     def step(self) -> None:
         """Choose one more row; one that equals a chosen one only when no other is left."""
         candidates = torch.from_numpy(self._draw()).to(self._sample.device)
-        left = torch.minimum(self.closest, self._distances(candidates))
+        known = self._known
+        away = _distances(self._sample, self._squares, candidates) if known is None else known[candidates]
+        left = torch.minimum(self.closest, away)
         best = int(left.sum(1, dtype=torch.float64).argmin())
         self.chosen = torch.cat([self.chosen, candidates[best : best + 1]])
         self.closest = left[best]
@@ -70,11 +98,3 @@ class Seeding:
             return random.choice(rest, size=1)
         points = random.random(self._candidates) * cumulative[-1]
         return np.searchsorted(cumulative, points, side="right").clip(max=len(cumulative) - 1)
-
-    def _distances(self, candidates: torch.Tensor) -> torch.Tensor:
-        """Return the squared distances (candidates, m) to every row of the sample, 0 where rows are alike."""
-        sizes = self._squares[candidates][:, None] + self._squares
-        distances = sizes - 2 * (self._sample[candidates] @ self._sample.T)
-        distances[distances < ROUNDING * sizes] = 0
-        distances[torch.arange(len(candidates)), candidates] = 0
-        return distances
