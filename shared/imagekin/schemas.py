@@ -353,6 +353,8 @@ class ClusterResult(Wire):
     seed: int
     inertia: float
     iterations: int
+    # rows of the largest mini-batch; null: every pass went over all images
+    batch_rows: int | None = None
     clusters: list[Cluster]
     assignments: list[Assignment]
 
