@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import cast
 
@@ -18,6 +19,7 @@ from imagekin.metrics import JOBS, Requests, Snapshot
 from imagekin.types import TERMINAL, ChunkStatus, JobStatus, Lane
 
 EXTENSION = "imagekin_metrics"
+_CONVERTER = re.compile(r"<\w+:")
 # A worker that was heard of within three of its heartbeats of 10 s lives.
 LIVE_S = 30
 # Counting a million chunks would take a quarter of a second at every scrape.
@@ -36,7 +38,7 @@ def register(app: flask.Flask) -> None:
     def _note(answer: flask.Response) -> flask.Response:
         # by route, not by path: a label for each id would never end
         rule = flask.request.url_rule
-        route, method = (rule.rule, flask.request.method) if rule else ("unknown", "any")
+        route, method = (_CONVERTER.sub("<", rule.rule), flask.request.method) if rule else ("unknown", "any")
         requests.count.labels(method, route, str(answer.status_code)).inc()
         requests.seconds.labels(method, route).observe(time.perf_counter() - flask.g.started)
         return answer

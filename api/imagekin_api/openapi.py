@@ -174,8 +174,18 @@ def _body(operation: Operation, by_type: dict[str, Any], definitions: dict[str, 
         content["application/json"] = {"schema": by_type[_key(operation.body)]}
     if operation.form is not None:
         form = definitions[operation.form_model.__name__]
+        fields = {name: _sayable(schema) for name, schema in form["properties"].items()}
         files = {name: dict(schema) for name, schema in operation.form.items()}
-        content["multipart/form-data"] = {"schema": {**form, "properties": {**form["properties"], **files}}}
+        content["multipart/form-data"] = {"schema": {**form, "properties": {**fields, **files}}}
     if operation.raw:
         content[_ANY_BODY] = {"schema": dict(BINARY)}
     return content or None
+
+
+def _sayable(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a field's schema without null, which a form cannot say; a field that is left out stands for it."""
+    members = [each for each in schema.get("anyOf", ()) if each.get("type") != "null"]
+    if len(members) != 1:
+        return schema
+    rest = {name: value for name, value in schema.items() if name != "anyOf" and (name, value) != ("default", None)}
+    return {**members[0], **rest}

@@ -34,7 +34,28 @@ def test_an_unknown_address_is_a_problem(client: httpx2.Client, server: Running)
 def test_an_unknown_method_is_a_problem_that_says_which_are_known(client: httpx2.Client) -> None:
     answer = client.put("/v1/collections", json={})
     check_problem(answer, 405, "method_not_allowed")
-    assert {"GET", "POST"} <= set(re.split(", *", answer.headers["Allow"]))
+    assert allowed(answer) == {"GET", "HEAD", "OPTIONS", "POST"}
+
+
+def allowed(answer: httpx2.Response) -> set[str]:
+    return set(re.split(", *", answer.headers["Allow"]))
+
+
+@pytest.mark.parametrize("word", ["embed", "search", "cluster", "assign"])
+def test_what_jobs_are_posted_to_is_no_job(client: httpx2.Client, word: str) -> None:
+    for method in ("GET", "DELETE"):
+        answer = client.request(method, f"/v1/jobs/{word}")
+        check_problem(answer, 405, "method_not_allowed")
+        assert allowed(answer) == {"OPTIONS", "POST"}
+    check_problem(client.get(f"/v1/jobs/{word}s"), 404, "job_not_found")
+
+
+def test_options_names_the_methods_of_the_document(client: httpx2.Client, document: dict[str, Any]) -> None:
+    for path, methods in document["paths"].items():
+        # a word of its own, where an id stands
+        answer = client.options(path.replace("{", "a-").replace("}", ""))
+        assert answer.status_code == 200
+        assert allowed(answer) - {"HEAD", "OPTIONS"} == {method.upper() for method in methods}, path
 
 
 @pytest.mark.parametrize(
@@ -153,7 +174,7 @@ def document(server: Running) -> dict[str, Any]:
 def test_the_document_describes_every_address(server: Running, document: dict[str, Any]) -> None:
     assert document["openapi"].startswith("3.1")
     routes = {
-        (re.sub(r"<(\w+)>", r"{\1}", rule.rule), method.lower())
+        (re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule), method.lower())
         for rule in server.app.url_map.iter_rules()
         if rule.rule.startswith("/v1/")
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}

@@ -112,13 +112,19 @@ def test_pictures_in_a_form_count_too(serve: Callable[..., Running]) -> None:
     check_problem(client.post("/v1/jobs/search", **{**sent, "files": {"image": picture(1)}}), 429, "quota_exceeded")
 
 
-def test_every_answer_has_the_security_headers(server: Running) -> None:
+def test_every_answer_has_the_security_headers(server: Running, serve: Callable[..., Running]) -> None:
     client = server.client(ADMIN_KEY)
     answers = [
         client.get(path)
         for path in ("/v1/backbones", "/v1/jobs/none", "/nothing", "/healthz", "/docs", "/openapi.json", "/metrics")
     ]
-    answers += [server.client().get("/v1/jobs"), client.post("/v1/collections", content=b"{")]
+    answers += [server.client().get("/v1/jobs"), client.post("/v1/collections", content=b"{"), client.put("/v1/jobs")]
+    answers += [client.options("/v1/jobs"), client.head("/v1/jobs"), client.get("/docs/static/docs.css")]
+    with pytest.MonkeyPatch.context() as broken:
+        broken.setattr("imagekin.collections.page", None)
+        answers.append(client.get("/v1/collections"))
+    answers.append(serve(auth="local").client().get("/v1/jobs", headers={"Host": "example.org"}))
+    assert {answer.status_code for answer in answers} == {200, 401, 403, 404, 405, 415, 500}
     for answer in answers:
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
         assert answer.headers["X-Frame-Options"] == "DENY"
@@ -126,4 +132,4 @@ def test_every_answer_has_the_security_headers(server: Running) -> None:
         assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
         assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'")
         assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"]
-        assert answer.headers["Cache-Control"] == "no-store"
+        assert answer.headers["Cache-Control"] == ("no-cache" if answer.url.path.endswith(".css") else "no-store")

@@ -39,7 +39,7 @@ def _page(
     return images.page(session, collections.get(session, owner, name), after, limit)
 
 
-@blueprint.get("/collections/<name>/images/<image_id>")
+@blueprint.get("/collections/<name>/images/<id:image_id>")
 @operation("Show an image", returns=schemas.Image, errors=MISSING)
 def show(name: str, image_id: str) -> flask.Response:
     """What is known of the image; its embedding and thumbnail have addresses of their own."""
@@ -50,7 +50,7 @@ def _view(session: Session, owner: str, name: str, image_id: str) -> schemas.Ima
     return images.view(images.get(session, collections.get(session, owner, name), image_id))
 
 
-@blueprint.patch("/collections/<name>/images/<image_id>")
+@blueprint.patch("/collections/<name>/images/<id:image_id>")
 @operation("Replace an image's metadata", body=schemas.ImagePatch, returns=schemas.Image, errors=MISSING)
 def annotate(name: str, image_id: str) -> flask.Response:
     """The metadata that is sent takes the place of all that was there."""
@@ -63,7 +63,7 @@ def _annotate(session: Session, owner: str, name: str, image_id: str, metadata: 
     return images.view(images.annotate(session, collection, image_id, metadata))
 
 
-@blueprint.delete("/collections/<name>/images/<image_id>")
+@blueprint.delete("/collections/<name>/images/<id:image_id>")
 @operation("Delete an image", status=204, errors=MISSING)
 def delete(name: str, image_id: str) -> flask.Response:
     """No search or clustering that starts from now on sees it."""

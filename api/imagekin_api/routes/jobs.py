@@ -82,7 +82,7 @@ def _word(name: str, words: type[Word]) -> Word | None:
         raise errors.InvalidRequest(detail, errors=[{"pointer": f"/{name}", "in": "query", "detail": detail}]) from None
 
 
-@blueprint.get("/jobs/<job_id>")
+@blueprint.get("/jobs/<id:job_id>")
 @operation("Show a job", returns=schemas.Job, parameters=(WAIT,), errors=(errors.JobNotFound,))
 def show(job_id: str) -> flask.Response:
     """Poll this until the status is terminal: succeeded, partial, failed or cancelled."""
@@ -105,7 +105,7 @@ def _view(session: Session, owner: str, job_id: str) -> schemas.Job:
     return jobs.view(session, job).model_copy(update={"deliveries": deliveries.attempts(session, job)})
 
 
-@blueprint.delete("/jobs/<job_id>")
+@blueprint.delete("/jobs/<id:job_id>")
 @operation("Delete a job", status=204, errors=(errors.JobNotFound, errors.JobNotFinished))
 def delete(job_id: str) -> flask.Response:
     """A finished one, with its ledger and result; what it embedded stays."""

@@ -22,7 +22,13 @@ MAX_FILENAME_CHARS = 1024
     raw=True,
     returns=schemas.Upload,
     status=201,
-    parameters=(Parameter("filename", "The file's name: the key of a single image."),),
+    parameters=(
+        Parameter(
+            "filename",
+            "The file's name: the key of a single image.",
+            {"type": "string", "maxLength": MAX_FILENAME_CHARS},
+        ),
+    ),
     errors=(errors.TooLarge, errors.QuotaExceeded, errors.Unavailable),
 )
 def create() -> flask.Response:
