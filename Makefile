@@ -15,13 +15,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test faults check format docs clean
+.PHONY: help demo up test faults benchmarks check format docs clean
 
 help:
 	@echo 'make demo [IMAGES=<folder>]   embed, search and cluster 30 drawn pictures, or your own'
 	@echo 'make up                       keep the service running on this machine'
 	@echo 'make test                     format, lint, types, import rules and all tests'
 	@echo 'make faults [SECONDS=300]     kill, freeze and fill everything; or do so at random for that long'
+	@echo 'make benchmarks               measure against other libraries; `imagekin bench` measures this machine'
 	@echo 'make format                   put the code into shape'
 	@echo 'make docs                     write the reference pages that are made of the code'
 
@@ -45,6 +46,10 @@ ifdef SECONDS
 else
 	$(BIN)/python -m pytest tests/faults -m 'faults or not faults'
 endif
+
+benchmarks: $(VENV)/.dev
+	$(PIP) install --editable '.[benchmarks]'
+	$(BIN)/python -m pytest tests/benchmarks -m benchmarks -s
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check

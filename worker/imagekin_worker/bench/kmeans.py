@@ -46,6 +46,8 @@ def against_product(bench: Workbench) -> Figure:
         bench.sizes.repetitions,
     )
     iteration = (found["many"] - found["few"]) / (many - few)
+    if iteration <= 0:
+        raise NotMeasured("the machine is too busy to tell a run from one of more iterations")
     limit = f"the product; {1 - found['product'] / iteration:.0%} goes into labels, sums and costs"
     details = {"rows": len(rows), "dim": DIM, "n_clusters": n_clusters}
     return Figure(1000 * iteration, 1000 * found["product"], "ms", iteration / found["product"], limit, details)

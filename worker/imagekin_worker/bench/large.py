@@ -18,7 +18,7 @@ def figure(bench: Workbench) -> Figure:
     """Measure jobs over 2000 x 2000 JPEGs in `fast` over `exact`, and how near the vectors are."""
     service = bench.service()
     folder = bench.drawn("large", bench.sizes.large_pictures, pictures.LARGE, bench.sizes.large_drawn)
-    warm = bench.drawn("warm", bench.sizes.large_drawn, pictures.ORDINARY)
+    warm = bench.drawn("warm", bench.sizes.warm_pictures, pictures.ORDINARY)
     vectors: dict[Precision, np.ndarray] = {}
 
     def job(precision: Precision, source: Path) -> float:

@@ -71,5 +71,5 @@ def _search(service: Service, query: bytes, collection: str) -> None:
 
 def _import(service: Service, path: Path, rows: np.ndarray, collection: str, space: str) -> None:
     keys = np.array([f"{number:08}.jpg" for number in range(len(rows))])
-    np.savez(path, keys=keys, embeddings=rows, space=np.array(space))
+    np.savez(path, keys=keys, embeddings=rows, space_id=np.array(space))
     service.client.import_vectors(path, collection).result()

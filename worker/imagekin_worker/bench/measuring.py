@@ -49,6 +49,9 @@ def _outcome(row: Row, bench: Workbench, wanted: bool) -> Outcome:
     output.say(f"{row.name}: {row.what}")
     started = time.monotonic()
     try:
-        return Outcome(row, row.measure(bench), seconds=time.monotonic() - started)
+        figure = row.measure(bench)
     except errors.ImagekinError as error:
+        output.say(f"  not measured here: {error.detail}")
         return Outcome(row, reason=error.detail, seconds=time.monotonic() - started)
+    output.say(f"  {figure.ratio:.2f}, goal {row.goal}")
+    return Outcome(row, figure, seconds=time.monotonic() - started)

@@ -6,6 +6,7 @@ JPEG decoder's time depends on; so pictures are cut out of one large field of su
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -66,6 +67,7 @@ def tiny(folder: Path, count: int) -> Path:
     return folder
 
 
+@functools.cache
 def _field(seed: int) -> NDArray[np.uint8]:
     random = np.random.default_rng(seed)
     across = np.fft.rfftfreq(_FIELD_PX).astype(np.float32)

@@ -18,8 +18,6 @@ from imagekin_worker.bench.report import Figure, NotMeasured
 from imagekin_worker.bench.workbench import DEFAULT, RESNET, Workbench
 from imagekin_worker.embedding import cores
 
-# So many pictures make a worker know a backbone's speed.
-WARM_PICTURES = 48
 DECODED_PICTURES = 64
 
 
@@ -130,7 +128,7 @@ def _measure(bench: Workbench, backbone: str) -> Rates:
     if backbone == RESNET and not bench.asked.isdisjoint({"original-class", "original-class-gpu"}):
         few = sorted(folder.iterdir())[: bench.sizes.class_pictures]
         works["original"] = lambda: original.rate(few, bench.space(backbone), bench.settings, bench.device)
-    warm = bench.drawn("warm", WARM_PICTURES if backbone == DEFAULT else WARM_PICTURES // 2, pictures.ORDINARY)
+    warm = bench.drawn("warm", bench.sizes.warm_pictures, pictures.ORDINARY)
     with service.collection(backbone, weights) as name:
         service.embed(warm, name)
     found = timing.in_turns(works, bench.sizes.repetitions)

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 class Sizes:
     """Counts, and the seconds that one measurement of a rate goes on for at least.
 
-    `repetitions`: how often what belongs together is measured in turns. `slow_pictures` go through resnet50,
-    `class_pictures` through the original class, which keeps about 0.2 GB of each.
+    `repetitions`: how often what belongs together is measured in turns. `warm_pictures` make a worker load a backbone
+    and know its speed before anything is timed. `slow_pictures` go through resnet50, `class_pictures` through the
+    original class, which keeps about 0.2 GB of each.
     """
 
     repetitions: int = 3
     rate_s: float = 1.0
+    warm_pictures: int = 32
     pictures: int = 1000
     slow_pictures: int = 200
     class_pictures: int = 12
@@ -38,12 +40,13 @@ class Sizes:
 FULL = Sizes()
 QUICK = Sizes(
     repetitions=1,
-    rate_s=0.15,
-    pictures=48,
-    slow_pictures=8,
+    rate_s=0.1,
+    warm_pictures=4,
+    pictures=32,
+    slow_pictures=6,
     class_pictures=2,
-    large_pictures=8,
-    large_drawn=4,
+    large_pictures=4,
+    large_drawn=2,
     search_rows=5_000,
     search_repeats=3,
     service_rows=500,
@@ -51,7 +54,7 @@ QUICK = Sizes(
     submits=3,
     kmeans_rows=4_000,
     kmeans_clusters=20,
-    iterations=(1, 4),
+    iterations=(1, 11),
     peer_rows=300,
     peer_clusters=8,
     load_rows=2_000,

@@ -1,0 +1,22 @@
+"""Against other libraries, on the same pictures, rows and weights, in one run: `make benchmarks`.
+
+What is measured prints a table; what is asserted is that all of them computed the same. Speed fails no test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from imagekin.config import Settings
+from imagekin_worker.bench.sizes import FULL
+from imagekin_worker.bench.workbench import Workbench
+
+
+@pytest.fixture(scope="session")
+def bench(own_environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workbench]:
+    """What `imagekin bench` measures with."""
+    folder = tmp_path_factory.mktemp("bench").resolve()
+    with Workbench(folder, FULL, Settings(), "cpu", ()) as bench:
+        yield bench
