@@ -133,6 +133,16 @@ def test_others_are_refused_in_local_mode(local: Running, path: str, headers: di
     check_problem(local.client().get(path, headers=sent), 403, "forbidden")
 
 
+@pytest.mark.parametrize(
+    ("address", "status"), [("127.0.0.1", 200), ("::1", 200), ("10.0.0.7", 403), ("elsewhere", 403)]
+)
+def test_another_machine_is_refused_in_local_mode(local: Running, address: str, status: int) -> None:
+    # a socket that listens beyond loopback is refused before; this holds where a proxy or a container forwards
+    host = f"localhost:{local.url.rsplit(':', 1)[1]}"
+    given = {"REMOTE_ADDR": address, "HTTP_HOST": host, "SERVER_PORT": host.split(":")[1]}
+    assert local.app.test_client().get("/v1/jobs", environ_overrides=given).status_code == status
+
+
 def test_a_page_of_another_site_cannot_post_in_local_mode(local: Running) -> None:
     headers = {"Origin": "https://example.org", "Content-Type": "text/plain", "Sec-Fetch-Mode": "navigate"}
     check_problem(local.client().post("/v1/collections", content=b"{}", headers=headers), 403, "forbidden")

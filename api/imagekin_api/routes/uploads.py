@@ -77,7 +77,8 @@ def _filename() -> str | None:
     _, options = parse_options_header(flask.request.headers.get("Content-Disposition", ""))
     name = flask.request.args.get("filename") or options.get("filename")
     if name is not None and (len(name) > MAX_FILENAME_CHARS or not name.isprintable()):
-        raise errors.InvalidRequest(f"A file name has at most {MAX_FILENAME_CHARS} printable characters.")
+        detail = f"A file name has at most {MAX_FILENAME_CHARS} printable characters."
+        raise errors.InvalidRequest(detail, errors=[{"pointer": "/filename", "in": "query", "detail": detail}])
     return name or None
 
 

@@ -9,7 +9,7 @@ import flask
 from sqlalchemy.orm import Session
 
 from imagekin import collections, errors, exports, jobs, models, schemas, sources
-from imagekin.types import JobKind
+from imagekin.types import JobKind, OnConflict
 from imagekin_api import bodies, intake, multipart, service
 from imagekin_api.idempotency import Idempotency
 from imagekin_api.operations import BINARY, IDEMPOTENCY_KEY, Parameter, operation
@@ -23,7 +23,11 @@ MEDIA_TYPES = {"npz": OCTETS, "parquet": PARQUET, "safetensors": OCTETS}
 FORMAT = Parameter(
     "format", "The file's format.", {"type": "string", "enum": list(exports.FORMATS), "default": DEFAULT_FORMAT}
 )
-ON_CONFLICT = Parameter("on_conflict", "As in an embed job; for a raw body.")
+ON_CONFLICT = Parameter(
+    "on_conflict",
+    "As in an embed job; for a raw body.",
+    {"type": "string", "enum": [word.value for word in OnConflict], "default": OnConflict.REPLACE.value},
+)
 CALLBACK_URL = Parameter("callback_url", "As in an embed job; for a raw body.")
 
 

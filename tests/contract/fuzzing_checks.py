@@ -1,0 +1,46 @@
+"""What schemathesis checks beside its own: loaded by its process, see test_fuzzing.py."""
+
+from __future__ import annotations
+
+import schemathesis
+
+# What no document can say beforehand: it depends on what is there, on other requests and on the settings. A code, or
+# the pointer to the field of an `invalid_request`.
+DEPENDS = {
+    "idempotency_mismatch",
+    "invalid_key",
+    "source_refused",
+    "unknown_backbone",
+    "unknown_weights",
+    "/callback_url",
+    "/clustering_id",
+    "/cursor",
+    "/file",
+    "/filename",
+    "/image",
+    "/images",
+    "/n_clusters",
+    "/query/embedding",
+    "/query/url",
+    "/source/urls",
+    "/upload_id",
+}
+# What no database keeps: an expression for it on every text would hide what the texts are.
+UNKEPT = {"The text contains a NUL character.", "The text is not valid Unicode.", "The number is too large."}
+# Who asks, what is not there, what is in the way, what has become too much.
+OTHERWISE = {401, 403, 404, 409, 410, 429, 503}
+
+
+@schemathesis.check
+def valid_requests_are_refused_only_for_what_is_there(ctx, response, case) -> None:
+    """Schemathesis's own positive_data_acceptance, which would have every valid request accepted."""
+    if case.meta is None or not case.meta.generation.mode.is_positive:
+        return
+    if response.status_code < 400 or response.status_code in OTHERWISE:
+        return
+    problem = response.json()
+    reasons = [problem["code"]]
+    if problem["code"] == "invalid_request":
+        reasons = [error["detail"] if error["detail"] in UNKEPT else error["pointer"] for error in problem["errors"]]
+    known = response.status_code == 422 and bool(reasons) and DEPENDS.union(UNKEPT).issuperset(reasons)
+    assert known, f"refused though it is valid: {problem}"
