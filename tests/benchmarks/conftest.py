@@ -6,6 +6,7 @@ What is measured prints a table; what is asserted is that all of them computed t
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -18,5 +19,6 @@ from imagekin_worker.bench.workbench import Workbench
 def bench(own_environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workbench]:
     """What `imagekin bench` measures with."""
     folder = tmp_path_factory.mktemp("bench").resolve()
-    with Workbench(folder, FULL, Settings(), "cpu", ()) as bench:
+    sizes = replace(FULL, slow_pictures=96)
+    with Workbench(folder, sizes, Settings(), "cpu", ()) as bench:
         yield bench

@@ -129,8 +129,10 @@ def _measure(bench: Workbench, backbone: str) -> Rates:
         few = sorted(folder.iterdir())[: bench.sizes.class_pictures]
         works["original"] = lambda: original.rate(few, bench.space(backbone), bench.settings, bench.device)
     warm = bench.drawn("warm", bench.sizes.warm_pictures, pictures.ORDINARY)
-    with service.collection(backbone, weights) as name:
-        service.embed(warm, name)
+    # the first loads the network; the second waits for what a worker tries out after it
+    for _ in range(2):
+        with service.collection(backbone, weights) as name:
+            service.embed(warm, name)
     found = timing.in_turns(works, bench.sizes.repetitions)
     return Rates(
         found["whole"],

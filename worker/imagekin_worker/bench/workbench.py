@@ -25,6 +25,7 @@ SEED = 2026
 _NOT_TAKEN = {
     "data_dir", "database_url", "redis_url", "storage_url", "weights_dir", "source_roots", "auth", "first_key",
     "rate_limit_per_s", "webhook_secret", "host", "port", "metrics_host", "metrics_port", "device", "warm",
+    "calibrate_after_s", "compile_after_s", "matrix_cache_dir",
 }  # fmt: skip
 
 
@@ -65,6 +66,10 @@ class Workbench:
             device=device,
             port=0,
             rate_limit_per_s=0,
+            # what a worker tries once a machine comes before anything is timed, or not at all: compiling takes longer
+            # than all that is measured here
+            calibrate_after_s=0.05,
+            compile_after_s=0,
         )
 
     def __enter__(self) -> Self:
