@@ -60,6 +60,11 @@ class Settings(BaseSettings):
         repr=False,
         description="Secret (`whsec_...`) that webhooks are signed with; empty: `callback_url` is refused.",
     )
+    webhook_previous_secret: str = Field(
+        default="",
+        repr=False,
+        description="Secret that webhooks are signed with as well, while receivers change over to the new one.",
+    )
 
     # --- the API
     host: str = Field(default="127.0.0.1", description="Address that the API listens on.")
@@ -152,7 +157,7 @@ class Settings(BaseSettings):
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
-    @field_validator("webhook_secret")
+    @field_validator("webhook_secret", "webhook_previous_secret")
     @classmethod
     def _check_secret(cls, value: str) -> str:
         if value:

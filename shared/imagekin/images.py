@@ -54,6 +54,32 @@ def _all(
             yield found[value]
 
 
+def known(
+    session: Session, collection: models.Collection, contents: Sequence[schemas.Content]
+) -> list[schemas.KnownImage]:
+    """Return those that the collection has, key and content alike; a key that cannot be one is not there."""
+    spelled = {content: key for content in contents if (key := _key(content.key)) is not None}
+    columns = sa.select(models.Image.key, models.Image.content_hash, models.Image.id)
+    mine = columns.where(models.Image.collection_id == collection.id, models.Image.deleted_at.is_(None))
+    found: dict[tuple[str, str], str] = {}
+    for some in segments.batches(list(dict.fromkeys(spelled.values()))):
+        found |= {
+            (row.key, row.content_hash): row.id for row in session.execute(mine.where(models.Image.key.in_(some)))
+        }
+    return [
+        schemas.KnownImage(key=content.key, content_hash=content.content_hash, id=id)
+        for content, key in spelled.items()
+        if (id := found.get((key, content.content_hash))) is not None
+    ]
+
+
+def _key(name: str) -> str | None:
+    try:
+        return keys.normalize(name)
+    except errors.InvalidKey:
+        return None
+
+
 def page(
     session: Session, collection: models.Collection, after: str | None, limit: int
 ) -> tuple[list[schemas.Image], str | None]:

@@ -22,6 +22,7 @@ MAX_TOP_K = 1000
 MAX_CLUSTERS = 10_000
 MAX_URLS = 10_000
 MAX_ASSIGN = 10_000
+MAX_CONTENTS = 10_000
 
 Name = Annotated[
     str,
@@ -114,6 +115,27 @@ class Embedding(Wire):
     dim: int
     dtype: DType
     embedding: list[float]
+
+
+class Content(Body):
+    """What a key stands for on the client's side: the SHA-256 of its file, in hexadecimal."""
+
+    key: Key
+    content_hash: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class KnownBody(Body):
+    images: Annotated[list[Content], Field(min_length=1, max_length=MAX_CONTENTS)]
+
+
+class KnownImage(Wire):
+    key: str
+    content_hash: str
+    id: str
+
+
+class KnownImages(Wire):
+    items: list[KnownImage]
 
 
 class Upload(Wire):

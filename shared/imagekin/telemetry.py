@@ -96,7 +96,8 @@ def _hiding(settings: Settings) -> structlog.typing.Processor:
     """Make the last step of a line: whatever brought a secret there, it does not come out."""
     urls = (settings.database_url, settings.redis_url, settings.storage_url)
     passwords = [password for url in urls if (password := _password(url))]
-    secrets = {settings.first_key, settings.webhook_secret, *passwords, *map(unquote, passwords)}
+    signing = (settings.webhook_secret, settings.webhook_previous_secret)
+    secrets = {settings.first_key, *signing, *passwords, *map(unquote, passwords)}
     # as they are, and as they stand in a line of JSON
     secrets |= {json.dumps(secret)[1:-1] for secret in secrets}
     known = sorted((secret for secret in secrets if len(secret) >= _SHORTEST_SECRET), key=len, reverse=True)

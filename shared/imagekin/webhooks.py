@@ -58,7 +58,8 @@ class Sender:
     """Sends messages; several threads may at once. Addresses are checked as those of images are."""
 
     def __init__(self, settings: Settings, resolve: Resolve = resolve) -> None:
-        self._signer = Webhook(settings.webhook_secret)
+        secrets = (settings.webhook_secret, settings.webhook_previous_secret)
+        self._signers = [Webhook(secret) for secret in secrets if secret]
         self._backend = Backend(Policy(settings.fetch_allow, resolve))
         self._pool = httpcore2.ConnectionPool(
             network_backend=self._backend, max_connections=None, max_keepalive_connections=0
@@ -98,7 +99,8 @@ class Sender:
         return {
             "webhook-id": message_id,
             "webhook-timestamp": str(int(sent_at)),
-            "webhook-signature": self._signer.sign(message_id, moment, body),
+            # a receiver accepts a message of which one signature is right, whichever secret it has
+            "webhook-signature": " ".join(signer.sign(message_id, moment, body) for signer in self._signers),
         }
 
 

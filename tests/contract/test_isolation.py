@@ -46,6 +46,7 @@ def bodies(operation: str, names: Names) -> list[dict[str, Any]]:
     form = {"data": here, "files": {"image": ("a.png", picture())}}
     known: dict[str, list[dict[str, Any]]] = {
         "images_annotate": [{"json": {"metadata": {"seen": True}}}],
+        "images_known": [{"json": {"images": [{"key": names.image_key, "content_hash": f"{0:064x}"}]}}],
         "jobs_retry": [{}, {"json": {"items": "all"}}],
         "submissions_embed": [
             {"json": {**here, "source": source}},

@@ -14,6 +14,7 @@ from imagekin.db import Database
 from receiving import SECRET
 
 TOKEN = "token-of-the-receiver"
+PREVIOUS = f"whsec_{'Prev' * 8}"
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
@@ -25,9 +26,14 @@ def test_no_secret_gets_into_the_log(
     _, key = database.write(auth.create, "ada")
     revoked, old_key = database.write(auth.create, "bob")
     database.write(auth.revoke, revoked.id)
-    secrets = [ADMIN_KEY, key, old_key, SECRET, SECRET.removeprefix("whsec_"), TOKEN]
+    secrets = [ADMIN_KEY, key, old_key, SECRET, SECRET.removeprefix("whsec_"), PREVIOUS, TOKEN]
     body = {"collection": "archive", "query": {"image_id": "a"}, "callback_url": f"https://example.org/?{TOKEN}"}
-    changes = {"WEBHOOK_SECRET": SECRET, "LOG_LEVEL": "debug", "LOG_FORMAT": log_format}
+    changes = {
+        "WEBHOOK_SECRET": SECRET,
+        "WEBHOOK_PREVIOUS_SECRET": PREVIOUS,
+        "LOG_LEVEL": "debug",
+        "LOG_FORMAT": log_format,
+    }
     with process(settings, **changes) as (_, client):
         for headers in [
             {"Authorization": f"Bearer {each}"} for each in (ADMIN_KEY, key, old_key)

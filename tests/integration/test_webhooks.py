@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from archive import Archive
+from standardwebhooks import Webhook, WebhookVerificationError
 
 from imagekin import collections, db, jobs, models, webhooks
 from imagekin.config import Settings
@@ -28,6 +29,7 @@ from imagekin_worker.courier import HANDS, Courier
 from receiving import SECRET, Receiver, answer, drip, receiver
 
 ROOT = Path(__file__).parents[2]
+NEW = "whsec_" + "N" * 32
 ONE = pytest.mark.parametrize("engine", ["sqlite"])
 
 
@@ -323,6 +325,21 @@ def test_without_a_secret_nothing_is_sent(archive: Archive, database: Database, 
     unsigned.stop()
 
 
+@ONE
+def test_while_the_secret_changes_receivers_take_messages_with_either(
+    archive: Archive, database: Database, there: Receiver, courier: Any
+) -> None:
+    old, new, other = (f"whsec_{letter * 32}" for letter in "ABC")
+    courier(webhook_secret=new, webhook_previous_secret=old)
+    job_id = ended(archive, there.url)
+    wait_for(database, job_id, attempts=1)
+    (message,) = there.messages
+    for secret in (old, new):
+        assert Webhook(secret).verify(message.body, message.headers)["data"]["id"] == job_id
+    with pytest.raises(WebhookVerificationError):
+        Webhook(other).verify(message.body, message.headers)
+
+
 def test_a_courier_killed_between_sending_and_noting_sends_the_same_again(
     archive: Archive, database: Database, there: Receiver, settings: Settings, courier: Any
 ) -> None:
@@ -389,6 +406,12 @@ def test_the_example_takes_what_is_genuine_once(
             forged = webhooks.Sender(settings.model_copy(update={"webhook_secret": "whsec_" + "A" * 32}))
             assert forged.send(url, "msg_new", body, clock) == 400
             assert again.send(url, "msg_new", body, clock - 3600) == 400
+            # the secret changes: the receiver has the old one, and then the new one
+            changed = settings.model_copy(update={"webhook_secret": NEW, "webhook_previous_secret": SECRET})
+            assert webhooks.Sender(changed).send(url, f"msg_{job_id}", body, clock) == 204
+            assert (
+                webhooks.Sender(settings.model_copy(update={"webhook_secret": NEW})).send(url, "m", body, clock) == 400
+            )
         finally:
             process.terminate()
         assert process.stdout.read().splitlines() == [f"job.cancelled {job_id}: 0 images, 0 failed"]

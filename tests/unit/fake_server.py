@@ -69,6 +69,9 @@ class FakeServer:
         self.faults: list[Answer] = []
         self.collections: dict[str, dict[str, Any]] = {}
         self.images: list[dict[str, Any]] = []
+        self.known: set[tuple[str, str]] = set()
+        self.keys: dict[str, str] = {}
+        self.uploads = 0
         self.jobs: dict[str, dict[str, Any]] = {}
         self.steps: list[dict[str, Any]] = [{"status": "succeeded", "progress": progress(total=2, done=2, embedded=2)}]
         self.results: dict[str, Any] = {}
@@ -163,6 +166,12 @@ class FakeServer:
     def list_images(self, request: Request, _name: str) -> Answer:
         return self.paged(request, self.images)
 
+    def known_images(self, request: Request, name: str) -> Answer:
+        if name not in self.collections:
+            return problem(404, "collection_not_found")
+        there = [each for each in request.json["images"] if (each["key"], each["content_hash"]) in self.known]
+        return Answer(200, {"items": [{**each, "id": "i"} for each in there]})
+
     def patch_image(self, request: Request, _name: str, image_id: str) -> Answer:
         image = next(image for image in self.images if image["id"] == image_id)
         image["metadata"] = request.json["metadata"]
@@ -185,7 +194,8 @@ class FakeServer:
         return Answer(202, self.add_job("import", {"collection": name, **request.json}))
 
     def upload(self, request: Request) -> Answer:
-        return Answer(201, {"id": "u1", "sha256": "aa", "size": len(request.body)})
+        self.uploads += 1
+        return Answer(201, {"id": f"u{self.uploads}", "sha256": "aa", "size": len(request.body)})
 
     def post_job(self, request: Request, kind: str) -> Answer:
         if request.headers["content-type"] == "application/json":
@@ -193,15 +203,22 @@ class FakeServer:
         else:
             found = re.search(rb'name="collection"\r\n\r\n(.*)\r\n', request.body)
             params = {"collection": found[1].decode() if found else ""}
+        if kind == "assign":
+            if params["clustering_id"] not in self.jobs:
+                return problem(404, "job_not_found", "There is no job with that id.")
+            params["collection"] = self.jobs[params["clustering_id"]]["collection"]
         if params.get("source", {}).get("type") == "folder" and not self.roots:
             return problem(422, "source_refused")
         if params["collection"] not in self.collections:
             return problem(404, "collection_not_found", f"There is no collection {params['collection']}.")
-        return Answer(202, self.add_job(kind, params))
+        job = self.add_job(kind, params)
+        self.keys[job["id"]] = request.headers["idempotency-key"]
+        return Answer(202, job)
 
     def list_jobs(self, request: Request) -> Answer:
         wanted = {name: values[0] for name, values in request.query.items() if name not in ("limit", "cursor")}
-        jobs = [job for job in self.jobs.values() if all(job[name] == value for name, value in wanted.items())]
+        shown = {id: {**job, "idempotency_key": self.keys.get(id)} for id, job in self.jobs.items()}
+        jobs = [self.jobs[id] for id, job in shown.items() if all(job[name] == wanted[name] for name in wanted)]
         return self.paged(request, jobs)
 
     def get_job(self, _: Request, job_id: str) -> Answer:
@@ -241,6 +258,7 @@ _ROUTES: list[tuple[str, str, Callable[..., Answer]]] = [
     ("GET", _COLLECTION, FakeServer.get_collection),
     ("DELETE", _COLLECTION, FakeServer.delete_collection),
     ("GET", f"{_COLLECTION}/images", FakeServer.list_images),
+    ("POST", f"{_COLLECTION}/images/known", FakeServer.known_images),
     ("PATCH", f"{_COLLECTION}/images/{_NAME}", FakeServer.patch_image),
     ("GET", f"{_COLLECTION}/images/{_NAME}/embedding", FakeServer.embedding),
     ("GET", f"{_COLLECTION}/images/{_NAME}/thumbnail", FakeServer.thumbnail),

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from fake_server import NOW, PNG, Answer, FakeServer, problem, progress
 from typer.testing import CliRunner
 
 from imagekin.cli.app import app
+from imagekin.client import uploads
 from imagekin.client.progress import duration
 
 NEIGHBORS = [
@@ -145,6 +147,49 @@ def test_what_failed_can_be_tried_again(call, server: FakeServer, pictures: Path
     assert "imagekin jobs retry j1" in call("embed", str(pictures), "-c", "new").err
 
 
+def test_what_is_there_is_not_sent_again(call, server: FakeServer, pictures: Path) -> None:
+    (pictures / "b.png").write_bytes(PNG + b"b")
+    (pictures / "c.png").write_bytes(PNG + b"c")
+    server.add_collection("c")
+    server.known = {(name, sha256((pictures / name).read_bytes()).hexdigest()) for name in ("a.png", "b.png")}
+    server.steps = [{"status": "partial", "progress": progress(total=1, done=1, failed=1)}]
+    done = call("embed", str(pictures), "-c", "c", "--upload")
+    assert (done.code, done.out) == (3, "3 images: 2 reused, 1 failed\n")
+    assert "3 files: 2 there already, 1 sent" in done.err
+    server.steps = [{"status": "succeeded", "progress": progress(total=1, done=1, embedded=1)}]
+    done = call("embed", str(pictures), "-c", "c", "--upload", "--json")
+    shown = json.loads(done.out)
+    assert (done.code, shown["progress"]["reused"], shown["progress"]["embedded"]) == (0, 2, 1)
+    assert shown["upload"] == {
+        "files": 3,
+        "known": 2,
+        "joined": 0,
+        "sent": 1,
+        "sent_bytes": len(server.posts("/v1/uploads")[-1].body),
+        "jobs": ["j2"],
+    }
+    server.known.add(("c.png", sha256((pictures / "c.png").read_bytes()).hexdigest()))
+    done = call("embed", str(pictures), "-c", "c", "--upload")
+    assert (done.code, done.out) == (0, "3 images: 3 reused\n")
+    assert "uploaded: 0 B, 3 files: 3 there already, 0 sent" in done.err
+    assert call("embed", str(pictures), "-c", "c", "--upload", "--no-wait").out == ""
+    assert len(server.jobs) == 2
+
+
+def test_a_folder_in_parts_is_one_result(
+    call, server: FakeServer, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "PART_FILES", 1)
+    (pictures / "b.png").write_bytes(PNG + b"b")
+    server.steps = [{"status": "partial", "progress": progress(total=1, done=1, failed=1)}]
+    done = call("embed", str(pictures), "-c", "new", "--upload")
+    assert (done.code, done.out) == (3, "2 images: 2 failed\n")
+    assert "imagekin jobs retry j1\n" in done.err
+    assert "imagekin jobs retry j2\n" in done.err
+    server.steps = [{"status": "running"}]
+    assert call("embed", str(pictures), "-c", "new", "--upload", "--no-wait").out == "j3\nj4\n"
+
+
 # --- backbones -------------------------------------------------------------------------------------------------
 
 
@@ -220,6 +265,71 @@ def test_cluster(call, server: FakeServer) -> None:
         "seed": 7,
     }
     assert json.loads(call("cluster", "-c", "c", "-k", "2", "--json").out)["clusters"][0]["size"] == 3
+
+
+# --- import and assign -----------------------------------------------------------------------------------------
+
+
+def test_import(call, server: FakeServer, tmp_path: Path) -> None:
+    server.add_collection("c")
+    (tmp_path / "c.npz").write_bytes(b"vectors")
+    done = call("import", "c.npz", "-c", "c", "--on-conflict", "skip")
+    assert (done.code, done.out) == (0, "2 images: 2 embedded\n")
+    assert "uploaded: 7 B, 1 file" in done.err
+    assert "import succeeded: 2 of 2 images" in done.err
+    assert server.posts("/v1/uploads")[0].body == b"vectors"
+    assert server.posts("/v1/collections/c/import")[0].json == {"upload_id": "u1", "on_conflict": "skip"}
+    server.steps = PARTIAL
+    done = call("import", "c.npz", "-c", "c", "--json")
+    assert (done.code, json.loads(done.out)["progress"]["failed"]) == (3, 1)
+    assert call("import", "c.npz", "-c", "c", "--no-wait").out == "j3\n"
+
+
+def test_import_of_nothing_or_into_nothing_sends_nothing(call, server: FakeServer, tmp_path: Path) -> None:
+    server.add_collection("archive")
+    done = call("import", "nowhere.npz", "-c", "archive")
+    assert done.code == 1
+    assert "nowhere.npz: No such file or directory" in done.err
+    (tmp_path / "c.npz").write_bytes(b"vectors")
+    done = call("import", "c.npz", "-c", "archiv")
+    assert done.code == 1
+    assert "Did you mean archive?" in done.err
+    assert not server.posts("/v1/uploads")
+
+
+def test_assign(call, server: FakeServer) -> None:
+    server.add_collection("c")
+    found = {"id": "i9", "key": "new.png", "label": 1, "distance": 0.25}
+    server.results["assign"] = {"clustering_id": "j1", "metric": "euclidean", "assignments": [found]}
+    assert call("cluster", "-c", "c", "-k", "2").code == 0
+    done = call("assign", "j1")
+    assert (done.code, done.out) == (0, "label\tdistance\tkey\tid\n1\t0.2500\tnew.png\ti9\n")
+    assert json.loads(call("assign", "j1", "--key", "a.png", "--key", "b.png", "--json").out)["assignments"] == [found]
+    call("assign", "j1", "--id", "i9")
+    assert call("assign", "j1", "--no-wait").out == "j5\n"
+    assert [post.json for post in server.posts("/v1/jobs/assign")] == [
+        {"clustering_id": "j1"},
+        {"clustering_id": "j1", "image_keys": ["a.png", "b.png"]},
+        {"clustering_id": "j1", "image_ids": ["i9"]},
+        {"clustering_id": "j1"},
+    ]
+    server.results["assign"]["assignments"] = []
+    assert "No image came or changed" in call("assign", "j1").err
+    server.steps = [{"status": "failed", "error": {"code": "collection_deleted", "detail": "It is gone."}}]
+    done = call("assign", "j1")
+    assert (done.code, done.out) == (1, "")
+    assert "It is gone. [collection_deleted]" in done.err
+
+
+def test_assign_to_what_is_no_finished_clustering(call, server: FakeServer) -> None:
+    done = call("assign", "j9")
+    assert done.code == 1
+    assert "imagekin jobs list" in done.err
+    server.faults = [Answer(200, {}), problem(409, "job_not_finished", "It is not finished yet.")]
+    done = call("assign", "j9")
+    assert done.code == 1
+    assert "imagekin jobs watch" in done.err
+    assert call("assign", "j9", "--key", "a", "--id", "b").code == 2
 
 
 # --- jobs and collections --------------------------------------------------------------------------------------
@@ -347,6 +457,34 @@ def test_usage(call, server: FakeServer, arguments: tuple[str, ...]) -> None:
     assert (done.code, done.out) == (2, "")
     assert done.err
     assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("imagekin se", {"search"}),
+        ("imagekin jobs re", {"retry"}),
+        ("imagekin search a.png --min", {"--min-score"}),
+        ("imagekin search a.png -c ar", {"archive", "art"}),
+        ("imagekin jobs show j", {"j1"}),
+        ("imagekin --url http://127.0.0.1:1 search a.png -c ar", set()),
+    ],
+)
+def test_completion(server: FakeServer, words: str, offered: set[str]) -> None:
+    for name in ("archive", "art", "zebra"):
+        server.add_collection(name)
+    server.add_job("cluster", {"collection": "art"})
+    asked = {"_IMAGEKIN_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    done = subprocess.run(
+        COMMAND,
+        env={**os.environ, "IMAGEKIN_URL": server.url, **asked},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert set(done.stdout.split()) == offered
+    assert done.stderr == ""
 
 
 def test_version(call) -> None:

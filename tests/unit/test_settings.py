@@ -47,6 +47,7 @@ def test_a_wrong_value_is_refused(monkeypatch: pytest.MonkeyPatch):
 SECRETS = {
     "FIRST_KEY": "ik_secret",
     "WEBHOOK_SECRET": "whsec_c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0",
+    "WEBHOOK_PREVIOUS_SECRET": "whsec_cHJldmlvdXNwcmV2aW91c3ByZXZpb3Vz",
     "DATABASE_URL": "postgresql://user:secret@host/db",
     "REDIS_URL": "redis://:secret@host",
 }
@@ -62,8 +63,9 @@ def test_secrets_are_not_shown_with_the_settings(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     "secret", ["c2VjcmV0", "whsec_", "whsec_c2VjcmV0", "whsec_" + "-" * 40, "x" + SECRETS["WEBHOOK_SECRET"]]
 )
-def test_a_weak_webhook_secret_is_refused_and_not_repeated(monkeypatch: pytest.MonkeyPatch, secret: str):
-    monkeypatch.setenv("IMAGEKIN_WEBHOOK_SECRET", secret)
+@pytest.mark.parametrize("name", ["WEBHOOK_SECRET", "WEBHOOK_PREVIOUS_SECRET"])
+def test_a_weak_webhook_secret_is_refused_and_not_repeated(monkeypatch: pytest.MonkeyPatch, name: str, secret: str):
+    monkeypatch.setenv(f"IMAGEKIN_{name}", secret)
     with pytest.raises(ValidationError, match="openssl rand") as caught:
         Settings()
     assert secret not in str(caught.value).replace("whsec_ and", "").replace("whsec_$", "")

@@ -39,6 +39,26 @@ def _page(
     return images.page(session, collections.get(session, owner, name), after, limit)
 
 
+@blueprint.post("/collections/<name>/images/known")
+@operation(
+    "Ask which images a collection has already",
+    body=schemas.KnownBody,
+    returns=schemas.KnownImages,
+    errors=(errors.CollectionNotFound,),
+)
+def known(name: str) -> flask.Response:
+    """Of keys with the SHA-256 of their files, those that are there with just this content: they need not be sent.
+
+    Content that only other keys or collections have is not among them: it is `reused`, but the job wants its bytes.
+    """
+    body = bodies.parse(schemas.KnownBody, bodies.read_json())
+    return answers.of(service.current().database.read(_known, service.owner(), name, body.images))
+
+
+def _known(session: Session, owner: str, name: str, contents: list[schemas.Content]) -> schemas.KnownImages:
+    return schemas.KnownImages(items=images.known(session, collections.get(session, owner, name), contents))
+
+
 @blueprint.get("/collections/<name>/images/<id:image_id>")
 @operation("Show an image", returns=schemas.Image, errors=MISSING)
 def show(name: str, image_id: str) -> flask.Response:

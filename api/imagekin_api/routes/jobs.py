@@ -36,14 +36,15 @@ def _words(name: str, words: type[StrEnum], description: str) -> Parameter:
         _words("status", JobStatus, "Only those with this status."),
         _words("kind", JobKind, "Only those of this kind."),
         Parameter("collection", "Only those of this collection."),
+        Parameter("idempotency_key", "Only the one that was posted under this key."),
     ),
 )
 def index() -> flask.Response:
     """The newest first."""
     status, kind = _word("status", JobStatus), _word("kind", JobKind)
     after, limit = pagination.cursor("jobs"), pagination.limit()
-    name = flask.request.args.get("collection")
-    items, last = service.current().database.read(_page, service.owner(), status, kind, name, after, limit)
+    name, key = flask.request.args.get("collection"), flask.request.args.get("idempotency_key")
+    items, last = service.current().database.read(_page, service.owner(), status, kind, name, key, after, limit)
     return answers.of(schemas.Page[schemas.Job](items=items, next_cursor=pagination.encode("jobs", last)))
 
 
@@ -53,6 +54,7 @@ def _page(
     status: JobStatus | None,
     kind: JobKind | None,
     name: str | None,
+    key: str | None,
     after: str | None,
     limit: int,
 ) -> tuple[list[schemas.Job], str | None]:
@@ -64,6 +66,8 @@ def _page(
     if name is not None:
         named = sa.select(models.Collection.id).filter_by(owner=owner, name=name, deleted_at=None)
         query = query.where(models.Job.collection_id == named.scalar_subquery())
+    if key is not None:
+        query = query.filter_by(idempotency_key=key)
     if after is not None:
         query = query.where(models.Job.id < after)
     found = session.scalars(query.limit(limit + 1)).all()

@@ -11,12 +11,14 @@ from pydantic import ValidationError
 from typer.core import TyperGroup
 
 from imagekin.cli import (
+    assigning,
     backbones,
     clustering,
     collections,
     embedding,
     exporting,
     extensions,
+    importing,
     jobs,
     output,
     searching,
@@ -76,7 +78,9 @@ app.command()(embedding.embed)
 app.command()(searching.search)
 app.command()(clustering.cluster)
 app.command("backbones")(backbones.list_backbones)
+app.command()(assigning.assign)
 app.command()(exporting.export)
+app.command("import")(importing.import_vectors)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(collections.app, name="collections")
 extensions.join(app)

@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 
 from imagekin.cli import output
-from imagekin.cli.session import AsJson, current
+from imagekin.cli.session import AsJson, complete_collection, current
 
 app = typer.Typer(help="Look at collections and delete them.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The collection.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The collection.", autocompletion=complete_collection)]
 
 
 @app.command("list")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from imagekin import errors
 from imagekin.cli import following, output
-from imagekin.cli.session import AsJson, InCollection, current
-from imagekin.client import Client, sources
+from imagekin.cli.session import INTERRUPTED, AsJson, InCollection, Wait, current
+from imagekin.client import Client, Job, Sending, sources
 from imagekin.client.progress import UploadBar
 from imagekin.types import DType, OnConflict, Precision
 
@@ -32,7 +31,7 @@ def embed(
         OnConflict | None,
         typer.Option(help="What to do where a key is there with other content.", show_default="replace"),
     ] = None,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the end of the job.")] = True,
+    wait: Wait = True,
     upload: Annotated[
         bool, typer.Option("--upload", help="Send the pictures, even where the server could read the folder.")
     ] = False,
@@ -40,24 +39,45 @@ def embed(
 ) -> None:
     """Embed pictures into a collection, which is made where there is none of that name.
 
-    Prints what became of the images, or the job's id with --no-wait.
+    What the collection has already is not sent again, so a command that was interrupted goes on where it stopped.
+    Prints what became of the images, or with --no-wait the ids of the jobs, of which a large folder has several.
     """
     # a path with a typing error must not leave an empty collection behind
     sources.resolve(paths)
     client = current(context).client(collection)
     space = {"backbone": backbone, "weights": weights, "dtype": dtype, "precision": precision}
-    with _Uploads() as uploads:
-        _ensure(client, collection, space)
-        job = client.embed(
-            paths, collection, **space, on_conflict=on_conflict, upload=upload or None, on_upload=uploads.begin
-        )
+    _ensure(client, collection, space)
+    job = _start(client, paths, collection, **space, on_conflict=on_conflict, upload=upload or None)
     if not wait:
-        output.data(job.data) if as_json else output.line(job.id)
-        output.say(f"Watch it: imagekin jobs watch {job.id}")
+        following.detach(job, as_json)
         return
     following.follow(job)
     output.data(job.data) if as_json else output.line(following.summary(job))
     following.finish(job)
+
+
+def _start(client: Client, paths: list[str], collection: str, **options: Any) -> Job[Any]:
+    """Start the job under the bar of its upload, where there is one; Ctrl-C keeps what was sent."""
+    begun: list[Sending] = []
+
+    def show(sending: Sending) -> None:
+        begun[:] = [sending]
+        bar.show(sending)
+
+    try:
+        with UploadBar() as bar:
+            job = client.embed(paths, collection, **options, on_upload=show)
+            bar.finish()
+            return job
+    except KeyboardInterrupt:
+        if not begun:
+            raise
+        kept = begun[0].jobs or begun[0].known
+        output.say(
+            f"Stopped while uploading; {'the same command goes on from here' if kept else 'no job was started'}."
+        )
+        following.leave(begun[0].jobs)
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def _ensure(client: Client, name: str, space: dict[str, str | None]) -> None:
@@ -67,27 +87,3 @@ def _ensure(client: Client, name: str, space: dict[str, str | None]) -> None:
     except errors.CollectionNotFound:
         made = client.create_collection(name, **space)
         output.say(f"New collection {made.name}: {made.backbone}, {made.weights}, {made.dim} dimensions.")
-
-
-class _Uploads:
-    """The bar of an upload, where there is one."""
-
-    def __init__(self) -> None:
-        self._bar: UploadBar | None = None
-
-    def __enter__(self) -> _Uploads:
-        return self
-
-    def begin(self, count: int, size: int) -> Callable[[int], None]:
-        self._bar = UploadBar(count, size)
-        self._bar.__enter__()
-        return self._bar.show
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if self._bar is None:
-            return
-        if kind is None:
-            self._bar.finish()
-        self._bar.__exit__(None, None, None)
-        if kind is KeyboardInterrupt:
-            output.say("Stopped while uploading; no job was started.")

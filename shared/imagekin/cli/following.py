@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import typer
@@ -25,8 +27,18 @@ def follow(job: Job[Any]) -> Job[Any]:
             bar.show(job)
             return job.wait(bar.show)
     except KeyboardInterrupt:
-        _leave(job)
+        leave([part for part in job.parts if not part.terminal])
         raise typer.Exit(INTERRUPTED) from None
+
+
+def detach(job: Job[Any], as_json: bool) -> None:
+    """Print the id of a job that nobody waits for, or its data, and say how to follow it."""
+    if as_json:
+        output.data(job.data)
+    for part in job.parts:
+        if not as_json:
+            output.line(part.id)
+        output.say(f"Watch it: imagekin jobs watch {part.id}")
 
 
 def exit_code(job: Job[Any]) -> int:
@@ -58,21 +70,32 @@ def _say_failures(job: Job[Any]) -> None:
         output.say(f"  {item.key}: {reason}")
     more = job.progress.failed - SHOWN_FAILURES
     if more > 0:
-        output.say(f"  and {more:,} more: imagekin jobs items {job.id} --status failed")
-    output.say(f"Try them again: imagekin jobs retry {job.id}")
+        output.say(f"  and {more:,} more")
+    for part in job.parts:
+        if part.progress.failed:
+            if more > 0:
+                output.say(f"All of them: imagekin jobs items {part.id} --status failed")
+            output.say(f"Try them again: imagekin jobs retry {part.id}")
 
 
-def _leave(job: Job[Any]) -> None:
-    output.say(f"Job {job.id} goes on. Watch it: imagekin jobs watch {job.id}")
-    output.say(f"Stop it:  imagekin jobs cancel {job.id}")
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+def leave(jobs: Sequence[Job[Any]]) -> None:
+    """Say that jobs go on, and on a terminal ask whether to stop them."""
+    for job in jobs:
+        output.say(f"Job {job.id} goes on. Watch it: imagekin jobs watch {job.id}")
+        output.say(f"Stop it:  imagekin jobs cancel {job.id}")
+    if not (jobs and sys.stdin.isatty() and sys.stderr.isatty()):
         return
     try:
-        if not typer.confirm("Stop it now?", default=False, err=True):
-            return
-        job.cancel()
-        output.say("Stopped; the images that were done stay.")
+        if typer.confirm("Stop it now?" if len(jobs) == 1 else "Stop them now?", default=False, err=True):
+            _stop(jobs)
     except (typer.Abort, KeyboardInterrupt):
         output.say("")
-    except errors.JobFinished:
-        output.say("It had finished already.")
+
+
+def _stop(jobs: Sequence[Job[Any]]) -> None:
+    stopped = 0
+    for job in jobs:
+        with contextlib.suppress(errors.JobFinished):
+            job.cancel()
+            stopped += 1
+    output.say("Stopped; the images that were done stay." if stopped else "It had finished already.")

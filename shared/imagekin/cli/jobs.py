@@ -8,13 +8,13 @@ from typing import Annotated, Any
 import typer
 
 from imagekin.cli import following, output
-from imagekin.cli.session import AsJson, current
+from imagekin.cli.session import AsJson, Wait, complete_collection, complete_job, current
 from imagekin.client import Job
 from imagekin.types import ItemStatus, JobKind, JobStatus
 
 app = typer.Typer(help="Look at jobs and steer them.", no_args_is_help=True)
 
-JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.", autocompletion=complete_job)]
 
 
 @app.command("list")
@@ -23,7 +23,14 @@ def list_jobs(
     status: Annotated[JobStatus | None, typer.Option(help="Only jobs with this status.")] = None,
     kind: Annotated[JobKind | None, typer.Option(help="Only jobs of this kind.")] = None,
     collection: Annotated[
-        str | None, typer.Option("--collection", "-c", metavar="NAME", help="Only jobs of this collection.")
+        str | None,
+        typer.Option(
+            "--collection",
+            "-c",
+            metavar="NAME",
+            help="Only jobs of this collection.",
+            autocompletion=complete_collection,
+        ),
     ] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 20,
     as_json: AsJson = False,
@@ -98,7 +105,7 @@ def retry(
     context: typer.Context,
     job_id: JobId,
     everything: Annotated[bool, typer.Option("--all", help="All images, not only the failed ones.")] = False,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the end of the job.")] = True,
+    wait: Wait = True,
     as_json: AsJson = False,
 ) -> None:
     """Put the failed images of a finished job into a new one."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import itertools
+from collections.abc import Callable, Iterable
 from typing import Annotated
 
 import typer
@@ -13,6 +15,7 @@ from imagekin.client import Client, Unreachable
 from imagekin.schemas import Name
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the end of the job.")]
 
 
 def _name(value: str) -> str:
@@ -25,9 +28,38 @@ def _name(value: str) -> str:
         ) from None
 
 
+def _complete(context: typer.Context, names: Callable[[Client], Iterable[str]], begun: str) -> list[str]:
+    """Ask the server for names to complete; one that does not answer at once has none."""
+    url = context.find_root().params.get("url")
+    try:
+        with Client(url, timeout_s=COMPLETION_TIMEOUT_S, retries=0) as client:
+            return [name for name in names(client) if name.startswith(begun)]
+    except errors.ImagekinError:
+        return []
+
+
+def complete_collection(context: typer.Context, incomplete: str) -> list[str]:
+    return _complete(context, lambda client: (found.name for found in client.collections()), incomplete)
+
+
+def complete_job(context: typer.Context, incomplete: str) -> list[str]:
+    def newest(client: Client) -> Iterable[str]:
+        return (job.id for job in itertools.islice(client.jobs(), COMPLETED_JOBS))
+
+    return _complete(context, newest, incomplete)
+
+
 _NAME = TypeAdapter(Name)
 InCollection = Annotated[
-    str, typer.Option("--collection", "-c", metavar="NAME", help="The collection.", callback=_name)
+    str,
+    typer.Option(
+        "--collection",
+        "-c",
+        metavar="NAME",
+        help="The collection.",
+        callback=_name,
+        autocompletion=complete_collection,
+    ),
 ]
 
 SUCCESS = 0
@@ -35,6 +67,9 @@ FAILURE = 1
 USAGE = 2
 PARTIAL = 3
 INTERRUPTED = 130
+
+COMPLETION_TIMEOUT_S = 2.0
+COMPLETED_JOBS = 100
 
 
 class Session:
@@ -70,6 +105,8 @@ class Session:
             return "`imagekin backbones` lists the networks and their weights."
         if isinstance(error, errors.JobNotFound):
             return "`imagekin jobs list` shows the jobs there are."
+        if isinstance(error, errors.JobNotFinished):
+            return "`imagekin jobs watch JOB` follows it to its end."
         return ""
 
     def _near(self) -> str:

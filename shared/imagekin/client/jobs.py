@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, Generic, Literal, Self, TypeVar
 from urllib.parse import quote
@@ -70,6 +70,11 @@ class Job(Generic[R]):
     @property
     def progress(self) -> schemas.Progress:
         return self.data.progress
+
+    @property
+    def parts(self) -> Sequence[Job[Any]]:
+        """The jobs that this one is made of: itself, but for a folder that was sent."""
+        return [self]
 
     @property
     def error(self) -> schemas.Error | None:

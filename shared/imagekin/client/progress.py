@@ -8,8 +8,10 @@ from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
+from rich.table import Column
 from rich.text import Text
 
+from imagekin.client.groups import Sending
 from imagekin.client.jobs import Job
 from imagekin.types import JobKind, JobStatus
 
@@ -20,6 +22,10 @@ RATE_S = 0.5
 
 
 class _Detail(ProgressColumn):
+    def __init__(self) -> None:
+        # one line stays one line, and where it is too long its end goes
+        super().__init__(Column(no_wrap=True, overflow="ellipsis"))
+
     def render(self, task: Task) -> Text:
         return Text(task.fields.get("detail", ""), style="dim")
 
@@ -76,25 +82,40 @@ class Bar:
 
 
 class UploadBar(Bar):
-    """An upload of `count` files and `size` bytes."""
+    """An upload, whose files the server may have already."""
 
-    def __init__(self, count: int, size: int, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None) -> None:
         super().__init__(console)
-        self._size = size
-        self._files = f"{count:,} file{'' if count == 1 else 's'}"
+        self._sending = Sending(0, 0)
         self._started = time.monotonic()
 
-    def show(self, sent: int) -> None:
-        """Show an upload after `sent` bytes; tar headers count a little on top, so the number is held at the size."""
-        sent = min(sent, self._size)
-        took_s = time.monotonic() - self._started
-        detail = self._files
-        if took_s > RATE_S and 0 < sent < self._size:
-            detail = f"{_size(sent / took_s)}/s, {duration((self._size - sent) * took_s / sent)} left"
-        self.update("uploading", sent, self._size, f"{_size(sent)} of {_size(self._size)}", detail)
+    def show(self, sending: Sending) -> None:
+        """Show how far an upload is."""
+        self._sending = sending
+        done, took_s = sending.done_bytes, time.monotonic() - self._started
+        parts = [self._told(sending)]
+        if took_s > RATE_S and sending.sent_bytes and done < sending.size:
+            parts = [
+                f"{_size(sending.sent_bytes / took_s)}/s",
+                f"{duration((sending.size - done) * took_s / done)} left",
+            ]
+            parts += [f"{sending.known:,} known"] if sending.known else []
+        self.update("uploading", done, sending.size, f"{_size(done)} of {_size(sending.size)}", ", ".join(parts))
 
     def finish(self) -> None:
-        self.update("uploaded", self._size, self._size, _size(self._size), self._files, final=True)
+        """Say what was sent and what was there already, where anything was to be sent."""
+        sending = self._sending
+        if sending.files:
+            whole = not (sending.known or sending.joined)
+            count = _size(sending.size if whole else sending.sent_bytes)
+            self.update("uploaded", sending.size, sending.size, count, self._told(sending), final=True)
+
+    @staticmethod
+    def _told(sending: Sending) -> str:
+        files = f"{sending.files:,} file{'' if sending.files == 1 else 's'}"
+        there = [f"{sending.known:,} there already"] if sending.known else []
+        there += [f"{sending.joined:,} under way from an earlier run"] if sending.joined else []
+        return f"{files}: {', '.join([*there, f'{sending.sent:,} sent'])}" if there else files
 
 
 class DownloadBar(Bar):

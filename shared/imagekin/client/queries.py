@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,29 +17,41 @@ from imagekin.client.bodies import Body
 
 Picture = str | os.PathLike[str] | bytes | BinaryIO
 
+QUERIES = ("image_id", "image_key", "embedding", "url")
 _NAMELESS = "query"
 
 
-def body(
-    form: schemas.SearchForm,
-    picture: Picture | None,
-    *,
-    image_id: str | None,
-    image_key: str | None,
-    embedding: ArrayLike | None,
-    url: str | None,
-) -> Body:
+class Options(TypedDict, total=False):
+    """What a search takes beside its picture and collection; see `Client.search`."""
+
+    image_id: str | None
+    image_key: str | None
+    embedding: ArrayLike | None
+    url: str | None
+    top_k: int
+    min_score: float | None
+    exclude_query: bool
+    filter: Mapping[str, Any] | None
+
+
+def body(picture: Picture | None, collection: str, callback_url: str | None, options: Options) -> Body:
     """Make the body of a search for exactly one of the queries; raises `InvalidRequest` for none or several."""
+    given: dict[str, Any] = {"picture": picture, **dict.fromkeys(QUERIES), **options}
+    form = bodies.model(
+        schemas.SearchForm,
+        collection=collection,
+        callback_url=callback_url,
+        **{name: value for name, value in given.items() if name not in ("picture", *QUERIES)},
+    )
     if isinstance(picture, str) and picture.startswith(("http://", "https://")):
-        picture, url = None, picture
-    given = {"picture": picture, "image_id": image_id, "image_key": image_key, "embedding": embedding, "url": url}
-    named = {name: value for name, value in given.items() if value is not None}
+        given |= {"picture": None, "url": picture}
+    named = {name: given[name] for name in ("picture", *QUERIES) if given[name] is not None}
     if len(named) != 1:
-        raise errors.InvalidRequest(f"Give one query out of {', '.join(given)}, not {len(named)}.")
-    if picture is not None:
-        return _form(form, picture)
-    if embedding is not None:
-        named["embedding"] = _vector(embedding)
+        raise errors.InvalidRequest(f"Give one query out of picture, {', '.join(QUERIES)}, not {len(named)}.")
+    if given["picture"] is not None:
+        return _form(form, given["picture"])
+    if "embedding" in named:
+        named["embedding"] = _vector(named["embedding"])
     return bodies.of_json({**_fields(form), "query": named})
 
 

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Self, Unpack
 from urllib.parse import quote
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from imagekin import errors, schemas
-from imagekin.client import bodies, exports, queries, sources, uploads
+from imagekin.client import bodies, embedding, exports, posting, queries, sending, sources
 from imagekin.client.bodies import Body, Sent
 from imagekin.client.exports import Vectors
 from imagekin.client.jobs import Job
-from imagekin.client.sources import Archive, Folder, Given, Location, Manifest, Picture, Urls
+from imagekin.client.sources import Given
 from imagekin.client.transport import Transport, ignore, parse
 from imagekin.types import Algorithm, DType, JobKind, JobStatus, Metric, OnConflict, Precision
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 TIMEOUT_S = 60.0
 RETRIES = 5
-UPLOADED_EXTRA_S = 540  # a server that hashes and stores 20 GiB answers late
-
-# Called with (files, bytes) when an upload begins, it gives what is called with the bytes sent so far.
-UploadWatch = Callable[[int, int], Sent]
 
 
 class Client:
@@ -107,6 +103,14 @@ class Client:
     def images(self, collection: str) -> Iterator[schemas.Image]:
         return self._transport.pages(f"{_collection(collection)}/images", schemas.Image)
 
+    def known(self, collection: str, contents: Mapping[str, str]) -> set[str]:
+        """Tell for which keys a collection has just this content, the SHA-256 of a file in hexadecimal."""
+        pairs = iter(contents.items())
+        found: set[str] = set()
+        while some := list(itertools.islice(pairs, schemas.MAX_CONTENTS)):
+            found |= sending.known(self._transport, collection, some)
+        return found
+
     def image(self, collection: str, image_id: str) -> schemas.Image:
         return self._transport.get(_image(collection, image_id), schemas.Image)
 
@@ -173,14 +177,14 @@ class Client:
         """
         upload = self.upload(source, sent=sent)
         body = bodies.json(schemas.ImportBody, upload_id=upload.id, on_conflict=on_conflict, callback_url=callback_url)
-        return self._post_job(f"{_collection(collection)}/import", body, idempotency_key)
+        return posting.job(self._transport, f"{_collection(collection)}/import", body, idempotency_key)
 
     # --- uploads -----------------------------------------------------------------------------------------------
 
     def upload(self, source: str | os.PathLike[str] | BinaryIO | bytes, *, sent: Sent | None = None) -> schemas.Upload:
         """Upload an archive, an image or a manifest as it is; `sent` is called with the bytes sent so far."""
         given = Path(source).expanduser() if isinstance(source, str | PurePath) else source
-        return self._upload(bodies.of_file(given, sent))  # pyright: ignore[reportArgumentType]
+        return posting.upload(self._transport, bodies.of_file(given, sent))  # pyright: ignore[reportArgumentType]
 
     def delete_upload(self, upload_id: str) -> None:
         self._transport.send("DELETE", f"/v1/uploads/{_quoted(upload_id)}", ignore, safe=False)
@@ -200,7 +204,7 @@ class Client:
         upload: bool | None = None,
         callback_url: str | None = None,
         idempotency_key: str | None = None,
-        on_upload: UploadWatch | None = None,
+        on_upload: sending.Watch | None = None,
     ) -> Job[schemas.EmbedResult]:
         """Embed images into a collection, which is created when it is not there.
 
@@ -210,86 +214,39 @@ class Client:
         listed ones by file name, or below their common folder where file names repeat.
         backbone, weights, dtype, precision: the space of a new collection; one that is there must have it.
         upload: a folder is read in place by a server on this machine that is allowed to, else uploaded; True always
-        uploads, False never.
+        uploads, False never. What the collection has under the same key is not sent again, so an upload that was
+        interrupted goes on where it stopped; the rest goes in parts, each a job, which a `JobGroup` shows as one. With
+        an idempotency key or a callback everything is sent, as one job.
+        on_upload: is called with a `Sending` as an upload goes on.
         Raises `FileNotFoundError`, `EmptySource`, `Conflict` where the collection has another space.
         """
         resolved = sources.resolve(source)
         self._ensure(collection, {"backbone": backbone, "weights": weights, "dtype": dtype, "precision": precision})
-        key = idempotency_key or str(uuid.uuid4())
-        fields = {"collection": collection, "on_conflict": on_conflict, "callback_url": callback_url}
-        if isinstance(resolved, Picture):
-            given = {name: str(value) for name, value in fields.items() if value is not None}
-            form = bodies.of_form("images", resolved.path, resolved.path.name, given)
-            return self._submit(JobKind.EMBED, form, key)
-        if isinstance(resolved, Folder) and (self._transport.local if upload is None else not upload):
-            in_place = {"type": "folder", "path": str(resolved.path.resolve())}
-            try:
-                return self._submit(JobKind.EMBED, bodies.json(schemas.EmbedBody, source=in_place, **fields), key)
-            except errors.SourceRefused:
-                if upload is False:
-                    raise
-        sent = self._sent(resolved, on_upload)
-        return self._submit(JobKind.EMBED, bodies.json(schemas.EmbedBody, source=sent, **fields), key)
+        request = embedding.Request(self._transport, collection, on_conflict, callback_url, idempotency_key, on_upload)
+        return request.post(resolved, upload)
 
     def search(
-        self,
-        picture: queries.Picture | None = None,
-        *,
-        collection: str,
-        image_id: str | None = None,
-        image_key: str | None = None,
-        embedding: ArrayLike | None = None,
-        url: str | None = None,
-        top_k: int = 10,
-        min_score: float | None = None,
-        exclude_query: bool = True,
-        filter: Mapping[str, Any] | None = None,
+        self, picture: queries.Picture | None = None, *, collection: str, **options: Unpack[queries.Options]
     ) -> schemas.SearchResult:
         """Find the images nearest to a picture (path, bytes, open file or URL), a stored image or an embedding (dim,).
 
-        exclude_query: a stored image is not among its own neighbors. filter: only images whose metadata have these
-        values. Waits for the answer; raises the job's error when it fails. `search_job` doesn't wait.
+        One query of: picture, image_id, image_key, embedding, url. top_k: how many, 10 by default. min_score: none
+        less similar than this. exclude_query: a stored image is not among its own neighbors (True). filter: only
+        images whose metadata have these values. Waits for the answer; raises the job's error when it fails.
         """
-        return self.search_job(
-            picture,
-            collection=collection,
-            image_id=image_id,
-            image_key=image_key,
-            embedding=embedding,
-            url=url,
-            top_k=top_k,
-            min_score=min_score,
-            exclude_query=exclude_query,
-            filter=filter,
-        ).result()
+        return self.search_job(picture, collection=collection, **options).result()
 
     def search_job(
         self,
         picture: queries.Picture | None = None,
         *,
         collection: str,
-        image_id: str | None = None,
-        image_key: str | None = None,
-        embedding: ArrayLike | None = None,
-        url: str | None = None,
-        top_k: int = 10,
-        min_score: float | None = None,
-        exclude_query: bool = True,
-        filter: Mapping[str, Any] | None = None,
         callback_url: str | None = None,
         idempotency_key: str | None = None,
+        **options: Unpack[queries.Options],
     ) -> Job[schemas.SearchResult]:
         """Start a search, as `search` does, and give the job."""
-        form = bodies.model(
-            schemas.SearchForm,
-            collection=collection,
-            top_k=top_k,
-            min_score=min_score,
-            exclude_query=exclude_query,
-            filter=None if filter is None else dict(filter),
-            callback_url=callback_url,
-        )
-        body = queries.body(form, picture, image_id=image_id, image_key=image_key, embedding=embedding, url=url)
+        body = queries.body(picture, collection, callback_url, options)
         return self._submit(JobKind.SEARCH, body, idempotency_key)
 
     def cluster(
@@ -342,9 +299,11 @@ class Client:
         status: JobStatus | str | None = None,
         kind: JobKind | str | None = None,
         collection: str | None = None,
+        idempotency_key: str | None = None,
     ) -> Iterator[Job[Any]]:
-        """Iterate over jobs, the newest first."""
-        found = self._transport.pages("/v1/jobs", schemas.Job, status=status, kind=kind, collection=collection)
+        """Iterate over jobs, the newest first; under an idempotency key there is one at most."""
+        wanted = {"status": status, "kind": kind, "collection": collection, "idempotency_key": idempotency_key}
+        found = self._transport.pages("/v1/jobs", schemas.Job, **wanted)
         return (Job(self._transport, data) for data in found)
 
     def job(self, job_id: str) -> Job[Any]:
@@ -354,31 +313,7 @@ class Client:
     # --- inside ------------------------------------------------------------------------------------------------
 
     def _submit(self, kind: JobKind, body: Body, key: str | None) -> Job[Any]:
-        return self._post_job(f"/v1/jobs/{kind}", body, key)
-
-    def _post_job(self, path: str, body: Body, key: str | None) -> Job[Any]:
-        headers = {"idempotency-key": key or str(uuid.uuid4())}
-        return Job(self._transport, self._transport.post(path, schemas.Job, body, headers=headers))
-
-    def _upload(self, body: Body) -> schemas.Upload:
-        kind = {"content-type": "application/octet-stream"}
-        return self._transport.post("/v1/uploads", schemas.Upload, body, headers=kind, extra_s=UPLOADED_EXTRA_S)
-
-    def _sent(self, source: sources.Source, on_upload: UploadWatch | None) -> dict[str, Any]:
-        """Send what has to be sent, and give the source that the job names."""
-        if isinstance(source, Location):
-            return {"type": "location", "url": source.url}
-        if isinstance(source, Urls):
-            if len(source.items) <= schemas.MAX_URLS:
-                return {"type": "urls", "urls": source.items}
-            return {"type": "manifest", "upload_id": self._upload(bodies.of_file(source.manifest())).id}
-        if isinstance(source, Archive | Manifest | Picture):
-            sent = on_upload(1, source.path.stat().st_size) if on_upload else None
-            kind = "manifest" if isinstance(source, Manifest) else "upload"
-            return {"type": kind, "upload_id": self._upload(bodies.of_file(source.path, sent)).id}
-        count, size = uploads.measure(source)
-        sent = on_upload(count, size) if on_upload else None
-        return {"type": "upload", "upload_id": self._upload(bodies.of_pieces(lambda: uploads.tar(source), sent)).id}
+        return posting.job(self._transport, f"/v1/jobs/{kind}", body, key)
 
     def _ensure(self, name: str, space: dict[str, Any]) -> None:
         """Create the collection where it is not there; raises `Conflict` where it has another space."""

@@ -6,17 +6,25 @@ so that the same pictures make the same bytes, and the service finds the same jo
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import tarfile
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagekin import errors, formats
+from imagekin import errors, formats, schemas
 from imagekin.client.bodies import CHUNK_BYTES
+
+# What an interrupted upload loses at most, and what the server is asked about at once.
+PART_BYTES = 256 << 20
+PART_FILES = schemas.MAX_CONTENTS
+# Hashing leaves the interpreter's lock, so that threads keep up with a fast disk.
+HASHERS = 4
 
 _log = logging.getLogger("imagekin")
 
@@ -73,10 +81,64 @@ def measure(files: Iterable[File]) -> tuple[int, int]:
     count = size = 0
     for file in files:
         count += 1
-        size += file.path.stat().st_size
+        size += size_of(file)
     if not count:
         raise errors.EmptySource("There is no picture in the source; nothing was sent.")
     return count, size
+
+
+@dataclass(frozen=True, slots=True)
+class Hashed:
+    """A file with its size and the SHA-256 of its content, None where it cannot be read."""
+
+    file: File
+    size: int
+    content_hash: str | None
+
+
+def parts(files: Iterable[File]) -> Generator[list[Hashed]]:
+    """Yield the files, hashed, in runs of bounded size; a run is hashed while its predecessor is being used."""
+    with ThreadPoolExecutor(HASHERS, thread_name_prefix="hash") as pool:
+        try:
+            before: Iterator[Hashed] | None = None
+            for run in _runs(files):
+                after = pool.map(_hashed, *zip(*run, strict=True))
+                if before is not None:
+                    yield list(before)
+                before = after
+            if before is not None:
+                yield list(before)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _runs(files: Iterable[File]) -> Iterator[list[tuple[File, int]]]:
+    run: list[tuple[File, int]] = []
+    total = 0
+    for file in files:
+        size = size_of(file)
+        if run and (total + size > PART_BYTES or len(run) == PART_FILES):
+            yield run
+            run, total = [], 0
+        run.append((file, size))
+        total += size
+    if run:
+        yield run
+
+
+def size_of(file: File) -> int:
+    try:
+        return file.path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _hashed(file: File, size: int) -> Hashed:
+    try:
+        with file.path.open("rb") as opened:
+            return Hashed(file, size, hashlib.file_digest(opened, "sha256").hexdigest())
+    except OSError:
+        return Hashed(file, size, None)
 
 
 def looks_like_image(path: Path) -> bool:

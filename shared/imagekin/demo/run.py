@@ -116,20 +116,9 @@ def purity(groups: Sequence[Sequence[Any]]) -> float:
 
 
 def _embed(client: Client, folder: Path, collection: str, *, upload: bool | None) -> Job[EmbedResult]:
-    bars: list[UploadBar] = []
-
-    def begin(count: int, size: int) -> Callable[[int], None]:
-        bars.append(UploadBar(count, size))
-        bars[0].__enter__()
-        return bars[0].show
-
-    try:
-        job = client.embed(folder, collection, upload=upload, on_upload=begin)
-        if bars:
-            bars[0].finish()
-    finally:
-        for bar in bars:
-            bar.__exit__(None, None, None)
+    with UploadBar() as bar:
+        job = client.embed(folder, collection, upload=upload, on_upload=bar.show)
+        bar.finish()
     return _followed(job)
 
 

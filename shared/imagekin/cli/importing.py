@@ -1,0 +1,48 @@
+"""`imagekin import`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from imagekin.cli import following, output
+from imagekin.cli.session import AsJson, InCollection, Wait, current
+from imagekin.client import sending
+from imagekin.client.progress import UploadBar
+from imagekin.types import OnConflict
+
+
+def import_vectors(
+    context: typer.Context,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="An npz or Parquet file, as `imagekin export` writes it.")
+    ],
+    collection: InCollection,
+    on_conflict: Annotated[
+        OnConflict | None,
+        typer.Option(help="What to do where a key is there with another vector.", show_default="replace"),
+    ] = None,
+    wait: Wait = True,
+    as_json: AsJson = False,
+) -> None:
+    """Put the vectors of a file into a collection of the same space, which must be there.
+
+    Prints what became of the rows, or the job's id with --no-wait.
+    """
+    path = file.expanduser()
+    size = path.stat().st_size
+    client = current(context).client(collection)
+    # before a large file is on its way to a name with a typing error
+    client.collection(collection)
+    with UploadBar() as bar:
+        sent = sending.watched(1, size, bar.show)
+        job = client.import_vectors(path, collection, on_conflict=on_conflict, sent=sent)
+        bar.finish()
+    if not wait:
+        following.detach(job, as_json)
+        return
+    following.follow(job)
+    output.data(job.data) if as_json else output.line(following.summary(job))
+    following.finish(job)

@@ -1,0 +1,187 @@
+"""A folder that went to the service in parts: its jobs, seen as one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal, Self
+
+from imagekin import errors, schemas
+from imagekin.client.jobs import Job
+from imagekin.client.transport import Transport
+from imagekin.types import ItemStatus, JobKind, JobStatus
+
+
+@dataclass
+class Sending:
+    """How far an upload of `files` files and `size` bytes is.
+
+    known: files that the collection has already; joined: files that a job of an earlier run is at work on. Neither
+    is sent. sent: files that went, sent_bytes: all bytes that went, those of the part under way included.
+    """
+
+    files: int
+    size: int
+    known: int = 0
+    known_bytes: int = 0
+    joined: int = 0
+    joined_bytes: int = 0
+    sent: int = 0
+    sent_bytes: int = 0
+    jobs: list[Job[schemas.EmbedResult]] = field(default_factory=list)
+
+    @property
+    def done_bytes(self) -> int:
+        """How much of `size` need not be sent any more; what a tar adds to the files is not part of it."""
+        return min(self.size, self.known_bytes + self.joined_bytes + self.sent_bytes)
+
+
+class SentFiles(schemas.Wire):
+    """What was sent and what was not; see `Sending`."""
+
+    files: int
+    known: int
+    joined: int
+    sent: int
+    sent_bytes: int
+    jobs: list[str]
+
+
+class GroupData(schemas.Job):
+    """Several jobs as one: `id` is the first one's, empty where nothing had to be sent; `upload.jobs` are all."""
+
+    upload: SentFiles
+
+
+class JobGroup(Job[schemas.EmbedResult]):
+    """The jobs of a folder as one, whose `progress` counts what the collection had before as `reused`."""
+
+    def __init__(self, transport: Transport, collection: str, sending: Sending) -> None:
+        self._collection = collection
+        self._begun_at = datetime.now(UTC)
+        self.sending = sending
+        super().__init__(transport, self._merged())
+
+    @property
+    def parts(self) -> Sequence[Job[Any]]:
+        return self.sending.jobs
+
+    def items(self, status: ItemStatus | str | None = None) -> Iterator[schemas.Item]:
+        """Iterate over the ledgers of the jobs; what the collection had before is in none."""
+        for job in self.parts:
+            yield from job.items(status)
+
+    def result(self) -> schemas.EmbedResult:
+        """Wait for the jobs and sum them up; raises the error of the first that failed where none did anything."""
+        self.wait().raise_for_status()
+        counts = self.progress.model_dump(include=set(schemas.EmbedResult.model_fields))
+        return schemas.EmbedResult(**{**counts, "collection": self._collection})
+
+    def sheet(self, label: int | None = None) -> bytes:
+        raise errors.Conflict("An embed job has no contact sheet; search or cluster its collection.")
+
+    def cancel(self) -> Self:
+        """Ask all jobs to stop; raises `JobFinished` where all had ended."""
+        ended = 0
+        for job in self.parts:
+            try:
+                job.cancel()
+            except errors.JobFinished:
+                ended += 1
+        if ended == len(self.parts):
+            raise errors.JobFinished()
+        return self.refresh()
+
+    def retry(self, items: Literal["failed", "all"] = "failed") -> JobGroup:
+        """Put the failed images, or all that were sent, into new jobs."""
+        chosen = [job for job in self.parts if items == "all" or job.progress.failed or job.status is JobStatus.FAILED]
+        again = [job.retry(items) for job in chosen]
+        count = sum(job.progress.total or 0 if items == "all" else job.progress.failed for job in chosen)
+        return JobGroup(self._transport, self._collection, Sending(count, 0, sent=count, jobs=again))
+
+    def delete(self) -> None:
+        """Delete the terminal jobs with their ledgers."""
+        for job in self.parts:
+            job.delete()
+
+    def _look(self, hold_s: int) -> Self:
+        for job in self.parts:
+            if job.terminal:
+                continue
+            job._look(hold_s)
+            if not job.terminal:
+                # the later ones have hardly begun
+                break
+            hold_s = 0
+        self.data = self._merged()
+        return self
+
+    def _merged(self) -> GroupData:
+        datas = [job.data for job in self.parts]
+        ends = [data.finished_at for data in datas if data.finished_at]
+        status = self._status()
+        first = next((data for data in datas if not data.status.terminal), None)
+        return GroupData(
+            id=datas[0].id if datas else "",
+            kind=JobKind.EMBED,
+            status=status,
+            collection=self._collection,
+            params=datas[0].params if datas else {},
+            progress=self._progress(),
+            queue_position=first.queue_position if first else None,
+            created_at=min((data.created_at for data in datas), default=self._begun_at),
+            started_at=min((data.started_at for data in datas if data.started_at), default=None),
+            finished_at=max(ends, default=self._begun_at) if status.terminal else None,
+            expires_at=min((data.expires_at for data in datas if data.expires_at), default=None),
+            parent_id=datas[0].parent_id if datas else None,
+            error=next((data.error for data in datas if data.error), None),
+            links=datas[0].links if datas else schemas.Links(self="", result="", items="", cancel="", retry=""),
+            upload=SentFiles(
+                files=self.sending.files,
+                known=self.sending.known,
+                joined=self.sending.joined,
+                sent=self.sending.sent,
+                sent_bytes=self.sending.sent_bytes,
+                jobs=[data.id for data in datas],
+            ),
+        )
+
+    def _status(self) -> JobStatus:
+        """Say how all are, by the service's rule: a part is `partial`, and nothing at all is `failed`."""
+        found = {job.status for job in self.parts}
+        if unfinished := [job.status for job in self.parts if not job.status.terminal]:
+            return JobStatus.RUNNING if any(status.terminal for status in found) else unfinished[0]
+        if found <= {JobStatus.SUCCEEDED}:
+            return JobStatus.SUCCEEDED
+        if JobStatus.CANCELLED in found:
+            return JobStatus.CANCELLED
+        return JobStatus.FAILED if found == {JobStatus.FAILED} and not self.sending.known else JobStatus.PARTIAL
+
+    def _progress(self) -> schemas.Progress:
+        every = [job.progress for job in self.parts]
+        names = ("done", "embedded", "reused", "skipped", "failed", "cancelled", "ignored")
+        sums = {name: sum(getattr(progress, name) for progress in every) for name in names}
+        known = self.sending.known
+        sums |= {"done": sums["done"] + known, "reused": sums["reused"] + known}
+        planned = [progress.total for progress in every if progress.total is not None]
+        given = sum(planned) if len(planned) == len(every) else self.sending.sent + self.sending.joined
+        total = known + given
+        images_per_s, eta_s = self._speed(total - sums["done"])
+        return schemas.Progress(
+            **sums,
+            total=total,
+            fraction=round(min(1.0, sums["done"] / total), 4) if total else 1.0,
+            images_per_s=images_per_s,
+            eta_s=eta_s,
+        )
+
+    def _speed(self, left: int) -> tuple[float | None, float | None]:
+        """Give the rate of the job at work, for which the others wait, and how long `left` images take at that."""
+        current = next((job.progress for job in self.parts if not job.terminal), None)
+        if current is None or not current.images_per_s:
+            return None, None
+        rate, eta_s = current.images_per_s, current.eta_s
+        if eta_s is not None and current.total is not None:
+            eta_s += max(0, left - (current.total - current.done)) / rate
+        return rate, eta_s
