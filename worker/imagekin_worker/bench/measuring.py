@@ -18,6 +18,8 @@ from imagekin_worker.bench.sizes import Sizes
 from imagekin_worker.bench.workbench import Workbench
 
 NO_GPU = "there is no CUDA device"
+LOOK_S = 0.5
+MOST_BUSY = 0.15
 
 
 def measure(
@@ -29,6 +31,8 @@ def measure(
     """
     outcomes: list[Outcome] = []
     notes: list[str] = []
+    if (busy := busy_share(LOOK_S)) > MOST_BUSY:
+        notes.append(f"others used {busy:.0%} of this machine's cores when this began; believe its figures accordingly")
     for device, group in (("cpu", rows.CPU), ("cuda", rows.GPU)):
         wanted = [row.name for row in group if row.name in asked]
         if not wanted or (device == "cuda" and not torch.cuda.is_available()):
@@ -41,6 +45,24 @@ def measure(
             outcomes += [_outcome(row, bench, row.name in wanted) for row in group]
             notes += bench.notes
     return outcomes, notes
+
+
+def busy_share(seconds: float) -> float:
+    """Look for some seconds how busy the machine's cores are, 0 to 1; 0 where there is no /proc/stat."""
+    before = _jiffies()
+    time.sleep(seconds)
+    after = _jiffies()
+    idle, total = (new - old for new, old in zip(after, before, strict=True))
+    return 1 - idle / total if total else 0.0
+
+
+def _jiffies() -> tuple[int, int]:
+    """Return the time that all cores were idle, and all their time (proc(5))."""
+    try:
+        counts = [int(count) for count in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    except OSError:
+        return 0, 0
+    return counts[3] + counts[4], sum(counts)
 
 
 def _outcome(row: Row, bench: Workbench, wanted: bool) -> Outcome:
