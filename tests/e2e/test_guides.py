@@ -97,6 +97,18 @@ def test_own_weights(service: Stack, service_settings: Settings, client: Client,
     assert client.collection("products").image_count == 5
 
 
+def test_vectors(service: Stack, client: Client, here: Path):
+    client.embed(here / "photos", "furniture", upload=True).wait()
+    (here / "more").mkdir()
+    shutil.copy(here / "photos" / "4.jpg", here / "more" / "later.jpg")
+    _, taken, brought, own, assigned = run("how-to/vectors.md", here, service.url)
+    assert taken == "1.jpg (5, 1280)\n"
+    assert (brought, own) == ("succeeded\n", "2\n")
+    assert [image.key for image in client.images("furniture-copy")][-2:] == ["mine/1", "mine/2"]
+    assert assigned.startswith("later.jpg ")
+    assert len(assigned.splitlines()) == 1
+
+
 def test_offline(here: Path):
     (url,) = run("how-to/offline.md", here, "http://127.0.0.1:9")
     assert re.fullmatch(r"https://\S+/resnet50-\w+\.pth\n", url)
