@@ -1,25 +1,22 @@
 """Watch a folder and embed what is new in it: python examples/watch_folder.py FOLDER COLLECTION
 
-It looks every few seconds and posts pictures that are new or have changed, once they have stopped growing. Kill it and
-start it again whenever you like, the service as well: there is no state but the collection, which it asks at its start.
+It looks every few seconds and embeds pictures that are new or have changed, once they have stopped growing. Kill it and
+start it again whenever you like, the service as well: it keeps no state, as what the collection has is not sent again.
 The pictures' keys are their file names; folders below are left alone. Ctrl-C ends it.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import sys
 import time
-import unicodedata
 from pathlib import Path
 
 from imagekin import Client, errors
 from imagekin.types import ItemStatus
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".avif"}
-MAX_PICTURES = 500
 Stamp = tuple[int, int]
 
 
@@ -34,14 +31,6 @@ def pictures(folder: Path) -> dict[Path, Stamp]:
     return found
 
 
-def stored(client: Client, collection: str) -> dict[str, str]:
-    """Return the content hash (SHA-256) of each image that is in the collection, by key."""
-    try:
-        return {image.key: image.content_hash for image in client.images(collection)}
-    except errors.CollectionNotFound:
-        return {}
-
-
 def embed(client: Client, paths: list[Path], collection: str) -> None:
     """Embed pictures, wait for the end, and say what became of them."""
     job = client.embed(paths, collection).wait()
@@ -51,25 +40,16 @@ def embed(client: Client, paths: list[Path], collection: str) -> None:
         print(f"  {item.key}: {item.error.detail if item.error else 'failed'}", flush=True)
 
 
-def is_new(path: Path, known: dict[str, str]) -> bool:
-    """Tell whether the collection lacks a picture, or has another content under its key."""
-    key = unicodedata.normalize("NFC", path.name)
-    return known.get(key) != hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def watch(client: Client, folder: Path, collection: str, every_s: float) -> None:
     """Look, embed what is new and has settled, and sleep; never returns."""
-    known: dict[str, str] | None = None
     before: dict[Path, Stamp] = {}
     done: dict[Path, Stamp] = {}
     while True:
         now = pictures(folder)
         settled = [path for path, stamp in now.items() if before.get(path) == stamp != done.get(path)]
         try:
-            known = stored(client, collection) if known is None else known
-            new = [path for path in settled if is_new(path, known)]
-            for start in range(0, len(new), MAX_PICTURES):
-                embed(client, new[start : start + MAX_PICTURES], collection)
+            if settled:
+                embed(client, settled, collection)
             done |= {path: now[path] for path in settled}
         except FileNotFoundError:
             pass  # gone since we looked

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -340,7 +341,8 @@ def test_export(call, server: FakeServer, tmp_path: Path) -> None:
     assert (done.code, done.out) == (0, "vectors.npz\n")
     size = (tmp_path / "vectors.npz").stat().st_size
     assert f"exported c: {size:,} B" in done.err
-    assert call("export", "-c", "c", "-o", "vectors", "--format", "safetensors").code == 0
+    done = call("export", "-c", "c", "-o", "vectors", "--format", "safetensors", "--json")
+    assert json.loads(done.out) == {"path": "vectors", "format": "safetensors", "size": size}
     assert [request.query["format"] for request in server.requests if "format" in request.query] == [
         ["npz"],
         ["safetensors"],
@@ -397,7 +399,7 @@ def test_collections(call, server: FakeServer) -> None:
     assert refused.code == 2
     assert "--yes" in refused.err
     assert "c" in server.collections
-    assert call("collections", "delete", "c", "--yes").code == 0
+    assert json.loads(call("collections", "delete", "c", "--yes", "--json").out)["image_count"] == 3
     assert server.collections == {}
 
 
@@ -558,6 +560,29 @@ def test_ctrl_c_on_a_terminal_asks(server: FakeServer, pictures: Path) -> None:
     assert server.jobs["j1"]["status"] == "cancelled"
 
 
+def test_a_bar_has_rate_and_time_left_and_stays_one_line(server: FakeServer, pictures: Path) -> None:
+    numbers = {"total": 90_000, "done": 45_678, "embedded": 40_000, "reused": 5_000, "failed": 678}
+    server.steps = [
+        {"status": "running", "progress": progress(**numbers, images_per_s=123.0, eta_s=4000)},
+        {"status": "partial", "progress": progress(**numbers)},
+    ]
+    server.roots = True
+    code, shown = _on_terminal(server, ["embed", str(pictures), "-c", "new"], {})
+    assert code == 3
+    running = next(line for line in _plain(shown) if "embed running" in line)
+    # the bar gives way
+    assert re.search("━{8}", running)
+    assert "45,678 of 90,000 images 5,000 reused, 678 failed, 123 images/s, 1 h 06 min left 0:00:0" in running
+
+
+def test_nothing_empty_is_shown_where_nothing_is_uploaded(server: FakeServer, pictures: Path) -> None:
+    server.roots = True
+    code, shown = _on_terminal(server, ["embed", str(pictures), "-c", "new", "--no-wait"], {})
+    assert code == 0
+    assert "uploaded" not in shown
+    assert [line[:2] for line in shown.splitlines()] == ["Ne", "j1", "Wa"]
+
+
 def test_a_table_on_a_terminal(server: FakeServer) -> None:
     server.add_collection("c", image_count=3)
     code, shown = _on_terminal(server, ["collections", "list"], {})
@@ -581,6 +606,11 @@ def _on_terminal(server: FakeServer, arguments: list[str], answers: dict[str, by
                 os.write(terminal, waiting.pop(0)[1])
     os.close(terminal)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), shown
+
+
+def _plain(shown: str) -> list[str]:
+    """Return the lines without what moves the cursor and colors the text."""
+    return re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown))
 
 
 def test_durations() -> None:

@@ -38,13 +38,17 @@ def delete(
     context: typer.Context,
     name: Name,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Delete a collection with everything in it."""
     client = current(context).client(name)
-    count = client.collection(name).image_count
+    collection = client.collection(name)
+    count = collection.image_count
     if not yes:
         if not sys.stdin.isatty():
             raise typer.BadParameter("say --yes where nobody can be asked", param_hint="--yes")
         typer.confirm(f"Delete {name} with its {count:,} images?", abort=True, err=True)
     client.delete_collection(name)
+    if as_json:
+        output.data(collection)
     output.say(f"Deleted {name}, {count:,} images.")

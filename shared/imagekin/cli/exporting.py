@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import BaseModel
 
 from imagekin.cli import output
-from imagekin.cli.session import InCollection, current
+from imagekin.cli.session import AsJson, InCollection, current
 from imagekin.client import exports
 from imagekin.client.progress import DownloadBar
 from imagekin.errors import InvalidRequest
@@ -17,11 +18,20 @@ from imagekin.errors import InvalidRequest
 Format = StrEnum("Format", list(exports.FORMATS))
 
 
+class Exported(BaseModel):
+    """The file that was written, and its bytes."""
+
+    path: Path
+    format: str
+    size: int
+
+
 def export(
     context: typer.Context,
     collection: InCollection,
     file: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", dir_okay=False, help="The file to write.")],
     format: Annotated[Format | None, typer.Option(help="By default as FILE's suffix says.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write a collection's vectors, with ids, keys and metadata, to an npz, Parquet or safetensors file.
 
@@ -35,4 +45,7 @@ def export(
     with DownloadBar(collection) as bar:
         client.export(collection, file, format=chosen, received=bar.show)
         bar.finish()
-    output.line(str(file))
+    if as_json:
+        output.data(Exported(path=file, format=chosen, size=file.expanduser().stat().st_size))
+    else:
+        output.line(str(file))

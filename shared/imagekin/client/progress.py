@@ -51,7 +51,6 @@ class Bar:
         self._said_at = 0.0
 
     def __enter__(self) -> Self:
-        self._bar.start()
         return self
 
     def __exit__(
@@ -61,6 +60,8 @@ class Bar:
 
     def update(self, what: str, done: int, total: int | None, count: str, detail: str, *, final: bool = False) -> None:
         """Show how far the work is; on no terminal, when `what` changes, at the end and every five seconds."""
+        # not before there is something to show: an empty bar is an empty line
+        self._bar.start()
         # Of nothing, all would be done before it began.
         shown = (total or 1) if final else (total or None)
         self._bar.update(
