@@ -114,7 +114,20 @@ class Settings(BaseSettings):
     model_memory_bytes: int = Field(
         default=4 * GIGABYTE, description="Memory for warm models; least recently used go first."
     )
-    matrix_memory_bytes: int = Field(default=4 * GIGABYTE, description="Memory for resident matrices of collections.")
+    matrix_memory_bytes: int = Field(
+        default=4 * GIGABYTE,
+        description="Memory for resident matrices of collections, a GPU's where searches run on one; a collection "
+        "beyond it is searched in its file.",
+    )
+    matrix_cache_dir: str = Field(
+        default="", description="Folder of the files of resident matrices; empty: `matrices` in the data folder."
+    )
+    matrix_cache_bytes: int = Field(
+        default=50 * GIGABYTE,
+        ge=0,
+        description="Disk for these files, the oldest go first; 0: none are kept, and matrices are held in memory "
+        "whatever their size.",
+    )
     cluster_memory_bytes: int = Field(
         default=4 * GIGABYTE, ge=1, description="Bytes of vectors past which k-means goes by mini-batches."
     )
@@ -186,6 +199,11 @@ class Settings(BaseSettings):
     def database(self) -> str:
         """The database's URL, the embedded default included."""
         return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'imagekin.db'}"
+
+    @property
+    def matrix_folder(self) -> Path:
+        """The folder of the files of resident matrices."""
+        return Path(self.matrix_cache_dir or self.data_dir / "matrices").resolve()
 
     @property
     def storage(self) -> str:

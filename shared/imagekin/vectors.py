@@ -24,9 +24,14 @@ def encode(vectors: Vectors, dtype: DType | str) -> bytes:
     return np.ascontiguousarray(vectors, dtype=WIRE[DType(dtype)]).tobytes()
 
 
+def stored(blob: bytes | memoryview, dim: int, dtype: DType | str) -> NDArray[np.floating]:
+    """Return a blob's vectors as (n, dim) of the blob's own numbers: a read-only view."""
+    return np.frombuffer(blob, dtype=WIRE[DType(dtype)]).reshape(-1, dim)
+
+
 def decode(blob: bytes | memoryview, dim: int, dtype: DType | str) -> Vectors:
     """Return a blob's vectors as (n, dim) float32; read-only where nothing had to be converted."""
-    return np.frombuffer(blob, dtype=WIRE[DType(dtype)]).reshape(-1, dim).astype(np.float32, copy=False)
+    return stored(blob, dim, dtype).astype(np.float32, copy=False)
 
 
 def checksum(blob: bytes) -> int:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from imagekin import errors
-from imagekin_worker import neighbors
+from imagekin_worker import neighbors, scan
 from imagekin_worker.neighbors import Matrix, Neighbor
 
 DIM = 24
@@ -51,7 +51,7 @@ def hold(found: list[Neighbor], expected: list[tuple[str, float]]) -> None:
 
 @pytest.mark.parametrize("top_k", [1, 5, 299, 300, 1000])
 def test_search_equals_brute_force(top_k: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbors, "BLOCK_ROWS", 64)
+    monkeypatch.setattr(scan, "BLOCK_ROWS", 64)
     rows = vectors(300)
     matrix = filled(rows)
     queries = np.concatenate([vectors(6, seed=1), rows[:2] * 7])
@@ -69,7 +69,7 @@ def test_one_query_finds_what_it_finds_in_company() -> None:
 
 @pytest.mark.parametrize("block_rows", [50, 16384])
 def test_equal_scores_go_by_key_at_the_cut_too(block_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbors, "BLOCK_ROWS", block_rows)
+    monkeypatch.setattr(scan, "BLOCK_ROWS", block_rows)
     same = vectors(1)
     matrix = filled(np.repeat(same, 1000, axis=0))
     better = same + 0.01 * vectors(1, seed=4)
@@ -102,18 +102,18 @@ def test_min_score_is_held_against_the_rounded_score() -> None:
 
 
 def test_exclude_and_among(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbors, "BLOCK_BYTES", 4 * DIM * 10)
+    monkeypatch.setattr(neighbors, "GATHERED_BYTES", 4 * DIM * 10)
     rows = vectors(200)
     matrix = filled(rows)
     stored = contents(matrix)
     own = matrix.ids[:3]
     allowed = set(matrix.ids[::2]) | {"unknown"}
-    found = matrix.search(rows[:4], 5, exclude=[*own[:2], "unknown", None], among=allowed)
+    found = matrix.search(rows[:4], 5, exclude=[*own[:2], "unknown", None], among=[allowed] * 4)
     for index, hidden in enumerate([own[0], own[1], None, None]):
         left = {name: stored[name] for name in stored if name in allowed and name != hidden}
         hold(found[index], brute_force(left, rows[index], 5))
-    assert matrix.search(rows[:1], 5, among=[]) == [[]]
-    assert [len(answers) for answers in matrix.search(rows[:1], 5, among=own, exclude=own[:1])] == [2]
+    assert matrix.search(rows[:1], 5, among=[[]]) == [[]]
+    assert [len(answers) for answers in matrix.search(rows[:1], 5, among=[own], exclude=own[:1])] == [2]
 
 
 def test_zero_vectors_score_zero() -> None:

@@ -45,9 +45,9 @@ class Node:
         self.database = Database(settings.database)
         self.storage = Storage(settings)
         self.models = backbones.Models(settings, _load)
-        self.residents = Residents(self.database, settings.matrix_memory_bytes)
-        self.doorbell = queue.Doorbell(settings)
         self.device = backbones.device_of(settings)
+        self.residents = Residents.of(settings, self.database, self.device)
+        self.doorbell = queue.Doorbell(settings)
         # what this process keeps of a job between two of its slices, by the job's id
         self.slices: dict[str, Any] = {}
         # set when the process must go: what it has in hand is handed back
@@ -118,6 +118,7 @@ class Node:
 
     def close(self) -> None:
         """Let go of connections."""
+        self.residents.close()
         self.doorbell.close()
         self.database.dispose()
 

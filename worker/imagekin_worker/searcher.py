@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -62,29 +63,15 @@ def _answer(node: Node, searches: Sequence[Search], lease: Lease) -> None:
     for search in _with_vectors(node, searches):
         by_collection[search.claim.collection_id].append(search)
     for collection_id, group in by_collection.items():
+        metrics.WORK.product_searches.observe(len(group))
         try:
-            matrix = node.residents.get(collection_id)
-            queries = np.stack([search.vector for search in group if search.vector is not None])
-            together = len(group) == 1 or all(_plain(search) for search in group)
-            for count in [len(group)] if together else [1] * len(group):
-                metrics.WORK.product_searches.observe(count)
-            if together:
-                answers = matrix.search(
-                    queries,
-                    max(search.job.params["top_k"] for search in group),
-                    exclude=[_excluded(search) for search in group],
-                    among=_among(node, group[0]) if len(group) == 1 else None,
-                )
-            else:
-                answers = [
-                    matrix.search(
-                        queries[index : index + 1],
-                        search.job.params["top_k"],
-                        exclude=[_excluded(search)],
-                        among=_among(node, search),
-                    )[0]
-                    for index, search in enumerate(group)
-                ]
+            answers = node.residents.search(
+                collection_id,
+                np.stack([search.vector for search in group if search.vector is not None]),
+                max(search.job.params["top_k"] for search in group),
+                exclude=[_excluded(search) for search in group],
+                among=_among(node, group),
+            )
         except errors.ImagekinError as error:
             for search in group:
                 node.database.write(jobs.fail, search.claim.job_id, error.code, error.detail)
@@ -97,20 +84,23 @@ def _job(session: Session, job_id: str) -> models.Job:
     return session.get_one(models.Job, job_id)
 
 
-def _plain(search: Search) -> bool:
-    return not search.job.params.get("filter")
-
-
 def _excluded(search: Search) -> str | None:
     query = search.job.work["query"]
     return query.get("image_id") if search.job.params["exclude_query"] else None
 
 
-def _among(node: Node, search: Search) -> set[str] | None:
-    wanted = search.job.params.get("filter")
-    if not wanted:
-        return None
-    return node.database.read(images.matching, search.claim.collection_id, wanted)
+def _among(node: Node, group: Sequence[Search]) -> list[set[str] | None]:
+    """Return the images that each search's filter allows; the same filter is asked once."""
+    known: dict[str, set[str] | None] = {}
+    allowed: list[set[str] | None] = []
+    for search in group:
+        wanted = search.job.params.get("filter")
+        name = json.dumps(wanted, sort_keys=True)
+        if name not in known:
+            collection_id = search.claim.collection_id
+            known[name] = node.database.read(images.matching, collection_id, wanted) if wanted else None
+        allowed.append(known[name])
+    return allowed
 
 
 def _with_vectors(node: Node, searches: Sequence[Search]) -> list[Search]:

@@ -19,15 +19,18 @@ from imagekin.db import Database
 from imagekin.storage import Storage
 from imagekin.types import Lane
 from imagekin.upkeep import Upkeep
-from imagekin_worker import presence
+from imagekin_worker import matrix_cache, presence
 from imagekin_worker.command import LANE_VARIABLE
 from imagekin_worker.courier import Courier
+from imagekin_worker.matrix_cache import MatrixCache
 from imagekin_worker.tasks import LEAVE_SIGNAL
 
 log = structlog.get_logger()
 
 HEARTBEAT_S = 10.0
 SWEEP_LOCK = "sweep"
+# How often files of matrices are looked through that nobody needs; what is deleted is gone from them that soon.
+PRUNE_S = 600.0
 # How long one sweep keeps house: less than a heartbeat.
 UPKEEP_S = 3.0
 
@@ -44,6 +47,7 @@ class Supervisor:
         self._lane = lane
         self._courier = Courier(settings)
         self._name = presence.name(lane, os.getpid())
+        self._matrices = MatrixCache.of(settings)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
         self._thread.start()
@@ -74,7 +78,7 @@ class Supervisor:
         self.database.dispose()
 
     def _supervise(self) -> None:
-        beat_at = sweep_at = time.monotonic()
+        beat_at = sweep_at = prune_at = time.monotonic()
         while not self._stopped.wait(max(0.05, min(beat_at, sweep_at) - time.monotonic())):
             try:
                 if time.monotonic() >= beat_at:
@@ -83,10 +87,15 @@ class Supervisor:
                 if time.monotonic() >= sweep_at:
                     sweep_at = time.monotonic() + self._settings.sweep_s
                     self._sweep()
+                if time.monotonic() >= prune_at:
+                    prune_at = time.monotonic() + PRUNE_S
+                    self._matrices.prune(lambda ids: self.database.read(matrix_cache.living, ids))
             except DBAPIError as error:
                 log.warning("sweep_failed", error=str(error.orig))
             except errors.Unavailable as error:
                 log.warning("sweep_failed", error=error.detail)
+            except OSError as error:
+                log.warning("sweep_failed", error=str(error))
             except Exception:
                 # what one row does to the sweep must not end the others, nor the presence
                 log.exception("sweep_broken")

@@ -1,0 +1,26 @@
+"""Lengths of vectors. Without torch, whose threads wait for each other even over a few rows."""
+
+from __future__ import annotations
+
+import numpy as np
+
+# A vector shorter than this has no direction: its square is 0 in float32.
+SHORTEST = 1e-18
+
+
+def of(vectors: np.ndarray) -> np.ndarray:
+    """Return the lengths (n,) of vectors (n, dim), in their own precision but at least float32; inf where that ends."""
+    if vectors.dtype == np.float16:
+        vectors = vectors.astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
+
+
+def reciprocals(norms: np.ndarray) -> np.ndarray:
+    """Return 1 / length for each length (n,), 0 where there is no direction."""
+    return np.where(norms < SHORTEST, 0, 1 / np.maximum(norms, SHORTEST))
+
+
+def inverted(vectors: np.ndarray) -> np.ndarray:
+    """Return the reciprocals (n,) of the lengths of vectors (n, dim)."""
+    return reciprocals(of(vectors))
