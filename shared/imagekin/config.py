@@ -108,11 +108,29 @@ class Settings(BaseSettings):
     # --- workers
     device: str = Field(default="auto", description="`auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:N`.")
     lanes: int = Field(default=0, ge=0, description="Decode-and-forward threads of a CPU worker; 0: one for each core.")
+    batch_size: int = Field(
+        default=0,
+        ge=0,
+        description="Images of one forward pass; 0: 64 on a GPU, on a CPU what a calibration found, 4 before it.",
+    )
+    calibrate_after_s: float = Field(
+        default=10,
+        ge=0,
+        description="After so many seconds of a backbone's work a CPU worker tries for 4 s which batch size is best, "
+        "once a machine; 0: never.",
+    )
+    compile_after_s: float = Field(
+        default=60,
+        ge=0,
+        description="After so many seconds of a backbone's work a worker compiles it in the background, once a "
+        "machine; 0: never, and compiled ones are not used.",
+    )
     warm: Annotated[tuple[str, ...], NoDecode] = Field(
         default=("efficientnet_lite0",), description="Backbones that a worker loads before it takes work."
     )
     model_memory_bytes: int = Field(
-        default=4 * GIGABYTE, description="Memory for warm models; least recently used go first."
+        default=4 * GIGABYTE,
+        description="Memory for warm models; least recently used go first; work for those in memory is claimed first.",
     )
     matrix_memory_bytes: int = Field(
         default=4 * GIGABYTE,

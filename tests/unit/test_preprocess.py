@@ -318,7 +318,7 @@ def test_resizing_only_what_is_kept_differs_by_rounding_alone(size: tuple[int, i
     preset = catalog.FALLBACK_PREPROCESS
     smooth = noise(40, 40).resize(size, Image.Resampling.BICUBIC)
     picture = preprocess.decode(encode(smooth, "PNG"), SETTINGS)
-    kept = preprocess.crop(picture, preset, exact=False).astype(int)
+    kept = preprocess.crop(picture, preset, whole=False).astype(int)
     whole = torchvisions(preset)(picture.image).numpy()
     mean, std = np.array(preset.mean)[:, None, None], np.array(preset.std)[:, None, None]
     assert np.abs(kept - ((whole * std + mean) * 255).transpose(1, 2, 0)).max() < 2

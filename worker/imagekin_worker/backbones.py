@@ -14,15 +14,17 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from imagekin import catalog
-from imagekin.catalog import Space
+from imagekin.catalog import Preprocess, Space
 from imagekin.config import Settings
-from imagekin.types import Precision
-from imagekin_worker import checkpoints, fusion, lite0, testing
+from imagekin_worker import checkpoints, devices, fusion, lite0, streams, testing
 
 CPU_BATCH = 4
 """Pictures a forward pass on one core: larger batches leave the cache and lose."""
 
 GPU_BATCH = 64
+
+SLOTS = 2
+"""Batches at once on a GPU: one is computed while the other comes and goes."""
 
 Batch = NDArray[np.uint8] | NDArray[np.float32]
 
@@ -43,24 +45,37 @@ class Backbone(Protocol):
         """
         ...
 
+    def stream(self, batch: int) -> streams.Stream:
+        """Return the slots that batches of one size go through where `on_gpu`; one thread may use them at a time."""
+        ...
 
-def load(space: Space, settings: Settings, *, reference: bool = False) -> Backbone:
+
+def load(space: Space, settings: Settings, *, device: torch.device | None = None, reference: bool = False) -> Backbone:
     """Load the backbone of a space; `reference` keeps it eager, unfolded, NCHW and float32, to hold others against.
 
-    Raises WeightsUnavailable, whose detail says which file to put where.
+    `device`: by default that of the settings. Raises WeightsUnavailable, whose detail says which file to put where.
     """
     if space.backbone == catalog.FAKE_BACKBONE:
         return testing.load(space, settings)
+    return TorchBackbone(space, _filled(space, settings), device or devices.choose(settings), reference=reference)
+
+
+def scaled(space: Space, settings: Settings, device: torch.device) -> Scaled:
+    """Make what a compiler takes: the network, folded, with its scaling. Raises WeightsUnavailable."""
+    dtype = devices.numbers(device, space.precision)
+    network = _prepared(fusion.fold(_filled(space, settings)), device, dtype, torch.channels_last)
+    return Scaled(network, space.preprocess, dtype).to(device).eval()
+
+
+def _filled(space: Space, settings: Settings) -> nn.Module:
     network = build(space)
     checkpoints.fill(network, checkpoints.read(space, settings), space)
-    return TorchBackbone(space, network, device_of(settings), reference=reference)
+    return network
 
 
-def device_of(settings: Settings) -> torch.device:
-    """Choose the device that IMAGEKIN_DEVICE names; `auto` is CUDA where there is one."""
-    if settings.device != "auto":
-        return torch.device(settings.device)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def _prepared(network: nn.Module, device: torch.device, dtype: torch.dtype, layout: torch.memory_format) -> nn.Module:
+    network = network.eval().requires_grad_(False)
+    return network.to(device=device, dtype=dtype).to(memory_format=layout)
 
 
 class Models:
@@ -94,44 +109,110 @@ class Models:
             self._warm.popitem(last=False)
 
 
+class Compiled(Protocol):
+    """A network compiled for batches of exactly `batch` pictures; see Scaled for what goes in and comes out."""
+
+    batch: int
+    nbytes: int
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Embed pixels uint8 (batch, crop, crop, 3) into (batch, dim) float32."""
+        ...
+
+
+class Scaled(nn.Module):
+    """Take pixels as they lie in memory, uint8 (n, h, w, 3), through a network that wants them scaled, in float32."""
+
+    def __init__(self, network: nn.Module, preprocess: Preprocess, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.network = network
+        self._dtype = dtype
+        mean, std = (torch.tensor(values, dtype=torch.float64) for values in (preprocess.mean, preprocess.std))
+        # over whole rows of a picture, as loops over three channels cost four times as much
+        self.factor: Tensor
+        self.offset: Tensor
+        self.register_buffer("factor", (1 / (255 * std)).float().repeat(preprocess.crop))
+        self.register_buffer("offset", (-mean / std).float().repeat(preprocess.crop))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        count, height, width, channels = pixels.shape
+        rows = pixels.reshape(count * height, width * channels).float()
+        scaled = torch.addcmul(self.offset, rows, self.factor).view(count, height, width, channels)
+        return self.network(scaled.permute(0, 3, 1, 2).to(self._dtype)).float()
+
+
 class TorchBackbone:
-    """A network on a device. `exact`: float32. `fast`: bfloat16 on a GPU; on a CPU that is slower than float32."""
+    """A network on a device. `exact`: float32. `fast`: half of that on a GPU; on a CPU that is slower than float32."""
 
     def __init__(self, space: Space, network: nn.Module, device: torch.device, *, reference: bool = False) -> None:
         self.space = space
+        self.device = device
         self.on_gpu = device.type == "cuda"
         self.batch_size = GPU_BATCH if self.on_gpu else CPU_BATCH
-        self._device = device
+        self._reference = reference
         self._layout = torch.contiguous_format if reference else torch.channels_last
-        half = self.on_gpu and space.precision is Precision.FAST and not reference
-        self._dtype = torch.bfloat16 if half else torch.float32
-        self._network = self._prepare(network if reference else fusion.fold(network))
+        self._dtype = torch.float32 if reference else devices.numbers(device, space.precision)
+        folded = network if reference else fusion.fold(network)
+        self._network = _prepared(folded, device, self._dtype, self._layout)
         tensors = [*self._network.parameters(), *self._network.buffers()]
         self.nbytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         if device.type == "cpu" and not reference:
             self._network = fusion.fuse(self._network, self._example())
-        self._mean = self._channels(space.preprocess.mean)
-        self._std = self._channels(space.preprocess.std)
+        self.scaled = Scaled(self._network, space.preprocess, self._dtype).to(device)
+        self._compiled: Compiled | None = None
+        self._stream: streams.Stream | None = None
 
     @torch.inference_mode()
     def embed(self, batch: Batch) -> NDArray[np.float32]:
         """Embed pictures; see Backbone.embed."""
-        pixels = torch.from_numpy(batch).to(self._device)
-        if batch.dtype == np.uint8:
-            pixels = pixels.float().div_(255).sub_(self._mean).div_(self._std)
-        pixels = pixels.to(self._dtype).contiguous(memory_format=self._layout)
-        return self._network(pixels).float().cpu().numpy()
+        if self._reference or batch.dtype != np.uint8:
+            return self._network(self._plainly_scaled(batch)).float().cpu().numpy()
+        pixels = torch.from_numpy(np.ascontiguousarray(batch.transpose(0, 2, 3, 1))).to(self.device)
+        compiled = self._compiled
+        network = self.scaled if compiled is None or len(batch) != compiled.batch else compiled
+        return network(pixels).cpu().numpy()
 
-    def _prepare(self, network: nn.Module) -> nn.Module:
-        network = network.eval().requires_grad_(False)
-        return network.to(device=self._device, dtype=self._dtype).to(memory_format=self._layout)
+    def stream(self, batch: int) -> streams.Stream:
+        """Return the slots for batches of one size; made once, as recording a GPU's graphs takes time."""
+        if self._stream is None or self._stream.batch != batch:
+            self._stream = None  # its memory goes before the new one's comes
+            self._stream = streams.Stream(self._slots(batch))
+        return self._stream
+
+    def switch(self, compiled: Compiled) -> None:
+        """Use a compiled network from now on for batches of its size; one that is being computed is not disturbed."""
+        self.nbytes += compiled.nbytes
+        self._compiled, self._stream = compiled, None
+
+    @property
+    def compiled_batch(self) -> int | None:
+        """The batch size of the compiled network that is in use; None while there is none."""
+        return None if self._compiled is None else self._compiled.batch
+
+    def _slots(self, batch: int) -> list[streams.Slot]:
+        side = self.space.preprocess.crop
+        if not self.on_gpu:
+            return [streams.HostSlot(self.embed, batch, side) for _ in range(SLOTS)]
+        from imagekin_worker import cuda
+
+        compiled = self._compiled
+        network = compiled if compiled is not None and compiled.batch == batch else self.scaled
+        queue = cuda.Queue(network, self.device)
+        return [cuda.CudaSlot(queue, batch, side) for _ in range(SLOTS)]
+
+    def _plainly_scaled(self, batch: Batch) -> Tensor:
+        pixels = torch.from_numpy(batch).to(self.device)
+        if batch.dtype == np.uint8:
+            mean, std = self._channels(self.space.preprocess.mean), self._channels(self.space.preprocess.std)
+            pixels = pixels.float().div_(255).sub_(mean).div_(std)
+        return pixels.to(self._dtype).contiguous(memory_format=self._layout)
 
     def _example(self) -> Tensor:
         side = self.space.preprocess.crop
         return torch.zeros(self.batch_size, 3, side, side).contiguous(memory_format=torch.channels_last)
 
     def _channels(self, values: tuple[float, ...]) -> Tensor:
-        return torch.tensor(values, device=self._device).view(1, 3, 1, 1)
+        return torch.tensor(values, device=self.device).view(1, 3, 1, 1)
 
 
 def build(space: Space) -> nn.Module:

@@ -71,7 +71,7 @@ def run(node: Node, claims: Sequence[jobs.Claim], lease: Lease) -> None:
         for work in works:
             if not work.missing:
                 _finish(node, work, lease)
-        pipeline = Pipeline(backbone, node.settings)
+        pipeline = Pipeline(backbone, node.settings, node.tuner.arrangement(backbone))
         places = _places(works, lease, started + node.settings.soft_time_limit_s * BEGIN_UNTIL)
         # left also where a finish fails: no thread must go on beside the next claim
         with ReadAhead(places, _read, lambda place: place.work.remote, node.settings.fetch_threads) as ahead:
@@ -80,6 +80,7 @@ def run(node: Node, claims: Sequence[jobs.Claim], lease: Lease) -> None:
                 ahead.read,
                 settle=lambda fetched: _settle(node, fetched),
                 should_stop=lambda: lease.lost,
+                expected=sum(work.missing for work in works),
             )
             with closing(outcomes):
                 for outcome in outcomes:
@@ -99,6 +100,8 @@ def run(node: Node, claims: Sequence[jobs.Claim], lease: Lease) -> None:
     known = node.images_per_claim(claims[0].space_id) / node.settings.chunk_target_s
     if computed > known * seconds or not any(work.remote for work in works):
         node.note_speed(claims[0].space_id, computed, seconds)
+        if not node.leaving.is_set():
+            node.tuner.worked(backbone, computed, seconds)
 
 
 def _give_back(node: Node, works: Sequence[Work], lease: Lease) -> None:

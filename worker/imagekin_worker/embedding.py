@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import os
 import threading
 from collections import deque
@@ -20,14 +21,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from imagekin import errors, telemetry
+from imagekin import errors
 from imagekin.config import Settings
 from imagekin.metrics import WORK
 from imagekin_worker import preprocess
 from imagekin_worker.backbones import Backbone
+from imagekin_worker.crews import Channel, Crew
+from imagekin_worker.streams import Stream
 
 T = TypeVar("T")
-E = TypeVar("E")
 
 HANDFUL = 4
 """How many images a lane reads, and settles in one call, before it decodes them."""
@@ -75,12 +77,27 @@ def go_on() -> bool:
     return False
 
 
+@dataclass(frozen=True, slots=True)
+class Arrangement:
+    """How the cores share the work: `lanes` threads, each with batches of its own and `threads` inside a layer."""
+
+    lanes: int
+    threads: int
+    batch: int
+
+
+def arrangement_of(backbone: Backbone, settings: Settings) -> Arrangement:
+    """Arrange the cores as the settings say, and as is right for most machines where they say nothing."""
+    return Arrangement(settings.lanes or cores(), 1, settings.batch_size or backbone.batch_size)
+
+
 class Pipeline:
     """Runs items through one backbone."""
 
-    def __init__(self, backbone: Backbone, settings: Settings) -> None:
+    def __init__(self, backbone: Backbone, settings: Settings, arrangement: Arrangement | None = None) -> None:
         self._backbone = backbone
         self._settings = settings
+        self._arrangement = arrangement or arrangement_of(backbone, settings)
 
     def run(
         self,
@@ -88,6 +105,7 @@ class Pipeline:
         read: Read[T],
         settle: Settle[T] = settle_nothing,
         should_stop: Callable[[], bool] = go_on,
+        expected: int | None = None,
     ) -> Generator[Outcome[T], None, None]:
         """Yield the outcome of each item, in any order, as it comes.
 
@@ -96,9 +114,10 @@ class Pipeline:
         at once; of `settle` and `items` there is one call at a time. After `should_stop` says so, a batch that is
         begun is finished, and an item that is not yielded was not done. Any other exception ends the run and is raised
         here. All threads have ended when the iterator has, also when it is closed early; at most lanes x (batch +
-        handful) pictures and as many outcomes are in memory.
+        handful) pictures and as many outcomes are in memory. `expected`: about how many items there are; the last
+        batches are then made smaller, so that all lanes end at about the same time.
         """
-        work = _Run(self._backbone, self._settings, items, read, settle, should_stop)
+        work = _Run(self._backbone, self._settings, self._arrangement, items, read, settle, should_stop, expected)
         return work.outcomes()
 
 
@@ -109,22 +128,26 @@ class _Run(Generic[T]):
         self,
         backbone: Backbone,
         settings: Settings,
+        arrangement: Arrangement,
         items: Iterable[T],
         read: Read[T],
         settle: Settle[T],
         should_stop: Callable[[], bool],
+        expected: int | None,
     ) -> None:
         self._backbone = backbone
         self._settings = settings
+        self._lanes, self._threads, self._size = arrangement.lanes, arrangement.threads, arrangement.batch
         self._items = iter(items)
         self._read = read
         self._settle = settle
         self._should_stop = should_stop
+        self._remaining = math.inf if expected is None else expected
+        self._loads: list[_Load] = []
         self._taking = threading.Lock()
         self._settling = threading.Lock()
-        self._lanes = settings.lanes or cores()
-        self._outcomes: _Channel[Outcome[T]] = _Channel(self._lanes * backbone.batch_size)
-        self._decoded: _Channel[_Decoded[T]] = _Channel(2 * backbone.batch_size)
+        self._outcomes: Channel[Outcome[T]] = Channel(self._lanes * self._size)
+        self._decoded: Channel[_Decoded[T]] = Channel(2 * self._size)
         self._failure: BaseException | None = None
 
     def outcomes(self) -> Generator[Outcome[T], None, None]:
@@ -142,43 +165,69 @@ class _Run(Generic[T]):
 
     def _start(self) -> list[threading.Thread]:
         if self._backbone.on_gpu:
-            decoders = _Crew(self._lanes, self._decode_lane, self._decoded.close, self._fail)
-            forward = _Crew(1, self._forward_lane, self._outcomes.close, self._fail)
+            decoders = Crew(self._lanes, self._decode_lane, self._decoded.close, self._fail)
+            forward = Crew(1, self._forward_lane, self._outcomes.close, self._fail)
             return decoders.start() + forward.start()
-        return _Crew(self._lanes, self._lane, self._outcomes.close, self._fail).start()
+        return Crew(self._lanes, self._lane, self._outcomes.close, self._fail).start()
 
     def _lane(self) -> None:
-        torch.set_num_threads(1)
-        carried: list[_Decoded[T]] = []
-        size = self._backbone.batch_size
-        for decoded in self._handfuls():
-            carried += decoded
-            while len(carried) >= size:
-                self._forward(carried[:size])
-                del carried[:size]
-        if carried and not self._stopped():
-            self._forward(carried)
+        torch.set_num_threads(self._threads)
+        side = self._backbone.space.preprocess.crop
+        buffer = np.empty((self._size, side, side, 3), np.uint8)
+        batch: list[_Decoded[T]] = []
+        load = _Load()
+        for fetched in self._handfuls(load):
+            for each in fetched:
+                decoded = self._decode(each, buffer[len(batch)])
+                batch += [] if decoded is None else [decoded]
+                if len(batch) >= load.share:
+                    self._embed(batch, buffer, load)
+                    batch.clear()
+            load.gathered = len(batch)
+        if batch and not self._stopped():
+            self._embed(batch, buffer, load)
 
     def _decode_lane(self) -> None:
-        for decoded in self._handfuls():
-            self._decoded.put(decoded)
+        side = self._backbone.space.preprocess.crop
+        load = _Load()
+        for fetched in self._handfuls(load):
+            load.gathered = 0
+            decoded = (self._decode(each, np.empty((side, side, 3), np.uint8)) for each in fetched)
+            self._decoded.put(each for each in decoded if each is not None)
 
     def _forward_lane(self) -> None:
-        while batch := self._decoded.take(self._backbone.batch_size):
-            self._forward(batch)
+        stream = self._backbone.stream(self._size)
+        flying: deque[list[_Decoded[T]]] = deque()
+        try:
+            while batch := self._decoded.take(self._size):
+                self._note_fill(batch)
+                flying.append(batch)
+                stream.begin([each.pixels for each in batch])
+                if stream.full:
+                    self._collect(flying, stream)
+            while flying:
+                self._collect(flying, stream)
+        finally:
+            stream.drop()
 
-    def _handfuls(self) -> Iterator[list[_Decoded[T]]]:
-        """Take handfuls of items while there are any; give what is to be embedded, put out the rest."""
-        while items := self._take():
+    def _handfuls(self, load: _Load) -> Iterator[list[Fetched[T]]]:
+        """Take handfuls of items while there are any; put out what needs no embedding, give the rest."""
+        self._loads.append(load)
+        while items := self._take(load):
             fetched = [each for each in map(self._fetch, items) if each is not None]
             settled = self._settled(fetched)
             self._put(Outcome(fetched[at].item, fetched[at].content_hash, settled=True) for at in sorted(settled))
-            remaining = [each for at, each in enumerate(fetched) if at not in settled]
-            yield [each for each in map(self._decode, remaining) if each is not None]
+            yield [each for at, each in enumerate(fetched) if at not in settled]
 
-    def _take(self) -> list[T]:
+    def _take(self, load: _Load) -> list[T]:
         with self._taking:
-            return [] if self._stopped() else list(itertools.islice(self._items, HANDFUL))
+            left = self._remaining + sum(other.left for other in self._loads)
+            load.share = max(1, math.ceil(min(self._size, left / self._lanes)))
+            count = min(HANDFUL, load.share if load.share == self._size else max(1, load.share - load.gathered))
+            items = [] if self._stopped() else list(itertools.islice(self._items, count))
+            self._remaining -= len(items)
+            load.gathered += len(items)
+            return items
 
     def _stopped(self) -> bool:
         return self._outcomes.closed or self._should_stop()
@@ -197,22 +246,34 @@ class _Run(Generic[T]):
         with self._settling, WORK.lookup_seconds.time():
             return self._settle(fetched)
 
-    def _decode(self, fetched: Fetched[T]) -> _Decoded[T] | None:
+    def _decode(self, fetched: Fetched[T], pixels: NDArray[np.uint8]) -> _Decoded[T] | None:
         try:
             with WORK.decode_seconds.time():
-                picture, pixels = preprocess.prepare(fetched.data, self._backbone.space, self._settings)
+                picture, _ = preprocess.prepare(fetched.data, self._backbone.space, self._settings, into=pixels)
                 thumbnail = preprocess.thumbnail(picture, self._settings.thumbnail_px)
         except errors.ItemError as error:
             return self._put([Outcome(fetched.item, fetched.content_hash, error=error)])
         size = (picture.width, picture.height)
         return _Decoded(fetched.item, fetched.content_hash, size, picture.format, thumbnail, pixels)
 
-    def _forward(self, batch: list[_Decoded[T]]) -> None:
-        # Pictures lie in memory as (height, width, channel); so does a batch, which the network reads as it is.
-        pixels = np.stack([each.pixels for each in batch]).transpose(0, 3, 1, 2)
-        WORK.batch_fill.observe(len(batch) / self._backbone.batch_size)
+    def _embed(self, batch: list[_Decoded[T]], buffer: NDArray[np.uint8], load: _Load) -> None:
+        self._note_fill(batch)
+        load.gathered, load.embedding = 0, len(batch)
         with WORK.forward_seconds.time():
-            embeddings = self._backbone.embed(pixels)
+            # pictures lie in memory as (height, width, channel), and so the network reads them
+            embeddings = self._backbone.embed(buffer[: len(batch)].transpose(0, 3, 1, 2))
+        load.embedding = 0
+        self._emit(batch, embeddings)
+
+    def _collect(self, flying: deque[list[_Decoded[T]]], stream: Stream) -> None:
+        with WORK.forward_seconds.time():
+            embeddings = stream.collect()
+        self._emit(flying.popleft(), embeddings)
+
+    def _note_fill(self, batch: list[_Decoded[T]]) -> None:
+        WORK.batch_fill.observe(len(batch) / self._size)
+
+    def _emit(self, batch: list[_Decoded[T]], embeddings: NDArray[np.float32]) -> None:
         self._put(each.outcome(row) for each, row in zip(batch, embeddings, strict=True))
 
     def _put(self, outcomes: Iterable[Outcome[T]]) -> None:
@@ -225,6 +286,20 @@ class _Run(Generic[T]):
     def _abort(self) -> None:
         self._outcomes.abort()
         self._decoded.abort()
+
+
+@dataclass(slots=True)
+class _Load:
+    """What a lane has in hand, in images. `share`: how large its batch should be, a full one but towards the end."""
+
+    share: int = 0
+    gathered: int = 0
+    embedding: int = 0
+
+    @property
+    def left(self) -> float:
+        """What is still to be done of it; a batch in the network is half done, on the average."""
+        return self.gathered + self.embedding / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,83 +316,6 @@ class _Decoded(Generic[T]):
             error = errors.DecodeError("The backbone made numbers of this image that are not finite.")
             return Outcome(self.item, self.content_hash, error=error)
         return Outcome(self.item, self.content_hash, embedding, *self.size, self.format, self.thumbnail)
-
-
-class _Crew:
-    """Threads that do one thing; the last to end closes the door behind it."""
-
-    def __init__(
-        self, count: int, work: Callable[[], None], close: Callable[[], None], fail: Callable[[BaseException], None]
-    ) -> None:
-        self._count = self._working = count
-        self._work, self._close, self._fail = work, close, fail
-        self._lock = threading.Lock()
-
-    def start(self) -> list[threading.Thread]:
-        threads = [
-            threading.Thread(target=telemetry.in_context(self._thread), name=f"lane-{n}", daemon=True)
-            for n in range(self._count)
-        ]
-        for thread in threads:
-            thread.start()
-        return threads
-
-    def _thread(self) -> None:
-        try:
-            self._work()
-        except BaseException as failure:  # noqa: BLE001  raised again by the thread that runs the pipeline
-            self._fail(failure)
-        finally:
-            with self._lock:
-                self._working -= 1
-                last = self._working == 0
-            if last:
-                self._close()
-
-
-class _Channel(Generic[E]):
-    """A bounded queue between threads that can be closed at one end and abandoned at the other."""
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._waiting: deque[E] = deque()
-        self._changed = threading.Condition()
-        self.closed = False
-
-    def put(self, elements: Iterable[E]) -> None:
-        """Add elements, waiting while the channel is full; into a closed one nothing goes."""
-        for element in elements:
-            with self._changed:
-                self._changed.wait_for(lambda: self.closed or len(self._waiting) < self._capacity)
-                if not self.closed:
-                    self._waiting.append(element)
-                    self._changed.notify_all()
-
-    def take(self, count: int) -> list[E]:
-        """Take `count` elements, waiting for them; fewer only where no more will come."""
-        with self._changed:
-            self._changed.wait_for(lambda: self.closed or len(self._waiting) >= count)
-            return [self._pop() for _ in range(min(count, len(self._waiting)))]
-
-    def close(self) -> None:
-        """Say that no more will come; what waits can still be taken."""
-        with self._changed:
-            self.closed = True
-            self._changed.notify_all()
-
-    def abort(self) -> None:
-        """Close, and drop what waits."""
-        with self._changed:
-            self._waiting.clear()
-        self.close()
-
-    def __iter__(self) -> Iterator[E]:
-        while taken := self.take(1):
-            yield from taken
-
-    def _pop(self) -> E:
-        self._changed.notify_all()
-        return self._waiting.popleft()
 
 
 def cores() -> int:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import structlog
+from celery.utils.log import current_process_index
 from sqlalchemy.orm import Session
 
 from imagekin import catalog, jobs, metrics, models, queue
@@ -20,7 +21,8 @@ from imagekin.config import Settings
 from imagekin.db import Database
 from imagekin.storage import Storage
 from imagekin.types import ChunkKind, Lane, Precision
-from imagekin_worker import backbones
+from imagekin_worker import backbones, devices, tuning
+from imagekin_worker.embedding import cores
 from imagekin_worker.leases import Lease
 from imagekin_worker.residents import Residents
 
@@ -44,8 +46,9 @@ class Node:
         self.lane = lane
         self.database = Database(settings.database)
         self.storage = Storage(settings)
-        self.models = backbones.Models(settings, _load)
-        self.device = backbones.device_of(settings)
+        self.device = devices.choose(settings, process_index())
+        self.models = backbones.Models(settings, self._load)
+        self.tuner = tuning.Tuner(settings)
         self.residents = Residents.of(settings, self.database, self.device)
         self.doorbell = queue.Doorbell(settings)
         # what this process keeps of a job between two of its slices, by the job's id
@@ -55,6 +58,10 @@ class Node:
         self.last_owner = ""
         self._images_per_s: dict[str, float] = {}
         self._last_space = ""
+        self._planned = 0
+        batch = backbones.GPU_BATCH if self.device.type == "cuda" else backbones.CPU_BATCH
+        # what all lanes take at once
+        self._fill = (settings.batch_size or batch) * (1 if self.device.type == "cuda" else settings.lanes or cores())
         self._last_kind: ChunkKind | None = None
 
     def warm(self) -> None:
@@ -79,10 +86,13 @@ class Node:
             most_images=self.images_per_claim(self._last_space),
             most_searches=MOST_SEARCHES,
             after_planning=self._last_kind == ChunkKind.PLAN,
+            gathering=0 < self._planned < self._fill,
             warm=() if random.random() < BY_TURNS else self.models.warm,
         )
         if claims:
             self._last_kind = claims[0].kind
+            if self._last_kind != ChunkKind.PLAN:
+                self._planned = 0
             self.last_owner = claims[0].owner
             self._last_space = claims[0].space_id
         return claims
@@ -91,6 +101,10 @@ class Node:
         """Return how many images of a space take about `chunk_target_s`, by what was measured."""
         speed = self._images_per_s.get(space_id)
         return FIRST_IMAGES if speed is None else max(1, int(speed * self.settings.chunk_target_s))
+
+    def note_planned(self, images: int) -> None:
+        """Count images that were planned and wait for a claim: as few as do not fill a batch wait for more."""
+        self._planned += images
 
     def note_speed(self, space_id: str, images: int, seconds: float) -> None:
         """Learn from `images` of a space that took `seconds`."""
@@ -111,25 +125,30 @@ class Node:
         description = self.database.read(_description, space_id)
         return self.models.get(catalog.Space.from_json(description))
 
+    def _load(self, space: catalog.Space, settings: Settings) -> backbones.Backbone:
+        started = time.monotonic()
+        backbone = backbones.load(space, settings, device=self.device)
+        seconds = time.monotonic() - started
+        metrics.WORK.model_load_seconds.labels(space.backbone).observe(seconds)
+        log.info("backbone_loaded", backbone=space.backbone, weights=space.weights, seconds=round(seconds, 2))
+        return backbone
+
     @property
     def name(self) -> str:
         """The process's name in SQL."""
         return f"{self.lane}.{os.getpid()}@{socket.gethostname()}"
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Let go of connections, and of what is being compiled."""
+        self.tuner.close()
         self.residents.close()
         self.doorbell.close()
         self.database.dispose()
 
 
-def _load(space: catalog.Space, settings: Settings) -> backbones.Backbone:
-    started = time.monotonic()
-    backbone = backbones.load(space, settings)
-    seconds = time.monotonic() - started
-    metrics.WORK.model_load_seconds.labels(space.backbone).observe(seconds)
-    log.info("backbone_loaded", backbone=space.backbone, weights=space.weights, seconds=round(seconds, 2))
-    return backbone
+def process_index() -> int:
+    """Return this process's place among those of its worker, from 0; 0 where it is not a worker's child."""
+    return current_process_index(base=0) or 0
 
 
 def _description(session: Session, space_id: str) -> dict:

@@ -38,6 +38,7 @@ def run(node: Node, claim: jobs.Claim, lease: Lease) -> None:
     deadline = time.monotonic() + SLICE_S
     for pieces, ignored, reached, finished in _commits(node, job, cursor, deadline):
         chunks = node.database.write(jobs.plan, claim, pieces, ignored=ignored, cursor=reached, finished=finished)
+        node.note_planned(sum(map(len, pieces)))
         node.doorbell.ring(Lane.BULK, min(chunks, 8))
         if finished:
             return

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from imagekin import catalog, errors
 from imagekin.catalog import Preprocess, Space
 from imagekin.config import Settings
+from imagekin_worker import streams
 
 FAKE_DIM = 64
 FAKE_LAYER = "pixels"
@@ -63,6 +64,11 @@ class FakeBackbone:
         means = cells.mean(axis=(3, 5)).reshape(count, -1)
         contrasts = cells.std(axis=(1, 3, 5)).reshape(count, -1)
         return np.concatenate([means, contrasts], axis=1).astype(np.float32)
+
+    def stream(self, batch: int) -> streams.Stream:
+        """Make slots of batches that are embedded at once, as if there were a GPU."""
+        side = self.space.preprocess.crop
+        return streams.Stream([streams.HostSlot(self.embed, batch, side) for _ in range(2)])
 
     def _misbehave(self, batch: NDArray[np.uint8] | NDArray[np.float32]) -> None:
         if self.behaviour.delay_s:

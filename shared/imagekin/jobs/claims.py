@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, undefer
 from imagekin import db, ledger, metrics, models
 from imagekin.config import Settings
 from imagekin.jobs import endings
-from imagekin.types import STORING, ChunkKind, ChunkStatus, ItemStatus, JobStatus, Lane
+from imagekin.types import STORING, ChunkKind, ChunkStatus, ItemStatus, JobKind, JobStatus, Lane
 
 Chunk = models.Chunk
 
@@ -55,16 +55,20 @@ def claim(
     most_images: int = 1,
     most_searches: int = 1,
     after_planning: bool = False,
+    gathering: bool = False,
     warm: Collection[str] = (),
 ) -> list[Claim]:
     """Take the next chunk of the next owner after `after_owner`, and small ones of the same kind and space with it.
 
     `claimed_by` must be new for each claim. Chunks that killed a process before are claimed alone, so that their
     neighbors are not blamed with them. `after_planning` says that the claimant has just planned: then images come
-    before more planning, so that a single worker does both in turn. `warm` names the spaces whose networks the claimant
-    has in memory: work of another space is passed over for theirs. Returns [] where nothing is to be done.
+    before more planning, so that a single worker does both in turn. `gathering` says that what it planned does not
+    fill its batches yet: then jobs that have not begun are planned first, so that small ones share a batch. `warm`
+    names the spaces whose networks the claimant has in memory: work of another space is passed over for theirs.
+    Returns [] where nothing is to be done.
     """
-    first = _first(session, lane, after_owner, settings, after_planning)
+    first = _unplanned(session, lane, settings) if gathering else None
+    first = first or _first(session, lane, after_owner, settings, after_planning)
     if first is None:
         return []
     if warm and first.kind in FORWARD and first.space_id not in warm:
@@ -108,6 +112,20 @@ def _warm(session: Session, lane: Lane, settings: Settings, warm: Collection[str
     oldest = _one(_claimable(lane, settings)).where(Chunk.kind.in_(FORWARD)).order_by(Chunk.job_id, Chunk.seq)
     found = (session.execute(oldest.where(Chunk.space_id == space_id)).first() for space_id in warm)
     return next((row for row in found if row is not None), None)
+
+
+def _unplanned(session: Session, lane: Lane, settings: Settings) -> sa.Row | None:
+    """Return the planning of the oldest job that has not begun, whoever's; the owners' turns go on after it."""
+    waiting = (
+        sa.select(models.Job.id)
+        .where(models.Job.status == JobStatus.QUEUED, models.Job.kind == JobKind.EMBED)
+        .order_by(models.Job.id)
+        .limit(MOST_CHUNKS)
+    )
+    planning = _one(_claimable(lane, settings)).where(
+        Chunk.job_id.in_(session.scalars(waiting).all()), Chunk.kind == ChunkKind.PLAN
+    )
+    return session.execute(planning.order_by(Chunk.job_id)).first()
 
 
 def _first(session: Session, lane: Lane, after_owner: str, settings: Settings, after_planning: bool) -> sa.Row | None:

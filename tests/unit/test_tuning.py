@@ -1,0 +1,246 @@
+"""What makes a backbone faster is done when it pays, beside the work, once; and it computes the same."""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import models
+
+from imagekin import catalog
+from imagekin.config import Settings
+from imagekin.types import Precision
+from imagekin_worker import backbones, compiler, machine, preprocess, tuning
+from imagekin_worker.embedding import Arrangement, Pipeline, arrangement_of
+
+LEAST_COSINE = 0.9999
+
+
+@pytest.fixture(scope="module")
+def backbone() -> backbones.TorchBackbone:
+    """A backbone to look at; those that are switched need their own."""
+    return lite0()
+
+
+def lite0(settings: Settings | None = None) -> backbones.TorchBackbone:
+    return load(catalog.resolve_space("efficientnet_lite0", None, Precision.EXACT, Path()), settings)
+
+
+def squeezenet(settings: Settings) -> backbones.TorchBackbone:
+    """A network that is compiled in a third of the time, with weights of the test's own."""
+    torch.manual_seed(6)
+    state = models.get_model("squeezenet1_1", weights=None).state_dict()
+    torch.save(state, settings.weights_dir / "seeded.pth")
+    return load(catalog.resolve_space("squeezenet1_1", "seeded.pth", Precision.EXACT, settings.weights_dir), settings)
+
+
+def load(space: catalog.Space, settings: Settings | None = None) -> backbones.TorchBackbone:
+    loaded = backbones.load(space, settings or Settings(device="cpu"))
+    assert isinstance(loaded, backbones.TorchBackbone)
+    return loaded
+
+
+@pytest.fixture
+def make_tuner(tmp_path: Path) -> Iterator[Callable[..., tuning.Tuner]]:
+    made: list[tuning.Tuner] = []
+
+    def make(**fields: Any) -> tuning.Tuner:
+        defaults: dict[str, Any] = {"data_dir": tmp_path, "device": "cpu", "calibrate_after_s": 0, "compile_after_s": 0}
+        made.append(tuning.Tuner(Settings(**(defaults | fields))))
+        return made[-1]
+
+    yield make
+    for tuner in made:
+        tuner.close()
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[compiler.Order]:
+    """The orders of compilations, which are not carried out."""
+    orders: list[compiler.Order] = []
+
+    class Idle:
+        ended = False
+
+        def __init__(self, order: compiler.Order, backbone: backbones.TorchBackbone) -> None:
+            orders.append(order)
+
+        def stop(self) -> None:
+            pass
+
+    monkeypatch.setattr(tuning, "Compilation", Idle)
+    return orders
+
+
+def jpeg(seed: int) -> bytes:
+    chance = np.random.default_rng(seed)
+    coarse = Image.fromarray(chance.integers(0, 256, (9, 12, 3), dtype=np.uint8))
+    file = io.BytesIO()
+    coarse.resize((500, 375), Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def test_nothing_is_done_before_it_pays(
+    make_tuner: Callable[..., tuning.Tuner], backbone: backbones.TorchBackbone, begun: list[compiler.Order]
+) -> None:
+    tuner = make_tuner(compile_after_s=60)
+    assert tuner.arrangement(backbone).batch == backbones.CPU_BATCH
+    tuner.worked(backbone, 100, 59)
+    assert begun == []
+    tuner.worked(backbone, 100, 2)
+    assert [order.batch for order in begun] == [backbones.CPU_BATCH]
+    tuner.worked(backbone, 100, 60)
+    assert len(begun) == 1, "one at a time, and one for each backbone"
+
+
+def test_zero_turns_both_off(
+    make_tuner: Callable[..., tuning.Tuner],
+    backbone: backbones.TorchBackbone,
+    begun: list[compiler.Order],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tuning.calibration, "calibrate", pytest.fail)
+    tuner = make_tuner()
+    tuner.arrangement(backbone)
+    tuner.worked(backbone, 100, 10_000)
+    assert begun == []
+
+
+def test_a_calibration_is_made_once_and_used(
+    make_tuner: Callable[..., tuning.Tuner], backbone: backbones.TorchBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[float] = []
+
+    def calibrate(_backbone: object, _settings: object, budget_s: float) -> Arrangement:
+        made.append(budget_s)
+        return Arrangement(2, 1, 8)
+
+    monkeypatch.setattr(tuning.calibration, "calibrate", calibrate)
+    tuner = make_tuner(calibrate_after_s=10)
+    tuner.arrangement(backbone)
+    for _ in range(5):
+        tuner.worked(backbone, 400, 4)
+    assert len(made) == 1 and made[0] <= 5
+    assert tuner.arrangement(backbone).batch == 8
+
+
+def test_a_network_too_slow_for_a_trial_of_seconds_is_not_tried(
+    make_tuner: Callable[..., tuning.Tuner], backbone: backbones.TorchBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning.calibration, "calibrate", pytest.fail)
+    tuner = make_tuner(calibrate_after_s=1)
+    tuner.arrangement(backbone)
+    tuner.worked(backbone, 2, 20)
+    assert tuner.arrangement(backbone).batch == backbones.CPU_BATCH
+
+
+def test_without_a_compiler_it_stays_as_it_is(
+    make_tuner: Callable[..., tuning.Tuner],
+    backbone: backbones.TorchBackbone,
+    begun: list[compiler.Order],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    tuner = make_tuner(compile_after_s=1)
+    tuner.arrangement(backbone)
+    tuner.worked(backbone, 1, 2)
+    assert begun == []
+
+
+def test_a_file_that_is_no_library_is_left_alone(
+    make_tuner: Callable[..., tuning.Tuner], backbone: backbones.TorchBackbone
+) -> None:
+    tuner = make_tuner(compile_after_s=1)
+    tuner.arrangement(backbone)
+    path = tuner._order(backbone).path
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"no library")
+    assert tuner.arrangement(backbone).batch == backbones.CPU_BATCH
+    assert backbone.compiled_batch is None
+
+
+def test_an_order_survives_its_way(make_tuner: Callable[..., tuning.Tuner], backbone: backbones.TorchBackbone) -> None:
+    tuner = make_tuner()
+    tuner.arrangement(backbone)
+    order = tuner._order(backbone)
+    assert compiler.Order.from_json(order.to_json()) == order
+    assert machine.key() in order.path.parts
+
+
+def test_giving_up_ends_the_process_and_leaves_nothing(
+    make_tuner: Callable[..., tuning.Tuner], backbone: backbones.TorchBackbone, tmp_path: Path
+) -> None:
+    tuner = make_tuner(compile_after_s=1)
+    tuner.arrangement(backbone)
+    tuner.worked(backbone, 1, 2)
+    compilation = tuner._compilation
+    assert isinstance(compilation, tuning.Compilation) and not compilation.ended
+    until(lambda: any(tmp_path.rglob(f"{compiler.DRAFT}*")))
+    started = time.monotonic()
+    tuner.close()
+    assert compilation.ended and time.monotonic() - started < 5
+    assert not tuner._order(backbone).done
+    compiler.remove_leftovers(tuner._order(backbone).path.parent)
+    assert not any(tmp_path.rglob(f"{compiler.DRAFT}*"))
+
+
+@pytest.mark.skipif(tuning._compiler() is None, reason="there is no C++ compiler")
+@pytest.mark.parametrize("make", [squeezenet, pytest.param(lite0, marks=pytest.mark.faults)])
+def test_a_compiled_network_takes_over_and_computes_the_same(
+    make: Callable[[Settings], backbones.TorchBackbone], make_tuner: Callable[..., tuning.Tuner], tmp_path: Path
+) -> None:
+    """Held to the reference path, Pillow and the eager network, over whole pictures and in two lanes at once."""
+    settings = Settings(device="cpu", weights_dir=tmp_path)
+    options = {"compile_after_s": 1, "batch_size": 2, "lanes": 2, "weights_dir": tmp_path}
+    backbone, tuner = make(settings), make_tuner(**options)
+    arrangement = tuner.arrangement(backbone)
+    tuner.worked(backbone, 1, 2)
+    assert isinstance(tuner._compilation, tuning.Compilation)
+    # work goes on beside it, and then by it
+    before = embed(backbone, arrangement)
+    until(lambda: tuner._compilation is not None and tuner._compilation.ended, 200)
+    tuner.worked(backbone, 1, 0.1)
+    assert tuner._compilation is None
+    if tuner._order(backbone).verdict.exists():
+        pytest.skip("compiled, it is not faster here")
+    assert backbone.compiled_batch == 2
+    after = embed(backbone, arrangement)
+
+    space = backbone.space
+    decoded = [preprocess.decode(jpeg(seed), settings) for seed in range(11)]
+    whole = np.stack([preprocess.transform(picture, space.preprocess) for picture in decoded])
+    expected = torch.from_numpy(backbones.load(space, settings, reference=True).embed(whole))
+    for ours in (before, after):
+        assert torch.cosine_similarity(torch.from_numpy(ours), expected).min() >= LEAST_COSINE
+    assert not np.array_equal(before, after), "it was not the compiled network that computed them"
+
+    another = load(space, settings)
+    make_tuner(**options).arrangement(another)
+    assert another.compiled_batch == 2, "it is kept for other processes"
+
+
+def embed(backbone: backbones.TorchBackbone, arrangement: Arrangement) -> np.ndarray:
+    outcomes = list(Pipeline(backbone, Settings(device="cpu"), arrangement).run(range(11), jpeg))
+    rows = {outcome.item: outcome.embedding for outcome in outcomes if outcome.embedding is not None}
+    return np.stack([rows[at] for at in range(11)])
+
+
+def until(condition: Callable[[], bool], timeout_s: float = 30) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_the_settings_have_the_last_word_on_the_arrangement(backbone: backbones.TorchBackbone) -> None:
+    assert arrangement_of(backbone, Settings(lanes=3, batch_size=7)) == Arrangement(3, 1, 7)
+    assert arrangement_of(backbone, Settings()).lanes == len(os.sched_getaffinity(0))
