@@ -32,9 +32,7 @@ def test_many_who_wait_cost_little(serve: Callable[..., Running]) -> None:
         statements.append(statement)
 
     with ThreadPoolExecutor(WAITING) as pool:
-        held = [
-            pool.submit(client.get, f"/v1/jobs/{job['id']}", headers={"Prefer": "wait=50"}) for _ in range(WAITING)
-        ]
+        held = [pool.submit(client.get, f"/v1/jobs/{job['id']}", headers={"Prefer": "wait=50"}) for _ in range(WAITING)]
         deadline = time.monotonic() + 20
         while server.service.watcher.waiting < WAITING:
             assert time.monotonic() < deadline
