@@ -18,6 +18,7 @@ from imagekin.ledger import Record
 from imagekin.types import ItemStatus, OnConflict
 
 Image, Segment, Thumbnails, Collection = models.Image, models.Segment, models.Thumbnails, models.Collection
+IMAGES = models.Base.metadata.tables[Image.__tablename__]
 
 # Bound by SQLite's limit on variables in a statement.
 KEYS_PER_QUERY = 500
@@ -148,31 +149,39 @@ def store(session: Session, collection_id: str, items: Sequence[Item], on_confli
                 id = models.new_id()
                 metadata = item.metadata or {}
                 inserts.append(
-                    values | {"id": id, "collection_id": collection_id, "key": item.key, "metadata_": metadata}
+                    values | {"id": id, "collection_id": collection_id, "key": item.key, "metadata": metadata}
                 )
             else:
                 id = image.id
-                updates.append((id, values if item.metadata is None else values | {"metadata_": item.metadata}))
+                updates.append((id, values if item.metadata is None else values | {"metadata": item.metadata}))
             record = Record(item.key, ItemStatus.REUSED if item.reused else ItemStatus.EMBEDDED, id)
         elif record.status == ItemStatus.REUSED and record.image_id and _annotates(item, image):
-            updates.append((record.image_id, {"metadata_": item.metadata, "revision": revision}))
+            updates.append((record.image_id, {"metadata": item.metadata, "revision": revision}))
         records.append(record)
     if rows:
         _write(session, collection, segment_id, rows)
     left = {image.segment_id for image in here.values()}
+    # the table, not the class: the session would make an object's worth of each row
     if inserts:
-        session.execute(sa.insert(Image), inserts)
-    for id, values in updates:
-        # a deleted image stays deleted
-        live = sa.update(Image).where(Image.id == id, Image.deleted_at.is_(None)).values(values)
-        # else the session compares each of them with all that it has loaded
-        session.execute(live.execution_options(synchronize_session=False))
+        session.execute(sa.insert(IMAGES), inserts)
+    _update(session, updates)
     if rows:
         drop_unused(session, left)
     if inserts or updates:
         collection.revision = revision
         collection.image_count += len(inserts)
     return records
+
+
+def _update(session: Session, updates: Sequence[tuple[str, dict[str, Any]]]) -> None:
+    """Write the values of some images by id, one statement for all that change the same columns."""
+    alike: dict[frozenset[str], list[dict[str, Any]]] = {}
+    for id, values in updates:
+        alike.setdefault(frozenset(values), []).append({"image_id": id, **values})
+    for rows in alike.values():
+        # a deleted image stays deleted
+        live = sa.update(IMAGES).where(IMAGES.c.id == sa.bindparam("image_id"), IMAGES.c.deleted_at.is_(None))
+        session.execute(live, rows)
 
 
 def _annotates(item: Item, image: models.Image | None) -> bool:

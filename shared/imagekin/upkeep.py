@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import NoResultFound
 from sqlalchemy.orm import Session
 
-from imagekin import compaction, errors, models, removal
+from imagekin import compaction, errors, models, removal, statistics
 from imagekin.db import Database
 from imagekin.jobs import sweeping
 from imagekin.storage import Storage
@@ -42,6 +42,7 @@ class Upkeep:
         return +done
 
     def _slices(self) -> Iterator[tuple[str, int]]:
+        yield "tables_analyzed", self._database.write(statistics.refresh)
         # the sweep itself takes one slice of these; more may be due than that
         while count := self._database.write(sweeping.expire_jobs):
             yield "jobs_expired", count

