@@ -45,7 +45,8 @@ def read_key() -> str | None:
     if key is None:
         return None
     if not (0 < len(key) <= MAX_KEY_CHARS and key.isascii() and key.isprintable()):
-        raise errors.InvalidRequest(f"{HEADER} must be 1 to {MAX_KEY_CHARS} printable ASCII characters.")
+        detail = f"{HEADER} must be 1 to {MAX_KEY_CHARS} printable ASCII characters."
+        raise errors.InvalidRequest(detail, errors=[{"pointer": f"/{HEADER}", "in": "header", "detail": detail}])
     return key
 
 

@@ -44,7 +44,7 @@ PAGED = (LIMIT, CURSOR)
 IDEMPOTENCY_KEY = Parameter(
     "Idempotency-Key",
     "The same request under the same key is the same job; another one is refused.",
-    {"type": "string", "minLength": 1, "maxLength": 255},
+    {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]*$"},
     "header",
 )
 WAIT = Parameter(

@@ -51,7 +51,8 @@ def create() -> flask.Response:
     kept = False
     try:
         if body.size == 0:
-            raise errors.InvalidRequest("The upload is empty; send the file as the body.")
+            detail = "The upload is empty; send the file as the body."
+            raise errors.InvalidRequest(detail, errors=[{"pointer": "", "detail": detail}])
         here.database.write(uploads.add, service.owner(), upload_id, stored, filename, here.settings, size=body.size)
         kept = True
     finally:
