@@ -34,7 +34,7 @@ class Upkeep:
     def run(self, seconds: float) -> Counter[str]:
         """Work for about `seconds`, and return how many of what was dealt with; the next call goes on."""
         deadline = time.monotonic() + seconds
-        done: Counter[str] = Counter()
+        done = Counter(tables_analyzed=self._database.write(statistics.refresh))
         for name, count in self._slices():
             done[name] += count
             if time.monotonic() > deadline:
@@ -42,7 +42,6 @@ class Upkeep:
         return +done
 
     def _slices(self) -> Iterator[tuple[str, int]]:
-        yield "tables_analyzed", self._database.write(statistics.refresh)
         # the sweep itself takes one slice of these; more may be due than that
         while count := self._database.write(sweeping.expire_jobs):
             yield "jobs_expired", count

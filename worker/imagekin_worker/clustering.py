@@ -21,8 +21,9 @@ from imagekin.types import Metric
 # Scores of one block of rows against all centers. More rows than the second number gain nothing on a CPU.
 CPU_BLOCK_BYTES, CPU_BLOCK_ROWS = 32 << 20, 8192
 CUDA_BLOCK_BYTES, CUDA_BLOCK_ROWS = 256 << 20, 65536
-# Rows that are copied at a time into a sample.
-GATHERED_ROWS = 4096
+# Rows that are copied at a time into a sample: each may bring megabytes of its neighborhood into memory, as the system
+# maps files in large pages where it can.
+GATHERED_ROWS = 64
 # Rows that are measured in float64 at a time.
 MEASURED_ROWS = 1024
 # A vector shorter than this has no direction: its square is 0 in float32.
@@ -87,12 +88,16 @@ class Rows:
 
     def pick(self, index: torch.Tensor) -> torch.Tensor:
         """Return the rows at the given indices."""
+        if self._mapping is not None:
+            return torch.from_numpy(self.gather(index.cpu().numpy())).to(self.device)
         return self._tensor[index.to(self._tensor.device)].to(self.device)
 
     def gather(self, index: np.ndarray) -> np.ndarray:
         """Return a copy of the rows at the given indices (m, dim), in their order, read in the order of the file."""
         gathered = np.empty((len(index), self.dim), np.float32)
-        for places in np.array_split(np.argsort(index), -(-len(index) // GATHERED_ROWS)):
+        order = np.argsort(index)
+        for start in range(0, len(order), GATHERED_ROWS):
+            places = order[start : start + GATHERED_ROWS]
             gathered[places] = self._tensor[torch.from_numpy(index[places])].cpu().numpy()
             self.release()
         return gathered
