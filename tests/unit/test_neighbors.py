@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -210,6 +213,54 @@ def test_float16_vectors_are_taken() -> None:
     rows = vectors(3).astype(np.float16)
     matrix.upsert(["a", "b", "c"], ["a", "b", "c"], rows)
     np.testing.assert_array_equal(matrix.raw(), rows.astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_rows_in_a_devices_memory(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU's rows go through, on the CPU's: tensors' own copies, large blocks, one thread."""
+    scanner = scan.Scanner(threads=1)
+    monkeypatch.setattr(scanner, "step", lambda *_: 10_000)
+    matrix = Matrix(DIM, dtype=dtype, scanner=scanner)
+    matrix._by_numpy = False
+    rows = vectors(500).astype(dtype).astype(np.float32)
+    matrix.upsert(names(500, "id"), names(500, "key"), rows)
+    matrix.upsert([matrix.ids[3], "new"], ["renamed", "added"], rows[:2] * 2)
+    matrix.remove(matrix.ids[10:20])
+    stored = contents(matrix)
+    own = matrix.ids[:2]
+    queries = np.concatenate([rows[:2], vectors(3, seed=2)])
+    for query, found, hidden in zip(
+        queries, matrix.search(queries, 9, exclude=[*own, None, None, None]), [*own, "", "", ""], strict=True
+    ):
+        hold(found, brute_force({id: one for id, one in stored.items() if id != hidden}, query, 9))
+    np.testing.assert_array_equal(matrix.vector("new"), rows[1] * 2)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_any_number_of_cores_answers_alike(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan, "BLOCK_ROWS", 32)
+    rows = np.round(vectors(700, 4), 1)
+    matrix = Matrix(4, scanner=scan.Scanner(threads=threads))
+    matrix.upsert(names(700, "id"), names(700, "key"), rows)
+    queries = rows[:40]
+    for query, found in zip(queries, matrix.search(queries, 12), strict=True):
+        hold(found, brute_force(contents(matrix), query, 12))
+
+
+def test_a_callers_threads_are_what_they_were() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    seen: list[int] = []
+    try:
+        for count in (10, 20_000):
+            filled(vectors(count)).search(vectors(2), 3)
+            assert torch.get_num_threads() == 3
+        another = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+        another.start()
+        another.join()
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [3]
 
 
 @settings(max_examples=80, deadline=None)

@@ -71,6 +71,8 @@ class Matrix:
         device = self._scanner.device
         self._rows = torch.empty((capacity, dim), dtype=TORCH[DType(dtype)], device=device)
         self._reciprocals = torch.empty(capacity, dtype=torch.float32, device=device)
+        # numpy reads and writes the rows: no thread of torch, which wait for each other even over a few rows
+        self._by_numpy = device.type == "cpu"
         self._in_file = 0 if file is None else len(file)
         self._dead: Tensor | None = None
         self._n_dead = 0
@@ -149,10 +151,10 @@ class Matrix:
         self._set(places, rows[sources], reciprocals[sources])
 
     def _set(self, places: slice | np.ndarray, rows: np.ndarray, reciprocals: np.ndarray) -> None:
-        if self._rows.is_cpu:
-            # without the threads of torch, which wait for each other even over a few rows
+        if self._by_numpy:
             self._rows.numpy()[places], self._reciprocals.numpy()[places] = rows, reciprocals
         else:
+            places = places if isinstance(places, slice) else torch.from_numpy(places).to(self._rows.device)
             self._rows[places] = _tensor(rows).to(self._rows)
             self._reciprocals[places] = _tensor(reciprocals).to(self._rows.device)
 
@@ -273,7 +275,7 @@ class Matrix:
         return taken
 
     def _held(self, rows: np.ndarray) -> np.ndarray:
-        if self._rows.is_cpu:
+        if self._by_numpy:
             return self._rows.numpy()[rows]
         return self._rows[torch.from_numpy(rows).to(self._rows.device)].cpu().numpy()
 

@@ -55,9 +55,7 @@ class Residents:
     def of(cls, settings: Settings, database: Database, device: torch.device) -> Residents:
         """Return those of a worker's process."""
         cache = MatrixCache.of(settings) if settings.matrix_cache_bytes else None
-        return cls(
-            database, settings.matrix_memory_bytes, cache=cache, scanner=Scanner(device, threads=settings.lanes)
-        )
+        return cls(database, settings.matrix_memory_bytes, cache=cache, scanner=Scanner(device, threads=settings.lanes))
 
     def __init__(
         self,
