@@ -154,9 +154,10 @@ class Matrix:
         if self._by_numpy:
             self._rows.numpy()[places], self._reciprocals.numpy()[places] = rows, reciprocals
         else:
-            places = places if isinstance(places, slice) else torch.from_numpy(places).to(self._rows.device)
-            self._rows[places] = _tensor(rows).to(self._rows)
-            self._reciprocals[places] = _tensor(reciprocals).to(self._rows.device)
+            device = self._rows.device
+            there = places if isinstance(places, slice) else torch.from_numpy(places).to(device)
+            self._rows[there] = _tensor(rows).to(self._rows)
+            self._reciprocals[there] = _tensor(reciprocals).to(device)
 
     def _make_room(self, count: int) -> None:
         if count > len(self._rows):
