@@ -25,7 +25,8 @@ def label(key: str) -> tuple[str, str]:
 @pytest.fixture
 def server() -> Iterator[FakeServer]:
     with FakeServer() as server:
-        server.steps = [{"status": "succeeded", "progress": progress(total=8, done=8, embedded=8, images_per_s=4.0)}]
+        numbers = {"total": 8, "done": 8, "embedded": 6, "reused": 1, "failed": 1}
+        server.steps = [{"status": "succeeded", "progress": progress(**numbers, images_per_s=4.0)}]
         counts = {"embedded": 6, "reused": 1, "skipped": 0, "failed": 1, "cancelled": 0, "ignored": 0}
         found = ["sofa-new-1.jpg", "sofa-new-2.jpg", "sofa-old-1.jpg"]
         server.results = {

@@ -237,6 +237,19 @@ def test_a_group_fails_where_nothing_was_done(server: FakeServer, client: Client
     assert again.wait().status is JobStatus.PARTIAL
 
 
+def test_speed_is_that_of_the_job_at_work(server: FakeServer, client: Client, photos: Path) -> None:
+    job = send(client, photos)
+    at_work = progress(total=3, done=1, embedded=1, images_per_s=2.0, eta_s=1.0)
+    server.jobs["j1"].update(status="running", progress=at_work)
+    # two of this job, and five that wait
+    assert (job.refresh().progress.images_per_s, job.progress.eta_s) == (2.0, 1.0 + 5 / 2)
+    for number, rate in enumerate((3.0, 1.0, 2.0), 1):
+        done = len(sent(server)[number - 1])
+        ended = progress(total=done, done=done, embedded=done, images_per_s=rate)
+        server.jobs[f"j{number}"].update(status="succeeded", progress=ended)
+    assert (job.wait().progress.images_per_s, job.progress.eta_s) == (8 / (1 + 3 + 1), None)
+
+
 def test_known_asks_in_pages(server: FakeServer, client: Client) -> None:
     server.known = {(f"{number}.png", f"{number:064x}") for number in (0, 10_000)}
     contents = {f"{number}.png": f"{number:064x}" for number in range(10_001)}

@@ -10,8 +10,9 @@ from imagekin.client import bodies, posting, uploads
 from imagekin.client.bodies import Sent
 from imagekin.client.jobs import Job
 from imagekin.client.sending import Sender, Watch, watched
-from imagekin.client.sources import Archive, Folder, Listing, Location, Manifest, Picture, Source, Urls
+from imagekin.client.sources import Archive, Location, Manifest, Picture, Source, Urls
 from imagekin.client.transport import Transport
+from imagekin.client.uploads import Folder, Listing
 from imagekin.types import OnConflict
 
 PATH = "/v1/jobs/embed"

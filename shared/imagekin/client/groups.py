@@ -177,9 +177,16 @@ class JobGroup(Job[schemas.EmbedResult]):
         )
 
     def _speed(self, left: int) -> tuple[float | None, float | None]:
-        """Give the rate of the job at work, for which the others wait, and how long `left` images take at that."""
+        """Give the rate of the job at work, for which the others wait, and how long `left` images take at that.
+
+        Where all have ended it is that of all of them.
+        """
         current = next((job.progress for job in self.parts if not job.terminal), None)
-        if current is None or not current.images_per_s:
+        if current is None:
+            rated = [(job.progress.done, job.progress.images_per_s) for job in self.parts]
+            took_s = sum(done / rate for done, rate in rated if rate)
+            return round(sum(done for done, rate in rated if rate) / took_s, 2) if took_s else None, None
+        if not current.images_per_s:
             return None, None
         rate, eta_s = current.images_per_s, current.eta_s
         if eta_s is not None and current.total is not None:
