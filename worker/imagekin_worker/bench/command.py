@@ -32,7 +32,8 @@ def bench(
     """Measure this machine: each speed that imagekin promises, as a ratio in one run, beside what would be ideal.
 
     Takes some minutes on two cores, and wants the machine to itself. It uses a service, a database and pictures of its
-    own in a temporary folder, and touches nothing else. Rows that cannot be measured here say why.
+    own in a temporary folder, and touches nothing else. Rows that cannot be measured here say why. Ctrl-C shows what
+    there is by then.
     """
     # torch comes with these, and `imagekin bench --help` needs none
     from imagekin_worker.bench import measuring, report, rows, sizes

@@ -18,6 +18,7 @@ from imagekin_worker.bench.sizes import Sizes
 from imagekin_worker.bench.workbench import Workbench
 
 NO_GPU = "there is no CUDA device"
+INTERRUPTED = "interrupted"
 LOOK_S = 0.5
 MOST_BUSY = 0.15
 
@@ -68,10 +69,16 @@ def _jiffies() -> tuple[int, int]:
 def _outcome(row: Row, bench: Workbench, wanted: bool) -> Outcome:
     if not wanted:
         return Outcome(row, reason=NOT_SELECTED)
+    if bench.interrupted:
+        return Outcome(row, reason=INTERRUPTED)
     output.say(f"{row.name}: {row.what}")
     started = time.monotonic()
     try:
         figure = row.measure(bench)
+    except KeyboardInterrupt:
+        # what was measured in minutes is worth showing
+        bench.interrupted = True
+        return Outcome(row, reason=INTERRUPTED, seconds=time.monotonic() - started)
     except errors.ImagekinError as error:
         output.say(f"  not measured here: {error.detail}")
         return Outcome(row, reason=error.detail, seconds=time.monotonic() - started)

@@ -137,7 +137,7 @@ def _measure(bench: Workbench, backbone: str) -> Rates:
     return Rates(
         found["whole"],
         max(cores() * found["one"], found["all"]),
-        max(found["forward"], forward.survey(bench, backbone).prepared[best]),
+        found["forward"],
         found.get("original", 0.0),
         shares,
     )

@@ -54,6 +54,7 @@ class Workbench:
         self.device = device
         self.asked = frozenset(asked)
         self.notes: list[str] = []
+        self.interrupted = False
         self._user = user
         self._made: dict[Hashable, Any] = {}
         self._open = ExitStack()
