@@ -133,7 +133,7 @@ def test_activity_tells_work_from_rest():
             pass
 
     try:
-        activity = Activity(os.getpid)
+        activity = Activity(os.getpid())
     except NotMeasured as error:
         pytest.skip(error.detail)
     thread = threading.Thread(target=spin)
@@ -150,3 +150,4 @@ def test_activity_tells_work_from_rest():
     assert rest.idle > 0.7
     assert work.idle < rest.idle - 0.1
     assert work.cores > rest.cores
+    assert work.others == 0

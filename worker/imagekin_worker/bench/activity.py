@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -17,21 +17,25 @@ LOOK_S = 0.012
 
 
 class Share(NamedTuple):
-    """Of a span of time: how much of it no thread ran, and how many cores were busy on average."""
+    """Of a span of time: the share in which no lane ran, and the cores that were busy on average: with the lanes, with
+    the main thread, and with the other processes that were named."""
 
     idle: float
     cores: float
+    main: float
+    others: float
 
 
 class Activity:
-    """Looks every few milliseconds at how long the threads of a process ran, its main thread left out.
+    """Looks every few milliseconds at how long the threads of a worker's process ran, and `others` beside it.
 
-    In a worker the main thread plans and commits; the others read, decode and run the network. Needs Linux's
+    The main thread plans and commits; the others are lanes, which read, decode and run the network. Needs Linux's
     scheduler statistics; raises NotMeasured without them.
     """
 
-    def __init__(self, pid: Callable[[], int]) -> None:
-        self._pid = pid()
+    def __init__(self, pid: int, others: Sequence[int] = ()) -> None:
+        self._pid = pid
+        self._others = others
         self._looks: list[tuple[float, dict[str, int]]] = []
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -50,25 +54,36 @@ class Activity:
 
     def share(self, begin: float, end: float) -> Share:
         """Sum up what was seen between two times of the clock."""
-        idle = busy = 0.0
+        idle, busy = 0.0, dict.fromkeys(("lane", "main", "other"), 0.0)
         for (before, old), (after, new) in zip(self._looks, self._looks[1:], strict=False):
             length = min(after, end) - max(before, begin)
             if length <= 0:
                 continue
-            ran = sum(ns - old.get(thread, 0) for thread, ns in new.items()) / 1e9 / (after - before)
-            idle += length * max(0.0, 1.0 - ran)
-            busy += length * ran
-        return Share(idle / (end - begin), busy / (end - begin))
+            ran = dict.fromkeys(busy, 0.0)
+            for name, ns in new.items():
+                ran[name.partition(" ")[0]] += (ns - old.get(name, 0)) / 1e9 / (after - before)
+            idle += length * max(0.0, 1.0 - ran["lane"])
+            for kind, cores in ran.items():
+                busy[kind] += length * cores
+        span = end - begin
+        return Share(idle / span, busy["lane"] / span, busy["main"] / span, busy["other"] / span)
 
     def _watch(self) -> None:
         while not self._over.wait(LOOK_S):
             self._looks.append((time.time(), self._ran()))
 
     def _ran(self) -> dict[str, int]:
-        """Return the nanoseconds that each thread but the main one has run."""
+        """Return the nanoseconds that each thread has run, by what it is and its id."""
         found: dict[str, int] = {}
-        for task in Path(f"/proc/{self._pid}/task").iterdir():
-            if task.name != str(self._pid):
+        for pid in (self._pid, *self._others):
+            for task in _tasks(pid):
+                kind = "other" if pid != self._pid else "main" if task.name == str(pid) else "lane"
                 with suppress(OSError):
-                    found[task.name] = int((task / "schedstat").read_text().split()[0])
+                    found[f"{kind} {task.name}"] = int((task / "schedstat").read_text().split()[0])
         return found
+
+
+def _tasks(pid: int) -> list[Path]:
+    with suppress(OSError):
+        return list(Path(f"/proc/{pid}/task").iterdir())
+    return []

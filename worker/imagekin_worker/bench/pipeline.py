@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ def overhead(bench: Workbench) -> Figure:
     rates = measured(bench, DEFAULT)
     if (share := rates.share) is None:
         raise NotMeasured("threads are looked at through /proc, which only Linux has")
-    limit = f"planning, claims and commits between the lanes' runs; {share.cores:.2f} of {cores()} cores busy"
+    limit = f"planning, claims and commits between the lanes' runs; of {cores()} cores {_busy(share)}"
     return Figure(share.idle, 0.0, "of the time", share.idle, limit, _details(rates))
 
 
@@ -111,10 +112,13 @@ def _measure(bench: Workbench, backbone: str) -> Rates:
     shares: list[Share] = []
 
     def job() -> float:
-        with service.collection(backbone, weights) as name, Activity(lambda: service.child("bulk")) as activity:
+        with service.collection(backbone, weights) as name, Activity(service.child("bulk"), others()) as activity:
             run = service.embed(folder, name)
         shares.append(activity.share(run.submitted, run.finished))
         return run.rate
+
+    def others() -> list[int]:
+        return [os.getpid(), *service.api(), *service.processes().values()]
 
     def decode(threads: int) -> Callable[[], float]:
         return lambda: decode_rate(files, space, bench.settings, threads, bench.sizes.rate_s)
@@ -145,8 +149,12 @@ def _measure(bench: Workbench, backbone: str) -> Rates:
 
 def _limit(rates: Rates) -> str:
     stage = "forward" if rates.forward < rates.decode else "decode"
-    lost = f"; {rates.share.idle:.0%} of the time no core on an image" if rates.share else ""
-    return f"{stage} ({rates.forward:.3g}/s; decode {rates.decode:.3g}/s on all cores){lost}"
+    busy = f"; of {cores()} cores {_busy(rates.share)}" if rates.share else ""
+    return f"{stage} ({rates.forward:.3g}/s; decode {rates.decode:.3g}/s on all cores){busy}"
+
+
+def _busy(share: Share) -> str:
+    return f"lanes had {share.cores:.2f}, planning and commits {share.main:.2f}, API and client {share.others:.2f}"
 
 
 def _details(rates: Rates) -> dict[str, float]:
@@ -154,5 +162,10 @@ def _details(rates: Rates) -> dict[str, float]:
     if rates.original:
         found["original"] = rates.original
     if rates.share:
-        found |= {"idle_share": rates.share.idle, "busy_cores": rates.share.cores}
+        found |= {
+            "idle_share": rates.share.idle,
+            "lane_cores": rates.share.cores,
+            "main_thread_cores": rates.share.main,
+            "other_processes_cores": rates.share.others,
+        }
     return {name: round(value, 4) for name, value in found.items()}
