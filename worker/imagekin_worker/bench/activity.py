@@ -14,6 +14,7 @@ from imagekin_worker.bench.report import NotMeasured
 
 # A few of the scheduler's ticks: shorter would see nothing more.
 LOOK_S = 0.012
+_KINDS = ("lane", "main", "other")
 
 
 class Share(NamedTuple):
@@ -54,12 +55,13 @@ class Activity:
 
     def share(self, begin: float, end: float) -> Share:
         """Sum up what was seen between two times of the clock."""
-        idle, busy = 0.0, dict.fromkeys(("lane", "main", "other"), 0.0)
+        idle = 0.0
+        busy: dict[str, float] = dict.fromkeys(_KINDS, 0.0)
         for (before, old), (after, new) in zip(self._looks, self._looks[1:], strict=False):
             length = min(after, end) - max(before, begin)
             if length <= 0:
                 continue
-            ran = dict.fromkeys(busy, 0.0)
+            ran: dict[str, float] = dict.fromkeys(_KINDS, 0.0)
             for name, ns in new.items():
                 ran[name.partition(" ")[0]] += (ns - old.get(name, 0)) / 1e9 / (after - before)
             idle += length * max(0.0, 1.0 - ran["lane"])
