@@ -240,6 +240,17 @@ class ClusterBody(JobBody):
 
 
 class AssignBody(Body):
+    """Images by their ids or by their keys, not by both; by neither, all that came or changed after the clustering."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "not": {
+                "required": ["image_ids", "image_keys"],
+                "properties": {"image_ids": {"type": "array"}, "image_keys": {"type": "array"}},
+            }
+        }
+    )
+
     clustering_id: Id
     image_ids: Annotated[list[Id], Field(max_length=MAX_ASSIGN)] | None = None
     image_keys: Annotated[list[Key], Field(max_length=MAX_ASSIGN)] | None = None
