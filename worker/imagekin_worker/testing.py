@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from imagekin import catalog, errors
 from imagekin.catalog import Preprocess, Space
 from imagekin.config import Settings
+from imagekin.types import Precision
 from imagekin_worker import streams
 
 FAKE_DIM = 64
@@ -96,4 +97,4 @@ def load(space: Space, settings: Settings) -> FakeBackbone:
 
 def fake_space(weights: str = "DEFAULT", weights_dir: Path = Path()) -> Space:
     """Give the space of the fake backbone."""
-    return catalog.resolve_space(catalog.FAKE_BACKBONE, weights, catalog.Precision.EXACT, weights_dir)
+    return catalog.resolve_space(catalog.FAKE_BACKBONE, weights, Precision.EXACT, weights_dir)

@@ -182,9 +182,12 @@ def _read(fs: Any, path: str, settings: Settings) -> bytes:
 
 
 def _head(fs: Any, path: str, length: int, settings: Settings) -> bytes:
-    limit = {"timeout": fetch.timeout_s(settings)} if isinstance(fs, AsyncFileSystem) else {}
     with _item_errors():
-        return fs.cat_file(path, start=0, end=length, **limit)
+        return fs.cat_file(path, start=0, end=length, **_limit(fs, settings))
+
+
+def _limit(fs: Any, settings: Settings) -> dict[str, float]:
+    return {"timeout": fetch.timeout_s(settings)} if isinstance(fs, AsyncFileSystem) else {}
 
 
 @contextmanager
