@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from peers import MARKS, Table
 
-from imagekin_worker.bench import kmeans, timing
+from imagekin_worker.bench import kmeans, search, timing
 from imagekin_worker.bench.workbench import SEED, Workbench
 
 pytestmark = MARKS
@@ -27,8 +27,9 @@ def test_clustering(bench: Workbench) -> None:
     def with_faiss(rows: np.ndarray, n_clusters: int) -> float:
         work = faiss.Kmeans(rows.shape[1], n_clusters, niter=FAISS_ITERATIONS, seed=SEED,
                             max_points_per_centroid=len(rows))  # fmt: skip
-        work.train(rows)
-        return float(work.index.search(rows, 1)[0].sum())
+        with search.faiss_products():
+            work.train(rows)
+            return float(work.index.search(rows, 1)[0].sum())
 
     ways: dict[str, Callable[[np.ndarray, int], float]] = {
         "imagekin": lambda rows, n: kmeans.ours(rows, n, 1, "cpu"),

@@ -52,9 +52,14 @@ def ways_over(rows: np.ndarray) -> Ways:
     brute = neighbors.NearestNeighbors(n_neighbors=search.TOP_K, metric="cosine", algorithm="brute").fit(rows)
     return {
         "imagekin": lambda queries: [{int(each.id) for each in one} for one in matrix.search(queries, search.TOP_K)],
-        "faiss IndexFlatIP": lambda queries: [set(one) for one in index.search(queries, search.TOP_K)[1].tolist()],
+        "faiss IndexFlatIP": lambda queries: faiss(index, queries),
         "scikit-learn, brute force": lambda queries: [set(one) for one in brute.kneighbors(queries)[1].tolist()],
     }
+
+
+def faiss(index: Any, queries: np.ndarray) -> list[set[int]]:
+    """Search in the way of faiss that suits the number of queries."""
+    return [set(one) for one in search.faiss_search(index, queries, products=len(queries) > 1).tolist()]
 
 
 def class_loop(rows: np.ndarray, query: np.ndarray) -> dict[str, float]:

@@ -13,6 +13,7 @@ from imagekin.types import Metric
 from imagekin_worker import original_kmeans
 from imagekin_worker.bench import timing
 from imagekin_worker.bench.report import Figure, NotMeasured
+from imagekin_worker.bench.search import rows_like_embeddings
 from imagekin_worker.bench.workbench import SEED, Workbench
 from imagekin_worker.kmeans import KMeans
 
@@ -26,7 +27,8 @@ MOST_INERTIA = 1.01
 def against_product(bench: Workbench) -> Figure:
     """Measure the seconds of an iteration over those of the matrix product of all rows with all centers."""
     n_clusters = GPU_CLUSTERS if bench.on_gpu else bench.sizes.kmeans_clusters
-    rows = rows_in_groups(bench.sizes.kmeans_rows, n_clusters)
+    # without groups, so that no run comes to its end before its last iteration
+    rows = rows_like_embeddings(bench.sizes.kmeans_rows, DIM)
     few, many = bench.sizes.iterations
     resident = torch.from_numpy(rows).to(bench.device)
     centers = resident[:n_clusters].T.contiguous()
@@ -114,6 +116,9 @@ def sklearn_inertia(rows: np.ndarray, n_clusters: int) -> float:
 
 
 def _run_s(rows: np.ndarray, n_clusters: int, iterations: int, device: str) -> float:
-    """Time a run of exactly so many iterations, its seeding and its end included."""
+    """Time a run of exactly so many iterations, its seeding and its end included. Raises NotMeasured for fewer."""
     work = KMeans(rows, n_clusters, n_init=1, tolerance=0, max_iterations=iterations, device=device)
-    return timing.seconds(work.advance)
+    seconds = timing.seconds(work.advance)
+    if work.result().iterations != iterations:
+        raise NotMeasured(f"the rows were clustered after {work.result().iterations} iterations, before {iterations}")
+    return seconds
