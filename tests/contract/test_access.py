@@ -116,6 +116,7 @@ def test_this_machine_needs_no_key_in_local_mode(local: Running) -> None:
         {"Host": "127.0.0.1"},
         {"Host": "localhost:1"},
         {"Host": "localhost:PORT@example.org"},
+        {"Host": "somebody@localhost:PORT"},
         {"Host": "0.0.0.0:PORT"},
         {"Origin": "https://example.org"},
         {"Origin": "null"},
