@@ -10,8 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_handles_of = torch._C._aoti.unsafe_alloc_void_ptrs_from_tensors  # pyright: ignore[reportAttributeAccessIssue]
-_tensors_of = torch._C._aoti.alloc_tensors_by_stealing_from_void_ptrs  # pyright: ignore[reportAttributeAccessIssue]
 _pointer_of = ctypes.pythonapi.PyCapsule_GetPointer
 _pointer_of.restype, _pointer_of.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
 _capsule_of = ctypes.pythonapi.PyCapsule_New
@@ -27,7 +25,13 @@ class Library:
     """
 
     def __init__(self, path: Path, batch: int, lanes: int) -> None:
-        """Load a library, with room for `lanes` calls at once. Raises OSError where it cannot be loaded."""
+        """Load a library, with room for `lanes` calls at once. Raises OSError and RuntimeError where that cannot be."""
+        try:
+            bridge: Any = torch._C._aoti  # pyright: ignore[reportAttributeAccessIssue] - PyTorch's own, undocumented
+            self._handles_of = bridge.unsafe_alloc_void_ptrs_from_tensors
+            self._tensors_of = bridge.alloc_tensors_by_stealing_from_void_ptrs
+        except AttributeError as error:
+            raise RuntimeError(f"PyTorch {torch.__version__} gives its tensors to libraries in another way") from error
         self.batch = batch
         self.nbytes = path.stat().st_size
         self._library = ctypes.CDLL(str(path))
@@ -43,11 +47,11 @@ class Library:
         """Embed one batch; see backbones.Compiled. Raises RuntimeError."""
         if len(pixels) != self.batch:
             raise RuntimeError(f"compiled for {self.batch} pictures, called with {len(pixels)}")
-        (given,) = _handles_of([pixels])
+        (given,) = self._handles_of([pixels])
         inputs = (ctypes.c_void_p * 1)(_pointer_of(given, None))
         outputs = (ctypes.c_void_p * 1)()
         self._check(self._run(self._container, inputs, 1, outputs, 1, None, None))
-        (embeddings,) = _tensors_of([_capsule_of(outputs[0], None, None)])
+        (embeddings,) = self._tensors_of([_capsule_of(outputs[0], None, None)])
         return embeddings
 
     def __del__(self) -> None:
