@@ -32,11 +32,12 @@ demo: $(VENV)/.quickstart
 up: $(VENV)/.quickstart
 	$(BIN)/imagekin up
 
-# Tests wait for servers more than they compute: more of them at once than there are cores.
+# Tests wait for servers more than they compute: more of them at once than there are cores. In the order of the folders,
+# so that files of few long tests (end to end, faults) are not left for the end.
 TESTS_AT_ONCE ?= 4
 
 test: check
-	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile
+	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile --no-loadscope-reorder
 
 faults: $(VENV)/.dev
 ifdef SECONDS
