@@ -159,7 +159,12 @@ def driver(data: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 # Settings that do not take just any value.
-RULED = {"fetch_allow": ("10.0.0.0/8", "192.168.1.7/32"), "webhook_secret": f"whsec_{'AbCd' * 8}"}
+SECRET = f"whsec_{'AbCd' * 8}"
+RULED = {
+    "fetch_allow": ("10.0.0.0/8", "192.168.1.7/32"),
+    "webhook_secret": SECRET,
+    "webhook_previous_secret": SECRET,
+}
 
 
 def another(name: str) -> Any:
