@@ -7,8 +7,10 @@ loop over the stored vectors; k-means is kmeans-pytorch's.
 from __future__ import annotations
 
 import importlib
+import multiprocessing
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +94,16 @@ def transform_of(architecture: str) -> Callable[[Image.Image], Tensor]:
 
 
 def rate(files: Sequence[Path], space: Space, settings: Settings, device: str) -> float:
-    """Measure how many images a second the class embeds, its network loaded before."""
+    """Measure how many images a second the class embeds, its network loaded before, in a process of its own.
+
+    It takes fresh memory for every picture, which is most of its time: where a process has used and freed as much
+    before, it runs three times as fast, which no user of it sees.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(_rate, files, space, settings, device).result()
+
+
+def _rate(files: Sequence[Path], space: Space, settings: Settings, device: str) -> float:
     peer = Original(space.backbone, network(space, settings), transform_of(space.backbone), device)
     peer.embed_image(files[0])
     started = time.perf_counter()

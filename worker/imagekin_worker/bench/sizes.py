@@ -19,7 +19,7 @@ class Sizes:
     warm_pictures: int = 32
     pictures: int = 1000
     slow_pictures: int = 200
-    class_pictures: int = 12
+    class_pictures: int = 24
     large_pictures: int = 120
     large_drawn: int = 24
     search_rows: int = 100_000
