@@ -77,7 +77,8 @@ def worker_conf(settings: Settings) -> dict[str, Any]:
             "health_check_interval": 10,
             "queue_order_strategy": "priority",
         },
-        # never give up on Redis
+        # never give up on Redis, also where it answers and refuses: without replicas, read-only, out of memory
+        "broker_channel_error_retry": True,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "worker_cancel_long_running_tasks_on_connection_loss": False,

@@ -41,19 +41,29 @@ def test_redis_may_forget_everything(cluster: Cluster, name: str) -> None:
     rings_arrive(cluster, name)
 
 
-@pytest.mark.parametrize("setting", [{"min-replicas-to-write": 1}, {"maxmemory": 1, "maxmemory-policy": "noeviction"}])
-def test_redis_may_refuse_to_write(cluster: Cluster, name: str, setting: dict[str, int | str]) -> None:
+@pytest.mark.parametrize(
+    ("setting", "refusal"),
+    [
+        ({"min-replicas-to-write": 1}, "NOREPLICAS"),
+        ({"maxmemory": 1, "maxmemory-policy": "noeviction"}, "maxmemory"),
+    ],
+    ids=["no-replicas", "no-memory"],
+)
+def test_redis_may_refuse_to_write(cluster: Cluster, name: str, setting: dict[str, int | str], refusal: str) -> None:
     name = f"{name}-{len(setting)}"
     cluster.collection(name)
     broker = cluster.broker()
+    logs = {process: cluster.folder / "logs" / f"{process}.log" for process in ("api", *cluster.workers)}
+    before = {process: log.stat().st_size for process, log in logs.items()}
     for key, value in setting.items():
         broker.config_set(key, value)
     try:
         with pytest.raises(redis.ResponseError):
             broker.set("probe", 1)
         job_id = cluster.embed(name, tiny.keys(name, 8))
-        # long enough for every process to have tried
-        wait_for(lambda: "doorbell_silent" in (cluster.folder / "logs" / "api.log").read_text(), "the refusal")
+        for process, log in logs.items():
+            said = lambda log=log, start=before[process]: refusal.encode() in log.read_bytes()[start:]  # noqa: E731
+            wait_for(said, f"a refusal for {process}")
     finally:
         broker.config_set("min-replicas-to-write", 0)
         broker.config_set("maxmemory", 0)
