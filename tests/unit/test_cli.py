@@ -153,10 +153,12 @@ def test_what_is_there_is_not_sent_again(call, server: FakeServer, pictures: Pat
     (pictures / "c.png").write_bytes(PNG + b"c")
     server.add_collection("c")
     server.known = {(name, sha256((pictures / name).read_bytes()).hexdigest()) for name in ("a.png", "b.png")}
-    server.steps = [{"status": "partial", "progress": progress(total=1, done=1, failed=1)}]
+    nothing = {"code": "internal_error", "detail": "None of the 1 images could be used."}
+    server.steps = [{"status": "failed", "progress": progress(total=1, done=1, failed=1), "error": nothing}]
     done = call("embed", str(pictures), "-c", "c", "--upload")
     assert (done.code, done.out) == (3, "3 images: 2 reused, 1 failed\n")
     assert "3 files: 2 there already, 1 sent" in done.err
+    assert "The job failed" not in done.err, "two of three are there"
     server.steps = [{"status": "succeeded", "progress": progress(total=1, done=1, embedded=1)}]
     done = call("embed", str(pictures), "-c", "c", "--upload", "--json")
     shown = json.loads(done.out)
@@ -243,6 +245,22 @@ def test_search_for_what_is_neither_file_nor_key(call, server: FakeServer) -> No
     done = call("search", "nope.png", "-c", "c")
     assert done.code == 1
     assert "There is no file nope.png here, and no such image in c. [image_not_found]" in done.err
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("/nowhere/x.jpg", "There is no file /nowhere/x.jpg here."),
+        ("~/x.jpg", "There is no file ~/x.jpg here."),
+        ("./x.jpg", "There is no file ./x.jpg here."),
+        (".", "There is no file .; it is a folder."),
+    ],
+)
+def test_search_by_a_path_that_is_no_file(call, server: FakeServer, given: str, said: str) -> None:
+    server.add_collection("c")
+    done = call("search", given, "-c", "c")
+    assert done.code == 1
+    assert said in done.err
 
 
 def test_search_failed(call, server: FakeServer) -> None:

@@ -49,8 +49,11 @@ def finish(job: Job[Any]) -> None:
     """Say on stderr what went wrong in a finished job, and leave with its exit code."""
     if job.status is JobStatus.CANCELLED:
         output.say("The job was cancelled; what was done before stays.")
-    elif job.error:
+    elif job.error and job.status is JobStatus.FAILED:
         output.say(f"The job failed: {job.error.detail} [{job.error.code}]")
+    elif job.error and not job.progress.failed:
+        # one of several; where images failed, each says why
+        output.say(f"A part of it failed: {job.error.detail} [{job.error.code}]")
     if job.kind in (JobKind.EMBED, JobKind.IMPORT) and job.progress.failed:
         _say_failures(job)
     raise typer.Exit(exit_code(job))

@@ -65,7 +65,13 @@ def write(path: Path, content: bytes) -> None:
 def _query(image: str) -> dict[str, Any]:
     if image.startswith(("http://", "https://")):
         return {"url": image}
-    return {"picture": image} if Path(image).expanduser().is_file() else {"image_key": image}
+    path = Path(image).expanduser()
+    if path.is_file():
+        return {"picture": image}
+    # no key looks like these, so a file was meant
+    if path.is_absolute() or path.is_dir() or image.startswith("."):
+        raise errors.ImageNotFound(f"There is no file {image}{'; it is a folder' if path.is_dir() else ' here'}.")
+    return {"image_key": image}
 
 
 def _filter(where: list[str] | None) -> dict[str, Any] | None:
