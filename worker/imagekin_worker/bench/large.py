@@ -41,7 +41,7 @@ def figure(bench: Workbench) -> Figure:
         rates[Precision.EXACT],
         "images/s",
         rates[Precision.FAST] / rates[Precision.EXACT],
-        f"decoding at 1/4 of the scale, then forward; mean cosine to the full decode {cosine:.5f}",
+        f"decoding at half of the scale, then forward; mean cosine to the full decode {cosine:.5f}",
         {"mean_cosine": round(cosine, 6)},
         None if cosine >= LEAST_COSINE else f"mean cosine {cosine:.5f}, below {LEAST_COSINE}",
     )
