@@ -139,7 +139,7 @@ client (`pip install imagekin`).
 def commands() -> Iterator[tuple[list[str], Any]]:
     """Yield every command and group with its words, those of the service's packages included."""
     service = {point.name: point for point in extensions.points()}
-    for name, found in typer.main.get_command(cli).commands.items():  # type: ignore[attr-defined]
+    for name, found in typer.main.get_command(cli).commands.items():  # type: ignore[attr-defined] - a group
         command = extensions.command(service[name]) if name in service else found
         yield [name], command
         for inner, below in getattr(command, "commands", {}).items():

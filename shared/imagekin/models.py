@@ -29,7 +29,7 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {  # noqa: RUF012
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy types it so
         str: sa.String(),
         float: sa.Double(),
         bytes: sa.LargeBinary(),

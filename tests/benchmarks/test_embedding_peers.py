@@ -71,7 +71,7 @@ def original_class(bench: Workbench, files: Sequence[Path], found: dict[str, Vec
 def imagededup(bench: Workbench, folder: Path, found: dict[str, Vectors]) -> float:
     """Embed a folder with imagededup's encoder, given the same network and transforms."""
     methods = pytest.importorskip("imagededup.methods", reason="pip install 'imagekin[benchmarks]'")
-    from imagededup.utils import CustomModel  # type: ignore[import-not-found]
+    from imagededup.utils import CustomModel  # type: ignore[import-not-found] - an extra
 
     network = weights.eager(bench.space(RESNET), bench.settings).requires_grad_(False)
     encoder = methods.CNN(verbose=False, model_config=CustomModel(RESNET, network, original.transform_of(RESNET)))

@@ -148,7 +148,7 @@ def test_the_original_classs_calls(client: Client, here: Path, monkeypatch: pyte
         exec(line, names)
     assert names["keys"] == [f"{number}.jpg" for number in range(1, 6)]
     assert np.shape(names["vector"]) == (1280,)
-    assert names["neighbors"][0].key == "2.jpg"  # type: ignore[index]
+    assert names["neighbors"][0].key == "2.jpg"  # type: ignore[index] - made by the page
     assert (client.vectors("copy").embeddings == names["embeddings"]).all()
-    assert set(names["labels"].values()) == {0, 1}  # type: ignore[attr-defined]
+    assert set(names["labels"].values()) == {0, 1}  # type: ignore[attr-defined] - likewise
     assert Path("neighbors.png").stat().st_size and Path("cluster-0.png").stat().st_size

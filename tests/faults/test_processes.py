@@ -49,7 +49,7 @@ def test_a_worker_without_its_parent_ends(cluster: Cluster, name: str) -> None:
     assert child is not None
     cluster.kill(worker, with_children=False)
     assert cluster.finish(job_id) == ["succeeded"]
-    wait_for(lambda: not os.path.exists(f"/proc/{child}"), "the orphan's end")  # noqa: PTH110
+    wait_for(lambda: not os.path.exists(f"/proc/{child}"), "the orphan's end")  # noqa: PTH110 - no file
 
 
 def test_who_wakes_up_late_writes_nothing(cluster: Cluster, name: str) -> None:

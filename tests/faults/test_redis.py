@@ -64,7 +64,7 @@ def test_redis_may_refuse_to_write(cluster: Cluster, name: str, setting: dict[st
             broker.set("probe", 1)
         job_id = cluster.embed(name, tiny.keys(name, 8))
         for process, log in logs.items():
-            said = lambda log=log, start=before[process]: refusal.encode() in log.read_bytes()[start:]  # noqa: E731
+            said = lambda log=log, start=before[process]: refusal.encode() in log.read_bytes()[start:]  # noqa: E731 - bound
             wait_for(said, f"a refusal for {process}")
     finally:
         broker.config_set("min-replicas-to-write", 0)

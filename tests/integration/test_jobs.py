@@ -181,7 +181,7 @@ def test_a_claim_looks_at_no_more_rows_in_a_larger_job(database, planned, claim,
             plans.extend(row[3] for row in cursor.fetchall())
 
     sa.event.listen(database.engine, "before_cursor_execute", explain)
-    claims = claim(most_images=4, warm=("other",))
+    claims = claim(most_images=4, warm=("other",), gathering=True)
     database.write(jobs.renew, claims, 30.0)
     database.write(jobs.release, claims)
     assert plans

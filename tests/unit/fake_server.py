@@ -320,4 +320,4 @@ class _Handler(BaseHTTPRequestHandler):
 def unpack(body: bytes) -> dict[str, bytes]:
     """Read an uploaded tar: contents by key."""
     with tarfile.open(fileobj=io.BytesIO(body), mode="r:") as archive:
-        return {member.name: archive.extractfile(member).read() for member in archive}  # type: ignore[union-attr]
+        return {member.name: archive.extractfile(member).read() for member in archive}  # type: ignore[union-attr] - files

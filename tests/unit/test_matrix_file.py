@@ -127,6 +127,13 @@ def test_a_file_of_another_space_or_format_is_not_believed(cache: MatrixCache) -
     assert cache.open(LABEL) is None
 
 
+def test_what_cannot_be_read_is_not_there(cache: MatrixCache) -> None:
+    path = write(cache)
+    path.unlink()
+    path.mkdir()  # stands for a file of another user's: root may read those
+    assert cache.open(LABEL) is None
+
+
 def test_nothing_is_there_before_it_is_published(cache: MatrixCache) -> None:
     rows, (ids, keys) = rows_of(3), names_of(3)
     with cache.writer(LABEL) as writer:

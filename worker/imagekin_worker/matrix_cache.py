@@ -47,6 +47,10 @@ class MatrixCache:
         except Damaged as damage:
             self.damaged(label, damage)
             return None
+        except OSError as error:
+            # SQL has it all: a folder that cannot be read costs time, no search
+            log.warning("matrix_file_unreadable", collection_id=label.collection_id, reason=str(error))
+            return None
         # the oldest are those that were not opened for longest
         with suppress(OSError):
             os.utime(path)

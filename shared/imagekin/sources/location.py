@@ -100,6 +100,7 @@ class Location:
             raise errors.SourceUnreadable("This worker may not list this location.") from None
         except TimeoutError:
             raise errors.SourceUnreadable(f"The location took longer than {LIST_S:g} s to be listed.") from None
+        # each file system raises what it likes
         except Exception as error:
             raise errors.SourceUnreadable(f"The location cannot be listed: {_reason(error)}.") from error
 

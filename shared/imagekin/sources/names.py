@@ -26,7 +26,7 @@ def key_of(name: str) -> tuple[str, Fault | None]:
 def is_image(name: str) -> bool:
     """Say whether `name` ends as images do."""
     # Not by pathlib, which interns every part it sees: that alone is megabytes in a walk over many names.
-    return os.path.splitext(name)[1].lower() in formats.IMAGE_SUFFIXES  # noqa: PTH122
+    return os.path.splitext(name)[1].lower() in formats.IMAGE_SUFFIXES  # noqa: PTH122 - see above
 
 
 def is_hidden(name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -30,7 +31,7 @@ class Row(NamedTuple):
     metadata: str | bytes | None = None
 
 
-class Rows:
+class Rows(ABC):
     """A source whose entries are rows; `read` gives a row's vector as little-endian float32."""
 
     def __init__(self, blob: Blob) -> None:
@@ -46,8 +47,9 @@ class Rows:
         """Close the stored file."""
         self._blob.close()
 
+    @abstractmethod
     def _rows(self, start: int) -> Iterator[Row]:
-        raise NotImplementedError
+        """Yield the rows from number `start` on."""
 
 
 def check_space(found: str | None, space: Space) -> None:
