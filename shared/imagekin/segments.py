@@ -342,6 +342,18 @@ def changes(session: Session, collection_id: str, after: int, upto: int, after_s
             yield from _changes(session, [_Touched(*row) for row in some])
 
 
+def names(session: Session, collection_id: str, upto: int) -> tuple[list[str], list[str]]:
+    """Return the ids and keys of the images as of revision `upto`, in the order in which `changes` yields them."""
+    mine = sa.and_(Image.collection_id == collection_id, Image.revision <= upto)
+    ids: list[str] = []
+    keys: list[str] = []
+    for row in session.execute(_by_segment(session, mine)):
+        one = _Touched(*row)
+        ids += one.ids or []
+        keys += one.keys or []
+    return ids, keys
+
+
 def _by_segment(session: Session, touched: sa.ColumnElement[bool]) -> sa.Select[Any]:
     """Select a row for each segment, its images in JSON arrays: these cost a tenth of a row for each image."""
     columns = sa.select(Image.segment_id, Image.row, Image.id, Image.key, Image.deleted_at).where(touched)

@@ -609,6 +609,33 @@ def test_a_clustering_past_its_memory_budget_goes_by_mini_batches(
     assert not list(left)
 
 
+@pytest.mark.parametrize(("algorithm", "share_of_memory"), [("kmeans", 1.0), ("kmeans", 0.5), ("kmeans-pytorch", 1.0)])
+def test_the_order_in_which_images_come_changes_no_clustering(
+    client: httpx2.Client, server: Running, hand: Hand, crew: Crew, algorithm: str, share_of_memory: float
+) -> None:
+    """Workers finish chunks in any order; noise has many clusterings, and chance picks one by the places of rows."""
+    items = [item(f"{at}.jpg", at) for at in range(60)]
+    budget = int(share_of_memory * 4 * DIM * len(items))
+    small = Crew(server.settings.model_copy(update={"cluster_memory_bytes": budget}))
+    found = []
+    for name, sizes in (("first", (60,)), ("second", (7, 20, 13, 20))):
+        hand.collection(name)
+        gone, _ = store(server, [item("gone.jpg", 90), item("5.jpg", 91)], name)
+        mixed = [items[at] for at in np.random.default_rng(len(sizes)).permutation(60)]
+        for size in sizes:
+            some, mixed = mixed[:size], mixed[size:]
+            store(server, some, name)
+        assert client.delete(f"/v1/collections/{name}/images/{gone}").status_code == 204
+        body = {"collection": name, "n_clusters": 6, "n_init": 1, "algorithm": algorithm}
+        job = accepted(client.post("/v1/jobs/cluster", json=body))
+        small.work()
+        result = client.get(f"/v1/jobs/{job['id']}/result").json()
+        found.append({each["key"]: (each["label"], each["distance"]) for each in result["assignments"]})
+    small.close()
+    assert len(found[0]) == 60
+    assert found[0] == found[1]
+
+
 # --- assign ----------------------------------------------------------------------------------------------------
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,6 @@ from imagekin_worker.clustering import Clustering
 from imagekin_worker.kmeans import KMeans, default_n_init
 from imagekin_worker.leases import Lease
 from imagekin_worker.node import Node
-from imagekin_worker.residents import catch_up
 
 SLICE_S = 4.0
 PARTS_PER_COMMIT = 16
@@ -31,7 +31,10 @@ SHARE_OF_TIME_LIMIT = 0.75
 
 
 class Pinned:
-    """A collection's vectors as of one revision, in an order that every process finds again."""
+    """A collection's vectors as of one revision, by key: chance then meets the same images in whatever order they came.
+
+    So the same collection, seed and number of clusters give the same clusters.
+    """
 
     def __init__(self, revision: int, ids: list[str], keys: list[str], rows: np.ndarray) -> None:
         self.revision = revision
@@ -79,28 +82,46 @@ def _pin(node: Node, claim: jobs.Claim, revision: int | None = None) -> Pinned:
 
 
 def _pinned(session: Session, claim: jobs.Claim, revision: int | None, settings: Settings) -> Pinned:
-    current, count = segments.head(session, claim.collection_id)
-    dim = session.get_one(models.Space, claim.space_id).dim
+    current, _ = segments.head(session, claim.collection_id)
     upto = current if revision is None else revision
-    if 4 * dim * count > settings.cluster_memory_bytes:
-        return _spooled(session, claim.collection_id, dim, upto, settings.data_dir)
-    _, matrix = catch_up(session, claim.collection_id, upto=upto)
-    return Pinned(upto, matrix.ids, matrix.keys, matrix.raw())
+    ids, keys = segments.names(session, claim.collection_id, upto)
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    places = np.argsort(order)
+    shape = (len(order), session.get_one(models.Space, claim.space_id).dim)
+    changes = segments.changes(session, claim.collection_id, 0, upto)
+    if 4 * math.prod(shape) > settings.cluster_memory_bytes:
+        rows = _spooled(changes, places, shape, settings.data_dir)
+    else:
+        rows = np.empty(shape, np.float32)
+        for at, change in _placed(changes, places):
+            rows[at] = change.stored
+    return Pinned(upto, [ids[row] for row in order], [keys[row] for row in order], rows)
 
 
-def _spooled(session: Session, collection_id: str, dim: int, revision: int, folder: Path) -> Pinned:
+def _placed(changes: Iterable[segments.Change], places: np.ndarray) -> Iterator[tuple[np.ndarray, segments.Change]]:
+    """Yield the changes that have rows, each with the places of these."""
+    start = 0
+    for change in changes:
+        if change.ids:
+            yield places[start : start + len(change.ids)], change
+            start += len(change.ids)
+
+
+def _spooled(
+    changes: Iterable[segments.Change], places: np.ndarray, shape: tuple[int, int], folder: Path
+) -> np.ndarray:
     """Write the vectors one segment after the other into a file without a name, which is gone with its mapping."""
-    ids: list[str] = []
-    keys: list[str] = []
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file:
-        for change in segments.changes(session, collection_id, 0, revision):
-            file.write(np.ascontiguousarray(change.vectors).data)
-            ids += change.ids
-            keys += change.keys
+        for at, change in _placed(changes, places):
+            found = np.ascontiguousarray(change.vectors)
+            # the images of a segment mostly follow each other by key, too
+            breaks = np.flatnonzero(np.diff(at) != 1) + 1
+            for start, run in zip(at[[0, *breaks]], np.split(found, breaks), strict=True):
+                file.seek(int(start) * 4 * shape[1])
+                file.write(run.data)
         file.flush()
-        rows = np.memmap(file, np.float32, "r", shape=(len(ids), dim)) if ids else np.empty((0, dim), np.float32)
-    return Pinned(revision, ids, keys, rows)
+        return np.memmap(file, np.float32, "r", shape=shape)
 
 
 def _resume(node: Node, claim: jobs.Claim, job: models.Job) -> Slice:
@@ -202,9 +223,8 @@ def _write(
 
 def _parts(pinned: Pinned, found: Clustering) -> Iterator[tuple[int, list[list[dict[str, Any]]]]]:
     """Yield (number of the first part, parts) of the assignments, by key."""
-    order = sorted(range(len(pinned.keys)), key=pinned.keys.__getitem__)
     per_commit = results.ROWS_PER_PART * PARTS_PER_COMMIT
-    for start in range(0, len(order), per_commit):
+    for start in range(0, len(pinned.keys), per_commit):
         rows = [
             {
                 "id": pinned.ids[row],
@@ -212,7 +232,7 @@ def _parts(pinned: Pinned, found: Clustering) -> Iterator[tuple[int, list[list[d
                 "label": int(found.labels[row]),
                 "distance": round(float(found.distances[row]), 6),
             }
-            for row in order[start : start + per_commit]
+            for row in range(start, min(start + per_commit, len(pinned.keys)))
         ]
         parts = [rows[at : at + results.ROWS_PER_PART] for at in range(0, len(rows), results.ROWS_PER_PART)]
         yield 1 + start // results.ROWS_PER_PART, parts
