@@ -12,10 +12,12 @@ ENV PYTHONUNBUFFERED=1 \
     PIP_ROOT_USER_ACTION=ignore
 # New volumes take over the owner of the folders that they are mounted on.
 RUN useradd --system --uid 10001 --home-dir /var/lib/imagekin imagekin \
-    && install -d -o imagekin -g imagekin /var/lib/imagekin /var/lib/imagekin/storage /var/lib/imagekin/weights
+    && cd /var/lib && install -d -o imagekin -g imagekin \
+        imagekin imagekin/cache imagekin/storage imagekin/weights
 ENV IMAGEKIN_DATA_DIR=/var/lib/imagekin \
     IMAGEKIN_STORAGE_URL=file:///var/lib/imagekin/storage \
-    IMAGEKIN_WEIGHTS_DIR=/var/lib/imagekin/weights
+    IMAGEKIN_WEIGHTS_DIR=/var/lib/imagekin/weights \
+    IMAGEKIN_CACHE_DIR=/var/lib/imagekin/cache
 WORKDIR /usr/src/imagekin
 
 # Empty packages in the place of the source: what imagekin needs is a layer that only pyproject.toml changes.
@@ -42,6 +44,8 @@ ARG TORCH_INDEX=
 RUN pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch torchvision
 
 FROM torch AS worker
+# Networks that work long are compiled, which takes a compiler.
+RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 COPY --from=stub /usr/src/imagekin ./
 RUN pip install '.[worker]'
 COPY . .

@@ -35,6 +35,11 @@ class Settings(BaseSettings):
     storage_url: str = Field(
         default="", description="fsspec URL of uploads and exports; empty: a folder in the data folder."
     )
+    cache_dir: str = Field(
+        default="",
+        description="Folder of what workers can make again: files of matrices, calibrations, compiled networks, the "
+        "vectors of a clustering; empty: `cache` in the data folder.",
+    )
     weights_dir: Path = Field(
         default=Path("weights"), description="Folder that weights files are read from, and nowhere else."
     )
@@ -137,9 +142,6 @@ class Settings(BaseSettings):
         description="Memory for resident matrices of collections, a GPU's where searches run on one; a collection "
         "beyond it is searched in its file.",
     )
-    matrix_cache_dir: str = Field(
-        default="", description="Folder of the files of resident matrices; empty: `matrices` in the data folder."
-    )
     matrix_cache_bytes: int = Field(
         default=50 * GIGABYTE,
         ge=0,
@@ -219,9 +221,9 @@ class Settings(BaseSettings):
         return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'imagekin.db'}"
 
     @property
-    def matrix_folder(self) -> Path:
-        """The folder of the files of resident matrices."""
-        return Path(self.matrix_cache_dir or self.data_dir / "matrices").resolve()
+    def cache_folder(self) -> Path:
+        """The folder of what workers can make again."""
+        return Path(self.cache_dir or self.data_dir / "cache").resolve()
 
     @property
     def storage(self) -> str:

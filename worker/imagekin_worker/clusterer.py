@@ -90,7 +90,7 @@ def _pinned(session: Session, claim: jobs.Claim, revision: int | None, settings:
     shape = (len(order), session.get_one(models.Space, claim.space_id).dim)
     changes = segments.changes(session, claim.collection_id, 0, upto)
     if 4 * math.prod(shape) > settings.cluster_memory_bytes:
-        rows = _spooled(changes, places, shape, settings.data_dir)
+        rows = _spooled(changes, places, shape, settings.cache_folder)
     else:
         rows = np.empty(shape, np.float32)
         for at, change in _placed(changes, places):

@@ -17,7 +17,7 @@ _SOURCES = ("backbones.py", "compiler.py", "embedding.py", "fusion.py", "lite0.p
 
 def folder(settings: Settings, kind: str) -> Path:
     """Return the folder of what is kept of a kind for this machine, this PyTorch and this code."""
-    return settings.data_dir.resolve() / "cache" / kind / key()
+    return settings.cache_folder / kind / key()
 
 
 @functools.cache

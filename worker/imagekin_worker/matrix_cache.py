@@ -35,7 +35,7 @@ class MatrixCache:
     @classmethod
     def of(cls, settings: Settings) -> MatrixCache:
         """Return this machine's."""
-        return cls(settings.matrix_folder, settings.matrix_cache_bytes)
+        return cls(settings.cache_folder / "matrices", settings.matrix_cache_bytes)
 
     def open(self, label: Label) -> MatrixFile | None:
         """Return a collection's file, None where there is none that can be believed: such a one is removed."""

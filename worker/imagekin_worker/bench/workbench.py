@@ -25,7 +25,7 @@ SEED = 2026
 _NOT_TAKEN = {
     "data_dir", "database_url", "redis_url", "storage_url", "weights_dir", "source_roots", "auth", "first_key",
     "rate_limit_per_s", "webhook_secret", "host", "port", "metrics_host", "metrics_port", "device", "warm",
-    "calibrate_after_s", "compile_after_s", "matrix_cache_dir",
+    "calibrate_after_s", "compile_after_s", "cache_dir",
 }  # fmt: skip
 
 
