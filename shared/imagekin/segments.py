@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import sqlalchemy as sa
+from sqlalchemy import orm
 from sqlalchemy.orm import Session
 
 from imagekin import errors, models, vectors
@@ -18,12 +19,59 @@ from imagekin.ledger import Record
 from imagekin.types import ItemStatus, OnConflict
 
 Image, Segment, Thumbnails, Collection = models.Image, models.Segment, models.Thumbnails, models.Collection
-IMAGES = models.Base.metadata.tables[Image.__tablename__]
+TABLES = models.Base.metadata.tables
+IMAGES, SEGMENTS, COLLECTIONS = TABLES["images"], TABLES["segments"], TABLES["collections"]
 
 # Bound by SQLite's limit on variables in a statement.
 KEYS_PER_QUERY = 500
 # Blobs that are in memory at a time: a query costs as much as a small one of them.
 SEGMENTS_PER_QUERY = 16
+
+# What each chunk runs is made once, of tables rather than classes: making a statement costs several times what
+# running it does, and the session would make an object's worth of each row.
+_BY_KEY = sa.select(IMAGES.c.key, IMAGES.c.id, IMAGES.c.content_hash, IMAGES.c.segment_id, IMAGES.c.metadata).where(
+    IMAGES.c.collection_id == sa.bindparam("collection"),
+    IMAGES.c.key.in_(sa.bindparam("keys", expanding=True)),
+    IMAGES.c.deleted_at.is_(None),
+)
+_HEAD = (
+    sa.select(COLLECTIONS.c.revision, COLLECTIONS.c.dtype)
+    .where(COLLECTIONS.c.id == sa.bindparam("collection"), COLLECTIONS.c.deleted_at.is_(None))
+    .with_for_update()
+)
+_GROW = (
+    sa.update(COLLECTIONS)
+    .where(COLLECTIONS.c.id == sa.bindparam("collection"))
+    .values(revision=COLLECTIONS.c.revision + 1, image_count=COLLECTIONS.c.image_count + sa.bindparam("added"))
+)
+_ADD_IMAGES, _ADD_SEGMENT, _ADD_THUMBNAILS = map(sa.insert, (IMAGES, SEGMENTS, TABLES["thumbnails"]))
+
+
+def _copied() -> sa.Select[Any]:
+    """Select the images of some contents among an owner's collections of one space.
+
+    Materialized, as SQLite would rather walk through all images of these collections.
+    """
+    same = (
+        sa.select(Image)
+        .where(Image.content_hash.in_(sa.bindparam("contents", expanding=True)), Image.deleted_at.is_(None))
+        .cte("same")
+        .prefix_with("MATERIALIZED")
+    )
+    image = orm.aliased(Image, same)
+    return (
+        sa.select(image)
+        .join(Collection, Collection.id == image.collection_id)
+        .where(
+            Collection.owner == sa.bindparam("owner"),
+            Collection.space_id == sa.bindparam("space"),
+            Collection.dtype == sa.bindparam("dtype"),
+            Collection.deleted_at.is_(None),
+        )
+    )
+
+
+_COPIED = _copied()
 
 
 @dataclass
@@ -86,13 +134,11 @@ def _refusal(key: str, image_id: str, on_conflict: OnConflict) -> Record:
     return Record(key, ItemStatus.FAILED, image_id, "duplicate_key", "The key is in the collection with other content.")
 
 
-def _by_key(session: Session, collection_id: str, keys: Sequence[str]) -> dict[str, models.Image]:
-    found: dict[str, models.Image] = {}
+def _by_key(session: Session, collection_id: str, keys: Sequence[str]) -> dict[str, sa.Row]:
+    found: dict[str, sa.Row] = {}
     for some in batches(keys):
-        query = sa.select(Image).where(
-            Image.collection_id == collection_id, Image.key.in_(some), Image.deleted_at.is_(None)
-        )
-        found.update((image.key, image) for image in session.scalars(query))
+        rows = session.execute(_BY_KEY, {"collection": collection_id, "keys": some})
+        found |= {row.key: row for row in rows}
     return found
 
 
@@ -104,20 +150,9 @@ def batches(keys: Sequence[str]) -> Iterator[Sequence[str]]:
 
 def _copies(session: Session, collection: models.Collection, contents: set[str]) -> dict[str, Copy]:
     found: dict[str, models.Image] = {}
+    where = {"owner": collection.owner, "space": collection.space_id, "dtype": collection.dtype}
     for some in batches(sorted(contents)):
-        query = (
-            sa.select(Image)
-            .join(Collection, Collection.id == Image.collection_id)
-            .where(
-                Image.content_hash.in_(some),
-                Image.deleted_at.is_(None),
-                Collection.owner == collection.owner,
-                Collection.space_id == collection.space_id,
-                Collection.dtype == collection.dtype,
-                Collection.deleted_at.is_(None),
-            )
-        )
-        for image in session.scalars(query):
+        for image in session.scalars(_COPIED, {"contents": some, **where}):
             found.setdefault(image.content_hash, image)
     return {
         content: Copy(vector(session, image), image.width, image.height, image.format, thumbnail(session, image))
@@ -131,10 +166,12 @@ def store(session: Session, collection_id: str, items: Sequence[Item], on_confli
     The collection's row is locked, so what was looked up before is looked up again: somebody else may have stored
     the key since. Raises CollectionDeleted.
     """
-    collection = lock(session, collection_id)
+    head = session.execute(_HEAD, {"collection": collection_id}).first()
+    if head is None:
+        raise errors.CollectionDeleted()
     here = _by_key(session, collection_id, [item.key for item in items if item.vector is not None])
     segment_id = models.new_id()
-    revision = collection.revision + 1
+    revision = head.revision + 1
     records: list[Record] = []
     rows: list[Item] = []
     inserts: list[dict[str, Any]] = []
@@ -159,17 +196,15 @@ def store(session: Session, collection_id: str, items: Sequence[Item], on_confli
             updates.append((record.image_id, {"metadata": item.metadata, "revision": revision}))
         records.append(record)
     if rows:
-        _write(session, collection, segment_id, rows)
+        _write(session, collection_id, head.dtype, segment_id, rows)
     left = {image.segment_id for image in here.values()}
-    # the table, not the class: the session would make an object's worth of each row
     if inserts:
-        session.execute(sa.insert(IMAGES), inserts)
+        session.execute(_ADD_IMAGES, inserts)
     _update(session, updates)
     if rows:
         drop_unused(session, left)
     if inserts or updates:
-        collection.revision = revision
-        collection.image_count += len(inserts)
+        session.execute(_GROW, {"collection": collection_id, "added": len(inserts)})
     return records
 
 
@@ -184,11 +219,11 @@ def _update(session: Session, updates: Sequence[tuple[str, dict[str, Any]]]) -> 
         session.execute(live, rows)
 
 
-def _annotates(item: Item, image: models.Image | None) -> bool:
-    return item.metadata is not None and (image is None or image.metadata_ != item.metadata)
+def _annotates(item: Item, image: sa.Row | None) -> bool:
+    return item.metadata is not None and (image is None or image.metadata != item.metadata)
 
 
-def _settled(item: Item, image: models.Image | None, on_conflict: OnConflict) -> Record | None:
+def _settled(item: Item, image: sa.Row | None, on_conflict: OnConflict) -> Record | None:
     """Return what becomes of an item that needs no row in the segment, else None."""
     if item.error is not None:
         return Record(item.key, ItemStatus.FAILED, None, *item.error)
@@ -221,22 +256,21 @@ def lock(session: Session, collection_id: str) -> models.Collection:
     return collection
 
 
-def _write(session: Session, collection: models.Collection, segment_id: str, items: Sequence[Item]) -> None:
+def _write(session: Session, collection_id: str, dtype: str, segment_id: str, items: Sequence[Item]) -> None:
     matrix = np.stack([item.vector for item in items if item.vector is not None])
-    data = vectors.encode(matrix, collection.dtype)
-    session.execute(
-        sa.insert(Segment).values(
-            id=segment_id,
-            collection_id=collection.id,
-            count=len(items),
-            dim=matrix.shape[1],
-            dtype=collection.dtype,
-            checksum=vectors.checksum(data),
-            data=data,
-        )
-    )
+    data = vectors.encode(matrix, dtype)
+    segment = {
+        "id": segment_id,
+        "collection_id": collection_id,
+        "count": len(items),
+        "dim": matrix.shape[1],
+        "dtype": dtype,
+        "checksum": vectors.checksum(data),
+        "data": data,
+    }
+    session.execute(_ADD_SEGMENT, segment)
     pack = [item.thumbnail or b"" for item in items]
-    session.execute(sa.insert(Thumbnails).values(segment_id=segment_id, offsets=offsets(pack), data=b"".join(pack)))
+    session.execute(_ADD_THUMBNAILS, {"segment_id": segment_id, "offsets": offsets(pack), "data": b"".join(pack)})
 
 
 def offsets(pack: Sequence[bytes]) -> bytes:

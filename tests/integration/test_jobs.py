@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from imagekin import catalog, collections, errors, jobs, ledger, models, segments
 from imagekin.jobs import reports
-from imagekin.types import ChunkKind, DType, ItemStatus, JobKind, JobStatus, Lane, Precision
+from imagekin.types import ChunkKind, DType, ItemStatus, JobKind, JobStatus, Lane, OnConflict, Precision
 
 
 @pytest.fixture
@@ -169,23 +169,45 @@ def test_one_chunk_goes_to_one_claimant(database, planned, claim, settings):
     assert len(set(taken)) == 60
 
 
-def test_a_claim_looks_at_no_more_rows_in_a_larger_job(database, planned, claim, settings):
-    if database.engine.dialect.name != "sqlite":
+@pytest.fixture
+def plans(database):
+    """SQLite's plans for what is run from now on."""
+    if not database.is_sqlite:
         pytest.skip("PostgreSQL chooses its plans by the statistics of the table")
-    planned(images=8, size=1)
     plans = []
 
-    def explain(connection, cursor, statement, parameters, *_):
-        if "chunks" in statement:
+    def explain(connection, cursor, statement, parameters, context, many):
+        if not many:
             cursor.execute("EXPLAIN QUERY PLAN " + statement, parameters)
             plans.extend(row[3] for row in cursor.fetchall())
 
     sa.event.listen(database.engine, "before_cursor_execute", explain)
+    return plans
+
+
+def test_a_claim_looks_at_no_more_rows_in_a_larger_job(database, planned, claim, plans):
+    planned(images=8, size=1)
+    plans.clear()
     claims = claim(most_images=4, warm=("other",), gathering=True)
     database.write(jobs.renew, claims, 30.0)
     database.write(jobs.release, claims)
     assert plans
     assert [plan for plan in plans if plan.startswith("SCAN chunks")] == []
+
+
+def test_storing_looks_at_no_more_images_in_a_larger_collection(database, collection, planned, claim, plans):
+    planned(images=2, size=2)
+    (chunk,) = claim()
+    items = items_of(database, chunk)
+    plans.clear()
+    contents = [(item.key, item.content_hash) for item in items]
+    assert database.read(segments.known, collection, contents, OnConflict.REPLACE) == [None, None]
+    finish(database, chunk)
+    indexes = {plan.removeprefix("SEARCH images USING ") for plan in plans if " images " in plan}
+    assert indexes == {
+        "INDEX uq_images_collection_key (collection_id=? AND key=?)",
+        "INDEX ix_images_content_hash (content_hash=?)",
+    }
 
 
 def test_a_late_finish_is_refused(database, planned, claim, settings):

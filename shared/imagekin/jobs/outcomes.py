@@ -12,12 +12,30 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from imagekin import db, errors, ledger, metrics, models, results, segments
-from imagekin.jobs import endings
+from imagekin.jobs import endings, reports
 from imagekin.jobs.claims import Claim
 from imagekin.types import TERMINAL, ChunkKind, ChunkStatus, ItemStatus, JobStatus, Lane, OnConflict
 
 Chunk = models.Chunk
-CHUNKS = models.Base.metadata.tables[Chunk.__tablename__]
+CHUNKS, JOBS = (models.Base.metadata.tables[table.__tablename__] for table in (Chunk, models.Job))
+# What an image counts as in its chunk and its job.
+COUNTED = (ItemStatus.EMBEDDED, ItemStatus.REUSED, ItemStatus.SKIPPED, ItemStatus.FAILED)
+# The chunk of a claim, by the names of `_names`.
+_MINE = (
+    CHUNKS.c.job_id == sa.bindparam("claim_job"),
+    CHUNKS.c.seq == sa.bindparam("claim_seq"),
+    CHUNKS.c.claimed_by == sa.bindparam("claim_by"),
+    CHUNKS.c.attempt == sa.bindparam("claim_attempt"),
+)
+
+
+def _names(claim: Claim) -> dict[str, Any]:
+    return {
+        "claim_job": claim.job_id,
+        "claim_seq": claim.seq,
+        "claim_by": claim.claimed_by,
+        "claim_attempt": claim.attempt,
+    }
 
 
 def _fence(session: Session, claim: Claim, **changes: Any) -> models.Job:
@@ -29,19 +47,12 @@ def _fence(session: Session, claim: Claim, **changes: Any) -> models.Job:
     if job is None or job.status in TERMINAL:
         raise errors.LeaseLost()
     ours = (
-        sa.update(Chunk)
-        .where(
-            Chunk.job_id == claim.job_id,
-            Chunk.seq == claim.seq,
-            Chunk.claimed_by == claim.claimed_by,
-            Chunk.attempt == claim.attempt,
-            Chunk.status == ChunkStatus.CLAIMED,
-        )
-        .values(**(changes or {"attempt": Chunk.attempt}))
-        .returning(Chunk.seq)
-        .execution_options(synchronize_session=False)
+        sa.update(CHUNKS)
+        .where(*_MINE, CHUNKS.c.status == ChunkStatus.CLAIMED)
+        .values(**(changes or {"attempt": CHUNKS.c.attempt}))
+        .returning(CHUNKS.c.seq)
     )
-    if session.execute(ours).first() is None:
+    if session.execute(ours, _names(claim)).first() is None:
         raise errors.LeaseLost()
     return job
 
@@ -139,31 +150,51 @@ def checkpointed(session: Session, claim: Claim) -> bytes | None:
     return _state(session, claim)
 
 
+# What each chunk of images runs is made once: making a statement costs several times what running it does.
+_BEGIN = (
+    sa.select(JOBS.c.status, JOBS.c.params, CHUNKS.c.status.label("chunk"))
+    .join(CHUNKS, CHUNKS.c.job_id == JOBS.c.id)
+    .where(*_MINE)
+    .with_for_update(of=JOBS)
+)
+_FINISH = (
+    sa.update(CHUNKS)
+    .where(*_MINE, CHUNKS.c.status == ChunkStatus.CLAIMED)
+    .values(
+        status=ChunkStatus.DONE,
+        lease_until=None,
+        ledger=sa.bindparam("records"),
+        **{name: sa.bindparam(f"count_{name}") for name in COUNTED},
+    )
+    .returning(CHUNKS.c.seq)
+)
+_COUNT = (
+    sa.update(JOBS)
+    .where(JOBS.c.id == sa.bindparam("claim_job"))
+    .values({name.value: JOBS.c[name] + sa.bindparam(f"count_{name}") for name in COUNTED})
+    .returning(sa.and_(JOBS.c.planned, reports.done(JOBS.c) >= JOBS.c.total))  # type: ignore[arg-type] - of columns
+)
+
+
 def finish_images(session: Session, claim: Claim, items: Sequence[segments.Item]) -> Counter[ItemStatus]:
     """Store a chunk's images, write what became of each, and end the chunk and, with the last one, its job.
 
     Returns how many images ended how. Raises LeaseLost, which leaves nothing of it behind.
     """
-    if _finished_by(session, claim):  # our own commit whose answer got lost
+    mine = _names(claim)
+    found = session.execute(_BEGIN, mine).first()
+    if found is not None and found.chunk == ChunkStatus.DONE:  # our own commit whose answer got lost
         return Counter()
-    job = _fence(session, claim)
-    records = segments.store(session, claim.collection_id, items, OnConflict(job.params["on_conflict"]))
+    if found is None or found.status in TERMINAL:
+        raise errors.LeaseLost()
+    records = segments.store(session, claim.collection_id, items, OnConflict(found.params["on_conflict"]))
     counts = Counter(record.status for record in records)
-    session.execute(
-        sa.update(Chunk)
-        .where(Chunk.job_id == claim.job_id, Chunk.seq == claim.seq)
-        .values(
-            status=ChunkStatus.DONE,
-            lease_until=None,
-            ledger=ledger.pack(records),
-            **{status.value: counts[status] for status in COUNTED},
-        )
-        .execution_options(synchronize_session=False)
-    )
-    for status in COUNTED:
-        setattr(job, status.value, getattr(job, status.value) + counts[status])
-    session.flush()
-    endings.settle(session, job)
+    mine |= {f"count_{name}": counts[name] for name in COUNTED}
+    # the fence: what it does not let through is rolled back, images and all
+    if session.execute(_FINISH, {**mine, "records": ledger.pack(records)}).first() is None:
+        raise errors.LeaseLost()
+    if session.scalar(_COUNT, mine):
+        endings.settle(session, session.get_one(models.Job, claim.job_id, populate_existing=True))
     db.after_commit(session, lambda: _count(records, counts))
     return counts
 
@@ -174,18 +205,9 @@ def _count(records: Sequence[ledger.Record], counts: Counter[ItemStatus]) -> Non
     metrics.JOBS.note_errors(record.code for record in records)
 
 
-COUNTED = (ItemStatus.EMBEDDED, ItemStatus.REUSED, ItemStatus.SKIPPED, ItemStatus.FAILED)
-
-
 def _finished_by(session: Session, claim: Claim) -> bool:
-    mine = sa.select(sa.literal(1)).where(
-        Chunk.job_id == claim.job_id,
-        Chunk.seq == claim.seq,
-        Chunk.claimed_by == claim.claimed_by,
-        Chunk.attempt == claim.attempt,
-        Chunk.status == ChunkStatus.DONE,
-    )
-    return session.scalar(mine) is not None
+    mine = sa.select(CHUNKS.c.seq).where(*_MINE, CHUNKS.c.status == ChunkStatus.DONE)
+    return session.scalar(mine, _names(claim)) is not None
 
 
 def finish_result(
