@@ -34,7 +34,7 @@ def normalize(name: str) -> str:
         raise errors.InvalidKey("The key is not valid Unicode.") from None
     if size > MAX_KEY_BYTES:
         raise errors.InvalidKey(f"The key has {size:,} bytes; at most {MAX_KEY_BYTES:,} are allowed.")
-    for part in _split(key)[1].split("/"):
+    for part in split(key)[1].split("/"):
         if part in ("", ".", ".."):
             raise errors.InvalidKey(f"The key has the part {part!r}; empty, `.` and `..` parts are not allowed.")
     return key
@@ -48,7 +48,7 @@ def harmless(name: str) -> str:
     """
     text = name[:_MAX_NAME_CHARS].encode("utf-8", "replace").decode().replace("\\", "/")
     text = unicodedata.normalize("NFC", _CONTROL.sub("\ufffd", text))
-    scheme, path = _split(text)
+    scheme, path = split(text)
     key = scheme + ("/".join(part for part in path.split("/") if part not in ("", ".", "..")) or "unnamed")
     if len(name) <= _MAX_NAME_CHARS and len(key.encode()) <= MAX_KEY_BYTES:
         return key
@@ -56,7 +56,7 @@ def harmless(name: str) -> str:
     return key.encode()[: MAX_KEY_BYTES - len(digest.encode())].decode("utf-8", "ignore") + digest
 
 
-def _split(name: str) -> tuple[str, str]:
+def split(name: str) -> tuple[str, str]:
     """Return the scheme that a name begins with, such as `https://`, or nothing, and the rest."""
     match = _SCHEME.fullmatch(name)
     assert match is not None

@@ -183,6 +183,12 @@ def test_an_address_is_its_key(opened: Open) -> None:
     assert len(shown[2].encode()) <= 1024
 
 
+def test_an_address_given_as_the_key_is_the_same_key(opened: Open) -> None:
+    address = "https://example.org/a.jpg"
+    records = ({"url": address}, {"url": address, "key": address}, {"path": "a.png", "key": address})
+    assert {entry.key for entry in opened(jsonl(*records)).entries()} == {address}
+
+
 BAD_CSV = {
     "a,b,c": "3 fields",
     "a": "1 fields",

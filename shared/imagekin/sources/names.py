@@ -13,11 +13,12 @@ _SHOWN_CHARS = 80
 def key_of(name: str) -> tuple[str, Fault | None]:
     """Return the key for a name that a source holds, with the fault where the name cannot be one.
 
-    `.` and empty parts (so a leading `/` too) drop out, as when tar or unzip extract; a name with `..`, control
-    characters or too many bytes is refused, and its key only stands for it. Nothing is ever extracted.
+    `.` and empty parts (so a leading `/` too) drop out, as when tar or unzip extract; a URL stays one. A name with
+    `..`, control characters or too many bytes is refused, and its key only stands for it. Nothing is ever extracted.
     """
+    scheme, path = keys.split(name)
     try:
-        return keys.normalize("/".join(_parts(name))), None
+        return keys.normalize(scheme + "/".join(_parts(path))), None
     except errors.InvalidKey as error:
         shown = ascii(name[:_SHOWN_CHARS]) + ("…" if len(name) > _SHOWN_CHARS else "")
         return keys.harmless(name), Fault.of(errors.FetchRefused, f"The name {shown} cannot be a key. {error.detail}")
