@@ -70,14 +70,21 @@ def of_error(error: errors.ImagekinError) -> flask.Response:
 
 def invalid(error: ValidationError, data: Any) -> errors.InvalidRequest:
     """Turn what pydantic found in `data` into an error with a JSON pointer for each field."""
-    pointers = [
-        {"pointer": pointer(each["loc"], data), "detail": each["msg"]}
+    # each once, as the members of a union find the same faults
+    found = dict.fromkeys(
+        (pointer(_location(each), data), each["msg"])
         for each in _nearest(error.errors(include_url=False, include_context=False, include_input=False), data)
-    ]
+    )
+    pointers = [{"pointer": at, "detail": detail} for at, detail in found]
     first = pointers[0]
     return errors.InvalidRequest(
         f"The request is not valid: {first['pointer'] or 'the body'}: {first['detail']}.", errors=pointers
     )
+
+
+def _location(found: Any) -> tuple[int | str, ...]:
+    """Return where pydantic found an error; of a union told apart by its `type`, pydantic names the union alone."""
+    return (*found["loc"], "type") if found["type"].startswith("union_tag_") else found["loc"]
 
 
 def pointer(location: tuple[int | str, ...], data: Any) -> str:

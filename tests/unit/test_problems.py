@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -28,9 +29,9 @@ def test_a_location_becomes_a_json_pointer(location: tuple[int | str, ...], data
     assert problems.pointer(location, data) == pointer
 
 
-def found(data: Any) -> list[str]:
+def found(data: Any, model: type[schemas.Body] = schemas.SearchBody) -> list[str]:
     with pytest.raises(ValidationError) as raised:
-        schemas.SearchBody.model_validate(data)
+        model.model_validate_json(json.dumps(data), strict=True)
     return [error["pointer"] for error in problems.invalid(raised.value, data).errors]
 
 
@@ -38,6 +39,12 @@ def test_of_a_union_the_member_that_came_nearest_is_told_of() -> None:
     assert found({"collection": "a", "query": {"image_id": 5}}) == ["/query/image_id"]
     assert found({"collection": "a", "query": {"embedding": []}}) == ["/query/embedding"]
     assert found({"query": {"image_key": ""}}) == ["/collection", "/query/image_key"]
+    assert found({"collection": "a", "query": 5}) == ["/query"]
+
+
+@pytest.mark.parametrize("source", [{"type": "ftp"}, {}])
+def test_a_type_that_a_union_does_not_know_is_pointed_at(source: dict[str, str]) -> None:
+    assert found({"collection": "a", "source": source}, schemas.EmbedBody) == ["/source/type"]
 
 
 def test_every_error_that_an_answer_may_name_has_a_code_of_its_own_and_a_status() -> None:
