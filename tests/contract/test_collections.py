@@ -22,11 +22,23 @@ def create(client: httpx2.Client, **body: object) -> httpx2.Response:
 
 
 def test_backbones_are_listed_with_one_default_and_none_for_tests(client: httpx2.Client) -> None:
+    items = client.get("/v1/backbones", params={"limit": 1000}).json()["items"]
+    assert [each["name"] for each in items if each["default"]] == [catalog.DEFAULT_BACKBONE]
+    assert {"name", "dim", "weights", "default"} == items[0].keys()
+    assert "fake" not in {each["name"] for each in items}
+
+
+def test_backbones_are_paged_and_those_most_asked_for_come_first(client: httpx2.Client) -> None:
     page = client.get("/v1/backbones").json()
-    assert page["next_cursor"] is None
-    assert [each["name"] for each in page["items"] if each["default"]] == [catalog.DEFAULT_BACKBONE]
-    assert {"name", "dim", "weights", "default"} == page["items"][0].keys()
-    assert "fake" not in {each["name"] for each in page["items"]}
+    names = [each["name"] for each in page["items"]]
+    assert len(names) == 50
+    assert names[:4] == [catalog.DEFAULT_BACKBONE, "efficientnet_b0", "resnet50", "vgg19"]
+    rest = client.get("/v1/backbones", params={"cursor": page["next_cursor"]}).json()
+    assert rest["next_cursor"] is None
+    names += [each["name"] for each in rest["items"]]
+    assert sorted(names) == sorted(name for name, each in catalog.backbones().items() if not each.hidden)
+    problem = check_problem(client.get("/v1/backbones", params={"limit": "many"}), 422, "invalid_request")
+    assert problem["errors"][0]["pointer"] == "/limit"
 
 
 def test_a_created_collection_is_shown_as_it_was_created(client: httpx2.Client) -> None:

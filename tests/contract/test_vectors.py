@@ -26,7 +26,7 @@ from serving import Running
 from test_job_calls import accepted, embed, row, stored_files, upload
 from wire import check_problem
 
-from imagekin import collections, exports, models, segments
+from imagekin import collections, exports, models, schemas, segments
 from imagekin.types import OnConflict
 from imagekin_worker import assigner, planner
 from imagekin_worker.clustering import assign as place
@@ -586,6 +586,7 @@ def test_searches_and_clusterings_take_imported_vectors(
     job = accepted(answer)
     crew.work()
     result = client.get(f"/v1/jobs/{job['id']}/result").json()
+    assert result.keys() == schemas.ClusterResult.model_fields.keys()
     assert {each["key"] for each in result["assignments"]} == {"a", "b", "c"}
     assert client.get(f"/v1/jobs/{job['id']}/sheet").status_code == 200
 

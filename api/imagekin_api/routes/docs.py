@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import flask
+import werkzeug
 
 from imagekin_api import auth, openapi, reference
 
@@ -16,6 +17,13 @@ blueprint = flask.Blueprint(
 def document() -> flask.Response:
     """Answer with the OpenAPI document."""
     return flask.jsonify(openapi.document(flask.current_app))
+
+
+@blueprint.get("/")
+@auth.public
+def root() -> werkzeug.Response:
+    """Lead whoever opens the service's address to its documentation."""
+    return flask.redirect(flask.url_for("docs.page"))
 
 
 @blueprint.get("/docs")

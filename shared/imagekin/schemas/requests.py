@@ -1,22 +1,13 @@
-"""The wire: one definition for API, client and command line. Times are RFC 3339 in UTC."""
+"""What clients send."""
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from imagekin.types import (
-    Algorithm,
-    DType,
-    ItemStatus,
-    JobKind,
-    JobStatus,
-    Metric,
-    OnConflict,
-    Precision,
-)
+from imagekin.schemas.answers import Metadata
+from imagekin.types import Algorithm, DType, Metric, OnConflict, Precision
 
 MAX_TOP_K = 1000
 MAX_CLUSTERS = 10_000
@@ -31,15 +22,6 @@ Name = Annotated[
 ]
 Id = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 Key = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
-Metadata = dict[str, Any]
-
-T = TypeVar("T")
-
-
-class Wire(BaseModel):
-    """What the service sends: unknown fields are kept out of the way of newer servers."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True, use_enum_values=False)
 
 
 class Body(BaseModel):
@@ -48,30 +30,7 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Page(Wire, Generic[T]):
-    items: list[T]
-    next_cursor: str | None = None
-
-
-class Problem(Wire):
-    """An error, as RFC 9457 has it."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    code: str
-    errors: list[dict[str, Any]] | None = None
-
-
-# --- backbones, collections, images ----------------------------------------------------------------------------
-
-
-class Backbone(Wire):
-    name: str
-    dim: int
-    weights: list[str]
-    default: bool = False
+# --- collections, images ---------------------------------------------------------------------------------------
 
 
 class CollectionBody(Body):
@@ -82,39 +41,8 @@ class CollectionBody(Body):
     precision: Precision = Precision.EXACT
 
 
-class Collection(Wire):
-    name: str
-    backbone: str
-    weights: str
-    dim: int
-    dtype: DType
-    precision: Precision
-    space_id: str
-    image_count: int
-    created_at: datetime
-
-
-class Image(Wire):
-    id: str
-    key: str
-    content_hash: str
-    width: int | None
-    height: int | None
-    format: str | None
-    metadata: Metadata
-    created_at: datetime
-
-
 class ImagePatch(Body):
     metadata: Metadata
-
-
-class Embedding(Wire):
-    id: str
-    key: str
-    dim: int
-    dtype: DType
-    embedding: list[float]
 
 
 class Content(Body):
@@ -128,23 +56,7 @@ class KnownBody(Body):
     images: Annotated[list[Content], Field(min_length=1, max_length=MAX_CONTENTS)]
 
 
-class KnownImage(Wire):
-    key: str
-    content_hash: str
-    id: str
-
-
-class KnownImages(Wire):
-    items: list[KnownImage]
-
-
-class Upload(Wire):
-    id: str
-    sha256: str
-    size: int
-
-
-# --- jobs: what clients post -----------------------------------------------------------------------------------
+# --- jobs -----------------------------------------------------------------------------------------------------
 
 
 class UploadSource(Body):
@@ -271,139 +183,3 @@ class ImportBody(ImportForm):
 class RetryBody(Body):
     items: Literal["failed", "all"] = "failed"
     callback_url: Annotated[str, StringConstraints(max_length=2048)] | None = None
-
-
-# --- jobs: what clients see ------------------------------------------------------------------------------------
-
-
-class Error(Wire):
-    code: str
-    detail: str
-
-
-class Progress(Wire):
-    """`total` is null until planned; done = embedded + reused + skipped + failed + cancelled.
-
-    `fraction` (0 to 1) also tells how far a clustering is, which counts no images of its own.
-    """
-
-    total: int | None
-    done: int
-    embedded: int
-    reused: int
-    skipped: int
-    failed: int
-    cancelled: int
-    ignored: int
-    fraction: float | None = None
-    images_per_s: float | None
-    eta_s: float | None
-
-
-class Links(Wire):
-    self: str
-    result: str
-    items: str
-    cancel: str
-    retry: str
-
-
-class Attempt(Wire):
-    """One attempt to deliver a job's webhook; `error` is null for the one that arrived."""
-
-    at: datetime
-    status_code: int | None
-    error: str | None
-
-
-class Job(Wire):
-    """`deliveries` is there for a job with a `callback_url`, where it is shown alone."""
-
-    id: str
-    kind: JobKind
-    status: JobStatus
-    collection: str
-    params: dict[str, Any]
-    progress: Progress
-    queue_position: int | None
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
-    expires_at: datetime | None
-    parent_id: str | None
-    error: Error | None
-    links: Links
-    deliveries: list[Attempt] | None = Field(default=None, exclude_if=lambda value: value is None)
-
-
-class Item(Wire):
-    key: str
-    status: ItemStatus
-    image_id: str | None
-    error: Error | None
-
-
-# --- results ---------------------------------------------------------------------------------------------------
-
-
-class Neighbor(Wire):
-    rank: int
-    id: str
-    key: str
-    score: float
-    metadata: Metadata = {}
-
-
-class SearchResult(Wire):
-    query: dict[str, Any]
-    top_k: int
-    neighbors: list[Neighbor]
-
-
-class Medoid(Wire):
-    id: str
-    key: str
-
-
-class Cluster(Wire):
-    label: int
-    size: int
-    medoid: Medoid
-    cohesion: float
-
-
-class Assignment(Wire):
-    id: str
-    key: str
-    label: int
-    distance: float
-
-
-class ClusterResult(Wire):
-    n_clusters: int
-    metric: Metric
-    algorithm: Algorithm
-    seed: int
-    inertia: float
-    iterations: int
-    # rows of the largest mini-batch; null: every pass went over all images
-    batch_rows: int | None = None
-    clusters: list[Cluster]
-    assignments: list[Assignment]
-
-
-class AssignResult(Wire):
-    clustering_id: str
-    metric: Metric
-    assignments: list[Assignment]
-
-
-class EmbedResult(Wire):
-    collection: str
-    total: int
-    embedded: int
-    reused: int
-    skipped: int
-    failed: int
-    cancelled: int
-    ignored: int
