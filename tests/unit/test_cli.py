@@ -19,6 +19,7 @@ import pytest
 from fake_server import NOW, PNG, Answer, FakeServer, problem, progress
 from typer.testing import CliRunner
 
+from imagekin.cli import following
 from imagekin.cli.app import app
 from imagekin.client import uploads
 from imagekin.client.progress import duration
@@ -487,6 +488,9 @@ def test_usage(call, server: FakeServer, arguments: tuple[str, ...]) -> None:
         ("imagekin search a.png --min", {"--min-score"}),
         ("imagekin search a.png -c ar", {"archive", "art"}),
         ("imagekin jobs show j", {"j1"}),
+        ("imagekin keys ", {"create", "list", "revoke"}),
+        ("imagekin keys create --js", {"--json"}),
+        ("imagekin doctor --js", {"--json"}),
         ("imagekin --url http://127.0.0.1:1 search a.png -c ar", set()),
     ],
 )
@@ -576,6 +580,17 @@ def test_ctrl_c_on_a_terminal_asks(server: FakeServer, pictures: Path) -> None:
     assert "━" in shown
     assert "Stopped; the images that were done stay." in shown
     assert server.jobs["j1"]["status"] == "cancelled"
+
+
+def test_no_answer_in_time_is_a_no(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "ANSWER_S", 0.01)
+    keyboard, terminal = pty.openpty()
+    with os.fdopen(terminal) as stdin, os.fdopen(keyboard, "wb", buffering=0) as typed:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert not following.agreed("Stop it now?")
+        for answer, meant in ((b"y\n", True), (b"Yes\n", True), (b"\n", False), (b"\x04", False)):
+            typed.write(answer)
+            assert following.agreed("Stop it now?") is meant
 
 
 def test_a_bar_has_rate_and_time_left_and_stays_one_line(server: FakeServer, pictures: Path) -> None:

@@ -7,6 +7,7 @@ from importlib import metadata
 from typing import Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 GROUP = "imagekin.commands"
 HELP_OPTION_NAMES = ["-h", "--help"]
@@ -32,6 +33,7 @@ def join(app: typer.Typer) -> None:
         summary = _SUMMARIES.get(point.name, f"A command of {point.value.partition(':')[0]}.")
         app.command(
             point.name,
+            cls=_Passing,
             help=summary,
             context_settings=dict(_PASS_ON),
             rich_help_panel="Service",
@@ -43,6 +45,20 @@ def command(point: metadata.EntryPoint) -> Any:
     """Load the real command of an entry point, as click runs it."""
     real = point.load()
     return typer.main.get_command(real if isinstance(real, typer.Typer) else _app(real))
+
+
+class _Passing(TyperCommand):
+    """Hands on what is typed, and to be completed, to the real command of the same name."""
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        words = list(ctx.args)
+        try:
+            real = command(metadata.entry_points(group=GROUP)[self.name or ""])
+        except ModuleNotFoundError:
+            return []
+        if isinstance(real, TyperGroup) and words:
+            real = real.commands.get(words.pop(0), real)
+        return real.shell_complete(real.make_context(self.name, words, parent=ctx, resilient_parsing=True), incomplete)
 
 
 def _passing(point: metadata.EntryPoint) -> Callable[[typer.Context], None]:

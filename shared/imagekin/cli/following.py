@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
+import select
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +20,7 @@ from imagekin.client.progress import JobBar
 from imagekin.types import ItemStatus, JobKind, JobStatus
 
 SHOWN_FAILURES = 10
+ANSWER_S = 10.0
 
 
 def follow(job: Job[Any]) -> Job[Any]:
@@ -89,10 +92,20 @@ def leave(jobs: Sequence[Job[Any]]) -> None:
     if not (jobs and sys.stdin.isatty() and sys.stderr.isatty()):
         return
     try:
-        if typer.confirm("Stop it now?" if len(jobs) == 1 else "Stop them now?", default=False, err=True):
+        if agreed("Stop it now?" if len(jobs) == 1 else "Stop them now?"):
             _stop(jobs)
-    except (typer.Abort, KeyboardInterrupt):
+    except KeyboardInterrupt:
         output.say("")
+
+
+def agreed(question: str) -> bool:
+    """Ask on the terminal; no answer within ANSWER_S seconds is a no, as whoever pressed Ctrl-C may have left."""
+    print(f"{question} [y/N]: ", end="", file=sys.stderr, flush=True)
+    # Windows waits for sockets alone
+    if os.name != "nt" and not select.select([sys.stdin], [], [], ANSWER_S)[0]:
+        output.say("no")
+        return False
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _stop(jobs: Sequence[Job[Any]]) -> None:
