@@ -71,6 +71,11 @@ def similarity_title(score: float) -> str:
     return f"{score:.4f}"
 
 
+def distance_title(distance: float) -> str:
+    """Word a member's distance to its cluster's center; a bare number would pass for a similarity."""
+    return f"distance {distance:.3f}"
+
+
 def _sheet(heading: str | None, tiles: Sequence[Tile], total: int | None, badge: str | None = None) -> bytes:
     shown = tiles[:MAX_TILES]
     more = max(total or 0, len(tiles)) - len(shown)

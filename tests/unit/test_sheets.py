@@ -60,6 +60,7 @@ def test_cluster_sheet_marks_the_medoid() -> None:
     marked = [Tile(thumbnail(), "", f"{n}.jpg", marked=n == 2) for n in range(4)]
     heading = sheets.cluster_title(0, 4, 0.83)
     assert heading == "cluster 0  ·  4 images  ·  cohesion 0.8300"
+    assert sheets.distance_title(0.02) == "distance 0.020"
     assert sheets.cluster_sheet(heading, plain) != sheets.cluster_sheet(heading, marked)
 
 

@@ -131,7 +131,7 @@ def _cluster_sheet(job: models.Job, summary: dict[str, Any]) -> bytes:
     tiles = [
         sheets.Tile(
             pictures.get(member["id"]),
-            f"{member['distance']:.3f}",
+            sheets.distance_title(member["distance"]),
             member["key"],
             marked=member["id"] == cluster["medoid"]["id"],
         )
