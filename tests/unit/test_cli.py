@@ -173,11 +173,12 @@ def test_what_is_there_is_not_sent_again(call, server: FakeServer, pictures: Pat
         "jobs": ["j2"],
     }
     server.known.add(("c.png", sha256((pictures / "c.png").read_bytes()).hexdigest()))
+    server.steps = [{"status": "succeeded", "progress": progress(total=1, done=1, reused=1)}]
     done = call("embed", str(pictures), "-c", "c", "--upload")
     assert (done.code, done.out) == (0, "3 images: 3 reused\n")
-    assert "uploaded: 0 B, 3 files: 3 there already, 0 sent" in done.err
-    assert call("embed", str(pictures), "-c", "c", "--upload", "--no-wait").out == ""
-    assert len(server.jobs) == 2
+    assert "3 files: 2 there already, 1 sent" in done.err
+    # there is a job to watch all the same
+    assert call("embed", str(pictures), "-c", "c", "--upload", "--no-wait").out == "j4\n"
 
 
 def test_a_folder_in_parts_is_one_result(

@@ -94,16 +94,16 @@ def test_what_the_collection_has_is_not_sent(server: FakeServer, client: Client,
     assert (job.sending.known, job.sending.sent) == (5, 3)
 
 
-def test_a_folder_that_is_all_there_makes_no_job(server: FakeServer, client: Client, photos: Path) -> None:
+def test_a_folder_that_is_all_there_leaves_a_job_all_the_same(server: FakeServer, client: Client, photos: Path) -> None:
+    (photos / "7.png").write_bytes(b"small")
     store(server, photos, *range(8))
     job = send(client, photos)
-    assert (sent(server), job.parts, job.id) == ([], [], "")
+    assert (sent(server), job.id) == (["7"], "j1")
+    assert (job.sending.known, job.sending.sent, job.sending.known_bytes) == (7, 1, 7 * FILE_BYTES)
+    end(server, "j1", total=1, done=1, reused=1)
     assert job.wait().status is JobStatus.SUCCEEDED
     assert (job.progress.total, job.progress.done, job.progress.reused) == (8, 8, 8)
-    assert list(job.items()) == []
     assert job.result().reused == 8
-    with pytest.raises(errors.JobFinished):
-        job.cancel()
 
 
 def test_a_part_at_work_is_joined_and_not_sent_again(server: FakeServer, client: Client, photos: Path) -> None:

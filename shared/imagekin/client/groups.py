@@ -49,7 +49,7 @@ class SentFiles(schemas.Wire):
 
 
 class GroupData(schemas.Job):
-    """Several jobs as one: `id` is the first one's, empty where nothing had to be sent; `upload.jobs` are all."""
+    """Several jobs as one: `id` is the first one's, empty where there is none; `upload.jobs` are all."""
 
     upload: SentFiles
 
