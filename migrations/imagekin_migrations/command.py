@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Annotated
+
 import typer
 
 import imagekin_migrations
@@ -13,7 +16,7 @@ db = typer.Typer(help="Create and upgrade the database's tables.", no_args_is_he
 
 
 @db.command()
-def upgrade() -> None:
+def upgrade(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Create the tables or bring them up to date; safe to run at every start."""
     settings = Settings()
     try:
@@ -21,6 +24,8 @@ def upgrade() -> None:
     except errors.NotReady as error:
         typer.echo(error.detail, err=True)
         raise typer.Exit(1) from error
+    if as_json:
+        typer.echo(json.dumps({"revision": database.REVISION}))
     typer.echo(f"The database is at revision {database.REVISION}.", err=True)
 
 

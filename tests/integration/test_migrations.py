@@ -1,5 +1,6 @@
 """The tables that migrations make are the tables that the models say, from empty and back."""
 
+import json
 import threading
 
 import pytest
@@ -8,9 +9,11 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from typer.testing import CliRunner
 
 import imagekin_migrations
 from imagekin import db, errors, models
+from imagekin.cli.app import app
 
 
 def test_migrated_database_has_the_models_tables(database):
@@ -67,3 +70,9 @@ def test_the_code_needs_the_newest_migration():
     config = Config()
     config.set_main_option("script_location", imagekin_migrations.__path__[0])
     assert ScriptDirectory.from_config(config).get_current_head() == db.REVISION
+
+
+def test_the_command_says_the_revision_as_json(tmp_path, monkeypatch):
+    monkeypatch.setenv("IMAGEKIN_DATA_DIR", str(tmp_path / "new"))
+    done = CliRunner().invoke(app, ["db", "upgrade", "--json"])
+    assert (done.exit_code, json.loads(done.stdout)) == (0, {"revision": db.REVISION})
