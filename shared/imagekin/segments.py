@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import sqlalchemy as sa
-from sqlalchemy import orm
 from sqlalchemy.orm import Session
 
 from imagekin import errors, models, vectors
@@ -20,7 +19,8 @@ from imagekin.types import ItemStatus, OnConflict
 
 Image, Segment, Thumbnails, Collection = models.Image, models.Segment, models.Thumbnails, models.Collection
 TABLES = models.Base.metadata.tables
-IMAGES, SEGMENTS, COLLECTIONS = TABLES["images"], TABLES["segments"], TABLES["collections"]
+IMAGES, SEGMENTS, THUMBNAILS = TABLES["images"], TABLES["segments"], TABLES["thumbnails"]
+COLLECTIONS = TABLES["collections"]
 
 # Bound by SQLite's limit on variables in a statement.
 KEYS_PER_QUERY = 500
@@ -44,34 +44,48 @@ _GROW = (
     .where(COLLECTIONS.c.id == sa.bindparam("collection"))
     .values(revision=COLLECTIONS.c.revision + 1, image_count=COLLECTIONS.c.image_count + sa.bindparam("added"))
 )
-_ADD_IMAGES, _ADD_SEGMENT, _ADD_THUMBNAILS = map(sa.insert, (IMAGES, SEGMENTS, TABLES["thumbnails"]))
+_ADD_IMAGES, _ADD_SEGMENT, _ADD_THUMBNAILS = map(sa.insert, (IMAGES, SEGMENTS, THUMBNAILS))
 
 
-def _copied() -> sa.Select[Any]:
-    """Select the images of some contents among an owner's collections of one space.
-
-    Materialized, as SQLite would rather walk through all images of these collections.
-    """
-    same = (
-        sa.select(Image)
-        .where(Image.content_hash.in_(sa.bindparam("contents", expanding=True)), Image.deleted_at.is_(None))
-        .cte("same")
-        .prefix_with("MATERIALIZED")
+# Materialized: SQLite would rather walk through all images of the owner's collections.
+_SAME = (
+    sa.select(IMAGES.c.content_hash, IMAGES.c.id, IMAGES.c.collection_id)
+    .where(IMAGES.c.content_hash.in_(sa.bindparam("contents", expanding=True)), IMAGES.c.deleted_at.is_(None))
+    .cte("same")
+    .prefix_with("MATERIALIZED")
+)
+_COPIED = (
+    sa.select(_SAME.c.content_hash, _SAME.c.id)
+    .join(COLLECTIONS, COLLECTIONS.c.id == _SAME.c.collection_id)
+    .where(
+        COLLECTIONS.c.owner == sa.bindparam("owner"),
+        COLLECTIONS.c.space_id == sa.bindparam("space"),
+        COLLECTIONS.c.dtype == sa.bindparam("dtype"),
+        COLLECTIONS.c.deleted_at.is_(None),
     )
-    image = orm.aliased(Image, same)
-    return (
-        sa.select(image)
-        .join(Collection, Collection.id == image.collection_id)
-        .where(
-            Collection.owner == sa.bindparam("owner"),
-            Collection.space_id == sa.bindparam("space"),
-            Collection.dtype == sa.bindparam("dtype"),
-            Collection.deleted_at.is_(None),
-        )
+)
+
+
+def _cut(
+    blob: sa.Column[bytes], start: sa.ColumnElement[int], length: sa.ColumnElement[int]
+) -> sa.ColumnElement[bytes]:
+    return sa.func.substr(blob, start + 1, length, type_=sa.LargeBinary())
+
+
+_WIDTH = SEGMENTS.c.dim * sa.bindparam("number_bytes", type_=sa.Integer())
+_STORED = (
+    sa.select(
+        IMAGES.c.content_hash, IMAGES.c.width, IMAGES.c.height, IMAGES.c.format, IMAGES.c.segment_id, IMAGES.c.row,
+        SEGMENTS.c.dim, _cut(SEGMENTS.c.data, IMAGES.c.row * _WIDTH, _WIDTH).label("data"), THUMBNAILS.c.offsets,
     )
-
-
-_COPIED = _copied()
+    .join(SEGMENTS, SEGMENTS.c.id == IMAGES.c.segment_id)
+    .outerjoin(THUMBNAILS, THUMBNAILS.c.segment_id == SEGMENTS.c.id)
+    .where(IMAGES.c.id.in_(sa.bindparam("ids", expanding=True)))
+)  # fmt: skip
+_OFFSETS = sa.select(THUMBNAILS.c.offsets).where(THUMBNAILS.c.segment_id == sa.bindparam("segment"))
+_THUMBNAIL = sa.select(
+    _cut(THUMBNAILS.c.data, sa.bindparam("start", type_=sa.Integer()), sa.bindparam("length", type_=sa.Integer()))
+).where(THUMBNAILS.c.segment_id == sa.bindparam("segment"))
 
 
 @dataclass
@@ -149,15 +163,18 @@ def batches(keys: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 def _copies(session: Session, collection: models.Collection, contents: set[str]) -> dict[str, Copy]:
-    found: dict[str, models.Image] = {}
     where = {"owner": collection.owner, "space": collection.space_id, "dtype": collection.dtype}
+    ids: dict[str, str] = {}
     for some in batches(sorted(contents)):
-        for image in session.scalars(_COPIED, {"contents": some, **where}):
-            found.setdefault(image.content_hash, image)
-    return {
-        content: Copy(vector(session, image), image.width, image.height, image.format, thumbnail(session, image))
-        for content, image in found.items()
-    }
+        ids |= dict(session.execute(_COPIED, {"contents": some, **where}).all())
+    found: dict[str, Copy] = {}
+    number_bytes = vectors.width(1, collection.dtype)
+    for some in batches(sorted(ids.values())):
+        for image in session.execute(_STORED, {"ids": some, "number_bytes": number_bytes}):
+            vector = vectors.decode(image.data, image.dim, collection.dtype)[0]
+            picture = _thumbnail(session, image.segment_id, image.row, image.offsets)
+            found[image.content_hash] = Copy(vector, image.width, image.height, image.format, picture)
+    return found
 
 
 def store(session: Session, collection_id: str, items: Sequence[Item], on_conflict: OnConflict) -> list[Record]:
@@ -311,14 +328,15 @@ def vector(session: Session, image: models.Image) -> vectors.Vectors:
 
 def thumbnail(session: Session, image: models.Image) -> bytes | None:
     """Return an image's JPEG thumbnail, or None where it has none, as an imported vector."""
-    offsets = session.scalar(sa.select(Thumbnails.offsets).filter_by(segment_id=image.segment_id))
-    if offsets is None:
-        return None
-    start, end = struct.unpack_from("<2I", offsets, 4 * image.row)
+    offsets = session.scalar(_OFFSETS, {"segment": image.segment_id})
+    return _thumbnail(session, image.segment_id, image.row, offsets)
+
+
+def _thumbnail(session: Session, segment_id: str, row: int, offsets: bytes | None) -> bytes | None:
+    start, end = (0, 0) if offsets is None else struct.unpack_from("<2I", offsets, 4 * row)
     if start == end:
         return None
-    part = sa.func.substr(Thumbnails.data, start + 1, end - start, type_=sa.LargeBinary())
-    return session.scalar(sa.select(part).filter_by(segment_id=image.segment_id))
+    return session.scalar(_THUMBNAIL, {"segment": segment_id, "start": start, "length": end - start})
 
 
 def thumbnails(session: Session, images: Sequence[models.Image]) -> dict[str, bytes]:
