@@ -5,7 +5,8 @@
 `service`: whole jobs of tiny pictures through the real stack with the fake backbone. `tables`: planning, claiming,
 looking up and storing a chunk while the tables already hold so many images. `vectors`: storing, loading, searching,
 clustering and exporting a collection of so many vectors (1,280 dimensions). `batches`: k-means in mini-batches and
-whole. A plain program, not a test.
+whole. `_cpu_` columns are CPU time, which other work on the machine disturbs less: of all processes of the service in
+`service`, of this process and PostgreSQL's in `tables`, of this process in `vectors`. A plain program, not a test.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import sqlalchemy as sa
@@ -35,18 +38,23 @@ from imagekin.types import OnConflict
 from imagekin_worker.bench import storage
 from imagekin_worker.bench.kmeans import rows_in_groups
 from imagekin_worker.kmeans import KMeans
+from imagekin_worker.neighbors import Matrix
 from imagekin_worker.residents import catch_up
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "faults"))
+import tiny
+from cluster import Cluster, children_of, wait_for
 
 PARTS = ("service", "tables", "vectors", "batches")
 SEGMENT_ROWS = 512
 # Chunks that are measured at each size.
-MEASURED_CHUNKS = 50
+WARMING_CHUNKS, MEASURED_CHUNKS = 5, 50
 CLUSTERS, ITERATIONS = 100, 10
 # Mini-batches are measured as if only one in so many vectors had room.
 MINI_BATCH_SHARE = 2
-QUERIES, TOP_K = 5, 10
+# Above this k-means takes minutes; `imagekin bench` and `batches` measure it.
+MOST_CLUSTERED = 100_000
+REPETITIONS, TOP_K = 5, 10
 JOB_TIMEOUT_S = 3600
 
 Row = dict[str, float]
@@ -60,15 +68,13 @@ def service(sizes: list[int], database: str) -> Iterator[Row]:
 
 
 def _job(folder: Path, url: str, size: int) -> Row:
-    import tiny
-    from cluster import Cluster, wait_for
-
     packed = folder / "pictures.zip"
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
         for name in tiny.keys("many", size):
             archive.writestr(zipfile.ZipInfo(name), tiny.bmp(name))
     with Cluster(folder / "data", url, bulk=1, interactive=0, lease_s=30.0, chunk_images=64) as cluster:
         cluster.collection("many")
+        before = _children_cpu_s() + _server_cpu_s(folder)
         started = time.perf_counter()
         with packed.open("rb") as file:
             answer = cluster.client.post(
@@ -81,16 +87,21 @@ def _job(folder: Path, url: str, size: int) -> Row:
         known = time.perf_counter()
         cluster.finish(job_id, timeout_s=JOB_TIMEOUT_S)
         ended = time.perf_counter()
-        cluster.client.get(f"/v1/jobs/{job_id}/items?limit=1000").raise_for_status()
-        read = time.perf_counter()
+        cpu = _children_cpu_s() + _server_cpu_s(folder) - before
+        pages = [_seconds(lambda: _page(cluster.client, job_id)) for _ in range(REPETITIONS)]
     return {
         "images": size,
         "submit_s": submitted - started,
         "planned_after_s": known - submitted,
         "job_s": ended - submitted,
         "images_per_s": size / (ended - submitted),
-        "page_of_1000_ms": 1000 * (read - ended),
+        "cpu_ms_per_image": 1000 * cpu / size,
+        "page_of_1000_ms": 1000 * min(pages),
     }
+
+
+def _page(client: Any, job_id: str) -> None:
+    client.get(f"/v1/jobs/{job_id}/items?limit=1000").raise_for_status()
 
 
 def tables(sizes: list[int], database: str) -> Iterator[Row]:
@@ -99,18 +110,26 @@ def tables(sizes: list[int], database: str) -> Iterator[Row]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="growth-")))
         opened = Database(stack.enter_context(_database(folder, database)))
         stack.callback(opened.dispose)
-        writing = storage.Writing(opened, Settings(data_dir=folder), dim=storage.FEW_DIM, thumbnail_bytes=500)
+        writing = storage.Writing(
+            opened,
+            Settings(data_dir=folder),
+            dim=storage.FEW_DIM,
+            thumbnail_bytes=500,
+            cpu_clock=lambda: time.process_time() + _server_cpu_s(folder),
+        )
         stored = 0
-        measured = MEASURED_CHUNKS * storage.CHUNK_IMAGES
         for size in sizes:
-            if size > stored:
-                writing.add(size - stored)
-                stored = size
-            writing.seconds = storage.Seconds()
-            writing.add(measured)
-            stored += measured
-            spent = {stage: 1000 * seconds / MEASURED_CHUNKS for stage, seconds in vars(writing.seconds).items()}
-            yield {"images": size, **{f"{stage}_ms_per_chunk": ms for stage, ms in spent.items()}}
+            writing.fill(max(0, size - stored))
+            writing.add(WARMING_CHUNKS * storage.CHUNK_IMAGES)
+            writing.forget()
+            writing.add(MEASURED_CHUNKS * storage.CHUNK_IMAGES)
+            stored = max(size, stored) + (WARMING_CHUNKS + MEASURED_CHUNKS) * storage.CHUNK_IMAGES
+            row: Row = {"images": size}
+            for stage, seconds in vars(writing.seconds).items():
+                row[f"{stage}_ms"] = 1000 * seconds / MEASURED_CHUNKS
+                row[f"{stage}_cpu_ms"] = 1000 * getattr(writing.cpu, stage) / MEASURED_CHUNKS
+            row["store_over_bare"] = row["store_ms"] / row["bare_ms"]
+            yield row | {"store_over_bare_cpu": row["store_cpu_ms"] / row["bare_cpu_ms"]}
 
 
 def vectors(sizes: list[int], database: str) -> Iterator[Row]:
@@ -118,27 +137,36 @@ def vectors(sizes: list[int], database: str) -> Iterator[Row]:
     for size in sizes:
         with tempfile.TemporaryDirectory(prefix="growth-") as folder, _database(Path(folder), database) as url:
             opened = Database(url)
-            yield {"images": size, **{f"{stage}_ms": 1000 * s for stage, s in _stages(opened, Path(folder), size)}}
+            row: Row = {"images": size}
+            for stage, spent in _stages(opened, Path(folder), size):
+                row |= {f"{stage}_ms": 1000 * spent.wall_s, f"{stage}_cpu_ms": 1000 * spent.cpu_s}
+            yield row
             opened.dispose()
 
 
-def _stages(database: Database, folder: Path, size: int) -> Iterator[tuple[str, float]]:
-    """Yield what each stage took, in seconds."""
+class Spent(NamedTuple):
+    """What work took, by the clock and of this process's CPU time."""
+
+    wall_s: float
+    cpu_s: float
+
+
+def _stages(database: Database, folder: Path, size: int) -> Iterator[tuple[str, Spent]]:
+    """Yield what each stage took."""
     writing = storage.Writing(database, Settings(data_dir=folder), thumbnail_bytes=0)
     collection = writing.collections["ours"]
-    yield "store", _seconds(lambda: _fill(database, writing, size))
-    started = time.perf_counter()
-    _, matrix = database.read(catch_up, collection.id)
-    yield "load", time.perf_counter() - started
+    yield "store", _fill(database, writing, size)
+    loaded: list[Matrix] = []
+    yield "load", _spent(lambda: loaded.append(database.read(catch_up, collection.id)[1]))
+    matrix = loaded.pop()
     query = np.random.default_rng(1).standard_normal((1, storage.DIM)).astype(np.float32)
     matrix.search(query, TOP_K)
-    yield "search", min(_seconds(lambda: matrix.search(query, TOP_K)) for _ in range(QUERIES))
-    rows = matrix.raw()
-    clusters = min(CLUSTERS, size // 10)
-    yield "iteration", _cluster_s(rows, clusters, None)
-    yield "mini_batches", _cluster_s(rows, clusters, rows.nbytes // MINI_BATCH_SHARE)
+    yield "search", min(_spent(lambda: matrix.search(query, TOP_K)) for _ in range(REPETITIONS))
+    if size <= MOST_CLUSTERED:
+        rows = matrix.raw()
+        yield "iteration", _iteration(rows, min(CLUSTERS, size // 10))
     pieces = exports.write(database, storage.OWNER, collection.name, "npz")
-    yield "export", _seconds(lambda: sum(map(len, pieces)))
+    yield "export", _spent(lambda: sum(map(len, pieces)))
 
 
 def batches(sizes: list[int], database: str) -> Iterator[Row]:
@@ -154,28 +182,60 @@ def batches(sizes: list[int], database: str) -> Iterator[Row]:
         yield row | {"inertia_over_full": inertias[1] / inertias[0]}
 
 
-def _fill(database: Database, writing: storage.Writing, size: int) -> None:
+def _fill(database: Database, writing: storage.Writing, size: int) -> Spent:
+    """Store so many vectors; what it costs to make them up is not counted."""
+    spent = []
     for start in range(0, size, SEGMENT_ROWS):
         items = writing.items([f"{number:09}" for number in range(start, min(start + SEGMENT_ROWS, size))])
-        database.write(segments.store, writing.collections["ours"].id, items, OnConflict.REPLACE)
+        stored = partial(database.write, segments.store, writing.collections["ours"].id, items, OnConflict.REPLACE)
+        spent.append(_spent(stored))
+    return Spent(*map(sum, zip(*spent, strict=True)))
 
 
-def _cluster_s(rows: np.ndarray, n_clusters: int, budget: int | None) -> float:
-    """Return the seconds of an iteration, or with a budget those of a whole run in mini-batches."""
-    if budget is not None:
-        return _seconds(KMeans(rows, n_clusters, n_init=1, memory_budget_bytes=budget).advance)
-    few, many = (min(_seconds(_run(rows, n_clusters, n).advance) for _ in range(2)) for n in (1, 1 + ITERATIONS))
-    return (many - few) / ITERATIONS
+def _iteration(rows: np.ndarray, n_clusters: int) -> Spent:
+    """Return what an iteration of k-means takes: of many, less what one takes with its start."""
+    few, many = (min(_spent(_run(rows, n_clusters, n).advance) for _ in range(2)) for n in (1, 1 + ITERATIONS))
+    return Spent(*((more - less) / ITERATIONS for less, more in zip(few, many, strict=True)))
 
 
 def _run(rows: np.ndarray, n_clusters: int, iterations: int) -> KMeans:
     return KMeans(rows, n_clusters, n_init=1, tolerance=0, max_iterations=iterations)
 
 
+def _spent(work: Callable[[], object]) -> Spent:
+    cpu = time.process_time()
+    return Spent(_seconds(work), time.process_time() - cpu)
+
+
 def _seconds(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
+
+
+def _server_cpu_s(folder: Path) -> float:
+    """Return the CPU time of PostgreSQL's processes, of one thread each, to the scheduler's nanosecond."""
+    server = folder / "postgresql" / "postmaster.pid"
+    seconds = 0.0
+    for pid in _tree(int(server.read_text().split()[0])) if server.exists() else ():
+        with suppress(OSError):
+            seconds += int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
+    return seconds
+
+
+def _children_cpu_s() -> float:
+    """Return the CPU time of the processes that this one has started, with their ended threads and children."""
+    seconds = 0.0
+    for pid in _tree(os.getpid())[1:]:
+        with suppress(OSError):
+            # proc(5): after the name utime, stime, cutime, cstime are the 12th to 15th
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            seconds += sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    return seconds
+
+
+def _tree(pid: int) -> list[int]:
+    return [pid, *(below for child in children_of(pid) for below in _tree(child))]
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy.orm import Session
 
-from imagekin import catalog, collections, jobs, models, segments, vectors
+from imagekin import catalog, collections, jobs, models, segments, statistics, vectors
 from imagekin.config import Settings
 from imagekin.db import Database
 from imagekin.types import DType, JobKind, Lane, OnConflict, Precision
@@ -26,6 +26,8 @@ CHUNK_IMAGES = 64
 DIM, FEW_DIM = 1280, 64
 THUMBNAIL_BYTES = 4000
 PIECES_PER_COMMIT = 32
+# A larger segment costs less to fill with.
+FILLED_ROWS = 512
 
 IMAGE_COLUMNS = (
     "id", "collection_id", "key", "content_hash", "width", "height", "format", "metadata", "segment_id", "row",
@@ -47,13 +49,23 @@ class Seconds:
 
 
 class Writing:
-    """A collection of its own that takes chunk after chunk, as workers write them and bare."""
+    """A collection of its own that takes chunk after chunk, as workers write them and bare.
+
+    `seconds` are of the clock, `cpu` those of `cpu_clock`, which a busy machine disturbs less.
+    """
 
     def __init__(
-        self, database: Database, settings: Settings, *, dim: int = DIM, thumbnail_bytes: int = THUMBNAIL_BYTES
+        self,
+        database: Database,
+        settings: Settings,
+        *,
+        dim: int = DIM,
+        thumbnail_bytes: int = THUMBNAIL_BYTES,
+        cpu_clock: Callable[[], float] = time.process_time,
     ) -> None:
         self.database, self.settings, self.dim = database, settings, dim
-        self.seconds = Seconds()
+        self._cpu_clock = cpu_clock
+        self.forget()
         self._thumbnail_bytes = thumbnail_bytes
         self._random = np.random.default_rng(5)
         self._stored = 0
@@ -67,21 +79,43 @@ class Writing:
             database.write(collections.create, OWNER, name, space, DType.FLOAT32)
             self.collections[way] = database.read(collections.get, OWNER, name)
 
+    def forget(self) -> None:
+        """Begin to measure anew."""
+        self.seconds, self.cpu = Seconds(), Seconds()
+
+    def fill(self, images: int) -> None:
+        """Write `images` more bare into both collections, and plan a job of as many that nobody works on."""
+        keys = self._keys(images)
+        self._plan(keys)
+        for start in range(0, images, FILLED_ROWS):
+            items = self.items(keys[start : start + FILLED_ROWS])
+            for collection in self.collections.values():
+                _write_bare(self.database, _rows(items, collection.id, self.dim))
+        self.database.write(statistics.refresh)
+
     def add(self, images: int) -> None:
         """Put `images` more through a job, and as many bare, in turns."""
-        keys = [f"photos/{self._stored + number:09}.jpg" for number in range(images)]
-        self._stored += images
+        keys = self._keys(images)
         self._timed("plan", lambda: self._plan(keys))
         for start in range(0, images, CHUNK_IMAGES):
+            if start % (CHUNK_IMAGES * PIECES_PER_COMMIT) == 0:
+                # as the sweep does every few seconds
+                self.database.write(statistics.refresh)
             items = self.items(keys[start : start + CHUNK_IMAGES])
             self._ours(items)
             made = _rows(items, self.collections["bare"].id, self.dim)
             self._timed("bare", lambda made=made: _write_bare(self.database, made))
 
+    def _keys(self, images: int) -> list[str]:
+        self._stored += images
+        return [f"photos/{number:09}.jpg" for number in range(self._stored - images, self._stored)]
+
     def _timed(self, stage: str, work: Callable[[], Any]) -> Any:
-        started = time.perf_counter()
+        started = time.perf_counter(), self._cpu_clock()
         done = work()
-        setattr(self.seconds, stage, getattr(self.seconds, stage) + time.perf_counter() - started)
+        ended = time.perf_counter(), self._cpu_clock()
+        for took, start, end in zip((self.seconds, self.cpu), started, ended, strict=True):
+            setattr(took, stage, getattr(took, stage) + end - start)
         return done
 
     def _plan(self, keys: list[str]) -> None:
@@ -94,7 +128,8 @@ class Writing:
             params={"on_conflict": OnConflict.REPLACE.value},
         )
         self.database.write(jobs.submit, submission, self.settings)
-        [claim] = self.database.write(jobs.claim, Lane.BULK, models.new_id(), self.settings)
+        # what `fill` planned comes earlier
+        [claim] = self.database.write(jobs.claim, Lane.BULK, models.new_id(), self.settings, gathering=True)
         entries = [{"key": key, "ref": {"at": at}} for at, key in enumerate(keys)]
         pieces = [entries[at : at + CHUNK_IMAGES] for at in range(0, len(entries), CHUNK_IMAGES)]
         for at in range(0, len(pieces), PIECES_PER_COMMIT):
