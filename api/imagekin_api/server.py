@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import signal
 from pathlib import Path
@@ -46,20 +45,7 @@ def check(settings: Settings) -> None:
     """Raise InvalidRequest for an address that cannot be served."""
     if settings.port == 0:
         raise errors.InvalidRequest("IMAGEKIN_PORT must name a port; 0 is none.")
-    if settings.auth == "local" and not _is_loopback(settings.host):
-        raise errors.InvalidRequest(
-            f"IMAGEKIN_AUTH=local answers this machine only, so IMAGEKIN_HOST must be 127.0.0.1, not {settings.host}; "
-            "use IMAGEKIN_AUTH=keys to serve others."
-        )
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    settings.check_host()
 
 
 class Log(glogging.Logger):

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from imagekin import errors
+
 MEGABYTE = 1 << 20
 GIGABYTE = 1 << 30
 DAY_S = 24 * 3600
@@ -229,3 +231,20 @@ class Settings(BaseSettings):
     def storage(self) -> str:
         """The storage's fsspec URL, the embedded default included."""
         return self.storage_url or (self.data_dir.resolve() / "storage").as_uri()
+
+    def check_host(self) -> None:
+        """Raise InvalidRequest where a server in local mode would listen to other machines."""
+        if self.auth == "local" and not _is_loopback(self.host):
+            raise errors.InvalidRequest(
+                f"IMAGEKIN_AUTH=local answers this machine only, so IMAGEKIN_HOST must be 127.0.0.1, not {self.host}; "
+                "use IMAGEKIN_AUTH=keys to serve others."
+            )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

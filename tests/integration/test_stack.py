@@ -19,7 +19,7 @@ from uuid import uuid4
 import pytest
 import redis
 
-from imagekin import stack
+from imagekin import errors, stack
 from imagekin.config import Settings
 from imagekin.stack import child, embedded, leftovers, service, supervisor
 from imagekin.stack.environment import child_environment
@@ -285,6 +285,12 @@ def test_taken_port(data: Path, lines: list[str]) -> None:
         port = server.getsockname()[1]
         with pytest.raises(stack.PortTaken, match=f"127.0.0.1:{port}: Address already in use"):
             stack.Stack(Settings(data_dir=data, port=port), log=lines.append).start()
+    assert lines == []
+
+
+def test_a_host_for_others_is_refused_at_once(data: Path, lines: list[str]) -> None:
+    with pytest.raises(errors.InvalidRequest, match="IMAGEKIN_HOST must be 127"):
+        stack.Stack(Settings(data_dir=data, host="0.0.0.0", port=0), log=lines.append).start()
     assert lines == []
 
 

@@ -53,8 +53,8 @@ class Stack:
     def start(self, timeout_s: float = 120) -> None:
         """Start everything and wait until the API says that it is ready.
 
-        Raises FolderInUse, PortTaken, NoRedis, ServiceFailed (with the end of the log) or another StackError; then
-        nothing is left running.
+        Raises FolderInUse, PortTaken, NoRedis, ServiceFailed (with the end of the log) or another StackError, and
+        InvalidRequest for a host that local mode does not listen on; then nothing is left running.
         """
         self._stop_began = None
         try:
@@ -134,7 +134,9 @@ class Stack:
         else:
             self._socket = redis.socket_path(self._run_dir)
             redis_url, first = redis.url(self._socket), [redis.service(self._socket)]
-        stages = [first, *services(derive(self._settings, port=number, redis_url=redis_url))]
+        derived = derive(self._settings, port=number, redis_url=redis_url)
+        derived.check_host()
+        stages = [first, *services(derived)]
         return Supervisor(stages, log_dir=self._log_dir, record=Record(self._record_path), log=self._log)
 
     @property
