@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from imagekin.catalog import Space
 from imagekin.config import DAY_S, Settings
 from imagekin.types import Precision
+from imagekin_worker import allocator
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -82,6 +83,8 @@ class Order:
 def main() -> None:
     """Carry out the order on standard input, unless another process did so meanwhile."""
     os.nice(NICE)
+    # the trial compares as a worker would
+    allocator.keep_memory()
     order = Order.from_json(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     order.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

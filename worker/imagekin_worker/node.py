@@ -34,6 +34,8 @@ FIRST_IMAGES = 16
 # Claims that follow the owners' turns whatever is in memory; at random, so that no order of owners can keep step with
 # them and wait forever. A network takes about as long to load as a few claims take.
 BY_TURNS = 1 / 8
+# How many chunks' time a claim takes, where they wait: at its end lanes wait for each other, and for the next one.
+CHUNKS = 2
 # How much of the newest measurement goes into the speed.
 SMOOTHING = 0.3
 
@@ -76,14 +78,14 @@ class Node:
             self.note_speed(space.fingerprint, len(batch), time.monotonic() - started)
 
     def claim(self, claimed_by: str) -> list[jobs.Claim]:
-        """Claim what comes next in the lane, about `chunk_target_s` of it."""
+        """Claim what comes next in the lane, twice `chunk_target_s` of it at most."""
         claims = self.database.write(
             jobs.claim,
             self.lane,
             claimed_by,
             self.settings,
             after_owner=self.last_owner,
-            most_images=self.images_per_claim(self._last_space),
+            most_images=CHUNKS * self.images_per_claim(self._last_space),
             most_searches=MOST_SEARCHES,
             after_planning=self._last_kind == ChunkKind.PLAN,
             gathering=0 < self._planned < self._fill,

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from imagekin import db, errors, jobs, metrics, queue, telemetry
 from imagekin.config import Settings
 from imagekin.types import Lane
-from imagekin_worker import reporting
+from imagekin_worker import allocator, reporting
 from imagekin_worker.command import LANE_VARIABLE
 
 log = structlog.get_logger()
@@ -34,6 +34,8 @@ _node = None
 def start(**_: object) -> None:
     """Build the process's node and warm its models, before it takes work."""
     global _node  # noqa: PLW0603 - a worker process has one, and Celery gives its tasks no other place
+    # before torch's threads are there
+    allocator.keep_memory()
     # torch comes with these: in children only, and all of it now, so that a broken installation shows at the start
     from imagekin_worker import presence, work  # noqa: F401 - see above
     from imagekin_worker.node import Node

@@ -1,4 +1,4 @@
-"""When a process's threads were on a core, seen from outside."""
+"""When a process was on a core, seen from outside at next to no cost: a meter takes cores from what it measures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from imagekin_worker.bench.report import NotMeasured
 
 # A few of the scheduler's ticks: shorter would see nothing more.
 LOOK_S = 0.012
-_KINDS = ("lane", "main", "other")
 
 
 class Share(NamedTuple):
@@ -27,21 +26,31 @@ class Share(NamedTuple):
     others: float
 
 
-class Activity:
-    """Looks every few milliseconds at how long the threads of a worker's process ran, and `others` beside it.
+class Look(NamedTuple):
+    """The clock, and how long the lanes, the main thread and the other processes had run by then, in seconds."""
 
-    The main thread plans and commits; the others are lanes, which read, decode and run the network. Needs Linux's
-    scheduler statistics; raises NotMeasured without them.
+    at: float
+    lanes: float
+    main: float
+    others: float
+
+
+class Activity:
+    """Looks every few milliseconds at how long a worker's process ran, and `others` beside it.
+
+    Its main thread plans and commits; the others are lanes, which read, decode and run the network. Only two numbers
+    are read at each look, as a list of all threads took a tenth of a core. Needs Linux; raises NotMeasured elsewhere.
     """
 
     def __init__(self, pid: int, others: Sequence[int] = ()) -> None:
+        self._main = Path(f"/proc/{pid}/schedstat")
         self._pid = pid
         self._others = others
-        self._looks: list[tuple[float, dict[str, int]]] = []
+        self._looks: list[Look] = []
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
-        if not Path(f"/proc/{self._pid}/schedstat").exists():
-            raise NotMeasured("threads are looked at through /proc/PID/task/TID/schedstat, which this system lacks")
+        if not self._main.exists():
+            raise NotMeasured("threads are looked at through /proc/PID/schedstat, which this system lacks")
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -55,37 +64,36 @@ class Activity:
 
     def share(self, begin: float, end: float) -> Share:
         """Sum up what was seen between two times of the clock."""
-        idle = 0.0
-        busy: dict[str, float] = dict.fromkeys(_KINDS, 0.0)
-        for (before, old), (after, new) in zip(self._looks, self._looks[1:], strict=False):
-            length = min(after, end) - max(before, begin)
+        idle = lanes = main = others = 0.0
+        for old, new in zip(self._looks, self._looks[1:], strict=False):
+            length = min(new.at, end) - max(old.at, begin)
             if length <= 0:
                 continue
-            ran: dict[str, float] = dict.fromkeys(_KINDS, 0.0)
-            for name, ns in new.items():
-                ran[name.partition(" ")[0]] += (ns - old.get(name, 0)) / 1e9 / (after - before)
-            idle += length * max(0.0, 1.0 - ran["lane"])
-            for kind, cores in ran.items():
-                busy[kind] += length * cores
+            part = length / (new.at - old.at)
+            idle += length - min(length, max(0.0, part * (new.lanes - old.lanes)))
+            lanes += part * (new.lanes - old.lanes)
+            main += part * (new.main - old.main)
+            others += part * (new.others - old.others)
         span = end - begin
-        return Share(idle / span, busy["lane"] / span, busy["main"] / span, busy["other"] / span)
+        return Share(idle / span, lanes / span, main / span, others / span)
 
     def _watch(self) -> None:
-        while not self._over.wait(LOOK_S):
-            self._looks.append((time.time(), self._ran()))
+        # a process that is gone is looked at no more
+        with suppress(OSError):
+            while not self._over.wait(LOOK_S):
+                self._looks.append(self._look())
 
-    def _ran(self) -> dict[str, int]:
-        """Return the nanoseconds that each thread has run, by what it is and its id."""
-        found: dict[str, int] = {}
-        for pid in (self._pid, *self._others):
-            for task in _tasks(pid):
-                kind = "other" if pid != self._pid else "main" if task.name == str(pid) else "lane"
-                with suppress(OSError):
-                    found[f"{kind} {task.name}"] = int((task / "schedstat").read_text().split()[0])
-        return found
+    def _look(self) -> Look:
+        main = int(self._main.read_text().split()[0]) / 1e9
+        return Look(time.time(), _ran(self._pid) - main, main, sum(map(_ran, self._others)))
 
 
-def _tasks(pid: int) -> list[Path]:
-    with suppress(OSError):
-        return list(Path(f"/proc/{pid}/task").iterdir())
-    return []
+def _ran(pid: int) -> float:
+    """Return the seconds that all threads of a process have run, those that ended as well; 0 where it is gone.
+
+    The clock's number is made as Linux's clock_getcpuclockid(3) makes it.
+    """
+    try:
+        return time.clock_gettime(~pid << 3 | 2)
+    except OSError:
+        return 0.0

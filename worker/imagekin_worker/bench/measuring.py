@@ -12,6 +12,7 @@ import torch
 from imagekin import errors
 from imagekin.cli import output
 from imagekin.config import Settings
+from imagekin_worker import allocator
 from imagekin_worker.bench import rows
 from imagekin_worker.bench.report import NOT_SELECTED, Outcome, Row
 from imagekin_worker.bench.sizes import Sizes
@@ -30,6 +31,8 @@ def measure(
 
     `user`: the user's settings, of which what concerns speed is taken over. `parent`: where the temporary folder goes.
     """
+    # as a worker does, so that what is measured here and what is measured there have the same memory
+    allocator.keep_memory()
     outcomes: list[Outcome] = []
     notes: list[str] = []
     if (busy := busy_share(LOOK_S)) > MOST_BUSY:
