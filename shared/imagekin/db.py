@@ -213,6 +213,8 @@ def _connect_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     # the driver's own BEGIN comes late and deferred; ours is below
     connection.isolation_level = None
     cursor = connection.cursor()
+    # of a new database: most of an archive is blobs, whose pages are read one by one
+    cursor.execute("PRAGMA page_size=16384")
     cursor.execute("PRAGMA journal_mode=WAL")
     # in WAL mode a crash of the machine can lose the last commits under NORMAL: an accepted job must not be lost
     cursor.execute("PRAGMA synchronous=FULL")

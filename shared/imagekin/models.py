@@ -97,13 +97,16 @@ class Segment(Base):
     __tablename__ = "segments"
 
     id: Mapped[str] = _id()
-    collection_id: Mapped[str] = mapped_column(sa.ForeignKey("collections.id"), index=True)
+    collection_id: Mapped[str] = mapped_column(sa.ForeignKey("collections.id"))
     count: Mapped[int]
     dim: Mapped[int]
     dtype: Mapped[str] = mapped_column(sa.String(16))
     checksum: Mapped[int] = mapped_column(sa.BigInteger())
     created_at: Mapped[float] = _time()
     data: Mapped[bytes] = deferred(mapped_column(sa.LargeBinary()))
+
+    # in the order in which they are read: a database would sort them with their blobs
+    __table_args__ = (sa.Index("ix_segments_collection_id", "collection_id", "id"),)
 
 
 class Thumbnails(Base):
@@ -129,7 +132,7 @@ class Image(Base):
     height: Mapped[int | None]
     format: Mapped[str | None] = mapped_column(sa.String(16))
     metadata_: Mapped[dict[str, Any]] = mapped_column("metadata", default=dict)
-    segment_id: Mapped[str] = mapped_column(sa.ForeignKey("segments.id"), index=True)
+    segment_id: Mapped[str] = mapped_column(sa.ForeignKey("segments.id"))
     row: Mapped[int]
     # the collection's revision that last touched this row: what a resident matrix catches up by
     revision: Mapped[int] = mapped_column(sa.BigInteger())
@@ -146,6 +149,8 @@ class Image(Base):
             postgresql_where=sa.text("deleted_at IS NULL"),
         ),
         sa.Index("ix_images_collection_revision", "collection_id", "revision"),
+        # all that a matrix wants to know of the images of a segment, so that it is read without their rows
+        sa.Index("ix_images_segment_id", "segment_id", "deleted_at", "row", "revision", "id"),
         sa.Index("ix_images_content_hash", "content_hash"),
         sa.Index(
             "ix_images_deleted",

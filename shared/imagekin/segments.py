@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
-from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
@@ -24,8 +22,6 @@ COLLECTIONS = TABLES["collections"]
 
 # Bound by SQLite's limit on variables in a statement.
 KEYS_PER_QUERY = 500
-# Blobs that are in memory at a time: a query costs as much as a small one of them.
-SEGMENTS_PER_QUERY = 16
 
 # What each chunk runs is made once, of tables rather than classes: making a statement costs several times what
 # running it does, and the session would make an object's worth of each row.
@@ -343,112 +339,3 @@ def thumbnails(session: Session, images: Sequence[models.Image]) -> dict[str, by
     """Return the thumbnails of some images by image id; one that has none is left out."""
     found = ((image.id, thumbnail(session, image)) for image in images)
     return {id: data for id, data in found if data is not None}
-
-
-@dataclass(frozen=True)
-class Change:
-    """What a revision did to some images of a segment: their rows in it, or, of the deleted, only their ids.
-
-    `stored` (n, dim): the vectors as the collection stores them; a read-only view of the segment where it is all.
-    """
-
-    segment_id: str
-    ids: list[str]
-    keys: list[str]
-    stored: np.ndarray = field(repr=False)
-    deleted: list[str]
-
-    @property
-    def vectors(self) -> vectors.Vectors:
-        """The vectors (n, dim) as float32."""
-        return self.stored.astype(np.float32, copy=False)
-
-
-def head(session: Session, collection_id: str) -> tuple[int, int]:
-    """Return the collection's (revision, number of images); raises CollectionDeleted."""
-    collection = session.get(Collection, collection_id, populate_existing=True)
-    if collection is None or collection.deleted_at is not None:
-        raise errors.CollectionDeleted()
-    return collection.revision, collection.image_count
-
-
-def forgotten(session: Session, collection_id: str, revision: int) -> bool:
-    """Tell whether images that were deleted after `revision` are forgotten, so that `changes` would miss them."""
-    return revision < session.get_one(Collection, collection_id).pruned_revision
-
-
-def changes(session: Session, collection_id: str, after: int, upto: int, after_segment: str = "") -> Generator[Change]:
-    """Yield what changed after revision `after` up to `upto`, one segment at a time, in the order of segment ids.
-
-    Those up to `after_segment` are left out: a walk may go on there while nothing compacts the collection. Together
-    with a revision that is read first this is complete, whatever commits meanwhile: a row that changes again carries a
-    later revision and comes with the next call. It must be one `Database.read` with what is read first: a compaction
-    between the images and their segment would leave neither where it was.
-    """
-    touched = sa.and_(Image.collection_id == collection_id, Image.revision > after, Image.revision <= upto)
-    if after_segment:
-        touched = sa.and_(touched, Image.segment_id > after_segment)
-    # closed also where the caller has seen enough
-    with session.execute(_by_segment(session, touched).execution_options(yield_per=SEGMENTS_PER_QUERY)) as rows:
-        for some in rows.partitions():
-            yield from _changes(session, [_Touched(*row) for row in some])
-
-
-def names(session: Session, collection_id: str, upto: int) -> tuple[list[str], list[str]]:
-    """Return the ids and keys of the images as of revision `upto`, in the order in which `changes` yields them."""
-    mine = sa.and_(Image.collection_id == collection_id, Image.revision <= upto)
-    ids: list[str] = []
-    keys: list[str] = []
-    for row in session.execute(_by_segment(session, mine)):
-        one = _Touched(*row)
-        ids += one.ids or []
-        keys += one.keys or []
-    return ids, keys
-
-
-def _by_segment(session: Session, touched: sa.ColumnElement[bool]) -> sa.Select[Any]:
-    """Select a row for each segment, its images in JSON arrays: these cost a tenth of a row for each image."""
-    columns = sa.select(Image.segment_id, Image.row, Image.id, Image.key, Image.deleted_at).where(touched)
-    images = columns.order_by(Image.segment_id, Image.row).subquery().c
-    array = sa.func.json_group_array if session.get_bind().dialect.name == "sqlite" else sa.func.json_agg
-    live = images.deleted_at.is_(None)
-    arrays = [array(column, type_=sa.JSON).filter(live) for column in (images.row, images.id, images.key)]
-    deleted = array(images.id, type_=sa.JSON).filter(sa.not_(live))
-    return sa.select(images.segment_id, *arrays, deleted).group_by(images.segment_id).order_by(images.segment_id)
-
-
-def named(session: Session, collection_id: str, ids: Sequence[str]) -> Iterator[Change]:
-    """Yield those of the images that are there, one segment at a time."""
-    columns = sa.select(Image.segment_id, Image.row, Image.id, Image.key)
-    mine = columns.where(Image.collection_id == collection_id, Image.deleted_at.is_(None))
-    rows = [row for some in batches(ids) for row in session.execute(mine.where(Image.id.in_(some)))]
-    rows.sort(key=lambda row: (row.segment_id, row.row))
-    for segment_id, group in groupby(rows, key=attrgetter("segment_id")):
-        _, places, ids, keys = (list(column) for column in zip(*group, strict=True))
-        yield from _changes(session, [_Touched(segment_id, places, ids, keys, [])])
-
-
-class _Touched(NamedTuple):
-    """Images of a segment: where the live ones are in it; JSON arrays of nothing are None in PostgreSQL."""
-
-    segment_id: str
-    places: list[int] | None
-    ids: list[str] | None
-    keys: list[str] | None
-    deleted: list[str] | None
-
-
-def _changes(session: Session, touched: Sequence[_Touched]) -> Iterator[Change]:
-    """Yield the changes of some segments, whose blobs come with one query."""
-    columns = sa.select(Segment.id, Segment.data, Segment.dim, Segment.dtype)
-    wanted = [one.segment_id for one in touched if one.ids]
-    blobs = {row.id: row for row in session.execute(columns.where(Segment.id.in_(wanted)))} if wanted else {}
-    for segment_id, places, ids, keys, deleted in touched:
-        stored = np.empty((0, 0), np.float32)
-        if places:
-            segment = blobs.pop(segment_id)
-            stored = vectors.stored(segment.data, segment.dim, segment.dtype)
-            # which most segments are, and a copy costs as much as the reading
-            if places != list(range(len(stored))):
-                stored = stored[places]
-        yield Change(segment_id, ids or [], keys or [], stored, deleted or [])

@@ -10,7 +10,7 @@ from itertools import count
 import numpy as np
 import sqlalchemy as sa
 
-from imagekin import catalog, collections, images, jobs, ledger, models, segments, uploads
+from imagekin import catalog, collections, images, jobs, ledger, models, reading, segments, uploads
 from imagekin.config import Settings
 from imagekin.db import Database
 from imagekin.storage import Storage
@@ -155,9 +155,10 @@ class Archive:
 
 def _read(session, collection):
     whole = {}
-    revision, _ = segments.head(session, collection.id)
-    for change in segments.changes(session, collection.id, 0, revision):
-        whole |= {key: row.tobytes() for key, row in zip(change.keys, change.vectors, strict=True)}
+    revision, _ = reading.head(session, collection.id)
+    for change in reading.changes(session, collection.id, 0, revision):
+        keys = reading.keys(session, change.ids)
+        whole |= {keys[id]: row.tobytes() for id, row in zip(change.ids, change.vectors, strict=True)}
     live = session.scalars(sa.select(models.Image).filter_by(collection_id=collection.id, deleted_at=None)).all()
     single = {
         image.key: (segments.vector(session, image).tobytes(), segments.thumbnail(session, image)) for image in live

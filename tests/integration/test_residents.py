@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 from archive import Archive, vector
 
-from imagekin import collections, compaction, errors, segments, upkeep
+from imagekin import collections, compaction, errors, reading, segments, upkeep
 from imagekin.types import DType
 from imagekin_worker import matrix_file, residents, scan
 from imagekin_worker.matrix_cache import MatrixCache
@@ -72,7 +72,7 @@ class Worker:
 def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """How many images each reading of SQL brought."""
     counts: list[int] = []
-    changes = segments.changes
+    changes = reading.changes
 
     def counted(*args):
         counts.append(0)
@@ -80,7 +80,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
             counts[-1] += len(change.ids)
             yield change
 
-    monkeypatch.setattr(segments, "changes", counted)
+    monkeypatch.setattr(reading, "changes", counted)
     yield counts
 
 
@@ -406,7 +406,7 @@ def test_memory_is_bounded_whatever_the_collection(archive, cache):
         held = residents.Residents(database, int(budget), cache=cache)
         from imagekin_worker.neighbors import Matrix
         warm = Matrix(1280)
-        warm.upsert(["a"] * 9, ["a"] * 9, np.ones((9, 1280), np.float32))
+        warm.upsert(["a"] * 9, np.ones((9, 1280), np.float32))
         warm.search(np.ones((4, 1280), np.float32), 10)
         before = now()
         matrix = held.get(collection_id)
@@ -448,7 +448,7 @@ def test_a_group_with_filters_is_one_product(archive, cache, monkeypatch):
         return best(self, queries, *args)
 
     monkeypatch.setattr(scan.Scanner, "best", counted)
-    key_of = dict(zip(matrix.ids, matrix.keys, strict=True))
+    key_of = archive.database.read(reading.keys, matrix.ids)
     odd = {id for id, key in key_of.items() if int(key) % 2}
     few = set(list(key_of)[:5])
     queries = np.stack([vector("0001"), vector("0002"), vector("0003"), vector("0004")])
@@ -457,10 +457,10 @@ def test_a_group_with_filters_is_one_product(archive, cache, monkeypatch):
     alone = [matrix.search(queries[at : at + 1], 10, among=[one])[0] for at, one in
              enumerate([odd, None, set(key_of) - odd, few])]  # fmt: skip
     assert found == alone
-    assert {int(one.key) % 2 for one in found[0]} == {1}
-    assert {int(one.key) % 2 for one in found[2]} == {0}
+    assert {int(key_of[one.id]) % 2 for one in found[0]} == {1}
+    assert {int(key_of[one.id]) % 2 for one in found[2]} == {0}
     assert {one.id for one in found[3]} == few
-    assert found[0][0].key == "0001"
+    assert key_of[found[0][0].id] == "0001"
     worker.stop()
 
 

@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from imagekin_worker import lengths, matrix_cache, matrix_file
+from imagekin_worker import lengths, matrix_cache, matrix_file, roster
 from imagekin_worker.matrix_cache import MatrixCache
 from imagekin_worker.matrix_file import Damaged, Label, MatrixFile
+from imagekin_worker.roster import Names
 
 LABEL = Label("c" * 32, "s" * 16, "float32", 8)
 COUNT = 2500
-PARTS = ("reciprocals", "ids", "order", "key_starts", "keys", "sums")
+PARTS = ("reciprocals", "names", "order", "sums")
 
 
 def rows_of(count: int = COUNT, dtype: str = "float32") -> np.ndarray:
@@ -27,9 +28,8 @@ def rows_of(count: int = COUNT, dtype: str = "float32") -> np.ndarray:
     return rows
 
 
-def names_of(count: int = COUNT) -> tuple[list[str], list[str]]:
-    order = np.random.default_rng(4).permutation(count).tolist()
-    return [f"{number:032x}" for number in order], [f"mappe/täfel {number}/猫.jpg" for number in order]
+def names_of(count: int = COUNT) -> Names:
+    return roster.encoded([f"{number:032x}" for number in np.random.default_rng(4).permutation(count).tolist()])
 
 
 @pytest.fixture
@@ -38,12 +38,12 @@ def cache(tmp_path: Path) -> MatrixCache:
 
 
 def write(cache: MatrixCache, label: Label = LABEL, count: int = COUNT, revision: int = 7) -> Path:
-    rows, (ids, keys) = rows_of(count, label.dtype), names_of(count)
+    rows, names = rows_of(count, label.dtype), names_of(count)
     with cache.writer(label) as writer:
         # pieces that do not end where checksums do
         for at in range(0, count, 700):
             piece = slice(at, at + 700)
-            writer.add(ids[piece], keys[piece], rows[piece], lengths.inverted(rows[piece]))
+            writer.add(names[piece], rows[piece], lengths.inverted(rows[piece]))
         writer.publish(revision)
     [path] = cache.folder.glob(f"{label.collection_id}*.matrix")
     return path
@@ -62,19 +62,18 @@ def change(path: Path, place: int) -> None:
 def test_what_was_written_is_read(cache: MatrixCache, dtype: str, count: int) -> None:
     label = Label(LABEL.collection_id, LABEL.space_id, dtype, LABEL.dim)
     write(cache, label, count)
-    file, rows, (ids, keys) = cache.open(label), rows_of(count, dtype), names_of(count)
+    file, rows, names = cache.open(label), rows_of(count, dtype), names_of(count)
     assert file is not None
     assert (len(file), file.revision, cache.revision(label)) == (count, 7, 7)
     for start, stop in [*file.pieces(), (0, count), (count // 3, count // 2)]:
         np.testing.assert_array_equal(file.vectors(start, stop), rows[start:stop])
         np.testing.assert_array_equal(file.reciprocals(start, stop), lengths.inverted(rows[start:stop]))
-        assert file.names(start, stop) == (ids[start:stop], keys[start:stop])
+        np.testing.assert_array_equal(file.names(start, stop), names[start:stop])
         file.release(start, stop)
     some = list(range(0, count, 3))
     np.testing.assert_array_equal(file.take(np.array(some, np.int64)), rows[some])
-    assert [file.name(row) for row in some] == [(ids[row], keys[row]) for row in some]
-    wanted = [ids[row] for row in some]
-    assert file.find([*wanted, "f" * 32, "", "x" * 33]).tolist() == [*some, -1, -1, -1]
+    wanted = [*names[some].astype(str).tolist(), "f" * 32, "", "x" * 33, "é"]
+    assert file.find(roster.encoded(wanted)).tolist() == [*some, -1, -1, -1, -1]
 
 
 @pytest.mark.parametrize("part", ["magic", "length", "header", "size", *PARTS])
@@ -123,7 +122,7 @@ def test_a_file_of_another_space_or_format_is_not_believed(cache: MatrixCache) -
     # a later version with a header that is whole
     data = path.read_bytes()
     text = b"{}"
-    path.write_bytes(b"imagekin\x02\x00\x00\x00" + struct.pack("<II", 2, zlib.crc32(text)) + text + data[22:])
+    path.write_bytes(b"imagekin\x03\x00\x00\x00" + struct.pack("<II", 2, zlib.crc32(text)) + text + data[22:])
     assert cache.open(LABEL) is None
 
 
@@ -135,9 +134,9 @@ def test_what_cannot_be_read_is_not_there(cache: MatrixCache) -> None:
 
 
 def test_nothing_is_there_before_it_is_published(cache: MatrixCache) -> None:
-    rows, (ids, keys) = rows_of(3), names_of(3)
+    rows, names = rows_of(3), names_of(3)
     with cache.writer(LABEL) as writer:
-        writer.add(ids, keys, rows, lengths.inverted(rows))
+        writer.add(names, rows, lengths.inverted(rows))
         assert cache.open(LABEL) is None
     assert list(cache.folder.iterdir()) == []
 

@@ -11,8 +11,8 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, undefer
 
-from imagekin import errors, jobs, ledger, models, results, segments, vectors
-from imagekin.segments import Change
+from imagekin import errors, jobs, ledger, models, reading, results, vectors
+from imagekin.reading import Change
 from imagekin.types import DType
 from imagekin_worker import clustering
 from imagekin_worker.leases import Lease
@@ -48,12 +48,13 @@ class Placer:
         self._centers = vectors.decode(found.centers, found.dim, DType.FLOAT32)
         self._device = node.device
 
-    def rows(self, change: Change) -> list[dict[str, Any]]:
+    def rows(self, session: Session, change: Change) -> list[dict[str, Any]]:
         """Return the result's rows for some images, in their order."""
         rows = np.ascontiguousarray(change.vectors)
         labels, distances = clustering.assign(rows, self._centers, self.metric, device=self._device)
-        placed = zip(change.ids, change.keys, labels.tolist(), distances.tolist(), strict=True)
-        return [{"id": id, "key": key, "label": at, "distance": round(far, 6)} for id, key, at, far in placed]
+        keys = reading.keys(session, change.ids)
+        placed = zip(change.ids, labels.tolist(), distances.tolist(), strict=True)
+        return [{"id": id, "key": keys[id], "label": at, "distance": round(far, 6)} for id, at, far in placed]
 
 
 def run(node: Node, claim: jobs.Claim, lease: Lease) -> None:
@@ -84,7 +85,8 @@ def _named(node: Node, claim: jobs.Claim, ids: list[str], placer: Placer) -> Non
     """Write the rows of the images that are still there, in the order in which they were named."""
     place = {id: at for at, id in enumerate(ids)}
     with node.database.snapshot() as session:
-        rows = [row for change in segments.named(session, claim.collection_id, ids) for row in placer.rows(change)]
+        found = reading.named(session, claim.collection_id, ids)
+        rows = [row for change in found for row in placer.rows(session, change)]
     rows.sort(key=lambda row: place[row["id"]])
     parts = [rows[at : at + results.ROWS_PER_PART] for at in range(0, len(rows), results.ROWS_PER_PART)]
     node.database.write(jobs.finalize, claim, 1, parts)
@@ -96,11 +98,11 @@ def _slice(node: Node, claim: jobs.Claim, lease: Lease, placer: Placer) -> bool:
     rows: list[dict[str, Any]] = []
     with node.database.snapshot() as session:
         progress = _resume(session, claim, placer)
-        later = segments.changes(session, claim.collection_id, placer.revision, progress.upto, progress.segment)
+        later = reading.changes(session, claim.collection_id, placer.revision, progress.upto, progress.segment)
         with closing(later):
             for change in later:
-                if change.ids:
-                    rows += placer.rows(change)
+                if len(change.names):
+                    rows += placer.rows(session, change)
                 progress.segment = change.segment_id
                 if len(rows) >= results.ROWS_PER_PART:
                     _keep(node, claim, progress, rows)
@@ -116,7 +118,7 @@ def _resume(session: Session, claim: jobs.Claim, placer: Placer) -> Progress:
     kept = jobs.state(session, claim)
     if kept is not None:
         return Progress(**kept)
-    upto, _ = segments.head(session, claim.collection_id)
+    upto, _ = reading.head(session, claim.collection_id)
     later = sa.select(sa.func.count()).where(
         Image.collection_id == claim.collection_id,
         Image.revision > placer.revision,

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy.orm import Session
 
-from imagekin import errors, jobs, ledger, models, results, segments, vectors
+from imagekin import errors, jobs, ledger, models, reading, results, vectors
 from imagekin.config import Settings
 from imagekin.types import Algorithm, DType
 from imagekin_worker import original_kmeans
@@ -82,13 +82,13 @@ def _pin(node: Node, claim: jobs.Claim, revision: int | None = None) -> Pinned:
 
 
 def _pinned(session: Session, claim: jobs.Claim, revision: int | None, settings: Settings) -> Pinned:
-    current, _ = segments.head(session, claim.collection_id)
+    current, _ = reading.head(session, claim.collection_id)
     upto = current if revision is None else revision
-    ids, keys = segments.names(session, claim.collection_id, upto)
+    ids, keys = reading.names(session, claim.collection_id, upto)
     order = sorted(range(len(keys)), key=keys.__getitem__)
     places = np.argsort(order)
     shape = (len(order), session.get_one(models.Space, claim.space_id).dim)
-    changes = segments.changes(session, claim.collection_id, 0, upto)
+    changes = reading.changes(session, claim.collection_id, 0, upto)
     if 4 * math.prod(shape) > settings.cluster_memory_bytes:
         rows = _spooled(changes, places, shape, settings.cache_folder)
     else:
@@ -98,18 +98,16 @@ def _pinned(session: Session, claim: jobs.Claim, revision: int | None, settings:
     return Pinned(upto, [ids[row] for row in order], [keys[row] for row in order], rows)
 
 
-def _placed(changes: Iterable[segments.Change], places: np.ndarray) -> Iterator[tuple[np.ndarray, segments.Change]]:
+def _placed(changes: Iterable[reading.Change], places: np.ndarray) -> Iterator[tuple[np.ndarray, reading.Change]]:
     """Yield the changes that have rows, each with the places of these."""
     start = 0
     for change in changes:
-        if change.ids:
-            yield places[start : start + len(change.ids)], change
-            start += len(change.ids)
+        if len(change.names):
+            yield places[start : start + len(change.names)], change
+            start += len(change.names)
 
 
-def _spooled(
-    changes: Iterable[segments.Change], places: np.ndarray, shape: tuple[int, int], folder: Path
-) -> np.ndarray:
+def _spooled(changes: Iterable[reading.Change], places: np.ndarray, shape: tuple[int, int], folder: Path) -> np.ndarray:
     """Write the vectors one segment after the other into a file without a name, which is gone with its mapping."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file:

@@ -140,6 +140,11 @@ class KMeans:
         return self._now.phase == "done"
 
     @property
+    def phase(self) -> str:
+        """What it is at: seed, iterate, full (the passes over all rows after mini-batches), measure, done."""
+        return self._now.phase
+
+    @property
     def progress(self) -> float:
         """The share that is done, 0 to 1, never falling; how many iterations are to come is a guess."""
         now = self._now

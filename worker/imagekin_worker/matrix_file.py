@@ -2,7 +2,7 @@
 
     header       a page: magic, length and CRC-32 of a JSON text that says what follows, and that text
     vectors      count rows in the collection's own number format, little-endian
-    the rest     reciprocals of the lengths, ids, the ids' order, where keys start, keys, checksums of the vectors
+    the rest     reciprocals of the lengths, ids, the ids' order, checksums of the vectors
 
 A file is written under another name and renamed once it is whole; it never changes afterwards. So a reader maps either
 a whole file or none, and a writer that dies leaves only something to sweep up. Nothing is trusted to have reached the
@@ -11,7 +11,6 @@ disk, though: the header and the small parts are checked when the file is opened
 
 from __future__ import annotations
 
-import itertools
 import json
 import mmap
 import os
@@ -26,15 +25,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imagekin.models import ID_LENGTH
+from imagekin.reading import ID
 from imagekin.vectors import WIRE, width
+from imagekin_worker import roster
+from imagekin_worker.roster import Names
 
-MAGIC = b"imagekin\x01\x00\x00\x00"
+MAGIC = b"imagekin\x02\x00\x00\x00"
 HEADER_BYTES = 4096
 # Rows that share a checksum, and are checked together where they are read first.
 CHECKED_ROWS = 1024
 ALIGNMENT = 64
-ID = np.dtype(f"S{ID_LENGTH}")
 # Bytes between two looks at whether the writing is still wanted, and of what is read at a time.
 PIECE_BYTES = 8 << 20
 
@@ -68,9 +68,7 @@ class Writer:
         self._count = 0
         self._sums: list[int] = []
         self._sum = 0
-        self._ids: list[NDArray[np.bytes_]] = []
-        self._keys: list[bytes] = []
-        self._key_lengths: list[NDArray[np.uint32]] = []
+        self._names: list[Names] = []
         self._reciprocals: list[NDArray[np.float32]] = []
 
     def __enter__(self) -> Writer:
@@ -81,8 +79,8 @@ class Writer:
         with suppress(FileNotFoundError):
             self._part.unlink()
 
-    def add(self, ids: Sequence[str], keys: Sequence[str], rows: np.ndarray, reciprocals: np.ndarray) -> None:
-        """Append rows (n, dim) with the reciprocals (n,) of their lengths; no id may come twice."""
+    def add(self, names: Names, rows: np.ndarray, reciprocals: np.ndarray) -> None:
+        """Append rows (n, dim) with their ids and the reciprocals (n,) of their lengths; no id may come twice."""
         rows = np.ascontiguousarray(rows, dtype=WIRE[self._dtype])
         start = 0
         while start < len(rows):
@@ -94,26 +92,19 @@ class Writer:
                 self._sums.append(self._sum)
                 self._sum = 0
             start = stop
-        encoded = [key.encode() for key in keys]
         self._count += len(rows)
-        self._ids.append(np.array(ids, dtype=ID))
-        self._keys.append(b"".join(encoded))
-        self._key_lengths.append(np.fromiter(map(len, encoded), np.uint32, len(encoded)))
+        self._names.append(names.copy())
         self._reciprocals.append(np.asarray(reciprocals, dtype=np.float32))
 
     def publish(self, revision: int) -> None:
         """Give the file its name: the vectors are those of the collection at `revision`."""
         if self._count % CHECKED_ROWS:
             self._sums.append(self._sum)
-        ids = _joined(self._ids, ID)
-        starts = np.zeros(self._count + 1, np.uint64)
-        np.cumsum(_joined(self._key_lengths, np.dtype(np.uint32)), out=starts[1:])
-        parts: dict[str, bytes | np.ndarray] = {
+        names = _joined(self._names, ID)
+        parts = {
             "reciprocals": _joined(self._reciprocals, np.dtype(np.float32)),
-            "ids": ids,
-            "order": np.argsort(ids, kind="stable").astype(np.int64),
-            "key_starts": starts,
-            "keys": b"".join(self._keys),
+            "names": names,
+            "order": roster.ordered(names),
             "sums": np.array(self._sums, np.uint32),
         }
         where = {name: self._write(part) for name, part in parts.items()}
@@ -130,11 +121,11 @@ class Writer:
     def _dtype(self) -> Any:
         return self._label.dtype
 
-    def _write(self, part: bytes | np.ndarray) -> list[int]:
+    def _write(self, part: np.ndarray) -> list[int]:
         """Append a part; return where it starts, how long it is, and its checksum."""
         start = -(-self._file.tell() // ALIGNMENT) * ALIGNMENT
         self._file.seek(start)
-        data = part if isinstance(part, bytes) else part.tobytes()
+        data = part.tobytes()
         self._file.write(data)
         return [start, len(data), zlib.crc32(data)]
 
@@ -158,10 +149,8 @@ class MatrixFile:
         self._count: int = header["count"]
         self._parts: dict[str, list[int]] = header["parts"]
         self._reciprocals = self._part("reciprocals", np.dtype(np.float32))
-        self._ids = self._part("ids", ID)
+        self._names = self._part("names", ID)
         self._order = self._part("order", np.dtype(np.int64))
-        self._key_starts = self._part("key_starts", np.dtype(np.uint64))
-        self._keys = self._part("keys", np.dtype(np.uint8))
         self._sums = self._part("sums", np.dtype(np.uint32))
         self._vectors = np.frombuffer(
             self._map, WIRE[header["dtype"]], self._count * label.dim, offset=HEADER_BYTES
@@ -192,19 +181,9 @@ class MatrixFile:
             self.vectors(block * CHECKED_ROWS, min(block * CHECKED_ROWS + 1, self._count))
         return self._vectors[rows]
 
-    def find(self, ids: Sequence[str]) -> NDArray[np.int64]:
+    def find(self, names: Names) -> NDArray[np.int64]:
         """Return the row of each id, -1 where it is not here."""
-        if not self._count or not len(ids):
-            return np.full(len(ids), -1, np.int64)
-        wanted = np.array([id if len(id) <= ID_LENGTH else "" for id in ids], dtype=ID)
-        places = np.searchsorted(self._ids, wanted, sorter=self._order)
-        rows = self._order[np.minimum(places, self._count - 1)]
-        return np.where((self._ids[rows] == wanted) & (wanted != b""), rows, -1)
-
-    def name(self, row: int) -> tuple[str, str]:
-        """Return a row's id and key."""
-        start, stop = self._key_starts[row : row + 2].tolist()
-        return self._ids[row].decode(), self._keys[start:stop].tobytes().decode()
+        return roster.bisected(self._names, self._order, names)
 
     def pieces(self) -> Iterator[tuple[int, int]]:
         """Yield (start, stop) of runs of rows of a few megabytes, along the checksums."""
@@ -212,13 +191,9 @@ class MatrixFile:
         for start in range(0, self._count, step):
             yield start, min(start + step, self._count)
 
-    def names(self, start: int, stop: int) -> tuple[list[str], list[str]]:
-        """Return the ids and keys of rows."""
-        ids = self._ids[start:stop].astype(f"U{ID_LENGTH}").tolist()
-        ends = self._key_starts[start : stop + 1].tolist()
-        text = self._keys[ends[0] : ends[-1]].tobytes()
-        keys = [text[a - ends[0] : b - ends[0]].decode() for a, b in itertools.pairwise(ends)]
-        return ids, keys
+    def names(self, start: int, stop: int) -> Names:
+        """Return a view of the ids of rows."""
+        return self._names[start:stop]
 
     def release(self, start: int | None = None, stop: int | None = None) -> None:
         """Let go of the pages of rows, or of all: they stay in the system's cache, no memory of this process."""
@@ -226,7 +201,8 @@ class MatrixFile:
         if start is not None and stop is not None:
             first = (HEADER_BYTES + start * self.label.row_bytes) & -mmap.PAGESIZE
             last = HEADER_BYTES + stop * self.label.row_bytes
-        self._map.madvise(mmap.MADV_DONTNEED, first, last - first)
+        if last > first:
+            self._map.madvise(mmap.MADV_DONTNEED, first, last - first)
 
     def _part(self, name: str, dtype: np.dtype) -> np.ndarray:
         start, length, checksum = self._parts[name]

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from imagekin import errors
+from imagekin.reading import ID
 from imagekin.types import DType
 from imagekin.vectors import WIRE
-from imagekin_worker import lengths, scan
+from imagekin_worker import lengths, scan, tensors
 from imagekin_worker.matrix_file import CHECKED_ROWS, MatrixFile
+from imagekin_worker.roster import Names, Roster, encoded
 from imagekin_worker.scan import Block, Filters, Scanner
 from imagekin_worker.snapshot import Snapshot
 
@@ -29,7 +32,10 @@ FIRST_CAPACITY = 1024
 FEW = 8
 # Filters of one product: each takes a byte for every row.
 FILTERS_AT_ONCE = 16
-TORCH = {DType.FLOAT32: torch.float32, DType.FLOAT16: torch.float16}
+
+
+def _themselves(ids: Sequence[str]) -> dict[str, str]:
+    return {id: id for id in ids}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +66,15 @@ class Matrix:
         file: MatrixFile | None = None,
     ) -> None:
         self.dim = dim
-        # of the rows in memory
-        self.ids: list[str] = []
-        self.keys: list[str] = []
         self.file = file
         # how many rows were changed or removed so far, and how often a row in memory, or the file's, became another
         self.edits = self.overwrites = 0
         self._scanner = scanner or scan.default()
-        self._row_of: dict[str, int] = {}
+        # of the rows in memory
+        self._roster = Roster()
         device = self._scanner.device
-        self._rows = torch.empty((capacity, dim), dtype=TORCH[DType(dtype)], device=device)
-        self._reciprocals = torch.empty(capacity, dtype=torch.float32, device=device)
+        self._rows = tensors.empty((capacity, dim), tensors.DTYPES[DType(dtype)], device)
+        self._reciprocals = tensors.empty((capacity,), torch.float32, device)
         # numpy reads and writes the rows: no thread of torch, which wait for each other even over a few rows
         self._by_numpy = device.type == "cpu"
         self._in_file = 0 if file is None else len(file)
@@ -78,10 +82,15 @@ class Matrix:
         self._n_dead = 0
 
     def __len__(self) -> int:
-        return len(self.ids) + self._in_file - self._n_dead
+        return len(self._roster) + self._in_file - self._n_dead
 
     def __contains__(self, image_id: object) -> bool:
         return isinstance(image_id, str) and self._place(image_id) >= 0
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of the rows in memory."""
+        return self._roster.names.astype(str).tolist()
 
     @property
     def nbytes(self) -> int:
@@ -91,12 +100,12 @@ class Matrix:
     def reserve(self, capacity: int) -> None:
         """Make room for `capacity` vectors in memory: once before a load spares the copies of growing."""
         if capacity > len(self._rows):
-            self._rows = _grown(self._rows, capacity)
-            self._reciprocals = _grown(self._reciprocals, capacity)
+            self._rows = tensors.grown(self._rows, capacity)
+            self._reciprocals = tensors.grown(self._reciprocals, capacity)
 
     def raw(self) -> np.ndarray:
         """Return the vectors in memory (n, dim) as they came, in the order of `ids`; a read-only view on a CPU."""
-        view = self._rows[: len(self.ids)].cpu().numpy()
+        view = self._rows[: len(self._roster)].cpu().numpy()
         view.flags.writeable = False
         return view
 
@@ -107,48 +116,47 @@ class Matrix:
             raise errors.ImageNotFound
         return self._take(np.array([place]))[0].astype(np.float32)
 
-    def upsert(self, ids: Sequence[str], keys: Sequence[str], vectors: np.ndarray) -> None:
-        """Add vectors (n, dim) under their ids; a known id gets the new vector and key, an id given twice the last one.
+    def upsert(self, ids: Sequence[str], vectors: np.ndarray) -> None:
+        """Add vectors (n, dim) under their ids; a known id gets the new vector, an id given twice the last one.
 
         Raises InvalidRequest, and changes nothing, where shapes differ or a number is not finite.
         """
         rows, norms = self._checked(vectors, self._rows.dtype)
-        if not len(ids) == len(keys) == len(rows):
-            raise errors.InvalidRequest(f"{len(rows)} vectors came with {len(ids)} ids and {len(keys)} keys.")
-        self._bury(ids)
-        self._put(ids, keys, rows, lengths.reciprocals(norms))
+        last = {id: at for at, id in enumerate(ids)}
+        if len(ids) != len(rows):
+            raise errors.InvalidRequest(f"{len(rows)} vectors came with {len(ids)} ids.")
+        if len(last) < len(rows):
+            kept = list(last.values())
+            rows, norms = rows[kept], norms[kept]
+        names, reciprocals = encoded(last), lengths.reciprocals(norms)
+        self._bury(names)
+        places = self._roster.find(names)
+        known = places >= 0
+        if known.any():
+            self.overwrites += 1
+            self.edits += int(known.sum())
+            self._set(places[known], rows[known], reciprocals[known])
+            names, rows, reciprocals = names[~known], rows[~known], reciprocals[~known]
+        self._append(names, rows, reciprocals)
+
+    def add(self, names: Names, vectors: np.ndarray) -> None:
+        """Add vectors (n, dim) of images of which none is here; raises InvalidRequest as `upsert` does."""
+        rows, norms = self._checked(vectors, self._rows.dtype)
+        self._append(names, rows, lengths.reciprocals(norms))
 
     def load(self, file: MatrixFile) -> None:
         """Add all of a file, of which nothing is here yet. Raises matrix_file.Damaged."""
-        self.reserve(len(self.ids) + len(file))
+        self.reserve(len(self._roster) + len(file))
         for start, stop in file.pieces():
-            ids, keys = file.names(start, stop)
-            self._put(ids, keys, file.vectors(start, stop), file.reciprocals(start, stop))
+            self._append(file.names(start, stop), file.vectors(start, stop), file.reciprocals(start, stop))
             file.release(start, stop)
 
-    def _put(self, ids: Sequence[str], keys: Sequence[str], rows: np.ndarray, reciprocals: np.ndarray) -> None:
-        old = len(self.ids)
-        fresh = dict(zip(ids, range(old, old + len(ids)), strict=True))
-        self.edits += len(ids)
-        if len(fresh) == len(ids) and self._row_of.keys().isdisjoint(fresh):
-            self._make_room(old + len(ids))
-            self.ids += ids
-            self.keys += keys
-            self._row_of |= fresh
-            self._set(slice(old, old + len(ids)), rows, reciprocals)
-            return
-        source_of: dict[int, int] = {}
-        for index, (image_id, key) in enumerate(zip(ids, keys, strict=True)):
-            row = self._row_of.setdefault(image_id, len(self.ids))
-            if row == len(self.ids):
-                self.ids.append(image_id)
-                self.keys.append(key)
-            self.keys[row] = key
-            source_of[row] = index
-        self.overwrites += 1
-        self._make_room(len(self.ids))
-        places, sources = np.array(list(source_of), np.int64), np.array(list(source_of.values()), np.int64)
-        self._set(places, rows[sources], reciprocals[sources])
+    def _append(self, names: Names, rows: np.ndarray, reciprocals: np.ndarray) -> None:
+        old = len(self._roster)
+        self.edits += len(names)
+        self._make_room(old + len(names))
+        self._roster.extend(names)
+        self._set(slice(old, old + len(names)), rows, reciprocals)
 
     def _set(self, places: slice | np.ndarray, rows: np.ndarray, reciprocals: np.ndarray) -> None:
         if self._by_numpy:
@@ -156,8 +164,8 @@ class Matrix:
         else:
             device = self._rows.device
             there = places if isinstance(places, slice) else torch.from_numpy(places).to(device)
-            self._rows[there] = _tensor(rows).to(self._rows)
-            self._reciprocals[there] = _tensor(reciprocals).to(device)
+            self._rows[there] = tensors.of(rows).to(self._rows)
+            self._reciprocals[there] = tensors.of(reciprocals).to(device)
 
     def _make_room(self, count: int) -> None:
         if count > len(self._rows):
@@ -165,18 +173,16 @@ class Matrix:
 
     def remove(self, ids: Iterable[str]) -> int:
         """Remove images by id and return how many there were; the last row moves to each free place."""
-        ids = list(ids)
+        names = encoded(set(ids))
         before = len(self)
-        self._bury(ids)
-        for image_id in ids:
-            row = self._row_of.pop(image_id, None)
-            if row is None:
-                continue
+        self._bury(names)
+        places = self._roster.find(names)
+        # from the end, so that the last row is none of those that go
+        for row in sorted(places[places >= 0].tolist(), reverse=True):
             self.overwrites += 1
-            last_id, last_key = self.ids.pop(), self.keys.pop()
-            last = len(self.ids)
+            self._roster.drop(row)
+            last = len(self._roster)
             if row != last:
-                self.ids[row], self.keys[row], self._row_of[last_id] = last_id, last_key, row
                 self._rows[row], self._reciprocals[row] = self._rows[last], self._reciprocals[last]
         removed = before - len(self)
         self.edits += removed
@@ -185,8 +191,8 @@ class Matrix:
     def snapshot(self) -> Snapshot:
         """Return the rows as they are now, without a copy of them."""
         dead = None if self._dead is None else self._dead.clone()
-        ids, keys = list(self.ids), list(self.keys)
-        return Snapshot(self.overwrites, self.edits, self.file, dead, ids, keys, self._rows, self._reciprocals)
+        names = self._roster.names.copy()
+        return Snapshot(self.overwrites, self.edits, self.file, dead, names, self._rows, self._reciprocals)
 
     def search(
         self,
@@ -196,12 +202,15 @@ class Matrix:
         min_score: float | None = None,
         exclude: Sequence[str | None] | None = None,
         among: Sequence[Collection[str] | None] | None = None,
+        keys: Callable[[Sequence[str]], Mapping[str, str]] = _themselves,
     ) -> list[list[Neighbor]]:
         """Return the `top_k` neighbors of each query (q, dim), by descending rounded score, equal ones by key.
 
         For each query, `exclude` names an image that is not to answer it (its own), and `among` the images that may
         answer it at all (None: all); ids that are not here are no error. `min_score` is held against the rounded
-        score. Raises InvalidRequest for other dimensions, numbers that are not finite, or top_k below 1, and
+        score. `keys` gives the keys of images by id, and one without is left out; by itself ids are keys.
+
+        Raises InvalidRequest for other dimensions, numbers that are not finite, or top_k below 1, and
         matrix_file.Damaged where the file turns out to be.
         """
         asked, _ = self._checked(queries, torch.float32)
@@ -219,13 +228,15 @@ class Matrix:
         # The excluded row may be among the best: one more, and it can go.
         found = self._candidates(torch.from_numpy(exact).float(), top_k + 1, among)
         hidden = [self._place(image_id) if image_id is not None else -1 for image_id in exclude]
-        answers = [
-            self._ranked(query, rows[rows != row].numpy(), top_k, min_score)
+        best = [
+            self._best(query, rows[rows != row].numpy(), top_k, min_score)
             for query, rows, row in zip(exact, found, hidden, strict=True)
         ]
         if self.file is not None:
             self.file.release()
-        return answers
+        ids = list(dict.fromkeys(id for answers in best for _, id in answers))
+        key_of = keys(ids)
+        return [_ranked(answers, key_of, top_k) for answers in best]
 
     def _checked(self, vectors: np.ndarray, dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray]:
         """Return vectors (n, dim) and their lengths (n,) float32; raise InvalidRequest where they are not such."""
@@ -240,25 +251,29 @@ class Matrix:
 
     def _place(self, image_id: str) -> int:
         """Return a live image's row, -1 where there is none: those of the file come first."""
-        if image_id in self._row_of:
-            return self._in_file + self._row_of[image_id]
-        return self._places([image_id])[0] if self.file is not None else -1
+        [place] = self._places(encoded([image_id])).tolist()
+        return place
 
-    def _places(self, ids: Sequence[str]) -> list[int]:
+    def _places(self, names: Names) -> NDArray[np.int64]:
+        """Return the rows of live images, -1 for others."""
+        rows = self._roster.find(names)
+        return np.where(rows >= 0, self._in_file + rows, self._filed(names)) if self.file is not None else rows
+
+    def _filed(self, names: Names) -> NDArray[np.int64]:
         """Return the rows of those that are in the file and alive, -1 for others."""
-        if self.file is None:
-            return [-1] * len(ids)
-        rows = self.file.find(ids)
+        assert self.file is not None
+        rows = self.file.find(names)
         if self._dead is not None:
             rows[(rows >= 0) & self._dead[rows].numpy()] = -1
-        return rows.tolist()
+        return rows
 
-    def _bury(self, ids: Sequence[str]) -> None:
+    def _bury(self, names: Names) -> None:
         """Have the file's rows of these images answer no more."""
         if self.file is None:
             return
-        rows = sorted({row for row in self._places(ids) if row >= 0})
-        if rows:
+        rows = np.unique(self._filed(names))
+        rows = rows[rows >= 0]
+        if len(rows):
             if self._dead is None:
                 self._dead = torch.zeros(self._in_file, dtype=torch.bool)
             self._dead[rows] = True
@@ -299,16 +314,14 @@ class Matrix:
         return [found[index] for index in range(len(queries))]
 
     def _subset(self, allowed: Collection[str]) -> Tensor:
-        rows = [self._in_file + self._row_of[image_id] for image_id in self._row_of.keys() & set(allowed)]
-        if self.file is not None:
-            rows += [row for row in self._places(list(allowed)) if row >= 0]
-        return torch.tensor(sorted(rows), dtype=torch.int64)
+        rows = np.unique(self._places(encoded(allowed)))
+        return torch.from_numpy(rows[rows >= 0])
 
     def _filters(self, shared: Sequence[tuple[Tensor | None, list[int]]]) -> Filters | None:
         """Return the filters of queries that come in groups, None if all of them may have all rows."""
         if all(rows is None for rows, _ in shared):
             return None
-        masks = torch.zeros((len(shared), self._in_file + len(self.ids)), dtype=torch.bool)
+        masks = torch.zeros((len(shared), self._in_file + len(self._roster)), dtype=torch.bool)
         for mask, (rows, _) in zip(masks, shared, strict=True):
             mask[slice(None) if rows is None else rows] = True
         return Filters(masks, torch.tensor([at for at, (_, mine) in enumerate(shared) for _ in mine]))
@@ -326,14 +339,14 @@ class Matrix:
                     None if self._dead is None else self._dead[span],
                     partial(self.file.release, span.start, span.stop),
                 )
-        for start in range(0, len(self.ids), step):
-            span = slice(start, min(start + step, len(self.ids)))
+        for start in range(0, len(self._roster), step):
+            span = slice(start, min(start + step, len(self._roster)))
             rows = self._rows[span], self._reciprocals[span]
             yield Block(slice(self._in_file + span.start, self._in_file + span.stop), partial(_same, rows))
 
     def _read(self, file: MatrixFile, span: slice) -> tuple[Tensor, Tensor]:
         rows, reciprocals = file.vectors(span.start, span.stop), file.reciprocals(span.start, span.stop)
-        return _tensor(rows), _tensor(reciprocals)
+        return tensors.of(rows), tensors.of(reciprocals)
 
     def _gathered(self, rows: Tensor, n_queries: int) -> Iterator[Block]:
         """Yield some rows, copied when it is their turn."""
@@ -344,35 +357,37 @@ class Matrix:
 
     def _copied(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         taken = self._take(rows.numpy())
-        return _tensor(taken), _tensor(lengths.inverted(taken))
+        return tensors.of(taken), tensors.of(lengths.inverted(taken))
 
-    def _ranked(self, query: np.ndarray, rows: np.ndarray, top_k: int, min_score: float | None) -> list[Neighbor]:
+    def _best(
+        self, query: np.ndarray, rows: np.ndarray, top_k: int, min_score: float | None
+    ) -> list[tuple[float, str]]:
+        """Return (score, id) of the best `top_k` of some rows, and of those that are as good as the last of these."""
         pieces = [self._scores(query, rows[at : at + RANKED_ROWS]) for at in range(0, max(1, len(rows)), RANKED_ROWS)]
-        scores = np.concatenate(pieces).round(SCORE_DECIMALS).tolist()
-        answers = (
-            (-score, key, image_id)
-            for score, (image_id, key) in zip(scores, map(self._name, rows.tolist()), strict=True)
-            if min_score is None or score >= min_score
-        )
-        best = heapq.nsmallest(top_k, answers)
-        # Not -score, which makes -0.0 of 0.
-        return [Neighbor(rank, image_id, key, 0.0 - score) for rank, (score, key, image_id) in enumerate(best, start=1)]
+        scores = np.concatenate(pieces).round(SCORE_DECIMALS)
+        least = -np.inf if min_score is None else min_score
+        if len(scores) > top_k:
+            least = max(least, np.partition(scores, -top_k)[-top_k])
+        kept = scores >= least
+        return list(zip(scores[kept].tolist(), self._ids(rows[kept]), strict=True))
 
-    def _name(self, row: int) -> tuple[str, str]:
-        if row < self._in_file:
-            assert self.file is not None
-            return self.file.name(row)
-        return self.ids[row - self._in_file], self.keys[row - self._in_file]
+    def _ids(self, rows: np.ndarray) -> list[str]:
+        names = np.empty(len(rows), ID)
+        old = rows < self._in_file
+        names[~old] = self._roster.names[rows[~old] - self._in_file]
+        if self.file is not None:
+            names[old] = self.file.names(0, self._in_file)[rows[old]]
+        return names.astype(str).tolist()
 
     def _scores(self, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
         vectors = self._take(rows).astype(np.float64)
         return np.einsum("nd,d->n", vectors, query) * lengths.inverted(vectors)
 
 
-def _grown(storage: Tensor, capacity: int) -> Tensor:
-    grown = storage.new_empty((capacity, *storage.shape[1:]))
-    grown[: len(storage)] = storage
-    return grown
+def _ranked(answers: Sequence[tuple[float, str]], key_of: Mapping[str, str], top_k: int) -> list[Neighbor]:
+    best = heapq.nsmallest(top_k, ((-score, key_of[id], id) for score, id in answers if id in key_of))
+    # Not -score, which makes -0.0 of 0.
+    return [Neighbor(rank, id, key, 0.0 - score) for rank, (score, key, id) in enumerate(best, start=1)]
 
 
 def _by_filter(among: Sequence[Collection[str] | None]) -> Iterator[tuple[Collection[str] | None, list[int]]]:
@@ -386,8 +401,3 @@ def _by_filter(among: Sequence[Collection[str] | None]) -> Iterator[tuple[Collec
 
 def _same(rows: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     return rows
-
-
-def _tensor(array: np.ndarray) -> Tensor:
-    # through DLPack because torch.from_numpy warns of read-only memory
-    return torch.from_dlpack(array)

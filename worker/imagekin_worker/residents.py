@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +13,10 @@ import structlog
 import torch
 from sqlalchemy.orm import Session
 
-from imagekin import errors, metrics, models, segments
+from imagekin import errors, metrics, models, reading
 from imagekin.config import Settings
 from imagekin.db import Database
+from imagekin.reading import Change
 from imagekin_worker import lengths, matrix_cache, scan
 from imagekin_worker.matrix_cache import MatrixCache
 from imagekin_worker.matrix_file import Damaged, Label, MatrixFile
@@ -89,10 +91,10 @@ class Residents:
         for _ in range(ATTEMPTS - 1):
             matrix = self.get(collection_id)
             try:
-                return matrix.search(queries, top_k, exclude=exclude, among=among)
+                return matrix.search(queries, top_k, exclude=exclude, among=among, keys=self._keys)
             except Damaged as damage:
                 self._drop(collection_id, damage)
-        return self.get(collection_id).search(queries, top_k, exclude=exclude, among=among)
+        return self.get(collection_id).search(queries, top_k, exclude=exclude, among=among, keys=self._keys)
 
     def get(self, collection_id: str) -> Matrix:
         """Return the collection's matrix as of its current revision, or a later one. Raises CollectionDeleted."""
@@ -123,6 +125,9 @@ class Residents:
         """Stop writing files; what is half written is removed."""
         self._closed = True
         self._keeper.shutdown()
+
+    def _keys(self, ids: Sequence[str]) -> dict[str, str]:
+        return self._database.read(reading.keys, ids)
 
     def _evict(self) -> None:
         while len(self._held) > 1 and self.nbytes > self._budget_bytes:
@@ -230,7 +235,7 @@ def _outgrown(file: MatrixFile, count: int) -> bool:
 
 def _label(session: Session, collection_id: str) -> tuple[Label, int]:
     """Return what a collection's vectors are, and how many."""
-    _, count = segments.head(session, collection_id)
+    _, count = reading.head(session, collection_id)
     collection = session.get_one(models.Collection, collection_id)
     dim = session.get_one(models.Space, collection.space_id).dim
     return Label(collection_id, collection.space_id, collection.dtype, dim), count
@@ -238,19 +243,27 @@ def _label(session: Session, collection_id: str) -> tuple[Label, int]:
 
 def _follow(session: Session, held: Held) -> bool:
     """Bring what is held to the current revision; tell whether that could be."""
-    if held.revision and segments.forgotten(session, held.label.collection_id, held.revision):
+    if held.revision and reading.forgotten(session, held.label.collection_id, held.revision):
         return False
     held.revision, _ = catch_up(session, held.label.collection_id, held.revision, held.matrix)
     return True
 
 
 def _written(session: Session, cache: MatrixCache, label: Label) -> None:
-    revision, _ = segments.head(session, label.collection_id)
+    revision, _ = reading.head(session, label.collection_id)
     with cache.writer(label) as writer:
-        for change in segments.changes(session, label.collection_id, 0, revision):
-            if change.ids:
-                writer.add(change.ids, change.keys, change.stored, lengths.inverted(change.stored))
+        for change in _ahead(reading.changes(session, label.collection_id, 0, revision)):
+            writer.add(change.names, change.stored, lengths.inverted(change.stored))
         writer.publish(revision)
+
+
+def _ahead(changes: Generator[Change]) -> Iterator[Change]:
+    """Yield changes, the next one of which is read while one is put away."""
+    with closing(changes), ThreadPoolExecutor(1, "read") as reader:
+        coming = reader.submit(next, changes, None)
+        while (change := coming.result()) is not None:
+            coming = reader.submit(next, changes, None)
+            yield change
 
 
 def catch_up(
@@ -261,18 +274,21 @@ def catch_up(
     Ids and clocks would miss rows that commit late; revisions rise under the collection's lock, so they don't. Where
     none is given, or the deleted that it missed are forgotten, it is a new one in memory, of float32.
     """
-    current, count = segments.head(session, collection_id)
+    current, count = reading.head(session, collection_id)
     if upto is not None:
         current = upto
-    if matrix is None or (revision and segments.forgotten(session, collection_id, revision)):
+    if matrix is None or (revision and reading.forgotten(session, collection_id, revision)):
         revision = 0
         space = session.get_one(models.Space, session.get_one(models.Collection, collection_id).space_id)
         matrix = Matrix(space.dim, capacity=count)
     if current > revision:
         if matrix.file is None:
             matrix.reserve(count)
-        for change in segments.changes(session, collection_id, revision, current):
-            matrix.remove(change.deleted)
-            if change.ids:
-                matrix.upsert(change.ids, change.keys, change.stored)
+        for change in _ahead(reading.changes(session, collection_id, revision, current)):
+            if change.deleted:
+                matrix.remove(change.deleted)
+            if revision and len(change.names):
+                matrix.upsert(change.ids, change.stored)
+            elif len(change.names):
+                matrix.add(change.names, change.stored)
     return current, matrix

@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from imagekin_worker.matrix_file import CHECKED_ROWS, MatrixFile
+from imagekin_worker.roster import Names
 
 
 @dataclass(frozen=True)
@@ -22,25 +23,21 @@ class Snapshot:
     edits: int
     file: MatrixFile | None
     dead: Tensor | None
-    ids: list[str]
-    keys: list[str]
+    names: Names
     rows: Tensor
     reciprocals: Tensor
 
-    def pieces(self) -> Iterator[tuple[list[str], list[str], np.ndarray, np.ndarray]]:
-        """Yield (ids, keys, rows, reciprocals), a few megabytes at a time."""
+    def pieces(self) -> Iterator[tuple[Names, np.ndarray, np.ndarray]]:
+        """Yield (names, rows, reciprocals), a few megabytes at a time."""
         if self.file is not None:
             for start, stop in self.file.pieces():
                 alive = np.ones(stop - start, np.bool_) if self.dead is None else ~self.dead[start:stop].numpy()
-                ids, keys = self.file.names(start, stop)
-                kept = np.flatnonzero(alive).tolist()
                 yield (
-                    [ids[at] for at in kept],
-                    [keys[at] for at in kept],
+                    self.file.names(start, stop)[alive],
                     self.file.vectors(start, stop)[alive],
                     self.file.reciprocals(start, stop)[alive],
                 )
                 self.file.release(start, stop)
-        for start in range(0, len(self.ids), CHECKED_ROWS):
-            span = slice(start, min(start + CHECKED_ROWS, len(self.ids)))
-            yield self.ids[span], self.keys[span], self.rows[span].cpu().numpy(), self.reciprocals[span].cpu().numpy()
+        for start in range(0, len(self.names), CHECKED_ROWS):
+            span = slice(start, min(start + CHECKED_ROWS, len(self.names)))
+            yield self.names[span], self.rows[span].cpu().numpy(), self.reciprocals[span].cpu().numpy()

@@ -144,7 +144,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["collection_id"], ["collections.id"], name=op.f("fk_segments_collection_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_segments")),
     )
-    op.create_index(op.f("ix_segments_collection_id"), "segments", ["collection_id"], unique=False)
+    op.create_index("ix_segments_collection_id", "segments", ["collection_id", "id"], unique=False)
     op.create_table(
         "chunks",
         sa.Column("job_id", sa.String(length=32), nullable=False),
@@ -260,7 +260,9 @@ def upgrade() -> None:
         sqlite_where=sa.text("deleted_at IS NOT NULL"),
         postgresql_where=sa.text("deleted_at IS NOT NULL"),
     )
-    op.create_index(op.f("ix_images_segment_id"), "images", ["segment_id"], unique=False)
+    op.create_index(
+        "ix_images_segment_id", "images", ["segment_id", "deleted_at", "row", "revision", "id"], unique=False
+    )
     op.create_index(
         "uq_images_collection_key",
         "images",
@@ -310,7 +312,7 @@ def downgrade() -> None:
         sqlite_where=sa.text("deleted_at IS NULL"),
         postgresql_where=sa.text("deleted_at IS NULL"),
     )
-    op.drop_index(op.f("ix_images_segment_id"), table_name="images")
+    op.drop_index("ix_images_segment_id", table_name="images")
     op.drop_index(
         "ix_images_deleted",
         table_name="images",
@@ -349,7 +351,7 @@ def downgrade() -> None:
         postgresql_where=sa.text("status = 'claimed'"),
     )
     op.drop_table("chunks")
-    op.drop_index(op.f("ix_segments_collection_id"), table_name="segments")
+    op.drop_index("ix_segments_collection_id", table_name="segments")
     op.drop_table("segments")
     op.drop_index("uq_jobs_owner_idempotency_key", table_name="jobs")
     op.drop_index(op.f("ix_jobs_upload_id"), table_name="jobs")

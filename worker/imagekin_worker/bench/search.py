@@ -44,7 +44,7 @@ def filled(rows: np.ndarray) -> Matrix:
     """Put rows into a matrix as a worker has it resident."""
     matrix = Matrix(rows.shape[1], capacity=len(rows))
     names = [f"{number:08}" for number in range(len(rows))]
-    matrix.upsert(names, names, rows)
+    matrix.upsert(names, rows)
     return matrix
 
 
