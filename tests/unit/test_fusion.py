@@ -67,3 +67,38 @@ def test_without_onednn_nothing_is_changed(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     network = mixed(nn.ReLU())
     assert fusion.fuse(network, torch.zeros(1, 3, 20, 20)) is network
+
+
+class Padded(nn.Module):
+    """Padding before a convolution: more behind, more in front, and one that two convolutions take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.behind, self.in_front, self.shared = (
+            nn.ZeroPad2d((0, 1, 1, 2)),
+            nn.ZeroPad2d((2, 0, 1, 1)),
+            nn.ZeroPad2d(1),
+        )
+        self.first = nn.Conv2d(3, 8, 3, stride=2, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.second = nn.Conv2d(8, 8, 5, groups=8)
+        self.third, self.fourth = nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(self.in_front(torch.relu(self.norm(self.first(self.behind(x))))))
+        x = self.shared(x)
+        return self.third(x) + self.fourth(x)
+
+
+def test_padding_goes_into_the_convolution_after_it() -> None:
+    network, batch = Padded().eval(), torch.randn(2, 3, 20, 22)
+    with torch.inference_mode():
+        expected = network(batch)
+        folded = fusion.fold(copy.deepcopy(network), pads=True)
+        assert torch.allclose(folded(batch), expected, atol=1e-5)
+        fused = fusion.fuse(folded, batch.contiguous(memory_format=torch.channels_last))
+        assert torch.allclose(fused(batch), expected, atol=1e-5)
+    assert isinstance(fused, torch.fx.GraphModule)
+    called = {node.target for node in fused.graph.nodes if node.op == "call_module"}
+    assert "behind" not in called
+    assert {"in_front", "shared"} <= called

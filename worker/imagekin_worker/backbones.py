@@ -63,7 +63,8 @@ def load(space: Space, settings: Settings, *, device: torch.device | None = None
 def scaled(space: Space, settings: Settings, device: torch.device) -> Scaled:
     """Make what a compiler takes: the network, folded, with its scaling. Raises WeightsUnavailable."""
     dtype = devices.numbers(device, space.precision)
-    network = _prepared(fusion.fold(_filled(space, settings)), device, dtype, torch.channels_last)
+    folded = fusion.fold(_filled(space, settings), pads=device.type == "cpu")
+    network = _prepared(folded, device, dtype, torch.channels_last)
     return Scaled(network, space.preprocess, dtype).to(device).eval()
 
 
@@ -152,7 +153,7 @@ class TorchBackbone:
         self._reference = reference
         self._layout = torch.contiguous_format if reference else torch.channels_last
         self._dtype = torch.float32 if reference else devices.numbers(device, space.precision)
-        folded = network if reference else fusion.fold(network)
+        folded = network if reference else fusion.fold(network, pads=device.type == "cpu")
         self._network = _prepared(folded, device, self._dtype, self._layout)
         tensors = [*self._network.parameters(), *self._network.buffers()]
         self.nbytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
