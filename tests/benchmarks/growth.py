@@ -3,7 +3,8 @@
     python tests/benchmarks/growth.py --sizes 1000 10000 100000 [--parts tables vectors] [--json]
 
 `service`: whole jobs of tiny pictures through the real stack with the fake backbone. `tables`: planning, claiming,
-looking up and storing a chunk while the tables already hold so many images. `vectors`: storing, loading, searching,
+looking up and storing a chunk while the tables already hold so many images. `chunks`: storing chunks of several sizes,
+which locks their collection. `vectors`: storing, loading, searching,
 clustering and exporting a collection of so many vectors (1,280 dimensions). `batches`: k-means in mini-batches and
 whole. `_cpu_` columns are CPU time, which other work on the machine disturbs less: of all processes of the service in
 `service`, of this process and PostgreSQL's in `tables`, of this process in `vectors`. A plain program, not a test.
@@ -28,6 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import sqlalchemy as sa
 import structlog
+from sqlalchemy import orm
 
 import imagekin_migrations
 from imagekin import exports, models, segments
@@ -45,10 +47,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "faults"))
 import tiny
 from cluster import Cluster, children_of, wait_for
 
-PARTS = ("service", "tables", "vectors", "batches")
+PARTS = ("service", "tables", "chunks", "vectors", "batches")
 SEGMENT_ROWS = 512
 # Chunks that are measured at each size.
 WARMING_CHUNKS, MEASURED_CHUNKS = 5, 50
+# Of the chunks whose storing is compared; as they are, and as if their blobs lay elsewhere.
+CHUNK_SIZES = (64, 512)
+BLOBS = {"in the database": (storage.DIM, storage.THUMBNAIL_BYTES), "next to none": (storage.FEW_DIM, 0)}
 CLUSTERS, ITERATIONS = 100, 10
 # Mini-batches are measured as if only one in so many vectors had room.
 MINI_BATCH_SHARE = 2
@@ -57,7 +62,7 @@ MOST_CLUSTERED = 100_000
 REPETITIONS, TOP_K = 5, 10
 JOB_TIMEOUT_S = 3600
 
-Row = dict[str, float]
+Row = dict[str, Any]
 
 
 def service(sizes: list[int], database: str) -> Iterator[Row]:
@@ -88,6 +93,7 @@ def _job(folder: Path, url: str, size: int) -> Row:
         cluster.finish(job_id, timeout_s=JOB_TIMEOUT_S)
         ended = time.perf_counter()
         cpu = _children_cpu_s() + _server_cpu_s(folder) - before
+        packed_bytes = cluster.database.read(_packed_bytes)
         pages = [_seconds(lambda: _page(cluster.client, job_id)) for _ in range(REPETITIONS)]
     return {
         "images": size,
@@ -97,7 +103,13 @@ def _job(folder: Path, url: str, size: int) -> Row:
         "images_per_s": size / (ended - submitted),
         "cpu_ms_per_image": 1000 * cpu / size,
         "page_of_1000_ms": 1000 * min(pages),
+        "manifest_and_ledger_bytes_per_image": packed_bytes / size,
     }
+
+
+def _packed_bytes(session: orm.Session) -> int:
+    Chunk = models.Chunk
+    return session.scalars(sa.select(sa.func.sum(sa.func.length(Chunk.manifest) + sa.func.length(Chunk.ledger)))).one()
 
 
 def _page(client: Any, job_id: str) -> None:
@@ -128,8 +140,33 @@ def tables(sizes: list[int], database: str) -> Iterator[Row]:
             for stage, seconds in vars(writing.seconds).items():
                 row[f"{stage}_ms"] = 1000 * seconds / MEASURED_CHUNKS
                 row[f"{stage}_cpu_ms"] = 1000 * getattr(writing.cpu, stage) / MEASURED_CHUNKS
+            if not opened.is_sqlite:
+                row["image_bytes"] = opened.read(_bytes_of_an_image)
             row["store_over_bare"] = row["store_ms"] / row["bare_ms"]
             yield row | {"store_over_bare_cpu": row["store_cpu_ms"] / row["bare_cpu_ms"]}
+
+
+def _bytes_of_an_image(session: orm.Session) -> float:
+    """Return the bytes of an image's row with its indexes, in PostgreSQL."""
+    return session.scalar(sa.text("SELECT pg_total_relation_size('images') / count(*)::float FROM images"))
+
+
+def chunks(_: list[int], database: str) -> Iterator[Row]:
+    """Measure how many images a second one collection takes: who stores a chunk holds its lock nearly throughout."""
+    for images in CHUNK_SIZES:
+        for where, (dim, thumbnail_bytes) in BLOBS.items():
+            with tempfile.TemporaryDirectory(prefix="growth-") as folder, _database(Path(folder), database) as url:
+                opened = Database(url)
+                settings = Settings(data_dir=Path(folder))
+                writing = storage.Writing(
+                    opened, settings, dim=dim, thumbnail_bytes=thumbnail_bytes, chunk_images=images
+                )
+                writing.add(WARMING_CHUNKS * images)
+                writing.forget()
+                writing.add(MEASURED_CHUNKS * images)
+                opened.dispose()
+                each = writing.seconds.store / MEASURED_CHUNKS
+                yield {"chunk": images, "blobs": where, "store_ms": 1000 * each, "images_per_s": images / each}
 
 
 def vectors(sizes: list[int], database: str) -> Iterator[Row]:
@@ -274,7 +311,11 @@ def main() -> None:
                 print(json.dumps({"part": part, "database": said.database, **row}), flush=True)
         if not said.json:
             print(f"\n{part}, {said.database}")
-            output.table(list(rows[-1]), [[f"{row.get(name, 0):.4g}" for name in rows[-1]] for row in rows])
+            output.table(list(rows[-1]), [[_shown(row.get(name, "")) for name in rows[-1]] for row in rows])
+
+
+def _shown(cell: object) -> str:
+    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
 
 
 if __name__ == "__main__":

@@ -61,9 +61,11 @@ class Writing:
         *,
         dim: int = DIM,
         thumbnail_bytes: int = THUMBNAIL_BYTES,
+        chunk_images: int = CHUNK_IMAGES,
         cpu_clock: Callable[[], float] = time.process_time,
     ) -> None:
         self.database, self.settings, self.dim = database, settings, dim
+        self.chunk_images = chunk_images
         self._cpu_clock = cpu_clock
         self.forget()
         self._thumbnail_bytes = thumbnail_bytes
@@ -97,11 +99,11 @@ class Writing:
         """Put `images` more through a job, and as many bare, in turns."""
         keys = self._keys(images)
         self._timed("plan", lambda: self._plan(keys))
-        for start in range(0, images, CHUNK_IMAGES):
-            if start % (CHUNK_IMAGES * PIECES_PER_COMMIT) == 0:
+        for start in range(0, images, self.chunk_images):
+            if start % (self.chunk_images * PIECES_PER_COMMIT) == 0:
                 # as the sweep does every few seconds
                 self.database.write(statistics.refresh)
-            items = self.items(keys[start : start + CHUNK_IMAGES])
+            items = self.items(keys[start : start + self.chunk_images])
             self._ours(items)
             made = _rows(items, self.collections["bare"].id, self.dim)
             self._timed("bare", lambda made=made: _write_bare(self.database, made))
@@ -131,7 +133,7 @@ class Writing:
         # what `fill` planned comes earlier
         [claim] = self.database.write(jobs.claim, Lane.BULK, models.new_id(), self.settings, gathering=True)
         entries = [{"key": key, "ref": {"at": at}} for at, key in enumerate(keys)]
-        pieces = [entries[at : at + CHUNK_IMAGES] for at in range(0, len(entries), CHUNK_IMAGES)]
+        pieces = [entries[at : at + self.chunk_images] for at in range(0, len(entries), self.chunk_images)]
         for at in range(0, len(pieces), PIECES_PER_COMMIT):
             some, last = pieces[at : at + PIECES_PER_COMMIT], at + PIECES_PER_COMMIT >= len(pieces)
             self.database.write(jobs.plan, claim, some, ignored=0, cursor=at, finished=last)
