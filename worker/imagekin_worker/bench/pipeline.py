@@ -32,6 +32,7 @@ class Rates:
     forward: float
     original: float
     shares: list[Share]
+    on_gpu: bool
 
     @property
     def ideal(self) -> float:
@@ -63,7 +64,10 @@ def against_forward(bench: Workbench) -> Figure:
 def against_class(bench: Workbench) -> Figure:
     """Measure whole jobs of resnet50 over the original class."""
     rates = measured(bench, RESNET)
-    limit = "the class: one picture a pass, a graph kept for each vector"
+    limit = (
+        f"forward: it alone is {rates.forward / rates.original:.3g} times the class, which is one eager pass a picture "
+        f"({forward.survey(bench, RESNET).eager:.3g}/s) and little else"
+    )
     return Figure(rates.whole, rates.original, "images/s", rates.whole / rates.original, limit, _details(rates))
 
 
@@ -72,7 +76,7 @@ def overhead(bench: Workbench) -> Figure:
     rates = measured(bench, DEFAULT)
     if (share := rates.share) is None:
         raise NotMeasured("threads are looked at through /proc, which only Linux has")
-    limit = f"planning, claims and commits between the lanes' runs; of {cores()} cores {_busy(share)}"
+    limit = f"planning, claims and commits between the lanes' runs; {_busy(rates, share)}"
     return Figure(share.idle, 0.0, "of the time", share.idle, limit, _details(rates))
 
 
@@ -144,17 +148,23 @@ def _measure(bench: Workbench, backbone: str) -> Rates:
         found["forward"],
         found.get("original", 0.0),
         shares,
+        bench.on_gpu,
     )
 
 
 def _limit(rates: Rates) -> str:
     stage = "forward" if rates.forward < rates.decode else "decode"
-    busy = f"; of {cores()} cores {_busy(rates.share)}" if rates.share else ""
+    busy = f"; {_busy(rates, rates.share)}" if rates.share else ""
     return f"{stage} ({rates.forward:.3g}/s; decode {rates.decode:.3g}/s on all cores){busy}"
 
 
-def _busy(share: Share) -> str:
-    return f"lanes had {share.cores:.2f}, planning and commits {share.main:.2f}, API and client {share.others:.2f}"
+def _busy(rates: Rates, share: Share) -> str:
+    """Say where the cores' time went, and whether lanes took more of it for an image than its stages alone."""
+    took = f"lanes had {share.cores:.2f}"
+    if not rates.on_gpu:
+        image, alone = 1e3 * share.cores / rates.whole, 1e3 * cores() / rates.ideal
+        took += f" ({image:.3g} ms an image; its stages alone {alone:.3g})"
+    return f"of {cores()} cores {took}, planning and commits {share.main:.2f}, API and client {share.others:.2f}"
 
 
 def _details(rates: Rates) -> dict[str, float]:
