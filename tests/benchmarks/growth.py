@@ -57,8 +57,8 @@ BLOBS = {"in the database": (storage.DIM, storage.THUMBNAIL_BYTES), "next to non
 CLUSTERS, ITERATIONS = 100, 10
 # Mini-batches are measured as if only one in so many vectors had room.
 MINI_BATCH_SHARE = 2
-# Above this k-means takes minutes; `imagekin bench` and `batches` measure it.
-MOST_CLUSTERED = 100_000
+# Below this an iteration is too short to tell; above it takes minutes, which tests/benchmarks/million.py measures.
+FEWEST_CLUSTERED, MOST_CLUSTERED = 10_000, 100_000
 REPETITIONS, TOP_K = 5, 10
 JOB_TIMEOUT_S = 3600
 
@@ -199,9 +199,8 @@ def _stages(database: Database, folder: Path, size: int) -> Iterator[tuple[str, 
     query = np.random.default_rng(1).standard_normal((1, storage.DIM)).astype(np.float32)
     matrix.search(query, TOP_K)
     yield "search", min(_spent(lambda: matrix.search(query, TOP_K)) for _ in range(REPETITIONS))
-    if size <= MOST_CLUSTERED:
-        rows = matrix.raw()
-        yield "iteration", _iteration(rows, min(CLUSTERS, size // 10))
+    if FEWEST_CLUSTERED <= size <= MOST_CLUSTERED:
+        yield "iteration", _iteration(matrix.raw(), CLUSTERS)
     pieces = exports.write(database, storage.OWNER, collection.name, "npz")
     yield "export", _spent(lambda: sum(map(len, pieces)))
 
@@ -311,7 +310,8 @@ def main() -> None:
                 print(json.dumps({"part": part, "database": said.database, **row}), flush=True)
         if not said.json:
             print(f"\n{part}, {said.database}")
-            output.table(list(rows[-1]), [[_shown(row.get(name, "")) for name in rows[-1]] for row in rows])
+            names = list(dict.fromkeys(name for row in rows for name in row))
+            output.table(names, [[_shown(row.get(name, "")) for name in names] for row in rows])
 
 
 def _shown(cell: object) -> str:

@@ -1,15 +1,15 @@
 """The database: what storing a chunk of images costs, over the bare writing of the same bytes to the same tables.
 
-Bare is what a loader written for this one purpose would do: rows that are made already, `executemany` on SQLite and
-COPY on PostgreSQL, one commit a chunk, the same tables with their indexes; no lease, no look whether a key is there, no
-ledger, no counters.
+Bare is what a loader written for this one purpose would do: rows that are made already, `executemany` on SQLite, COPY
+for the images on PostgreSQL, one commit a chunk, the same tables with their indexes; no lease, no look whether a key is
+there, no ledger, no counters.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -193,15 +193,25 @@ def _tables(made: tuple[tuple, tuple, list[tuple]]) -> Iterator[tuple[str, tuple
 def _bare_sqlite(session: Session, made: tuple[tuple, tuple, list[tuple]]) -> None:
     driver: Any = session.connection().connection.driver_connection
     for table, columns, rows in _tables(made):
-        names, places = ", ".join(f'"{name}"' for name in columns), ", ".join("?" for _ in columns)
-        driver.executemany(f"INSERT INTO {table} ({names}) VALUES ({places})", rows)
+        driver.executemany(_insert(table, columns, "?"), rows)
 
 
 def _bare_postgresql(session: Session, made: tuple[tuple, tuple, list[tuple]]) -> None:
     driver: Any = session.connection().connection.driver_connection
     with driver.cursor() as cursor:
         for table, columns, rows in _tables(made):
-            names = ", ".join(f'"{name}"' for name in columns)
-            with cursor.copy(f"COPY {table} ({names}) FROM STDIN") as copy:
+            if table != "images":
+                # COPY would write a blob as text
+                cursor.executemany(_insert(table, columns, "%s"), rows)
+                continue
+            with cursor.copy(f"COPY {table} ({_names(columns)}) FROM STDIN") as copy:
                 for row in rows:
                     copy.write_row(row)
+
+
+def _insert(table: str, columns: Sequence[str], place: str) -> str:
+    return f"INSERT INTO {table} ({_names(columns)}) VALUES ({', '.join(place for _ in columns)})"
+
+
+def _names(columns: Sequence[str]) -> str:
+    return ", ".join(f'"{name}"' for name in columns)
