@@ -6,10 +6,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from imagekin import collections, db, errors, keys, models, schemas, segments
 from imagekin.jobs.reports import moment
+
+# no value of JSON, so equal to none
+_NOTHING = object()
 
 
 def get(session: Session, collection: models.Collection, image_id: str) -> models.Image:
@@ -134,6 +138,21 @@ def matching(session: Session, collection_id: str, wanted: dict[str, Any]) -> se
     Image = models.Image
     query = sa.select(Image.id).where(Image.collection_id == collection_id, Image.deleted_at.is_(None))
     if session.get_bind().dialect.name == "postgresql":
-        return set(session.scalars(query.where(Image.metadata_.contains(wanted))))
+        query = query.where(sa.type_coerce(Image.metadata_, postgresql.JSONB).contains(wanted))
+        # it takes a part of an object or a list for the whole
+        if not any(isinstance(value, dict | list) for value in wanted.values()):
+            return set(session.scalars(query))
     rows = session.execute(query.add_columns(Image.metadata_).execution_options(yield_per=4096))
-    return {id for id, metadata in rows if all(name in metadata and metadata[name] == wanted[name] for name in wanted)}
+    return {
+        id for id, metadata in rows if all(_same(metadata.get(name, _NOTHING), value) for name, value in wanted.items())
+    }
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Tell whether two values of JSON are equal; to Python, `true` is 1."""
+    match one, other:
+        case dict(), dict():
+            return one.keys() == other.keys() and all(_same(one[name], other[name]) for name in one)
+        case list(), list():
+            return len(one) == len(other) and all(map(_same, one, other))
+    return isinstance(one, bool) == isinstance(other, bool) and one == other
