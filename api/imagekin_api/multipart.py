@@ -13,7 +13,8 @@ from werkzeug.sansio import multipart as wire
 from imagekin import errors
 
 MAX_PARTS = 100_000
-MAX_FIELD_BYTES = 1 << 20
+# Names and texts of all fields of a form: they are held in memory.
+MAX_FIELDS_BYTES = 1 << 20
 # Headers of a part, and what the decoder holds back of its data.
 _MAX_BUFFER_BYTES = 4 << 20
 _PIECE_BYTES = 256 << 10
@@ -59,7 +60,7 @@ class Part:
     def text(self) -> str:
         """Return a field's text; raises BadRequest where it is none."""
         try:
-            text = self.read_all(MAX_FIELD_BYTES).decode("utf-8")
+            text = self.read_all(MAX_FIELDS_BYTES).decode("utf-8")
         except UnicodeDecodeError:
             raise errors.BadRequest(f"The part {self.field!r} is not UTF-8.") from None
         if "\0" in text:

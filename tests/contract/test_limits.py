@@ -9,6 +9,7 @@ import tarfile
 import time
 from collections.abc import Callable
 
+import httpx2
 import pytest
 from hand import picture
 from serving import NO_REDIS, Running
@@ -101,6 +102,13 @@ def test_the_quota_counts_what_is_stored_not_what_was_sent(serve: Callable[..., 
     assert len(data) < 5_000
     server = serve(max_stored_upload_bytes_per_owner=50_000)
     check_problem(server.client(ADMIN_KEY).post("/v1/uploads", content=data), 429, "quota_exceeded")
+
+
+def test_the_fields_of_a_form_have_a_limit_together(client: httpx2.Client) -> None:
+    fields = dict.fromkeys("abc", "x" * 400000)
+    for path, file in (("/v1/jobs/embed", "images"), ("/v1/jobs/search", "image"), ("/v1/collections/a/import", "f")):
+        answer = client.post(path, data=fields, files={file: ("a.png", picture())})
+        check_problem(answer, 413, "too_large")
 
 
 def test_pictures_in_a_form_count_too(serve: Callable[..., Running]) -> None:

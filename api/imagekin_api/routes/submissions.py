@@ -32,14 +32,18 @@ class Form:
 
     fields: dict[str, Any] = field(default_factory=dict)
     parts: Parts = field(default_factory=list)
+    size: int = 0
 
     def take(self, part: multipart.Part) -> None:
-        """Read a text field; raises InvalidRequest for a file, and for a field that came before."""
+        """Read a text field; raises InvalidRequest for a file and for a field that came before, TooLarge."""
         if part.filename is not None:
             raise multipart.invalid(part.field, "This form takes no file in that field.")
         if part.field in self.fields:
             raise multipart.invalid(part.field, "The field came twice.")
         self.fields[part.field] = part.text()
+        self.size += len(part.field.encode()) + part.size
+        if self.size > multipart.MAX_FIELDS_BYTES:
+            raise errors.TooLarge(f"The form's fields are larger than {multipart.MAX_FIELDS_BYTES:,} bytes.")
 
     def note(self, part: multipart.Part) -> None:
         """Remember a part that was read, for the idempotency digest."""
