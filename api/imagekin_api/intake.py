@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import IO
 
 import flask
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from imagekin import errors, jobs, models, schemas, uploads, webhooks
@@ -75,7 +76,13 @@ def _known(session: Session, owner: str, idempotency: Idempotency) -> schemas.Jo
 def accept(submission: jobs.Submission, enclosed: Enclosure | None = None) -> flask.Response:
     """Write the job with its enclosure, ring, and answer 202."""
     here = service.current()
-    job, new = here.database.write(_submit, submission, enclosed, here.settings)
+    try:
+        job, new = here.database.write(_submit, submission, enclosed, here.settings)
+    except DBAPIError:
+        # the commit may have arrived and its answer not; bytes without a row, upkeep removes
+        if enclosed is not None:
+            enclosed.kept = True
+        raise
     if new:
         if enclosed is not None:
             enclosed.kept = True
@@ -88,9 +95,7 @@ def _submit(
 ) -> tuple[schemas.Job, bool]:
     job, new = jobs.submit(session, submission, settings)
     if new and enclosed is not None and enclosed.stored is not None:
-        # a transaction that is run again may have written it the first time
-        if session.get(models.Upload, enclosed.id) is None:
-            uploads.add(session, submission.owner, enclosed.id, enclosed.stored, enclosed.filename, settings)
+        uploads.add(session, submission.owner, enclosed.id, enclosed.stored, enclosed.filename, settings)
     elif new and submission.upload_id is not None:
         uploads.get(session, submission.owner, submission.upload_id, lock=True)
     return jobs.view(session, job), new

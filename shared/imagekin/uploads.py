@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
@@ -10,10 +12,14 @@ from imagekin.config import Settings
 from imagekin.storage import Stored
 from imagekin.types import TERMINAL
 
+FOLDER = "uploads"
+# Who stores an upload writes its bytes first and its row then, within one request.
+ORPHAN_S = 3600.0
+
 
 def path(upload_id: str) -> str:
     """Return the name that an upload's bytes have in the storage."""
-    return f"uploads/{upload_id}"
+    return f"{FOLDER}/{upload_id}"
 
 
 def check_room(session: Session, owner: str, more_bytes: int, settings: Settings) -> None:
@@ -47,6 +53,9 @@ def add(
 
     Raises QuotaExceeded.
     """
+    # a transaction that is run again, its commit's answer lost, finds its own row
+    if (there := session.get(models.Upload, upload_id)) is not None:
+        return there
     check_room(session, owner, stored.size, settings)
     session.execute(
         sa.insert(models.Upload).values(
@@ -61,6 +70,11 @@ def add(
         )
     )
     return session.get_one(models.Upload, upload_id)
+
+
+def named(session: Session, paths: Sequence[str]) -> set[str]:
+    """Return those of the paths in the storage that are an upload's."""
+    return set(session.scalars(sa.select(models.Upload.path).where(models.Upload.path.in_(paths))))
 
 
 def get(session: Session, owner: str, upload_id: str, *, lock: bool = False) -> models.Upload:

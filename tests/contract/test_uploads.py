@@ -6,14 +6,17 @@ import gzip
 import hashlib
 import io
 import socket
+import sqlite3
 import tarfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx2
 import pytest
+import sqlalchemy as sa
 from hand import Hand, picture
 from serving import Running
+from sqlalchemy.exc import OperationalError
 from test_job_calls import accepted, count, embed, stored_files
 from wire import ADMIN_KEY, check_problem
 
@@ -103,6 +106,43 @@ def test_an_upload_that_breaks_off_is_not_kept(server: Running) -> None:
     assert b" 400 " in answer.split(b"\r\n")[0]
     assert count(server, models.Upload) == 0
     assert stored_files(server) == []
+
+
+def test_bytes_are_kept_where_the_commit_may_have_arrived(
+    client: httpx2.Client, hand: Hand, server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand.collection()
+    write = server.database.write
+
+    def lost(*args: Any, **kwargs: Any) -> Any:
+        write(*args, **kwargs)
+        raise OperationalError("COMMIT", None, sqlite3.OperationalError("disk I/O error"))
+
+    def post() -> httpx2.Response:
+        files, headers = {"images": ("a.png", picture())}, {"Idempotency-Key": "once"}
+        return client.post("/v1/jobs/embed", data={"collection": "archive"}, files=files, headers=headers)
+
+    with monkeypatch.context() as failing:
+        failing.setattr(server.database, "write", lost)
+        check_problem(post(), 503, "unavailable")
+        check_problem(client.post("/v1/uploads", content=picture()), 503, "unavailable")
+    accepted(post())
+    assert count(server, models.Job) == 1
+    paths = server.database.read(lambda session: session.scalars(sa.select(models.Upload.path)).all())
+    assert len(paths) == 2
+    for path in paths:
+        assert server.service.storage.exists(path)
+
+
+def test_an_upload_whose_commit_is_repeated_is_one(
+    client: httpx2.Client, server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = server.database.write
+    monkeypatch.setattr(
+        server.database, "write", lambda *args, **kwargs: (write(*args, **kwargs), write(*args, **kwargs))[1]
+    )
+    assert client.post("/v1/uploads", content=picture()).status_code == 201
+    assert count(server, models.Upload) == len(stored_files(server)) == 1
 
 
 def test_an_upload_is_deleted_unless_an_unfinished_job_reads_it(

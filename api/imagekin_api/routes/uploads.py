@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import IO
 
 import flask
+from sqlalchemy.exc import DBAPIError
 from werkzeug.http import parse_options_header
 
 from imagekin import errors, models, schemas, uploads
@@ -48,16 +49,17 @@ def create() -> flask.Response:
     path = uploads.path(upload_id)
     body = _Counted(flask.request.stream)
     stored = here.storage.write(path, body, max_bytes)
-    kept = False
     try:
         if body.size == 0:
             detail = "The upload is empty; send the file as the body."
             raise errors.InvalidRequest(detail, errors=[{"pointer": "", "detail": detail}])
         here.database.write(uploads.add, service.owner(), upload_id, stored, filename, here.settings, size=body.size)
-        kept = True
-    finally:
-        if not kept:
-            here.storage.delete(path)
+    except DBAPIError:
+        # the commit may have arrived and its answer not; bytes without a row, upkeep removes
+        raise
+    except BaseException:
+        here.storage.delete(path)
+        raise
     return answers.of(schemas.Upload(id=upload_id, sha256=stored.sha256, size=body.size), 201)
 
 
