@@ -24,6 +24,7 @@ from imagekin.types import ChunkKind, Lane, Precision
 from imagekin_worker import backbones, devices, tuning
 from imagekin_worker.embedding import cores
 from imagekin_worker.leases import Lease
+from imagekin_worker.passes import Passes
 from imagekin_worker.residents import Residents
 
 log = structlog.get_logger()
@@ -51,6 +52,7 @@ class Node:
         self.device = devices.choose(settings, process_index())
         self.models = backbones.Models(settings, self._load)
         self.tuner = tuning.Tuner(settings)
+        self.passes = Passes(settings.lanes)
         self.residents = Residents.of(settings, self.database, self.device)
         self.doorbell = queue.Doorbell(settings)
         # what this process keeps of a job between two of its slices, by the job's id

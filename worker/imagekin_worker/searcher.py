@@ -129,7 +129,7 @@ def _with_vectors(node: Node, searches: Sequence[Search]) -> list[Search]:
             some = pictures[start : start + backbone.batch_size]
             batch = np.stack([pixels for _, pixels in some]).transpose(0, 3, 1, 2)
             with metrics.WORK.forward_seconds.time():
-                embedded = backbone.embed(batch)
+                embedded = node.passes.embed(backbone, batch)
             for (search, _), vector in zip(some, embedded, strict=True):
                 search.vector = vector
     return good
