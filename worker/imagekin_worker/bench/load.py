@@ -21,7 +21,7 @@ OWNER = "bench"
 
 
 def figure(bench: Workbench) -> Figure:
-    """Measure both with everything in the system's cache, into memory that is new, as it is for a worker that starts."""
+    """Measure both with everything in the system's cache, into new memory, as a worker that starts has it."""
     space = bench.space(DEFAULT)
     rows = rows_like_embeddings(bench.sizes.load_rows, space.dim)
     raw = bench.folder / "rows.f32"
@@ -49,8 +49,8 @@ def figure(bench: Workbench) -> Figure:
     speeds = {name: rows.nbytes / seconds / 1e6 for name, seconds in found.items()}
     milliseconds = {name: 1000 * seconds for name, seconds in found.items()}
     limit = (
-        f"{milliseconds['load']:.0f} ms: reading the blobs and ids from SQL is {milliseconds['walk']:.0f} by itself, and "
-        "beside it go the copy into new memory and the lengths; the raw file lies in the system's cache"
+        f"{milliseconds['load']:.0f} ms: reading blobs and ids from SQL is {milliseconds['walk']:.0f} by itself, "
+        "and beside it go the copy into new memory and the lengths; the raw file lies in the system's cache"
     )
     details = {"rows": len(rows), "dim": space.dim, "chunk_images": bench.settings.chunk_images}
     return Figure(speeds["load"], speeds["read"], "MB/s", found["read"] / found["load"], limit, details)
