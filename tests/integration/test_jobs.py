@@ -210,6 +210,29 @@ def test_storing_looks_at_no_more_images_in_a_larger_collection(database, collec
     }
 
 
+def test_what_is_known_elsewhere_is_copied_with_its_own_vector_and_thumbnail(
+    database, space, collection, planned, claim
+):
+    planned(images=4, size=2)
+    made = {}
+    for chunk in claim(most_images=4):
+        items = items_of(database, chunk)
+        for item in items:
+            item.vector = np.full(64, len(made) + 1.0, np.float32)
+            item.thumbnail = item.key.encode() if made else None
+            made[item.content_hash] = item
+        database.write(jobs.finish_images, chunk, items)
+    database.write(collections.create, "ann", "more", space, DType.FLOAT32)
+    more = database.read(collections.get, "ann", "more")
+    contents = [("a", "nowhere"), *((f"{at}.jpg", content) for at, content in enumerate(reversed(made)))]
+    nowhere, *copies = database.read(segments.known, more, contents, OnConflict.REPLACE)
+    assert nowhere is None
+    for copy, item in zip(copies, reversed(made.values()), strict=True):
+        assert isinstance(copy, segments.Copy)
+        assert (copy.vector == item.vector).all()
+        assert copy.thumbnail == item.thumbnail
+
+
 def test_a_late_finish_is_refused(database, planned, claim, settings):
     job = planned(images=2, size=2)
     (late,) = claim()
