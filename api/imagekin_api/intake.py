@@ -79,7 +79,7 @@ def accept(submission: jobs.Submission, enclosed: Enclosure | None = None) -> fl
     try:
         job, new = here.database.write(_submit, submission, enclosed, here.settings)
     except DBAPIError:
-        # the commit may have arrived and its answer not; bytes without a row, upkeep removes
+        # the commit may have arrived and its answer not; bytes without a row are found by the doctor
         if enclosed is not None:
             enclosed.kept = True
         raise

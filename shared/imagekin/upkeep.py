@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from itertools import islice
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import NoResultFound
 from sqlalchemy.orm import Session
 
-from imagekin import compaction, errors, models, removal, statistics, uploads
+from imagekin import compaction, errors, models, removal, statistics
 from imagekin.db import Database
 from imagekin.jobs import sweeping
 from imagekin.storage import Storage
@@ -21,7 +20,6 @@ from imagekin.storage import Storage
 SELDOM_S = 600.0
 # A file that is being written is younger than this.
 ABANDONED_S = 3600.0
-FILES_PER_SLICE = 500
 
 
 class Upkeep:
@@ -60,17 +58,7 @@ class Upkeep:
                 while count := self._in(collection_id, compaction.forget):
                     yield "images_forgotten", count
             yield "files_abandoned", self._storage.remove_abandoned(ABANDONED_S)
-            yield from self._orphans()
             self._due_at = time.monotonic() + SELDOM_S
-
-    def _orphans(self) -> Iterator[tuple[str, int]]:
-        """Remove files of no upload: who died between writing one and its row, or after deleting the row, left them."""
-        old = (name for name, age_s in self._storage.files(uploads.FOLDER) if age_s > uploads.ORPHAN_S)
-        while some := list(islice(old, FILES_PER_SLICE)):
-            orphans = set(some) - self._database.read(uploads.named, some)
-            for name in orphans:
-                self._storage.delete(name)
-            yield "files_orphaned", len(orphans)
 
     def _compact(self) -> Iterator[tuple[str, int]]:
         current = self._database.read(_revisions)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
@@ -12,14 +10,10 @@ from imagekin.config import Settings
 from imagekin.storage import Stored
 from imagekin.types import TERMINAL
 
-FOLDER = "uploads"
-# Who stores an upload writes its bytes first and its row then, within one request.
-ORPHAN_S = 3600.0
-
 
 def path(upload_id: str) -> str:
     """Return the name that an upload's bytes have in the storage."""
-    return f"{FOLDER}/{upload_id}"
+    return f"uploads/{upload_id}"
 
 
 def check_room(session: Session, owner: str, more_bytes: int, settings: Settings) -> None:
@@ -70,11 +64,6 @@ def add(
         )
     )
     return session.get_one(models.Upload, upload_id)
-
-
-def named(session: Session, paths: Sequence[str]) -> set[str]:
-    """Return those of the paths in the storage that are an upload's."""
-    return set(session.scalars(sa.select(models.Upload.path).where(models.Upload.path.in_(paths))))
 
 
 def get(session: Session, owner: str, upload_id: str, *, lock: bool = False) -> models.Upload:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 
 import numpy as np
@@ -217,17 +216,6 @@ def test_half_written_files_are_removed(archive, keep, monkeypatch):
     part.write_bytes(b"half")
     assert keep.run(9) == {"files_abandoned": 1}
     assert not part.exists()
-
-
-def test_files_of_no_upload_are_removed_when_they_are_old(archive, keep):
-    folder = archive.settings.data_dir / "storage" / "uploads"
-    named = archive.upload()
-    for name in ("orphan", "young"):
-        archive.storage.write(f"uploads/{name}", [b"bytes"], 100)
-    for name in ("orphan", named):
-        os.utime(folder / name, (1, 1))
-    assert keep.run(9) == {"files_orphaned": 1}
-    assert {path.name for path in folder.iterdir()} == {named, "young"}
 
 
 def test_a_deleted_collection_is_not_compacted(archive):

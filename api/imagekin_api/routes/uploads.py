@@ -55,7 +55,7 @@ def create() -> flask.Response:
             raise errors.InvalidRequest(detail, errors=[{"pointer": "", "detail": detail}])
         here.database.write(uploads.add, service.owner(), upload_id, stored, filename, here.settings, size=body.size)
     except DBAPIError:
-        # the commit may have arrived and its answer not; bytes without a row, upkeep removes
+        # the commit may have arrived and its answer not; bytes without a row are found by the doctor
         raise
     except BaseException:
         here.storage.delete(path)

@@ -12,11 +12,12 @@ from imagekin import db, models, removal
 from imagekin.doctor.checks import Batch, Check, Finding, System, walk
 from imagekin.jobs import claims, endings
 from imagekin.types import TERMINAL, ChunkStatus
-from imagekin.uploads import FOLDER, ORPHAN_S, named
 
 Chunk, Collection, Job, Upload = models.Chunk, models.Collection, models.Job, models.Upload
 
 ROWS_PER_BATCH = 500
+# Who stores an upload writes its bytes first and its row then, within one request.
+ORPHAN_S = 3600.0
 # Expiry and removal come a slice at a time, and many may be due at once.
 OVERDUE_S = 3600.0
 
@@ -136,20 +137,24 @@ def _expire_upload(session: Session, upload_id: str) -> bool:
 
 def files(system: System) -> Iterator[Batch]:
     """Look for files that no upload names."""
-    stored = system.storage.files(FOLDER)
+    stored = system.storage.files("uploads")
     while some := list(islice(stored, ROWS_PER_BATCH)):
         batch = Batch()
-        there = system.database.read(named, [name for name, _ in some])
+        named = system.database.read(_named, [name for name, _ in some])
         for name, age_s in some:
-            orphan = name not in there and age_s > ORPHAN_S + OVERDUE_S and system.storage.exists(name)
+            orphan = name not in named and age_s > ORPHAN_S and system.storage.exists(name)
             batch.hold("orphan_files", not orphan, f"the file {name} belongs to no upload", name)
         yield batch
+
+
+def _named(session: Session, paths: list[str]) -> set[str]:
+    return set(session.scalars(sa.select(Upload.path).where(Upload.path.in_(paths))))
 
 
 def delete_file(system: System, finding: Finding) -> bool:
     """Delete a file that no upload names."""
     [name] = finding.subject
-    if not system.database.read(named, [name]):
+    if not system.database.read(_named, [name]):
         system.storage.delete(name)
     return True
 
