@@ -238,6 +238,8 @@ def test_search_for_a_key_a_url_and_a_filter(call, server: FakeServer) -> None:
     assert first["filter"] == {"year": 1999, "by": "me"}
     assert first["top_k"] == 5
     assert second["query"] == {"url": "https://example.com/a.png"}
+    assert call("search", "a", "-c", "c", "--filter", "ok=true", "--filter", "n=NaN", "--filter", "m=1e999").code == 0
+    assert server.posts("/v1/jobs/search")[-1].json["filter"] == {"ok": True, "n": "NaN", "m": "1e999"}
     assert call("search", "a", "-c", "c", "--filter", "nonsense").code == 2
 
 
@@ -390,6 +392,8 @@ def test_jobs(call, server: FakeServer) -> None:
     assert json.loads(call("jobs", "show", "j1", "--json").out)["id"] == "j1"
     watched = call("jobs", "watch", "j1")
     assert (watched.code, watched.out) == (3, "embed partial: 4 images: 2 embedded, 1 reused, 1 failed\n")
+    watched = call("jobs", "watch", "j2")
+    assert (watched.code, watched.out) == (0, "cluster succeeded\n")
     assert call("jobs", "items", "j1", "--status", "failed").out.splitlines()[1:] == [
         "b.png\tfailed\t\tBroken. [decode_error]"
     ]
@@ -402,7 +406,7 @@ def test_jobs_retry(call, server: FakeServer) -> None:
     server.add_job("embed", {"collection": "c"}, status="partial")
     server.steps = [{"status": "succeeded", "progress": progress(total=1, done=1, embedded=1)}]
     done = call("jobs", "retry", "j1", "--all")
-    assert (done.code, done.out) == (0, "1 image: 1 embedded\n")
+    assert (done.code, done.out) == (0, "embed succeeded: 1 image: 1 embedded\n")
     assert server.posts("/v1/jobs/j1/retry")[0].json == {"items": "all"}
     assert call("jobs", "retry", "j1", "--no-wait").out == "j3\n"
 

@@ -17,7 +17,7 @@ from imagekin.cli import output
 from imagekin.cli.session import FAILURE, INTERRUPTED, PARTIAL, SUCCESS
 from imagekin.client import Job
 from imagekin.client.progress import JobBar
-from imagekin.types import ItemStatus, JobKind, JobStatus
+from imagekin.types import STORING, ItemStatus, JobStatus
 
 SHOWN_FAILURES = 10
 ANSWER_S = 10.0
@@ -57,17 +57,23 @@ def finish(job: Job[Any]) -> None:
     elif job.error and not job.progress.failed:
         # one of several; where images failed, each says why
         output.say(f"A part of it failed: {job.error.detail} [{job.error.code}]")
-    if job.kind in (JobKind.EMBED, JobKind.IMPORT) and job.progress.failed:
+    if job.kind in STORING and job.progress.failed:
         _say_failures(job)
     raise typer.Exit(exit_code(job))
 
 
 def summary(job: Job[Any]) -> str:
-    """Sum an embed job up in one line."""
+    """Sum an embed or import job up in one line."""
     progress = job.progress
     names = ("embedded", "reused", "skipped", "failed", "cancelled", "ignored")
     counts = [f"{number:,} {name}" for name in names if (number := getattr(progress, name))]
     return f"{progress.done:,} image{'' if progress.done == 1 else 's'}: {', '.join(counts) or 'nothing to do'}"
+
+
+def outcome(job: Job[Any]) -> str:
+    """Say in one line how a job of any kind ended, one that stores images with what became of them."""
+    ended = f"{job.kind} {job.status}"
+    return f"{ended}: {summary(job)}" if job.kind in STORING else ended
 
 
 def _say_failures(job: Job[Any]) -> None:

@@ -10,7 +10,7 @@ import typer
 from imagekin.cli import following, output
 from imagekin.cli.session import AsJson, Wait, complete_collection, complete_job, current
 from imagekin.client import Job
-from imagekin.types import ItemStatus, JobKind, JobStatus
+from imagekin.types import STORING, ItemStatus, JobKind, JobStatus
 
 app = typer.Typer(help="Look at jobs and steer them.", no_args_is_help=True)
 
@@ -58,7 +58,7 @@ def show(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None
             "kind": job.kind,
             "status": job.status,
             "collection": job.collection,
-            "images": following.summary(job) if job.kind in (JobKind.EMBED, JobKind.IMPORT) else None,
+            "images": following.summary(job) if job.kind in STORING else None,
             "created": job.created_at,
             "started": job.data.started_at,
             "finished": job.finished_at,
@@ -73,7 +73,7 @@ def show(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None
 def watch(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
     """Follow a job to its end; the exit code is its outcome."""
     job = following.follow(current(context).client().job(job_id))
-    output.data(job.data) if as_json else output.line(f"{job.kind} {job.status}: {following.summary(job)}")
+    output.data(job.data) if as_json else output.line(following.outcome(job))
     following.finish(job)
 
 
@@ -113,7 +113,7 @@ def retry(
     output.say(f"New job {job.id}.")
     if wait:
         following.follow(job)
-        output.data(job.data) if as_json else output.line(following.summary(job))
+        output.data(job.data) if as_json else output.line(following.outcome(job))
         following.finish(job)
     else:
         output.data(job.data) if as_json else output.line(job.id)
@@ -121,7 +121,7 @@ def retry(
 
 def _done(job: Job[Any]) -> str:
     progress = job.progress
-    if job.kind not in (JobKind.EMBED, JobKind.IMPORT):
+    if job.kind not in STORING:
         return ""
     return f"{progress.done}/{'?' if progress.total is None else progress.total}"
 

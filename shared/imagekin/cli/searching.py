@@ -84,8 +84,10 @@ def _filter(where: list[str] | None) -> dict[str, Any] | None:
 
 
 def _value(text: str) -> Any:
-    """Read numbers, true, false and null as JSON has them; all else is text."""
+    """Read what is JSON as that; all else is text, also NaN and numbers past a double, which Python would read."""
     try:
-        return json.loads(text)
-    except json.JSONDecodeError:
+        value = json.loads(text)
+        json.dumps(value, allow_nan=False)
+    except ValueError:
         return text
+    return value

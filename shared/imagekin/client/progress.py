@@ -13,7 +13,7 @@ from rich.text import Text
 
 from imagekin.client.groups import Sending
 from imagekin.client.jobs import Job
-from imagekin.types import JobKind, JobStatus
+from imagekin.types import STORING, JobKind, JobStatus
 
 # Between two plain lines while nothing but the count changes.
 LINE_S = 5.0
@@ -157,7 +157,7 @@ class JobBar(Bar):
             return
         progress = job.progress
         total = progress.total
-        if job.kind in (JobKind.EMBED, JobKind.IMPORT):
+        if job.kind in STORING:
             count = f"{progress.done:,} of {total:,} images" if total is not None else f"{progress.done:,} images"
         else:
             count = ""
