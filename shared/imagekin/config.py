@@ -34,9 +34,7 @@ class Settings(BaseSettings):
     redis_url: str = Field(
         default="redis://127.0.0.1:6379/0", repr=False, description="Redis that carries the doorbells."
     )
-    storage_url: str = Field(
-        default="", description="fsspec URL of uploads and exports; empty: a folder in the data folder."
-    )
+    storage_url: str = Field(default="", description="fsspec URL of uploads; empty: a folder in the data folder.")
     cache_dir: str = Field(
         default="",
         description="Folder of what workers can make again: files of matrices, calibrations, compiled networks, the "
@@ -177,8 +175,8 @@ class Settings(BaseSettings):
 
     # --- lives
     upload_ttl_s: int = Field(default=DAY_S, description="How long an upload lives that no job names.")
-    embed_ttl_s: int = Field(default=30 * DAY_S, description="How long an embed job and its ledger live.")
-    search_ttl_s: int = Field(default=DAY_S, description="How long a search job and its result live.")
+    embed_ttl_s: int = Field(default=30 * DAY_S, description="How long an embed or import job and its ledger live.")
+    search_ttl_s: int = Field(default=DAY_S, description="How long a search or assign job and its result live.")
 
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least level that is logged."

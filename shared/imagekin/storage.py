@@ -1,4 +1,4 @@
-"""Storage: uploads and exports as files on fsspec, under names that are ours."""
+"""Storage: uploads as files on fsspec, under names that are ours."""
 
 from __future__ import annotations
 
