@@ -378,7 +378,15 @@ def _sum_by_label(
 
     An embedding bag gathers and sums at once, and unlike `index_add_` in the same order every time on CUDA too.
     """
-    order = torch.argsort(labels, stable=True)
+    order = _ordered(labels, len(counts))
     offsets = torch.cumsum(counts, 0) - counts
     ordered_weights = None if weights is None else weights[order]
     return functional.embedding_bag(order, rows, offsets, mode="sum", per_sample_weights=ordered_weights)
+
+
+def _ordered(labels: torch.Tensor, n_clusters: int) -> torch.Tensor:
+    """Return the rows by label, those of one label in their order."""
+    if labels.device.type == "cpu" and n_clusters <= np.iinfo(np.int16).max:
+        # by radix, in a tenth of the time
+        return torch.from_numpy(np.argsort(labels.short().numpy(), kind="stable"))
+    return torch.argsort(labels, stable=True)
