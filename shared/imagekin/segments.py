@@ -141,7 +141,8 @@ def known(
 def _refusal(key: str, image_id: str, on_conflict: OnConflict) -> Record:
     if on_conflict == OnConflict.SKIP:
         return Record(key, ItemStatus.SKIPPED, image_id)
-    return Record(key, ItemStatus.FAILED, image_id, "duplicate_key", "The key is in the collection with other content.")
+    detail = "The key is in the collection with other content."
+    return Record(key, ItemStatus.FAILED, image_id, errors.DuplicateKey.code, detail)
 
 
 def _by_key(session: Session, collection_id: str, keys: Sequence[str]) -> dict[str, sa.Row]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, undefer
 
-from imagekin import db, ledger, metrics, models
+from imagekin import db, errors, ledger, metrics, models
 from imagekin.config import Settings
 from imagekin.jobs import endings
 from imagekin.types import STORING, ChunkKind, ChunkStatus, ItemStatus, JobKind, JobStatus, Lane
@@ -316,7 +316,8 @@ def _quarantine(session: Session, chunk: models.Chunk, reason: str) -> None:
     )
     chunk.status = ChunkStatus.QUARANTINED
     chunk.failed = 1
-    chunk.ledger = ledger.pack([ledger.Record(entry["key"], ItemStatus.FAILED, None, "quarantined", detail)])
+    record = ledger.Record(entry["key"], ItemStatus.FAILED, None, errors.Quarantined.code, detail)
+    chunk.ledger = ledger.pack([record])
     job = session.get_one(models.Job, chunk.job_id)
     job.failed += 1
     session.flush()
@@ -326,4 +327,4 @@ def _quarantine(session: Session, chunk: models.Chunk, reason: str) -> None:
 
 def _count_quarantined() -> None:
     metrics.JOBS.note_images(ItemStatus.FAILED, 1)
-    metrics.JOBS.note_errors(["quarantined"])
+    metrics.JOBS.note_errors([errors.Quarantined.code])
