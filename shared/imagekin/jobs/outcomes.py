@@ -119,7 +119,7 @@ def _mark_duplicates(session: Session, job_id: str, entries: Sequence[dict[str, 
     marked = []
     for entry, digest in zip(entries, digests, strict=True):
         if digest not in fresh and not entry.get("error"):
-            marked.append({**entry, "error": ["duplicate_key", "The same key came earlier in this job."]})
+            marked.append({**entry, "error": [errors.DuplicateKey.code, "The same key came earlier in this job."]})
         else:
             marked.append(entry)
         fresh.discard(digest)
