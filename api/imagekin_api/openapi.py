@@ -119,7 +119,7 @@ def _operation(
     }
     body = _body(operation, by_type, definitions)
     if body is not None:
-        described["requestBody"] = {"content": body, "required": True}
+        described["requestBody"] = {"content": body, "required": operation.body_required}
     if getattr(view, "is_public", False):
         described["security"] = []
     return described

@@ -30,6 +30,7 @@ class Operation:
     returns: Any = None
     status: int = 200
     body: Any = None
+    body_required: bool = True
     form: Mapping[str, Mapping[str, Any]] | None = None
     form_model: Any = None
     raw: bool = False

@@ -132,7 +132,7 @@ def test_an_error_of_ours_tells_nothing(
 
 def test_a_database_that_is_away_is_unavailable(server: Running, client: httpx2.Client) -> None:
     with server.database.engine.connect() as connection:
-        connection.execute(sa.text("DROP TABLE collections"))
+        connection.execute(sa.text("ALTER TABLE collections RENAME TO elsewhere"))
         connection.commit()
     answer = client.get("/v1/collections")
     check_problem(answer, 503, "unavailable")
@@ -214,6 +214,16 @@ def test_forms_and_json_stand_side_by_side(document: dict[str, Any]) -> None:
     assert content.keys() == {"application/json", "multipart/form-data"}
     form = content["multipart/form-data"]["schema"]["properties"]
     assert {"images", "archive", "collection", "on_conflict"} <= form.keys()
+
+
+def test_the_one_body_that_may_be_left_out_is_said_so(document: dict[str, Any]) -> None:
+    optional = [
+        (path, method)
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+        if "requestBody" in operation and not operation["requestBody"]["required"]
+    ]
+    assert optional == [("/v1/jobs/{job_id}/retry", "post")]
 
 
 def test_an_operation_names_the_errors_it_raises(server: Running) -> None:

@@ -158,6 +158,7 @@ def _cancel(session: Session, owner: str, job_id: str) -> schemas.Job:
 @operation(
     "Repeat a job",
     body=schemas.RetryBody,
+    body_required=False,
     returns=schemas.Job,
     status=202,
     parameters=(IDEMPOTENCY_KEY,),
