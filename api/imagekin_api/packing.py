@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from types import TracebackType
 from typing import IO
 
-from imagekin import errors, keys
+from imagekin import errors, keys, storage
 from imagekin_api import multipart
 
 FILENAME = "images.zip"
@@ -33,13 +35,18 @@ class Pack:
             # closing writes the directory, for nobody; this closes without
             self._zip.fp = None
         if self._file is not None:
-            self._file.close()
+            # what is still to be written may find no room; it is written for nobody
+            with contextlib.suppress(OSError):
+                self._file.close()
 
     def add(self, part: multipart.Part) -> None:
-        """Add an image as it comes from the socket; raises InvalidKey for a file name that makes no key."""
+        """Add an image as it comes from the socket.
+
+        Raises InvalidKey for a file name that makes no key, Unavailable where the temporary folder is full.
+        """
         archive = self._opened()
         member = zipfile.ZipInfo(_key(part, self.count), _DATE)
-        with archive.open(member, "w", force_zip64=True) as sink:
+        with _room(), archive.open(member, "w", force_zip64=True) as sink:
             while piece := part.read():
                 sink.write(piece)
         # zipfile warns of a name that comes twice; here the later one becomes an item that failed
@@ -47,18 +54,33 @@ class Pack:
         self.count += 1
 
     def finish(self) -> IO[bytes]:
-        """Write the directory and return the file, at its start."""
+        """Write the directory and return the file, at its start; raises Unavailable as `add` does."""
         archive, file = self._opened(), self._file
         assert file is not None
-        archive.close()
-        file.seek(0)
+        with _room():
+            archive.close()
+            file.seek(0)
         return file
 
     def _opened(self) -> zipfile.ZipFile:
         if self._zip is None:
-            self._file = tempfile.TemporaryFile(prefix="imagekin-")  # noqa: SIM115 - closed in __exit__
+            with _room():
+                self._file = tempfile.TemporaryFile(prefix="imagekin-")  # noqa: SIM115 - closed in __exit__
             self._zip = zipfile.ZipFile(self._file, "w", zipfile.ZIP_STORED)
         return self._zip
+
+
+@contextlib.contextmanager
+def _room() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        # Python calls a temporary folder missing where it cannot write into it
+        if not storage.is_full(error) and not isinstance(error, FileNotFoundError):
+            raise
+        raise errors.Unavailable(
+            "The API's temporary folder has no room for these images; free some, or send them as an archive."
+        ) from error
 
 
 def _key(part: multipart.Part, index: int) -> str:

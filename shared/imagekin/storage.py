@@ -177,9 +177,14 @@ def _storage_errors(missing: type[errors.ImagekinError] = errors.Unavailable) ->
             if missing is errors.Unavailable:
                 raise errors.Unavailable("The storage is not there; see IMAGEKIN_STORAGE_URL.") from error
             raise missing from error
-        if error.errno in _NO_ROOM:
+        if is_full(error):
             raise errors.Unavailable("The storage is full; free some room and try again.") from error
         raise errors.Unavailable(f"The storage failed: {error.strerror or type(error).__name__}.") from error
+
+
+def is_full(error: OSError) -> bool:
+    """Tell whether a write failed for want of room."""
+    return error.errno in _NO_ROOM
 
 
 def _too_large(max_bytes: int) -> errors.TooLarge:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tempfile
 import threading
 import time
 import zipfile
@@ -281,6 +282,20 @@ def test_a_large_form_goes_through_in_pieces(client: httpx2.Client, hand: Hand, 
     answer = client.post("/v1/jobs/embed", data={"collection": "archive"}, files={"archive": ("a.tar", data)})
     work = row(server, accepted(answer)["id"]).work["source"]
     assert server.service.storage.open(work["path"]).read() == data
+
+
+@pytest.mark.parametrize("size", [100, 1_000_000])
+def test_posted_images_without_room_for_them_may_be_sent_again(
+    client: httpx2.Client, hand: Hand, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    hand.collection()
+    # what is written there meets a full disk, small files as late as at the end
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda prefix: Path("/dev/full").open("w+b"))  # noqa: SIM115
+    files = [("images", ("a.png", bytes(size)))]
+    answer = client.post("/v1/jobs/embed", data={"collection": "archive"}, files=files)
+    assert "temporary folder" in check_problem(answer, 503, "unavailable")["detail"]
+    monkeypatch.undo()
+    accepted(client.post("/v1/jobs/embed", data={"collection": "archive"}, files=files))
 
 
 @pytest.mark.parametrize("kind", ["embed", "search"])
