@@ -15,12 +15,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test faults benchmarks check format docs clean
+.PHONY: help demo up test contract-postgresql faults benchmarks check format docs clean
 
 help:
 	@echo 'make demo [IMAGES=<folder>]   embed, search and cluster 30 drawn pictures, or your own'
 	@echo 'make up                       keep the service running on this machine'
 	@echo 'make test                     format, lint, types, import rules and all tests'
+	@echo 'make contract-postgresql      the tests of the HTTP API on PostgreSQL, those too that run on SQLite by default'
 	@echo 'make faults [SECONDS=300]     kill, freeze and fill everything; or do so at random for that long'
 	@echo 'make benchmarks               measure against other libraries; `imagekin bench` measures this machine'
 	@echo 'make format                   put the code into shape'
@@ -38,6 +39,9 @@ TESTS_AT_ONCE ?= 4
 
 test: check
 	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile --no-loadscope-reorder
+
+contract-postgresql: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/contract --postgresql -k 'not sqlite' -n $(TESTS_AT_ONCE)
 
 faults: $(VENV)/.dev
 ifdef SECONDS

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from sqlalchemy import exc
 from werkzeug.exceptions import HTTPException
 
-from imagekin import errors
+from imagekin import db, errors
 
 log = structlog.get_logger()
 
@@ -149,6 +149,10 @@ def register(app: flask.Flask) -> None:
     def _unexpected(error: Exception) -> flask.Response:
         log.error("request_failed", exc_info=error)
         return response(500, errors.ImagekinError.code, errors.ImagekinError().detail)
+
+    @app.errorhandler(exc.ProgrammingError)
+    def _unmigrated(error: exc.ProgrammingError) -> flask.Response:
+        return _database(error) if db.lacks_tables(error) else _unexpected(error)
 
     @app.after_request
     def _drain(answer: flask.Response) -> flask.Response:

@@ -36,6 +36,8 @@ IDLE_IN_TRANSACTION_TIMEOUT_S = 60
 RETRIES = 6
 # serialization_failure, deadlock_detected, lock_not_available
 PASSING_SQLSTATES = frozenset({"40001", "40P01", "55P03"})
+# undefined_table, undefined_column
+UNDEFINED_SQLSTATES = frozenset({"42P01", "42703"})
 READ_ONLY = "imagekin_read_only"
 # The migration that this code needs; a test holds it to the newest one in imagekin_migrations.
 REVISION = "0001"
@@ -194,6 +196,11 @@ def _revision(session: orm.Session) -> str | None:
     if not sa.inspect(session.connection()).has_table("alembic_version"):
         return None
     return session.scalar(sa.text("SELECT version_num FROM alembic_version"))
+
+
+def lacks_tables(error: DBAPIError) -> bool:
+    """Tell whether PostgreSQL misses a table or column, as where it is not migrated; SQLite fails operationally."""
+    return getattr(error.orig, "sqlstate", None) in UNDEFINED_SQLSTATES
 
 
 def _is_passing(error: DBAPIError) -> bool:

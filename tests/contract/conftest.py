@@ -46,9 +46,9 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def engine() -> str:
+def engine(request: pytest.FixtureRequest) -> str:
     """The database to test on; modules whose calls do more with it than others test on both."""
-    return "sqlite"
+    return "postgresql" if request.config.getoption("--postgresql") else "sqlite"
 
 
 @pytest.fixture

@@ -162,7 +162,7 @@ def test_metadata_is_replaced_and_seen_by_searches_to_come(client: httpx2.Client
 def test_changes_raise_the_revision_that_a_resident_matrix_catches_up_by(
     client: httpx2.Client, hand: Hand, server: Running
 ) -> None:
-    from imagekin import collections, segments
+    from imagekin import collections, reading
 
     hand.collection()
     first, second = hand.images("a.jpg", "b.jpg")
@@ -170,7 +170,7 @@ def test_changes_raise_the_revision_that_a_resident_matrix_catches_up_by(
     before = collection.revision
     client.patch(f"/v1/collections/archive/images/{first}", json={"metadata": {"a": 1}})
     client.delete(f"/v1/collections/archive/images/{second}")
-    after, count = server.database.read(segments.head, collection.id)
+    after, count = server.database.read(reading.head, collection.id)
     assert (after, count) == (before + 2, 1)
 
 
