@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import subprocess
 import sys
 import textwrap
@@ -12,10 +13,11 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 from archive import Archive, vector
+from sqlalchemy.exc import DataError, OperationalError
 
 from imagekin import collections, compaction, errors, reading, segments, upkeep
 from imagekin.types import DType
-from imagekin_worker import matrix_file, residents, scan
+from imagekin_worker import matrix_cache, matrix_file, residents, scan
 from imagekin_worker.matrix_cache import MatrixCache
 from imagekin_worker.residents import Residents
 
@@ -478,3 +480,42 @@ def test_closing_stops_the_writing(archive, cache, monkeypatch):
     worker.check()
     worker.stop()
     assert [path.suffix for path in cache.folder.iterdir()] == [".lock"]
+
+
+def test_a_reading_that_broke_off_leaves_nothing_behind(archive, monkeypatch):
+    """What the database runs again after a lost connection begins anew: nothing is there twice."""
+    archive.embed(names(40), size=8)
+    changes = reading.changes
+    readings: list[tuple] = []
+
+    def lost(*args):
+        readings.append(args)
+        for number, change in enumerate(changes(*args)):
+            if len(readings) == 1 and number == 3:
+                # as it is seen by who reads a little later
+                archive.delete("0000")
+                raise OperationalError("", {}, Exception("the server went"), connection_invalidated=True)
+            yield change
+
+    monkeypatch.setattr(reading, "changes", lost)
+    worker = Worker(archive, None)
+    assert len(worker.matrix()) == 39
+    assert len(readings) == 2
+    worker.check()
+
+
+def test_a_database_that_goes_while_a_file_is_kept_is_no_later_searchs_trouble(archive, cache, monkeypatch):
+    archive.embed(names(40))
+    worker = Worker(archive, cache)
+
+    def away(_session, _ids):
+        raise DataError("", {}, Exception("gone"))
+
+    monkeypatch.setattr(matrix_cache, "living", away)
+    worker.check()
+    [held] = worker.residents._held.values()
+    assert held.keeping is not None
+    concurrent.futures.wait([held.keeping])
+    monkeypatch.undo()
+    worker.check()
+    worker.stop()

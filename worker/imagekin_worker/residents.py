@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import structlog
 import torch
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from imagekin import errors, metrics, models, reading
@@ -101,7 +102,7 @@ class Residents:
         label, count = self._database.read(_label, collection_id)
         held = self._adopted(self._held.pop(collection_id, None), label, count)
         while held is None or not self._database.read(_follow, held):
-            # the deleted that it missed are forgotten, so it starts from the beginning
+            # it cannot go on from where it stands, so it starts from the beginning
             if held is not None and self._cache is not None:
                 self._cache.remove(label)
             held = self._load(label, count)
@@ -222,7 +223,7 @@ class Residents:
                             return None
                         writer.publish(revision)
                 cache.prune(lambda ids: self._database.read(matrix_cache.living, ids))
-        except (OSError, Damaged) as error:
+        except (OSError, Damaged, DBAPIError) as error:
             log.warning("matrix_not_kept", collection_id=label.collection_id, reason=str(error))
             return None
         return snapshot.edits
@@ -242,7 +243,12 @@ def _label(session: Session, collection_id: str) -> tuple[Label, int]:
 
 
 def _follow(session: Session, held: Held) -> bool:
-    """Bring what is held to the current revision; tell whether that could be."""
+    """Bring what is held to the current revision; tell whether that could be.
+
+    It cannot where the deleted that it missed are forgotten, nor where the first reading broke off and is run again.
+    """
+    if not held.revision and len(held.matrix):
+        return False
     if held.revision and reading.forgotten(session, held.label.collection_id, held.revision):
         return False
     held.revision, _ = catch_up(session, held.label.collection_id, held.revision, held.matrix)
