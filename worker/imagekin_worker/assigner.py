@@ -74,7 +74,7 @@ def run(node: Node, claim: jobs.Claim, lease: Lease) -> None:
 
 
 def _load(session: Session, claim: jobs.Claim) -> tuple[models.Job, models.Clustering]:
-    job = session.get_one(models.Job, claim.job_id)
+    job = jobs.of(session, claim)
     found = session.get(models.Clustering, job.work["clustering_id"], options=[undefer(models.Clustering.centers)])
     if found is None:
         raise errors.JobNotFound("The clustering was deleted before its job of assigning began.")

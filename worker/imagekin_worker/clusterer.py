@@ -56,7 +56,7 @@ def run(node: Node, claim: jobs.Claim, lease: Lease) -> None:
 
     Raises InvalidRequest and JobError where it cannot be done, LeaseLost.
     """
-    job = node.database.read(_job, claim.job_id)
+    job = node.database.read(jobs.of, claim)
     if job.params["algorithm"] == Algorithm.KMEANS_PYTORCH:
         pinned = _pin(node, claim)
         _write(node, claim, job, pinned, _original(node, claim, job, pinned, lease), batch_rows=None)
@@ -70,10 +70,6 @@ def run(node: Node, claim: jobs.Claim, lease: Lease) -> None:
     node.database.write(jobs.checkpoint, claim, part.saved, round(part.kmeans.progress, 4))
     node.slices[claim.job_id] = part
     node.database.write(jobs.release, [claim])
-
-
-def _job(session: Session, job_id: str) -> models.Job:
-    return session.get_one(models.Job, job_id)
 
 
 def _pin(node: Node, claim: jobs.Claim, revision: int | None = None) -> Pinned:

@@ -65,7 +65,7 @@ def run(node: Node, claims: Sequence[jobs.Claim], lease: Lease) -> None:
     """Embed claimed chunks of one space; a job whose source is gone fails alone. Raises WeightsUnavailable."""
     backbone = node.backbone(claims[0].space_id)
     opened: dict[str, sources.Source] = {}
-    works = [work for claim in claims if (work := _open(node, claim, opened)) is not None]
+    works = [work for claim in claims if (work := _open(node, claim, opened, lease)) is not None]
     started, computed = time.monotonic(), 0
     try:
         for work in works:
@@ -112,9 +112,13 @@ def _give_back(node: Node, works: Sequence[Work], lease: Lease) -> None:
     node.database.write(jobs.release, left)
 
 
-def _open(node: Node, claim: jobs.Claim, opened: dict[str, sources.Source]) -> Work | None:
-    """Load a chunk, with the source of its job, which the job's other chunks share."""
-    job, collection, manifest = node.database.read(load, claim)
+def _open(node: Node, claim: jobs.Claim, opened: dict[str, sources.Source], lease: Lease) -> Work | None:
+    """Load a chunk, with the source of its job, which the job's other chunks share; None where there is none."""
+    try:
+        job, collection, manifest = node.database.read(load, claim)
+    except errors.LeaseLost:
+        lease.lose(claim)
+        return None
     try:
         source = opened.get(job.id) or sources.open_source(job.work["source"], node.storage, node.settings)
     except (errors.JobError, errors.InvalidRequest) as error:
@@ -127,10 +131,12 @@ def _open(node: Node, claim: jobs.Claim, opened: dict[str, sources.Source]) -> W
 
 
 def load(session: Session, claim: jobs.Claim) -> tuple[models.Job, models.Collection, bytes]:
-    """Return a chunk's job and collection, and its packed entries."""
-    chunk = session.get_one(models.Chunk, (claim.job_id, claim.seq), options=[undefer(models.Chunk.manifest)])
+    """Return a chunk's job and collection, and its packed entries. Raises LeaseLost."""
+    job = jobs.of(session, claim)
+    chunk = session.get(models.Chunk, (claim.job_id, claim.seq), options=[undefer(models.Chunk.manifest)])
+    if chunk is None:
+        raise errors.LeaseLost()
     assert chunk.manifest is not None
-    job = session.get_one(models.Job, claim.job_id)
     return job, session.get_one(models.Collection, claim.collection_id), chunk.manifest
 
 

@@ -31,7 +31,7 @@ def run(node: Node, claim: jobs.Claim, lease: Lease) -> None:
 
     Raises JobError where the source cannot be read, LeaseLost.
     """
-    job = node.database.read(lambda session: session.get_one(models.Job, claim.job_id))
+    job = node.database.read(jobs.of, claim)
     cursor = node.database.read(jobs.state, claim)
     if cursor is None or "chunk" not in cursor:
         cursor = {"chunk": _chunk_size(node, claim, job), "at": None}

@@ -20,7 +20,7 @@ from imagekin import errors, images, jobs, metrics, models, segments
 from imagekin.catalog import Space
 from imagekin.fetch import Fetcher
 from imagekin.vectors import Vectors
-from imagekin_worker import preprocess, reporting
+from imagekin_worker import lengths, preprocess, reporting
 from imagekin_worker.backbones import Backbone
 from imagekin_worker.leases import Lease
 from imagekin_worker.neighbors import Neighbor
@@ -50,7 +50,7 @@ class Search:
 
 def run(node: Node, claims: Sequence[jobs.Claim], lease: Lease) -> None:
     """Answer claimed searches of one space; one that cannot be answered fails alone."""
-    searches = [Search(claim, node.database.read(_job, claim.job_id)) for claim in claims]
+    searches = [search for claim in claims if (search := _begun(node, claim, lease)) is not None]
     elsewhere = [search for search in searches if "url" in search.job.work["query"]]
     # those that need no network don't wait for it
     _answer(node, [search for search in searches if search not in elsewhere], lease)
@@ -80,8 +80,12 @@ def _answer(node: Node, searches: Sequence[Search], lease: Lease) -> None:
             _finish(node, search, neighbors, lease)
 
 
-def _job(session: Session, job_id: str) -> models.Job:
-    return session.get_one(models.Job, job_id)
+def _begun(node: Node, claim: jobs.Claim, lease: Lease) -> Search | None:
+    try:
+        return Search(claim, node.database.read(jobs.of, claim))
+    except errors.LeaseLost:
+        lease.lose(claim)
+        return None
 
 
 def _excluded(search: Search) -> str | None:
@@ -132,7 +136,17 @@ def _with_vectors(node: Node, searches: Sequence[Search]) -> list[Search]:
                 embedded = node.passes.embed(backbone, batch)
             for (search, _), vector in zip(some, embedded, strict=True):
                 search.vector = vector
-    return good
+    return [search for search in good if _comparable(node, search)]
+
+
+def _comparable(node: Node, search: Search) -> bool:
+    """Tell whether a query's vector has a length; the search of one that has none is ended, alone."""
+    assert search.vector is not None
+    if np.isfinite(lengths.of(search.vector[None])).all():
+        return True
+    error = errors.InvalidRequest("The query's vector has NaN, infinite or huge numbers.")
+    node.database.write(jobs.fail, search.claim.job_id, error.code, error.detail)
+    return False
 
 
 def _fetched(node: Node, searches: Sequence[Search]) -> list[Search]:

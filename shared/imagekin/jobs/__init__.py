@@ -16,6 +16,7 @@ from imagekin.jobs.outcomes import (
     finalize,
     finish_images,
     finish_result,
+    of,
     plan,
     state,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "get",
     "hold",
     "items",
+    "of",
     "plan",
     "release",
     "renew",

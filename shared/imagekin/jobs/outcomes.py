@@ -38,6 +38,14 @@ def _names(claim: Claim) -> dict[str, Any]:
     }
 
 
+def of(session: Session, claim: Claim) -> models.Job:
+    """Return the job of a claim; raises LeaseLost where it was deleted since, which takes a cancelled one."""
+    job = session.get(models.Job, claim.job_id)
+    if job is None:
+        raise errors.LeaseLost()
+    return job
+
+
 def _fence(session: Session, claim: Claim, **changes: Any) -> models.Job:
     """Lock the job, write `changes` to the claimed chunk and return the job.
 

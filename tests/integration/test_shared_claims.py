@@ -1,0 +1,107 @@
+"""What befalls one chunk of a claim befalls none of those that were claimed with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from archive import Archive, vector
+from PIL import Image
+
+from imagekin import jobs, models, results
+from imagekin.config import Settings
+from imagekin.db import Database
+from imagekin.types import JobKind, JobStatus, Lane
+from imagekin_worker import work
+from imagekin_worker.node import Node
+
+Search = Callable[[np.ndarray], models.Job]
+
+
+@pytest.fixture
+def engine() -> str:
+    return "sqlite"
+
+
+@pytest.fixture
+def archive(database: Database, settings: Settings, tmp_path: Path) -> Archive:
+    Image.new("RGB", (40, 40)).save(tmp_path / "black.png")
+    return Archive(database, settings.model_copy(update={"source_roots": (str(tmp_path),), "lanes": 1}))
+
+
+@pytest.fixture
+def node(archive: Archive) -> Iterator[Callable[[Lane], Node]]:
+    nodes: list[Node] = []
+
+    def node(lane: Lane) -> Node:
+        nodes.append(Node(archive.settings, lane))
+        return nodes[-1]
+
+    yield node
+    for each in nodes:
+        each.close()
+
+
+@pytest.fixture
+def search(archive: Archive) -> Search:
+    archive.embed(["a", "b", "c"])
+
+    def search(query: np.ndarray) -> models.Job:
+        job = archive.submit(kind=JobKind.SEARCH, work={"query": {"embedding": query.tolist()}})
+        params = {"query": {}, "top_k": 2, "exclude_query": False}
+        archive.database.write(lambda session: setattr(session.get_one(models.Job, job.id), "params", params))
+        return job
+
+    return search
+
+
+def remove(database: Database, job: models.Job) -> None:
+    database.write(jobs.cancel, job.owner, job.id)
+    database.write(jobs.delete, job.owner, job.id)
+
+
+def status(database: Database, job: models.Job) -> str:
+    return database.read(lambda session: session.get_one(models.Job, job.id)).status
+
+
+def do(node: Node, claims: list[jobs.Claim]) -> None:
+    with node.lease(claims) as lease:
+        work.do(node, claims, lease)
+
+
+def test_a_query_that_cannot_be_compared_fails_alone(archive: Archive, node, search: Search) -> None:
+    huge, good = search(np.full(64, 1e30)), search(vector("b"))
+    worker = node(Lane.INTERACTIVE)
+    claims = worker.claim("ring/x")
+    assert len(claims) == 2
+    do(worker, claims)
+    assert status(archive.database, huge) == JobStatus.FAILED
+    assert status(archive.database, good) == JobStatus.SUCCEEDED
+    found = archive.database.read(results.summary, good.id)
+    assert found is not None
+    assert found["neighbors"][0]["key"] == "b"
+
+
+def test_a_search_that_is_deleted_once_it_is_claimed_is_left_out(archive: Archive, node, search: Search) -> None:
+    gone, good = search(vector("a")), search(vector("b"))
+    worker = node(Lane.INTERACTIVE)
+    claims = worker.claim("ring/x")
+    assert len(claims) == 2
+    remove(archive.database, gone)
+    do(worker, claims)
+    assert status(archive.database, good) == JobStatus.SUCCEEDED
+
+
+def test_images_whose_job_is_deleted_once_they_are_claimed_are_left_out(archive: Archive, node) -> None:
+    worker = node(Lane.BULK)
+    source = {"type": "folder", "path": f"{archive.settings.source_roots[0]}/black.png"}
+    gone, good = (archive.submit(name, work={"source": source}) for name in ("ones", "others"))
+    for number in range(2):
+        do(worker, worker.claim(f"plan-{number}/x"))
+    claims = worker.claim("ring/x")
+    assert {claim.job_id for claim in claims} == {gone.id, good.id}
+    remove(archive.database, gone)
+    do(worker, claims)
+    assert status(archive.database, good) == JobStatus.SUCCEEDED
