@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable
 
@@ -253,6 +254,12 @@ def test_rows_in_a_devices_memory(dtype: str, monkeypatch: pytest.MonkeyPatch) -
     ):
         hold(found, brute_force({id: one for id, one in stored.items() if id != hidden}, query, 9))
     np.testing.assert_array_equal(matrix.vector("new"), rows[1] * 2)
+
+
+def test_cores_are_counted_where_the_system_has_no_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As macOS, which has none."""
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    assert scan.Scanner().threads == os.cpu_count()
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,8 @@ from functools import cache
 
 import torch
 from torch import Tensor
+
+from imagekin_worker.embedding import cores
 
 # Rows of one product and bytes of its scores: small enough to stay in cache until the best are picked, and enough
 # blocks for the cores to end together.
@@ -64,7 +65,7 @@ class Scanner:
 
     def __init__(self, device: str | torch.device = "cpu", threads: int = 0) -> None:
         self.device = torch.device(device)
-        self.threads = 1 if self.device.type != "cpu" else threads or len(os.sched_getaffinity(0))
+        self.threads = 1 if self.device.type != "cpu" else threads or cores()
         self._pool: ThreadPoolExecutor | None = None
 
     def step(self, n_queries: int, dim: int, dtype: torch.dtype) -> int:
