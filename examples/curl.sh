@@ -19,7 +19,11 @@ ask() {
 # Post a job, wait for its end, and leave its address in $job.
 run() {
     job=$server$(ask --output /dev/null --write-out '%header{location}' "$@")
-    until ask --header 'Prefer: wait=20' "$job" | grep -Eq '"status": ?"(succeeded|partial|failed|cancelled)"'; do
+    local answer
+    while true; do
+        # what curl has tried five times in vain ends the script: a key that was revoked, a job that was deleted
+        answer=$(ask --header 'Prefer: wait=20' "$job") || { echo "$answer" >&2; exit 1; }
+        if grep -Eq '"status": ?"(succeeded|partial|failed|cancelled)"' <<<"$answer"; then return; fi
         sleep 1
     done
 }

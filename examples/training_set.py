@@ -20,6 +20,19 @@ from imagekin.schemas import Neighbor
 Found = dict[str, tuple[Neighbor, str]]
 
 
+def wanted(pair: str) -> tuple[str, Any]:
+    """Read NAME=VALUE; what is JSON is read as that, and all else is text, as `imagekin search --filter` does."""
+    name, equals, text = pair.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{pair!r} is not NAME=VALUE")
+    try:
+        value = json.loads(text)
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return name, text
+    return name, value
+
+
 def gather(client: Client, given: argparse.Namespace) -> Found:
     """Search by every example; return each image once, with the example that it is most similar to."""
     best: Found = {}
@@ -31,7 +44,7 @@ def gather(client: Client, given: argparse.Namespace) -> Found:
             top_k=given.top_k,
             min_score=given.min_score,
             exclude_query=False,
-            filter=dict(pair.split("=", 1) for pair in given.filter),
+            filter=dict(given.filter),
         )
         for neighbor in result.neighbors:
             if neighbor.id not in best or neighbor.score > best[neighbor.id][0].score:
@@ -62,7 +75,7 @@ def main() -> None:
     parser.add_argument("examples", nargs="+", metavar="EXAMPLE")
     parser.add_argument("--top-k", type=int, default=100, help="of each example")
     parser.add_argument("--min-score", type=float, default=0.6)
-    parser.add_argument("--filter", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--filter", action="append", default=[], type=wanted, metavar="NAME=VALUE")
     parser.add_argument("--originals", type=Path, metavar="ROOT")
     given = parser.parse_args()
     with Client() as client:

@@ -53,6 +53,9 @@ def watch(client: Client, folder: Path, collection: str, every_s: float) -> None
             done |= {path: now[path] for path in settled}
         except FileNotFoundError:
             pass  # gone since we looked
+        except errors.SourceUnreadable as error:
+            # written anew while it was read, so it has not settled; what went before it is known then
+            print(f"{error.detail} Looking again.", file=sys.stderr, flush=True)
         except errors.ImagekinError as error:
             if not error.retryable:
                 raise

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,6 +48,14 @@ def start(service: Stack) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     for process in started:
         process.kill()
         process.communicate()
+
+
+def example(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def finish(process: subprocess.Popen[str]) -> str:
@@ -100,6 +112,62 @@ def test_a_watched_folder_is_embedded_across_restarts(start, client: Client, tmp
     assert sum(job.progress.reused for job in jobs) == 1
 
 
+def test_a_watched_picture_that_is_cut_while_it_is_sent_is_looked_at_again(client: Client, tmp_path: Path, capsys):
+    watched = example("watch_folder")
+    draw(tmp_path / "inbox", 1, seed=11)
+    picture = tmp_path / "inbox" / "2.png"
+    noise = np.random.default_rng(11).integers(0, 256, (1000, 1000, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(picture)
+
+    class Cutting:
+        """The client, behind whose back the picture is cut while it is on its way, and written again later."""
+
+        looks = 0
+
+        def embed(self, paths: list[Path], collection: str) -> Any:
+            self.looks += 1
+            if self.looks == 1:
+                return client.embed(paths, collection, on_upload=lambda sending: self.cut(sending.sent_bytes))
+            return client.embed(paths, collection)
+
+        def cut(self, sent_bytes: int) -> None:
+            # past the small one before it
+            if sent_bytes > 100_000:
+                os.truncate(picture, 0)
+
+    class Enough(Exception): ...
+
+    def sleep(_s: float) -> None:
+        if picture.stat().st_size == 0:
+            draw(picture.parent, 2, seed=12)
+        if keys(client, "cut") == {"1.png", "2.png"}:
+            raise Enough
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Enough):
+        patch.setattr(watched, "time", SimpleNamespace(sleep=sleep))
+        watched.watch(Cutting(), picture.parent, "cut", 1)
+    assert "became shorter" in capsys.readouterr().err
+
+
+def test_a_script_ends_where_its_job_has_gone(start, client: Client, tmp_path: Path):
+    """Polling fails for good; the script says what the server said."""
+    server = tmp_path / "bin" / "curl"
+    server.parent.mkdir()
+    curl = shutil.which("curl")
+    # the job is deleted just before it is looked at
+    server.write_text(
+        "#!/bin/bash\n"
+        'case "$*" in *Prefer*) ' + f'exec {curl} --silent --show-error --fail-with-body "${{!#}}-that-went";; esac\n'
+        f'exec {curl} "$@"\n'
+    )
+    server.chmod(0o755)
+    (picture,) = draw(tmp_path / "pictures", 1, seed=13)
+    process = start("env", f"PATH={server.parent}:{os.environ['PATH']}", "bash", EXAMPLES / "curl.sh", "gone", picture)
+    _, err = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 1
+    assert '"job_not_found"' in err
+
+
 def test_four_processes_ingest_the_same_batch_once(start, client: Client, tmp_path: Path):
     pictures = draw(tmp_path / "batch", *range(12), seed=2)
     client.create_collection("ingested")
@@ -117,7 +185,7 @@ def test_a_training_set_is_gathered_by_example(start, client: Client, tmp_path: 
     client.embed(tmp_path / "archive", "archive-of-examples", upload=True).wait()
     for image in client.images("archive-of-examples"):
         split = "train" if int(image.key[0]) % 2 else "test"
-        client.update_image("archive-of-examples", image.id, metadata={"split": split})
+        client.update_image("archive-of-examples", image.id, metadata={"split": split, "n": int(image.key[0])})
     gather = (sys.executable, EXAMPLES / "training_set.py", "archive-of-examples")
     finish(start(*gather, tmp_path / "all", pictures[2], "--min-score", "-1"))
     lines = [json.loads(line) for line in (tmp_path / "all" / "manifest.jsonl").read_text().splitlines()]
@@ -129,13 +197,17 @@ def test_a_training_set_is_gathered_by_example(start, client: Client, tmp_path: 
     finish(start(*gather, tmp_path / "some", "1.png", pictures[3], pictures[4], *options))
     lines = [json.loads(line) for line in (tmp_path / "some" / "manifest.jsonl").read_text().splitlines()]
     assert [(line["key"], line["metadata"]) for line in lines] == [
-        ("1.png", {"split": "train"}),
-        ("3.png", {"split": "train"}),
+        ("1.png", {"split": "train", "n": 1}),
+        ("3.png", {"split": "train", "n": 3}),
     ]
     assert [(tmp_path / "some" / line["file"]).read_bytes() for line in lines] == [
         pictures[1].read_bytes(),
         pictures[3].read_bytes(),
     ]
+
+    finish(start(*gather, tmp_path / "one", "1.png", "--filter", "n=4", "--min-score", "-1"))
+    (line,) = (tmp_path / "one" / "manifest.jsonl").read_text().splitlines()
+    assert json.loads(line)["key"] == "4.png"
 
 
 def test_curl_alone(start, client: Client, tmp_path: Path):
