@@ -422,6 +422,28 @@ def test_a_file_that_cannot_be_read_stays_in_the_ledger(photos: Path, caplog: py
     assert "b.JPG" in caplog.text
 
 
+def test_a_folder_below_that_cannot_be_read_is_left_out_with_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a.png", "closed/b.png", "open/c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(PNG)
+    folder, closed = uploads.Folder(tmp_path), tmp_path / "closed"
+    for _ in range(2):
+        walk = iter(folder)
+        found = [next(walk).key]
+        # what root may read, too, cannot be read once it is no folder any more
+        closed.rename(tmp_path / ".elsewhere")
+        closed.touch()
+        found += [file.key for file in walk]
+        assert found == ["a.png", "open/c.png"]
+        closed.unlink()
+        (tmp_path / ".elsewhere").rename(closed)
+    assert [str(closed) in record.getMessage() for record in caplog.records] == [True]
+    with pytest.raises(FileNotFoundError):
+        list(uploads.Folder(tmp_path / "nothing"))
+
+
 def test_memory_does_not_grow_with_the_pictures(tmp_path: Path) -> None:
     for number in range(40):
         (tmp_path / f"{number}.png").write_bytes(bytes(1 << 20))

@@ -14,7 +14,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from imagekin import errors, formats, schemas
@@ -37,17 +37,28 @@ class File:
 
 @dataclass(frozen=True)
 class Folder:
-    """The pictures below a folder, sorted, keyed by their paths below it; hidden ones are left out."""
+    """The pictures below a folder, sorted, keyed by their paths below it; hidden ones are left out.
+
+    Folders below it that cannot be read are left out, too, with a warning for each.
+    """
 
     path: Path
     prefix: str = ""
+    # a folder is walked more than once
+    warned: set[Path] = field(default_factory=set, compare=False, repr=False)
 
     def __iter__(self) -> Iterator[File]:
         folders = [(self.path, self.prefix)]
         while folders:
             folder, prefix = folders.pop()
-            with os.scandir(folder) as entries:
-                found = sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
+            try:
+                with os.scandir(folder) as entries:
+                    found = sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
+            except OSError as error:
+                if folder == self.path:
+                    raise
+                self._warn(folder, error)
+                continue
             for entry in found:
                 if entry.is_file() and looks_like_image(Path(entry.path)):
                     yield File(_key(prefix + entry.name), Path(entry.path))
@@ -55,12 +66,18 @@ class Folder:
             below = [entry for entry in found if entry.is_dir(follow_symlinks=False)]
             folders += [(Path(entry.path), f"{prefix}{entry.name}/") for entry in reversed(below)]
 
+    def _warn(self, folder: Path, error: OSError) -> None:
+        if folder not in self.warned:
+            self.warned.add(folder)
+            _log.warning("%s cannot be read (%s); what is in it is left out", folder, error.strerror)
+
 
 @dataclass(frozen=True)
 class Listing:
     """Named files, keyed by file name, or by the path below their common folder where names are not enough."""
 
     paths: Sequence[Path]
+    warned: set[Path] = field(default_factory=set, compare=False, repr=False)
 
     def __iter__(self) -> Iterator[File]:
         names = Counter(path.name for path in self.paths)
@@ -71,7 +88,7 @@ class Listing:
         for path in self.paths:
             name = path.name if base is None else path.absolute().relative_to(base).as_posix()
             if path.is_dir():
-                yield from Folder(path, f"{name}/")
+                yield from Folder(path, f"{name}/", self.warned)
             else:
                 yield File(_key(name), path)
 
