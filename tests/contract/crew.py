@@ -5,11 +5,12 @@ from __future__ import annotations
 from imagekin import errors, jobs
 from imagekin.config import Settings
 from imagekin.types import Lane
-from imagekin_worker import assigner, clusterer, importer, planner
+from imagekin_worker import assigner, clusterer, importer, planner, searcher
 from imagekin_worker.node import Node
 
 RUNS = {
     "plan": planner.run,
+    "search": lambda node, claim, lease: searcher.run(node, [claim], lease),
     "cluster": clusterer.run,
     "assign": assigner.run,
     "import": lambda node, claim, _lease: importer.run(node, claim),

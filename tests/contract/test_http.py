@@ -130,6 +130,7 @@ def test_an_error_of_ours_tells_nothing(
     assert "secret" not in json.dumps(problem)
 
 
+@pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
 def test_a_database_that_is_away_is_unavailable(server: Running, client: httpx2.Client) -> None:
     with server.database.engine.connect() as connection:
         connection.execute(sa.text("ALTER TABLE collections RENAME TO elsewhere"))

@@ -227,6 +227,7 @@ def test_a_revoked_key_stops_at_once_and_its_owners_other_key_does_not(server: R
     assert second_client.get("/v1/jobs").status_code == 200
 
 
+@pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
 def test_where_keys_cannot_be_looked_up_nobody_gets_in(serve: Callable[..., Running]) -> None:
     server = serve()
     _, key = server.database.write(auth.create, "ada")

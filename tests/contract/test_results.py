@@ -64,6 +64,7 @@ def get(client: httpx2.Client, job_id: str, accept: str) -> httpx2.Response:
     return answer
 
 
+@pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
 def test_a_search_result_in_its_three_forms(client: httpx2.Client, found: tuple[str, dict[str, Any]]) -> None:
     job_id, summary = found
     assert get(client, job_id, "*/*").headers["Content-Type"] == "application/json"
@@ -81,6 +82,7 @@ def test_a_search_result_in_its_three_forms(client: httpx2.Client, found: tuple[
     assert get(client, job_id, "text/csv;q=0.1, application/json").json() == summary
 
 
+@pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
 def test_a_cluster_result_in_its_three_forms(
     client: httpx2.Client, clustered: tuple[str, dict[str, Any], list[dict[str, Any]]]
 ) -> None:
@@ -92,6 +94,7 @@ def test_a_cluster_result_in_its_three_forms(
     assert [{**row, "label": int(row["label"]), "distance": float(row["distance"])} for row in read] == assignments
 
 
+@pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
 def test_an_embed_result_is_the_summary(client: httpx2.Client, hand: Hand) -> None:
     job_id = finish_three(client, hand)
     expected = {

@@ -591,6 +591,21 @@ def test_searches_and_clusterings_take_imported_vectors(
     assert client.get(f"/v1/jobs/{job['id']}/sheet").status_code == 200
 
 
+def test_a_search_with_a_filter_is_among_what_has_its_values(
+    client: httpx2.Client, three: list[str], crew: Crew
+) -> None:
+    def found(wanted: dict[str, Any]) -> list[str]:
+        body = {"collection": "archive", "query": {"image_key": "b.jpg"}, "exclude_query": False, "filter": wanted}
+        job = accepted(client.post("/v1/jobs/search", json=body))
+        crew.work()
+        return [each["key"] for each in client.get(f"/v1/jobs/{job['id']}/result").json()["neighbors"]]
+
+    assert sorted(found({})) == sorted(KEYS)
+    assert found({"place": "Köln"}) == ["a/ß.jpg"]
+    assert found({"tags": ["x", None]}) == ["a/c😀.jpg"]
+    assert found({"place": "Köln", "tags": ["x", None]}) == []
+
+
 def test_a_clustering_past_its_memory_budget_goes_by_mini_batches(
     client: httpx2.Client, server: Running, hand: Hand, crew: Crew
 ) -> None:
