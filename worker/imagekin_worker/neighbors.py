@@ -342,7 +342,7 @@ class Matrix:
         for start in range(0, len(self._roster), step):
             span = slice(start, min(start + step, len(self._roster)))
             rows = self._rows[span], self._reciprocals[span]
-            yield Block(slice(self._in_file + span.start, self._in_file + span.stop), partial(_same, rows))
+            yield Block(slice(self._in_file + span.start, self._in_file + span.stop), lambda rows=rows: rows)
 
     def _read(self, file: MatrixFile, span: slice) -> tuple[Tensor, Tensor]:
         rows, reciprocals = file.vectors(span.start, span.stop), file.reciprocals(span.start, span.stop)
@@ -397,7 +397,3 @@ def _by_filter(among: Sequence[Collection[str] | None]) -> Iterator[tuple[Collec
         groups.setdefault(id(allowed), []).append(index)
     for mine in groups.values():
         yield among[mine[0]], mine
-
-
-def _same(rows: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    return rows
