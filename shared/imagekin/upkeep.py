@@ -70,7 +70,9 @@ class Upkeep:
                 continue
             for group in self._in(collection_id, compaction.choose, reads=True) or []:
                 yield "segments_merged", self._in(collection_id, compaction.merge, group) or 0
-            self._looked[collection_id] = revision
+            # one that began since had nothing merged: look again when it is over
+            if not self._in(collection_id, compaction.clustering, reads=True):
+                self._looked[collection_id] = revision
 
     def _in(self, collection_id: str, work: Callable[..., Any], *args: Any, reads: bool = False) -> Any:
         """Run work on a collection in a transaction; None where the collection is gone."""

@@ -116,6 +116,24 @@ def test_nothing_moves_under_a_clustering(archive, keep):
     assert keep.run(9) == {"segments_merged": compaction.FEWEST_SMALL}
 
 
+def test_what_a_clustering_held_up_is_done_after_it(archive, keep, monkeypatch):
+    for number in range(compaction.FEWEST_SMALL):
+        archive.embed([f"{number:02}"])
+    choose, begun = compaction.choose, []
+
+    def beaten(*args):
+        """Choose, and let a clustering begin before what was chosen is merged."""
+        chosen = choose(*args)
+        begun.append(archive.submit(kind=JobKind.CLUSTER))
+        return chosen
+
+    monkeypatch.setattr(compaction, "choose", beaten)
+    assert keep.run(9) == {}
+    monkeypatch.undo()
+    archive.database.write(jobs.cancel, "ann", begun[0].id)
+    assert keep.run(9) == {"segments_merged": compaction.FEWEST_SMALL}
+
+
 def test_deleted_images_are_forgotten_when_no_ledger_names_them(archive, keep):
     archive.embed(["a", "b", "c"])
     archive.delete("a", "b")
