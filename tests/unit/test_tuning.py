@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _ctypes
 import io
 import os
 import time
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from structlog.testing import capture_logs
 from torchvision import models
 
 from imagekin import catalog
@@ -244,3 +246,19 @@ def until(condition: Callable[[], bool], timeout_s: float = 30) -> None:
 def test_the_settings_have_the_last_word_on_the_arrangement(backbone: backbones.TorchBackbone) -> None:
     assert arrangement_of(backbone, Settings(lanes=3, batch_size=7)) == Arrangement(3, 1, 7)
     assert arrangement_of(backbone, Settings()).lanes == len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize("content", [b"no library", Path(_ctypes.__file__).read_bytes()], ids=["none", "another"])
+def test_a_file_that_is_no_compiled_network_is_told_of_once(
+    content: bytes, backbone: backbones.TorchBackbone, tmp_path: Path
+) -> None:
+    tuner = tuning.Tuner(Settings(data_dir=tmp_path, compile_after_s=1, lanes=1))
+    tuner.arrangement(backbone)
+    path = tuner._order(backbone).path
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    with capture_logs() as logs:
+        for _ in range(3):
+            tuner.arrangement(backbone)
+    assert [line["event"] for line in logs] == ["compiled_network_unusable"]
+    assert backbone.compiled_batch is None

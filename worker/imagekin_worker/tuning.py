@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections import defaultdict
 from contextlib import suppress
+from pathlib import Path
 
 import structlog
 
@@ -42,6 +43,8 @@ class Tuner:
         self._compilation: Compilation | None = None
         self._calibrated: set[str] = set()
         self._begun: set[str] = set()
+        # files that could not be loaded: once told, and not tried in each claim
+        self._unusable: set[Path] = set()
 
     def arrangement(self, backbone: Backbone) -> Arrangement:
         """Say how the cores should share a backbone's work, by a calibration if there was one."""
@@ -105,11 +108,15 @@ class Tuner:
         if not isinstance(backbone, TorchBackbone) or not self._settings.compile_after_s:
             return True
         order = self._order(backbone)
+        if order.path in self._unusable:
+            return True
         if order.path.exists() and backbone.compiled_batch != order.batch:
             try:
                 lanes = self._arrangements[backbone.space.fingerprint].lanes
                 backbone.switch(native.load(order.path, backbone.device, order.batch, lanes))
-            except (OSError, RuntimeError) as error:
+            # AttributeError: a library without what is called in it
+            except (OSError, RuntimeError, AttributeError) as error:
+                self._unusable.add(order.path)
                 log.warning("compiled_network_unusable", path=str(order.path), error=str(error).splitlines()[0])
                 return True
             log.info("compiled_network_used", backbone=backbone.space.backbone, batch=order.batch)
