@@ -183,7 +183,8 @@ def store(session: Session, collection_id: str, items: Sequence[Item], on_confli
     head = session.execute(_HEAD, {"collection": collection_id}).first()
     if head is None:
         raise errors.CollectionDeleted()
-    here = _by_key(session, collection_id, [item.key for item in items if item.vector is not None])
+    looked_up = [item.key for item in items if item.vector is not None or item.metadata is not None]
+    here = _by_key(session, collection_id, looked_up)
     segment_id = models.new_id()
     revision = head.revision + 1
     records: list[Record] = []

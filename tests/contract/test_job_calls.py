@@ -335,7 +335,7 @@ def test_a_search_by_embedding_must_fit_the_space(client: httpx2.Client, hand: H
     job = accepted(search(client, query={"embedding": embedding}, top_k=3, min_score=0.5, filter={"year": 1969}))
     assert row(server, job["id"]).work["query"]["embedding"] == pytest.approx(embedding)
     assert (job["params"]["top_k"], job["params"]["min_score"], job["params"]["filter"]) == (3, 0.5, {"year": 1969})
-    for wrong in (embedding[1:], [0.0] * DIM, [1e300] * DIM):
+    for wrong in (embedding[1:], [0.0] * DIM, [1e300] * DIM, [1e30] * DIM):
         problem = check_problem(search(client, query={"embedding": wrong}), 422, "invalid_request")
         assert problem["errors"][0]["pointer"] == "/query/embedding"
     nan = b'{"collection": "archive", "query": {"embedding": [NaN]}}'

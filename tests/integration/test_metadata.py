@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from archive import Archive
 
-from imagekin import images
+from imagekin import images, ledger, reading, segments
+from imagekin.types import ItemStatus, OnConflict
 
 METADATA = {
     "yes": {"on": True, "n": 1, "place": {"city": "Rome", "year": 1969}, "tags": ["a", "b"], "by": None},
@@ -46,3 +47,24 @@ def test_a_filter_finds_equal_values_and_no_others(archive):
         ({"on": [1]}, set()),
     ):
         assert found(wanted) == expected, wanted
+
+
+def test_known_images_change_only_where_what_is_said_of_them_does(archive):
+    collection, database = archive.collection(), archive.database
+    before = database.read(reading.head, collection.id)
+    ids = {key: database.read(images.by_key, collection, key).id for key in METADATA}
+
+    def again(metadata):
+        known = [
+            segments.Item(key, metadata=said, known=ledger.Record(key, ItemStatus.REUSED, ids[key]))
+            for key, said in metadata.items()
+        ]
+        database.write(segments.store, collection.id, known, OnConflict.REPLACE)
+        return database.read(reading.head, collection.id)
+
+    assert again(METADATA) == before
+    (revision, count) = again({**METADATA, "one": {"on": 2}})
+    assert (revision, count) == (before[0] + 1, before[1])
+    assert database.read(images.by_key, collection, "one").metadata_ == {"on": 2}
+    [change] = database.read(lambda session: list(reading.changes(session, collection.id, before[0], revision)))
+    assert change.ids == [ids["one"]]

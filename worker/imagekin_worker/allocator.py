@@ -27,6 +27,6 @@ def keep_memory() -> bool:
     """
     if sys.platform != "linux" or (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is None:
         return False
-    kept = min(KEPT_PER_CORE * (os.cpu_count() or 1), 2**31 - 1)
+    kept = min(KEPT_PER_CORE * len(os.sched_getaffinity(0)), 2**31 - 1)
     options = {_ARENA_MAX: 1, _MMAP_THRESHOLD: 32 * MIB, _TRIM_THRESHOLD: kept, _TOP_PAD: 16 * MIB}
     return all(mallopt(name, value) == 1 for name, value in options.items())

@@ -104,10 +104,11 @@ class Supervisor:
         if not self.database.write(jobs.hold, SWEEP_LOCK, self._name, 2 * self._settings.sweep_s):
             return
         swept = self.database.write(jobs.sweep, self._settings)
-        for path in swept.paths:
-            self._storage.delete(path)
+        # work waits for a ring, files for nothing
         for lane, count in swept.lanes.items():
             self._doorbell.ring(lane, count)
+        for path in swept.paths:
+            self._storage.delete(path)
         if swept.released or swept.expired_jobs or swept.paths:
             log.info("swept", released=swept.released, expired_jobs=swept.expired_jobs, uploads=len(swept.paths))
         if done := self._upkeep.run(UPKEEP_S):

@@ -245,9 +245,9 @@ def _check_embedding(embedding: list[float], dim: int) -> None:
     if len(embedding) != dim:
         raise _invalid("/query/embedding", f"The collection's embeddings have {dim} numbers, not {len(embedding)}.")
     with np.errstate(over="ignore"):
-        vector = np.asarray(embedding, np.float32)
-    if not np.isfinite(vector).all() or not vector.any():
-        raise _invalid("/query/embedding", "The embedding must be finite in float32 and not all zeros.")
+        length = np.linalg.norm(np.asarray(embedding, np.float32))
+    if not np.isfinite(length) or not length:
+        raise _invalid("/query/embedding", "The embedding's length must be finite in float32 and not 0.")
 
 
 def _search_form() -> flask.Response:
