@@ -21,9 +21,12 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc tells a p
 
 MEGABYTE = 1 << 20
 UPLOADED = int(os.environ.get("STREAMED_MEGABYTES", "128")) * MEGABYTE
-EXPORTED_ROWS = int(os.environ.get("EXPORTED_ROWS", "20000"))
-"""98 MiB of 1280 numbers each."""
+EXPORTED_ROWS = int(os.environ.get("EXPORTED_ROWS", "30000"))
+"""147 MiB of 1280 numbers each."""
 MOST_GROWTH = 24 * MEGABYTE
+MOST_GROWTH_OF_EXPORT = 96 * MEGABYTE
+"""Segments of 5 MiB go through, and the C library keeps some of them for each of the threads that may answer: 7 to 69 MiB
+were seen, with 98 MiB and 294 MiB alike."""
 PIECE = bytes(MEGABYTE)
 
 
@@ -97,7 +100,7 @@ def test_an_export_is_never_in_memory(settings: Settings) -> None:
             size = take(client, "many", format)
             assert size > EXPORTED_ROWS * 1280 * 4
             print(f"{format}: {size / MEGABYTE:.0f} MiB taken, peak rose by {peak.growth() / MEGABYTE:.1f} MiB")
-            assert peak.growth() < 2 * MOST_GROWTH
+            assert peak.growth() < MOST_GROWTH_OF_EXPORT
 
 
 def fill(settings: Settings, name: str, count: int) -> None:

@@ -78,7 +78,7 @@ def test_failures(service: Stack, client: Client, here: Path):
     listed, items, retried, python = run("how-to/failures.md", here, service.url, JOB=job.id)
     assert listed.count(job.id) == 1
     assert items.splitlines()[1].startswith("broken.jpg\tfailed\t")
-    assert retried == "1 image: 1 failed\nstill 1\n"
+    assert retried == "embed failed: 1 image: 1 failed\nstill 1\n"
     assert python.startswith("broken.jpg decode_error")
 
 
