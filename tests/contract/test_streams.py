@@ -25,8 +25,8 @@ EXPORTED_ROWS = int(os.environ.get("EXPORTED_ROWS", "30000"))
 """147 MiB of 1280 numbers each."""
 MOST_GROWTH = 24 * MEGABYTE
 MOST_GROWTH_OF_EXPORT = 96 * MEGABYTE
-"""Segments of 5 MiB go through, and the C library keeps some of them for each of the threads that may answer: 7 to 69 MiB
-were seen, with 98 MiB and 294 MiB alike."""
+"""Segments of 5 MiB go through, and the C library keeps some of them for each of the threads that may answer: 7 to 69
+MiB were seen, with 98 MiB and 294 MiB alike."""
 PIECE = bytes(MEGABYTE)
 
 
