@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +16,6 @@ from sqlalchemy.orm import Session
 from imagekin import errors, metrics, models, reading
 from imagekin.config import Settings
 from imagekin.db import Database
-from imagekin.reading import Change
 from imagekin_worker import lengths, matrix_cache, scan
 from imagekin_worker.matrix_cache import MatrixCache
 from imagekin_worker.matrix_file import Damaged, Label, MatrixFile
@@ -258,18 +256,9 @@ def _follow(session: Session, held: Held) -> bool:
 def _written(session: Session, cache: MatrixCache, label: Label) -> None:
     revision, _ = reading.head(session, label.collection_id)
     with cache.writer(label) as writer:
-        for change in _ahead(reading.changes(session, label.collection_id, 0, revision)):
+        for change in reading.changes(session, label.collection_id, 0, revision):
             writer.add(change.names, change.stored, lengths.inverted(change.stored))
         writer.publish(revision)
-
-
-def _ahead(changes: Generator[Change]) -> Iterator[Change]:
-    """Yield changes, the next one of which is read while one is put away."""
-    with closing(changes), ThreadPoolExecutor(1, "read") as reader:
-        coming = reader.submit(next, changes, None)
-        while (change := coming.result()) is not None:
-            coming = reader.submit(next, changes, None)
-            yield change
 
 
 def catch_up(
@@ -290,7 +279,7 @@ def catch_up(
     if current > revision:
         if matrix.file is None:
             matrix.reserve(count)
-        for change in _ahead(reading.changes(session, collection_id, revision, current)):
+        for change in reading.changes(session, collection_id, revision, current):
             if change.deleted:
                 matrix.remove(change.deleted)
             if revision and len(change.names):
