@@ -50,7 +50,7 @@ def figure(bench: Workbench) -> Figure:
     milliseconds = {name: 1000 * seconds for name, seconds in found.items()}
     limit = (
         f"{milliseconds['load']:.0f} ms: reading blobs and ids from SQL is {milliseconds['walk']:.0f} by itself, "
-        "and beside it go the copy into new memory and the lengths; the raw file lies in the system's cache"
+        "and then come the copy into new memory and the lengths; the raw file lies in the system's cache"
     )
     details = {"rows": len(rows), "dim": space.dim, "chunk_images": bench.settings.chunk_images}
     return Figure(speeds["load"], speeds["read"], "MB/s", found["read"] / found["load"], limit, details)
