@@ -21,11 +21,7 @@ from wire import ADMIN_KEY, check_problem
 from imagekin import models
 from imagekin.config import Settings
 from imagekin.db import Database
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
+from imagekin.stack.port import claim
 
 
 def environment(settings: Settings, **changes: Any) -> dict[str, str]:
@@ -44,7 +40,7 @@ def environment(settings: Settings, **changes: Any) -> dict[str, str]:
 
 @contextmanager
 def process(settings: Settings, **changes: Any) -> Iterator[tuple[subprocess.Popen[bytes], httpx2.Client]]:
-    port = free_port()
+    port = claim("127.0.0.1", 0)
     command = [sys.executable, "-m", "imagekin_api"]
     with (
         subprocess.Popen(command, env=environment(settings, PORT=port, **changes)) as running,

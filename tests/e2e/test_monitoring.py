@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,7 +19,7 @@ from PIL import Image
 
 from imagekin import Client
 from imagekin.config import Settings
-from imagekin.stack import Stack, redis
+from imagekin.stack import PortTaken, Stack, port, redis
 from imagekin.stack.environment import child_environment
 
 T = TypeVar("T")
@@ -55,13 +54,12 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 def two_free_ports() -> int:
     """Return the first of two ports in a row that nobody has."""
     while True:
-        with socket.create_server(("127.0.0.1", 0)) as first:
-            port = first.getsockname()[1]
-            try:
-                with socket.create_server(("127.0.0.1", port + 1)):
-                    return port
-            except OSError:
-                continue
+        first = port.claim("127.0.0.1", 0)
+        try:
+            port.claim("127.0.0.1", first + 1)
+        except PortTaken:
+            continue
+        return first
 
 
 @pytest.fixture(scope="module")

@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 import http.client
+import random
 import socket
 
 from imagekin.stack.errors import PortTaken
 
+# Systems give none of these to who asks for any port or connects to somebody (Linux begins at 32768, others at 49152):
+# a port that the system chose could be another's by the time that the API, seconds later, listens on it.
+UNASSIGNED = range(20_000, 32_768)
+ATTEMPTS = 20
+
 
 def claim(host: str, port: int) -> int:
     """Return the port if the API can listen on it, for 0 a free one; raises PortTaken."""
+    if port:
+        return _bound(host, port)
+    *others, last = random.sample(UNASSIGNED, ATTEMPTS)
+    for each in others:
+        try:
+            return _bound(host, each)
+        except PortTaken:
+            continue
+    return _bound(host, last)
+
+
+def _bound(host: str, port: int) -> int:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
