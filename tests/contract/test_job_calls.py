@@ -289,8 +289,12 @@ def test_posted_images_without_room_for_them_may_be_sent_again(
     client: httpx2.Client, hand: Hand, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     hand.collection()
-    # what is written there meets a full disk, small files as late as at the end
-    monkeypatch.setattr(tempfile, "TemporaryFile", lambda prefix: Path("/dev/full").open("w+b"))  # noqa: SIM115
+
+    def full(prefix: str) -> Any:
+        # what is written there meets a full disk, small files as late as at the end; the pack closes it
+        return Path("/dev/full").open("w+b")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
     files = [("images", ("a.png", bytes(size)))]
     answer = client.post("/v1/jobs/embed", data={"collection": "archive"}, files=files)
     assert "temporary folder" in check_problem(answer, 503, "unavailable")["detail"]

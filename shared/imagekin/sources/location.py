@@ -200,6 +200,7 @@ def _item_errors() -> Iterator[None]:
         raise errors.ItemNotFound("The file is gone.") from None
     except TimeoutError:
         raise errors.ItemTimeout("The file took too long to read.") from None
+    # each file system raises what it likes
     except Exception as error:
         raise errors.FetchFailed(f"The file cannot be read: {_reason(error)}.") from error
 
