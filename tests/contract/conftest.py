@@ -8,16 +8,21 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx2
 import pytest
 import structlog
 from hand import Hand
+from known_vectors import item, store
 from serving import Running, running
 from wire import ADMIN_KEY
 
+from imagekin import auth
 from imagekin.config import Settings
+
+if TYPE_CHECKING:
+    from crew import Crew
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -47,7 +52,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def engine(request: pytest.FixtureRequest) -> str:
-    """The database to test on; modules whose calls do more with it than others test on both."""
+    """The database to test on; `BOTH_ENGINES` marks what is tested on both."""
     return "postgresql" if request.config.getoption("--postgresql") else "sqlite"
 
 
@@ -98,8 +103,6 @@ def client(server: Running) -> httpx2.Client:
 @pytest.fixture
 def stranger(server: Running) -> httpx2.Client:
     """A client of another owner."""
-    from imagekin import auth
-
     _, key = server.database.write(auth.create, "stranger")
     return server.client(key)
 
@@ -107,3 +110,39 @@ def stranger(server: Running) -> httpx2.Client:
 @pytest.fixture
 def hand(server: Running) -> Hand:
     return Hand(server.database, server.settings)
+
+
+@pytest.fixture
+def one_image(hand: Hand) -> Hand:
+    """A hand, with an image to cluster and to search for."""
+    hand.collection()
+    hand.images("a.jpg")
+    return hand
+
+
+@pytest.fixture
+def crew(server: Running) -> Iterator[Crew]:
+    """A worker's own code on the server's database."""
+    # only what needs a worker waits for torch
+    from crew import Crew
+
+    crew = Crew(server.settings)
+    yield crew
+    crew.close()
+
+
+@pytest.fixture
+def three(server: Running, hand: Hand, client: httpx2.Client) -> list[str | None]:
+    """Three images that are left of four, in two segments."""
+    hand.collection()
+    ids = store(server, [item("a/ß.jpg", 0, place="Köln"), item("gone.jpg", 1)])
+    ids += store(server, [item("b.jpg", 2), item("a/c😀.jpg", 3, tags=["x", None])])
+    assert client.delete(f"/v1/collections/archive/images/{ids.pop(1)}").status_code == 204
+    return ids
+
+
+@pytest.fixture
+def space_id(client: httpx2.Client, hand: Hand) -> str:
+    """The space of an empty collection."""
+    hand.collection()
+    return client.get("/v1/collections/archive").json()["space_id"]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import flask
 import httpx2
+import pytest
 from werkzeug.serving import make_server
 
 from imagekin.config import Settings
@@ -18,6 +19,8 @@ from imagekin_api.app import create_app
 
 # Nobody listens there.
 NO_REDIS = "redis://127.0.0.1:1/0"
+# For calls that do more with the database than others.
+BOTH_ENGINES = pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
 
 
 @dataclass

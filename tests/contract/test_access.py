@@ -9,7 +9,7 @@ import httpx2
 import pytest
 import sqlalchemy as sa
 from hand import Hand
-from serving import NO_REDIS, Running
+from serving import BOTH_ENGINES, NO_REDIS, Running
 from wire import ADMIN_KEY, check_problem
 
 from imagekin import auth, db, models
@@ -247,7 +247,7 @@ def test_operators_alone_see_details(server: Running) -> None:
     assert server.client(ADMIN_KEY).get("/metrics", headers=proxied).status_code == 200
 
 
-@pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
+@BOTH_ENGINES
 def test_metrics_count_requests_jobs_and_the_queue(client: httpx2.Client, hand: Hand) -> None:
     hand.collection()
     hand.images("a.jpg")
@@ -270,7 +270,7 @@ def test_metrics_count_requests_jobs_and_the_queue(client: httpx2.Client, hand: 
         assert line in text.splitlines()
 
 
-@pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
+@BOTH_ENGINES
 def test_metrics_tell_how_long_work_waits_and_how_it_ended(client: httpx2.Client, hand: Hand) -> None:
     hand.collection()
     hand.images("a.jpg")

@@ -7,9 +7,9 @@ from typing import Any
 
 import httpx2
 import pytest
+from calls import FIELDS, accepted, search
 from hand import Hand, picture
 from serving import Running
-from test_job_calls import FIELDS, accepted, search
 from wire import ADMIN_KEY, check_problem
 
 from imagekin import models

@@ -6,15 +6,12 @@ import httpx2
 import numpy as np
 import pytest
 from hand import DIM, Hand, vector
-from serving import Running
+from serving import BOTH_ENGINES, Running
 from wire import check_problem
 
 from imagekin import catalog
 
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def engine(request: pytest.FixtureRequest) -> str:
-    return request.param
+pytestmark = BOTH_ENGINES
 
 
 def create(client: httpx2.Client, **body: object) -> httpx2.Response:

@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 import structlog
 from hand import Hand
-from serving import Running
+from serving import BOTH_ENGINES, Running
 from wire import ADMIN_KEY, PROBLEM, check_problem
 
 from imagekin_api import openapi
@@ -130,7 +130,7 @@ def test_an_error_of_ours_tells_nothing(
     assert "secret" not in json.dumps(problem)
 
 
-@pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
+@BOTH_ENGINES
 def test_a_database_that_is_away_is_unavailable(server: Running, client: httpx2.Client) -> None:
     with server.database.engine.connect() as connection:
         connection.execute(sa.text("ALTER TABLE collections RENAME TO elsewhere"))

@@ -9,10 +9,10 @@ from uuid import uuid4
 
 import httpx2
 import pytest
+from calls import accepted
 from hand import Hand, picture
-from serving import Running
+from serving import BOTH_ENGINES, Running
 from sqlalchemy.orm import Session
-from test_job_calls import accepted
 from wire import ADMIN_KEY, PROBLEM, check_problem
 
 from imagekin import auth, catalog, collections, segments
@@ -227,7 +227,7 @@ def test_a_revoked_key_stops_at_once_and_its_owners_other_key_does_not(server: R
     assert second_client.get("/v1/jobs").status_code == 200
 
 
-@pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
+@BOTH_ENGINES
 def test_where_keys_cannot_be_looked_up_nobody_gets_in(serve: Callable[..., Running]) -> None:
     server = serve()
     _, key = server.database.write(auth.create, "ada")

@@ -6,8 +6,9 @@ import unicodedata
 
 import httpx2
 import pytest
+from calls import accepted
 from hand import Hand
-from test_job_calls import accepted
+from serving import BOTH_ENGINES
 from wire import check_problem
 
 PATH = "/v1/collections/archive/images/known"
@@ -24,7 +25,7 @@ def ask(client: httpx2.Client, *pairs: tuple[str, str]) -> list[dict[str, str]]:
     return answer.json()["items"]
 
 
-@pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
+@BOTH_ENGINES
 def test_key_and_content_must_be_there_together(client: httpx2.Client, hand: Hand) -> None:
     hand.collection()
     first, second = hand.images("a.jpg", "sub/b.jpg")
@@ -83,7 +84,7 @@ def test_an_unknown_collection(client: httpx2.Client) -> None:
     check_problem(client.post(PATH, json=body), 404, "collection_not_found")
 
 
-@pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
+@BOTH_ENGINES
 def test_a_job_is_found_by_its_idempotency_key(client: httpx2.Client, stranger: httpx2.Client, hand: Hand) -> None:
     hand.collection()
     hand.images("a.jpg")

@@ -9,10 +9,10 @@ from typing import Any
 
 import httpx2
 import pytest
+from calls import accepted, cluster, embed, finish_three, search, upload
 from hand import Hand, picture
 from PIL import Image
-from serving import Running
-from test_job_calls import accepted, cluster, embed, finish_three, search, upload
+from serving import BOTH_ENGINES, Running
 from wire import check_problem
 
 from imagekin import models
@@ -64,7 +64,7 @@ def get(client: httpx2.Client, job_id: str, accept: str) -> httpx2.Response:
     return answer
 
 
-@pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
+@BOTH_ENGINES
 def test_a_search_result_in_its_three_forms(client: httpx2.Client, found: tuple[str, dict[str, Any]]) -> None:
     job_id, summary = found
     assert get(client, job_id, "*/*").headers["Content-Type"] == "application/json"
@@ -82,7 +82,7 @@ def test_a_search_result_in_its_three_forms(client: httpx2.Client, found: tuple[
     assert get(client, job_id, "text/csv;q=0.1, application/json").json() == summary
 
 
-@pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
+@BOTH_ENGINES
 def test_a_cluster_result_in_its_three_forms(
     client: httpx2.Client, clustered: tuple[str, dict[str, Any], list[dict[str, Any]]]
 ) -> None:
@@ -94,7 +94,7 @@ def test_a_cluster_result_in_its_three_forms(
     assert [{**row, "label": int(row["label"]), "distance": float(row["distance"])} for row in read] == assignments
 
 
-@pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
+@BOTH_ENGINES
 def test_an_embed_result_is_the_summary(client: httpx2.Client, hand: Hand) -> None:
     job_id = finish_three(client, hand)
     expected = {

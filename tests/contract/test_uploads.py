@@ -14,10 +14,10 @@ from typing import Any
 import httpx2
 import pytest
 import sqlalchemy as sa
+from calls import accepted, count, embed, stored_files
 from hand import Hand, picture
 from serving import Running
 from sqlalchemy.exc import OperationalError
-from test_job_calls import accepted, count, embed, stored_files
 from wire import ADMIN_KEY, check_problem
 
 from imagekin import models, uploads

@@ -1,0 +1,111 @@
+"""Files of vectors that mean harm, or are broken."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import struct
+import zipfile
+
+import httpx2
+import numpy as np
+import pyarrow as pa
+from calls import stored_files
+from crew import Crew
+from hand import DIM
+from known_vectors import EMBEDDINGS
+from pyarrow import parquet
+from serving import Running
+from vector_files import finished, npz, post, table, with_metadata
+from wire import check_problem
+
+
+def header_of(shape: str, dtype: str = "<f4", length: int = 118) -> bytes:
+    text = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}".ljust(length - 1).encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
+
+
+def zipped(space_id: str, **members: bytes) -> bytes:
+    file = io.BytesIO(npz(space_id, np.empty(0, "<U1"), np.empty((0, DIM), "<f4")))
+    with zipfile.ZipFile(file) as archive:
+        kept = {name: archive.read(name) for name in archive.namelist()}
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in {**kept, **{f"{name}.npy": data for name, data in members.items()}}.items():
+            archive.writestr(name, data)
+    return made.getvalue()
+
+
+def hostile(space_id: str) -> dict[str, bytes]:
+    """Files that are refused before a job is made of them, by what their refusal says."""
+    good, keys = EMBEDDINGS[:2], ["a", "b"]
+    objects = np.array([{"a": 1}, None], dtype=object)
+    squeezed = io.BytesIO()
+    np.savez_compressed(squeezed, space_id=space_id, keys=np.full(300_000, "k"), embeddings=np.zeros((300_000, DIM)))
+    many = io.BytesIO(npz(space_id, keys, good))
+    with zipfile.ZipFile(many, "a") as archive:
+        for at in range(70):
+            archive.writestr(f"{at}.npy", b"")
+    return {
+        "neither npz nor Parquet": b"hello world" * 100,
+        "neither npz nor": pickle.dumps({"keys": keys, "embeddings": good}),
+        "pickle": npz(space_id, objects, good),
+        "does not say of which space": npz(None, keys, good),
+        "different spaces never meet": npz("another", keys, good),
+        "different spaces": table("another", keys, good),
+        "does not say of which": table(None, keys, good),
+        "no array 'keys'": zipped(space_id).replace(b"keys.npy", b"kays.npy"),
+        "2 embeddings": npz(space_id, ["a"], good),
+        "63 numbers": npz(space_id, keys, good[:, :-1]),
+        "(n, dim)": npz(space_id, keys, good[0]),
+        "not int64": npz(space_id, keys, good.astype(np.int64)),
+        "not complex64": npz(space_id, keys, good.astype(np.complex64)),
+        "must be one-dimensional, of text": npz(space_id, [1, 2], good),
+        "one-dimensional": npz(space_id, [keys], good),
+        "of text": npz(space_id, np.array(["k" * 5000, ""]), good),
+        "Fortran order": npz(space_id, keys, np.asfortranarray(good)),
+        "no header that NumPy writes": zipped(space_id, embeddings=b"\x93NUMPY\x01\x00\xff\xff" + b"(" * 70_000),
+        "no header": zipped(space_id, embeddings=b"\x93NUMPY\x02\x00\xff\xff\xff\xff" + b" " * 1_000_000),
+        "another size": zipped(space_id, embeddings=header_of("(1000000000000000, 64)")),
+        "size than its header": zipped(space_id, embeddings=header_of("(-1, 64)")),
+        "savez_compressed": squeezed.getvalue(),
+        "more than 64 members": many.getvalue(),
+        "cut off": npz(space_id, keys, good)[:-40],
+        "cut off, or damaged": table(space_id, keys, good)[:-40],
+        "no column 'key'": table(space_id, keys, good).replace(b"key", b"kay"),
+        "must be text": table(space_id, [1, 2], good),
+    }
+
+
+def test_hostile_files_are_refused(client: httpx2.Client, server: Running, space_id: str) -> None:
+    for reason, data in hostile(space_id).items():
+        problem = check_problem(post(client, data), 422, "invalid_request")
+        assert reason in problem["detail"], (reason, problem["detail"])
+        assert problem["errors"][0]["pointer"] == "/file"
+    assert stored_files(server) == []
+    assert client.get("/v1/jobs").json()["items"] == []
+
+
+def test_a_huge_parquet_group_is_refused(client: httpx2.Client, space_id: str) -> None:
+    count = 1_100_000
+    flat = pa.array(np.zeros(count * DIM, np.float32))
+    made = pa.table({"key": ["k"] * count, "embedding": pa.FixedSizeListArray.from_arrays(flat, DIM)})
+    file = io.BytesIO()
+    options = {"use_dictionary": False, "compression": "zstd", "row_group_size": count}
+    parquet.write_table(made.replace_schema_metadata({"space_id": space_id}), file, **options)
+    problem = check_problem(post(client, file.getvalue()), 422, "invalid_request")
+    assert "row_group_size" in problem["detail"]
+
+
+def test_files_that_turn_out_broken_fail_the_job(client: httpx2.Client, space_id: str, crew: Crew) -> None:
+    fewer = io.BytesIO(npz(space_id, ["a", "b"], EMBEDDINGS[:2]))
+    with zipfile.ZipFile(fewer, "a") as archive:
+        archive.writestr("metadata.jsonl", "{}\n")
+    whole = table(space_id, ["a", "b"], EMBEDDINGS[:2], compression="none", use_dictionary=False)
+    at = whole.index(EMBEDDINGS[:1].tobytes())
+    damaged = whole[: at - 60] + bytes(60) + whole[at:]
+    assert finished(client, crew, post(client, with_metadata(space_id, ["{}", "{}"])))["status"] == "succeeded"
+    for data, reason in ((fewer.getvalue(), "fewer lines"), (damaged, "cannot be read")):
+        job = finished(client, crew, post(client, data))
+        assert (job["status"], job["error"]["code"]) == ("failed", "source_unreadable")
+        assert reason in job["error"]["detail"]

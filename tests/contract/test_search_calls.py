@@ -1,0 +1,90 @@
+"""Searches and clusterings as they are posted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx2
+import pytest
+from calls import accepted, row, search
+from hand import DIM, Hand, vector
+from serving import BOTH_ENGINES, Running
+from wire import check_problem
+
+pytestmark = BOTH_ENGINES
+
+
+def test_a_search_by_address(client: httpx2.Client, hand: Hand, server: Running) -> None:
+    hand.collection()
+    body = {"collection": "archive", "query": {"url": "https://example.org/a.jpg"}}
+    job = accepted(client.post("/v1/jobs/search", json=body))
+    assert job["params"]["query"] == body["query"]
+    assert row(server, job["id"]).work["query"] == body["query"]
+
+
+def test_a_search_by_key_is_resolved_at_once(client: httpx2.Client, hand: Hand, server: Running) -> None:
+    hand.collection()
+    [image] = hand.images("ü.jpg")
+    for query in ({"image_key": "u\u0308.jpg"}, {"image_id": image}):
+        job = accepted(search(client, query=query))
+        assert row(server, job["id"]).work == {"query": {"image_id": image}}
+    assert job["params"] == {
+        "query": {"image_id": image}, "top_k": 10, "min_score": None, "exclude_query": True, "filter": None,
+    }  # fmt: skip
+
+
+def test_a_search_by_embedding_must_fit_the_space(client: httpx2.Client, hand: Hand, server: Running) -> None:
+    hand.collection()
+    embedding = [float(number) for number in vector(1, DIM)]
+    job = accepted(search(client, query={"embedding": embedding}, top_k=3, min_score=0.5, filter={"year": 1969}))
+    assert row(server, job["id"]).work["query"]["embedding"] == pytest.approx(embedding)
+    assert (job["params"]["top_k"], job["params"]["min_score"], job["params"]["filter"]) == (3, 0.5, {"year": 1969})
+    for wrong in (embedding[1:], [0.0] * DIM, [1e300] * DIM, [1e30] * DIM):
+        problem = check_problem(search(client, query={"embedding": wrong}), 422, "invalid_request")
+        assert problem["errors"][0]["pointer"] == "/query/embedding"
+    nan = b'{"collection": "archive", "query": {"embedding": [NaN]}}'
+    answer = client.post("/v1/jobs/search", content=nan, headers={"Content-Type": "application/json"})
+    check_problem(answer, 400, "bad_request")
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({"query": {"image_id": 5}}, "/query/image_id"),
+        ({"query": {"embedding": ["a"]}}, "/query/embedding/0"),
+        ({"query": {"image_id": "a", "image_key": "b"}}, "/query/image_key"),
+        ({"query": {"url": "ftp://example.org/a.jpg"}}, "/query/url"),
+        ({"query": {"url": "http://user:secret@example.org/a.jpg"}}, "/query/url"),
+        ({"query": "a.jpg"}, "/query"),
+        ({}, "/query"),
+        ({"query": {"image_id": "a"}, "top_k": 0}, "/top_k"),
+        ({"query": {"image_id": "a"}, "top_k": "3"}, "/top_k"),
+        ({"query": {"image_id": "a"}, "exclude_query": 1}, "/exclude_query"),
+        ({"query": {"image_id": "a"}, "callback_url": "ftp://example.org"}, "/callback_url"),
+        ({"query": {"image_id": "a"}, "filter": {"a": "\0"}}, "/filter/a"),
+    ],
+)
+def test_a_wrong_search_is_pointed_at(client: httpx2.Client, hand: Hand, body: dict[str, Any], pointer: str) -> None:
+    hand.collection()
+    problem = check_problem(search(client, **body), 422, "invalid_request")
+    assert pointer in {error["pointer"] for error in problem["errors"]}
+
+
+def test_a_cluster_job_keeps_its_parameters(client: httpx2.Client, hand: Hand) -> None:
+    hand.collection()
+    hand.images("a.jpg", "b.jpg", "c.jpg")
+    body = {"collection": "archive", "n_clusters": 3, "metric": "cosine"}
+    job = accepted(client.post("/v1/jobs/cluster", json=body))
+    assert job["params"] == {
+        "n_clusters": 3, "metric": "cosine", "algorithm": "kmeans", "seed": 100, "n_init": None,
+    }  # fmt: skip
+    for wrong, pointer in [
+        ({"n_clusters": 4}, "/n_clusters"),
+        ({"n_clusters": 0}, "/n_clusters"),
+        ({"n_clusters": True}, "/n_clusters"),
+        ({"metric": "manhattan"}, "/metric"),
+        ({"algorithm": "guess"}, "/algorithm"),
+        ({"seed": -1}, "/seed"),
+    ]:
+        problem = check_problem(client.post("/v1/jobs/cluster", json={**body, **wrong}), 422, "invalid_request")
+        assert problem["errors"][0]["pointer"] == pointer

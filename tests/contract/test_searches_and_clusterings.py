@@ -1,0 +1,94 @@
+"""What searches and clusterings find among stored vectors, by a worker's own code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx2
+import numpy as np
+import pytest
+from calls import accepted
+from crew import Crew
+from hand import DIM, Hand
+from known_vectors import EMBEDDINGS, KEYS, item, near, store
+from serving import BOTH_ENGINES, Running
+from vector_files import finished, npz, post
+
+from imagekin import schemas
+
+pytestmark = BOTH_ENGINES
+
+
+def test_searches_and_clusterings_take_imported_vectors(
+    client: httpx2.Client, server: Running, space_id: str, crew: Crew
+) -> None:
+    finished(client, crew, post(client, npz(space_id, ["a", "b", "c"], [*EMBEDDINGS[:2], np.zeros(DIM)])))
+    answer = client.post("/v1/jobs/cluster", json={"collection": "archive", "n_clusters": 2})
+    job = accepted(answer)
+    crew.work()
+    result = client.get(f"/v1/jobs/{job['id']}/result").json()
+    assert result.keys() == schemas.ClusterResult.model_fields.keys()
+    assert {each["key"] for each in result["assignments"]} == {"a", "b", "c"}
+    assert client.get(f"/v1/jobs/{job['id']}/sheet").status_code == 200
+
+
+def test_a_search_with_a_filter_is_among_what_has_its_values(
+    client: httpx2.Client, three: list[str], crew: Crew
+) -> None:
+    def found(wanted: dict[str, Any]) -> list[str]:
+        body = {"collection": "archive", "query": {"image_key": "b.jpg"}, "exclude_query": False, "filter": wanted}
+        job = accepted(client.post("/v1/jobs/search", json=body))
+        crew.work()
+        return [each["key"] for each in client.get(f"/v1/jobs/{job['id']}/result").json()["neighbors"]]
+
+    assert sorted(found({})) == sorted(KEYS)
+    assert found({"place": "Köln"}) == ["a/ß.jpg"]
+    assert found({"tags": ["x", None]}) == ["a/c😀.jpg"]
+    assert found({"place": "Köln", "tags": ["x", None]}) == []
+
+
+def test_a_clustering_past_its_memory_budget_goes_by_mini_batches(
+    client: httpx2.Client, server: Running, hand: Hand, crew: Crew
+) -> None:
+    """Its rows lie in a file then; each slice reads them from SQL again, as another process would."""
+    hand.collection()
+    for seed in range(0, 90, 30):
+        store(server, [near(f"{at}.jpg", at) for at in range(seed, seed + 30)])
+    small = Crew(server.settings.model_copy(update={"cluster_memory_bytes": 90 * DIM * 4 - 1}))
+    found = []
+    for each in (small, crew):
+        job = accepted(client.post("/v1/jobs/cluster", json={"collection": "archive", "n_clusters": 3}))
+        each.work()
+        found.append(client.get(f"/v1/jobs/{job['id']}/result").json())
+    small.close()
+    assert [result["batch_rows"] for result in found] == [44, None]
+    assert found[0]["assignments"] == found[1]["assignments"]
+    left = server.settings.data_dir.rglob("tmp*")
+    assert not list(left)
+
+
+@pytest.mark.parametrize(("algorithm", "share_of_memory"), [("kmeans", 1.0), ("kmeans", 0.5), ("kmeans-pytorch", 1.0)])
+def test_the_order_in_which_images_come_changes_no_clustering(
+    client: httpx2.Client, server: Running, hand: Hand, crew: Crew, algorithm: str, share_of_memory: float
+) -> None:
+    """Workers finish chunks in any order; noise has many clusterings, and chance picks one by the places of rows."""
+    items = [item(f"{at}.jpg", at) for at in range(60)]
+    budget = int(share_of_memory * 4 * DIM * len(items))
+    small = Crew(server.settings.model_copy(update={"cluster_memory_bytes": budget}))
+    found = []
+    for name, sizes in (("first", (60,)), ("second", (7, 20, 13, 20))):
+        hand.collection(name)
+        gone, _ = store(server, [item("gone.jpg", 90), item("5.jpg", 91)], name)
+        mixed = [items[at] for at in np.random.default_rng(len(sizes)).permutation(60)]
+        for size in sizes:
+            some, mixed = mixed[:size], mixed[size:]
+            store(server, some, name)
+        assert client.delete(f"/v1/collections/{name}/images/{gone}").status_code == 204
+        body = {"collection": name, "n_clusters": 6, "n_init": 1, "algorithm": algorithm}
+        job = accepted(client.post("/v1/jobs/cluster", json=body))
+        small.work()
+        result = client.get(f"/v1/jobs/{job['id']}/result").json()
+        found.append({each["key"]: (each["label"], each["distance"]) for each in result["assignments"]})
+    small.close()
+    assert len(found[0]) == 60
+    assert found[0] == found[1]
