@@ -112,12 +112,12 @@ def test_exports_agree_while_everything_is_being_replaced(
         thread.join()
 
 
-def test_large_exports_take_little_memory(server: Running, hand: Hand) -> None:
-    hand.collection()
-    count = 50_000
-    matrix = np.random.default_rng(0).standard_normal((count, DIM)).astype(np.float32)
-    for start in range(0, count, 500):
-        rows = enumerate(matrix[start : start + 500], start)
+def test_large_exports_take_little_memory(server: Running, client: httpx2.Client) -> None:
+    client.post("/v1/collections", json={"name": "archive", "backbone": "efficientnet_lite0"})
+    count, dim = 12_000, 1280
+    matrix = np.random.default_rng(0).standard_normal((count, dim), dtype=np.float32)
+    for start in range(0, count, 250):
+        rows = enumerate(matrix[start : start + 250], start)
         store(server, [segments.Item(f"{at:06}.jpg", vector=each, content_hash=str(at)) for at, each in rows])
     for format in FORMATS:
         # so that modules that load late don't count
