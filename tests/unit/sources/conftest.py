@@ -1,0 +1,35 @@
+"""Sources to open, with what they are read from in the test's own folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packing import PICTURE, Open, upload
+
+from imagekin import sources
+from imagekin.config import Settings
+from imagekin.sources import Source
+from imagekin.storage import Storage
+
+
+@pytest.fixture
+def open_upload(tmp_path: Path) -> Open:
+    def opened(data: bytes, **changes: Any) -> Source:
+        return upload(data, tmp_path, **changes)
+
+    return opened
+
+
+@pytest.fixture
+def open_folder(tmp_path: Path) -> Open:
+    (tmp_path / "root" / "in").mkdir(parents=True)
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "secret.png").write_bytes(PICTURE)
+
+    def opened(name: str = "in") -> Source:
+        where = Settings(data_dir=tmp_path, source_roots=(str(tmp_path / "root"),))
+        return sources.open_source({"type": "folder", "path": str(tmp_path / "root" / name)}, Storage(where), where)
+
+    return opened
