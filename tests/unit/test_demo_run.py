@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_server import PNG, FakeServer, progress
 from rich.console import Console
 
+from fake_server import PNG, FakeServer, progress
 from imagekin.client import Client
 from imagekin.demo import run
 from imagekin.schemas import Neighbor

@@ -8,27 +8,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_server import BREAK, FakeServer, problem, progress, unpack
 
+from fake_server import BREAK, FakeServer, problem, progress, unpack
 from imagekin import errors
 from imagekin.client import Client, JobGroup, Sending, Unreachable, uploads
-from imagekin.client import jobs as client_jobs
-from imagekin.client import transport as client_transport
 from imagekin.types import JobStatus
 
 FILE_BYTES = 100
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
-    monkeypatch.setattr(client_transport, "BACKOFF_S", 0.01)
-    monkeypatch.setattr(client_jobs, "MIN_PAUSE_S", 0.01)
+def server(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> FakeServer:
     # a part has three files
     monkeypatch.setattr(uploads, "PART_BYTES", 3 * FILE_BYTES)
-    with FakeServer() as server:
-        server.add_collection("c")
-        server.steps = []
-        yield server
+    server.add_collection("c")
+    server.steps = []
+    return server
 
 
 @pytest.fixture

@@ -1,0 +1,122 @@
+"""`imagekin search`, `cluster` and `assign`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from answers import NEIGHBORS
+
+from fake_server import PNG, Answer, FakeServer, problem
+
+
+def test_search(call, server: FakeServer, pictures: Path) -> None:
+    server.add_collection("c")
+    done = call("search", str(pictures / "a.png"), "-c", "c", "-k", "2", "--sheet", "out/sheet.png")
+    assert done.code == 0
+    assert done.out.splitlines() == [
+        "rank\tscore\tkey\tid",
+        "1\t0.9100\ta.png\ti1",
+        "2\t0.5000\tb.png\ti2",
+    ]
+    assert done.err == "Contact sheet: out/sheet.png\n"
+    assert Path("out/sheet.png").read_bytes() == PNG
+    assert b'name="top_k"\r\n\r\n2\r\n' in server.posts("/v1/jobs/search")[0].body
+
+
+def test_search_for_a_key_a_url_and_a_filter(call, server: FakeServer) -> None:
+    server.add_collection("c")
+    done = call("search", "stored/a.png", "-c", "c", "--filter", "year=1999", "--filter", "by=me", "--json")
+    assert json.loads(done.out)["neighbors"] == NEIGHBORS
+    call("search", "https://example.com/a.png", "-c", "c")
+    first, second = (post.json for post in server.posts("/v1/jobs/search"))
+    assert first["query"] == {"image_key": "stored/a.png"}
+    assert first["filter"] == {"year": 1999, "by": "me"}
+    assert first["top_k"] == 5
+    assert second["query"] == {"url": "https://example.com/a.png"}
+    assert call("search", "a", "-c", "c", "--filter", "ok=true", "--filter", "n=NaN", "--filter", "m=1e999").code == 0
+    assert server.posts("/v1/jobs/search")[-1].json["filter"] == {"ok": True, "n": "NaN", "m": "1e999"}
+    assert call("search", "a", "-c", "c", "--filter", "nonsense").code == 2
+
+
+def test_search_for_what_is_neither_file_nor_key(call, server: FakeServer) -> None:
+    server.add_collection("c")
+    server.faults += [problem(200, "ok"), problem(404, "image_not_found")]
+    done = call("search", "nope.png", "-c", "c")
+    assert done.code == 1
+    assert "There is no file nope.png here, and no such image in c. [image_not_found]" in done.err
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("/nowhere/x.jpg", "There is no file /nowhere/x.jpg here."),
+        ("~/x.jpg", "There is no file ~/x.jpg here."),
+        ("./x.jpg", "There is no file ./x.jpg here."),
+        (".", "There is no file .; it is a folder."),
+    ],
+)
+def test_search_by_a_path_that_is_no_file(call, server: FakeServer, given: str, said: str) -> None:
+    server.add_collection("c")
+    done = call("search", given, "-c", "c")
+    assert done.code == 1
+    assert said in done.err
+
+
+def test_search_failed(call, server: FakeServer) -> None:
+    server.add_collection("c")
+    server.steps = [{"status": "failed", "error": {"code": "decode_error", "detail": "No picture."}}]
+    done = call("search", "a.png", "-c", "c")
+    assert (done.code, done.out) == (1, "")
+    assert "No picture. [decode_error]" in done.err
+
+
+def test_cluster(call, server: FakeServer) -> None:
+    server.add_collection("c")
+    done = call("cluster", "-c", "c", "-k", "2", "--metric", "cosine", "--seed", "7", "--sheet", "sheets")
+    assert done.code == 0
+    assert done.out.splitlines()[1:] == ["0\t3\t0.9000\ta.png", "1\t1\t1.0000\tb.png"]
+    assert Path("sheets/cluster-1.png").read_bytes() == PNG + b"1"
+    assert server.posts("/v1/jobs/cluster")[0].json == {
+        "collection": "c",
+        "n_clusters": 2,
+        "metric": "cosine",
+        "seed": 7,
+    }
+    assert json.loads(call("cluster", "-c", "c", "-k", "2", "--json").out)["clusters"][0]["size"] == 3
+
+
+def test_assign(call, server: FakeServer) -> None:
+    server.add_collection("c")
+    found = {"id": "i9", "key": "new.png", "label": 1, "distance": 0.25}
+    server.results["assign"] = {"clustering_id": "j1", "metric": "euclidean", "assignments": [found]}
+    assert call("cluster", "-c", "c", "-k", "2").code == 0
+    done = call("assign", "j1")
+    assert (done.code, done.out) == (0, "label\tdistance\tkey\tid\n1\t0.2500\tnew.png\ti9\n")
+    assert json.loads(call("assign", "j1", "--key", "a.png", "--key", "b.png", "--json").out)["assignments"] == [found]
+    call("assign", "j1", "--id", "i9")
+    assert call("assign", "j1", "--no-wait").out == "j5\n"
+    assert [post.json for post in server.posts("/v1/jobs/assign")] == [
+        {"clustering_id": "j1"},
+        {"clustering_id": "j1", "image_keys": ["a.png", "b.png"]},
+        {"clustering_id": "j1", "image_ids": ["i9"]},
+        {"clustering_id": "j1"},
+    ]
+    server.results["assign"]["assignments"] = []
+    assert "No image came or changed" in call("assign", "j1").err
+    server.steps = [{"status": "failed", "error": {"code": "collection_deleted", "detail": "It is gone."}}]
+    done = call("assign", "j1")
+    assert (done.code, done.out) == (1, "")
+    assert "It is gone. [collection_deleted]" in done.err
+
+
+def test_assign_to_what_is_no_finished_clustering(call, server: FakeServer) -> None:
+    done = call("assign", "j9")
+    assert done.code == 1
+    assert "imagekin jobs list" in done.err
+    server.faults = [Answer(200, {}), problem(409, "job_not_finished", "It is not finished yet.")]
+    done = call("assign", "j9")
+    assert done.code == 1
+    assert "imagekin jobs watch" in done.err
+    assert call("assign", "j9", "--key", "a", "--id", "b").code == 2

@@ -1,0 +1,66 @@
+"""Collections, their images and vectors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fake_server import BREAK, FakeServer, problem
+from imagekin import errors
+from imagekin.client import Client
+
+
+def test_pages_are_followed_to_the_end(server: FakeServer, client: Client) -> None:
+    server.add_images(25)
+    server.page = 10
+    assert [image.key for image in client.images("c")] == [f"{n}.png" for n in range(25)]
+    assert [request.query.get("cursor") for request in server.requests] == [None, ["10"], ["20"]]
+
+
+def test_an_image_in_all_its_forms(server: FakeServer, client: Client) -> None:
+    server.add_images(1)
+    assert client.update_image("c", "i0", metadata={"a": 1}).metadata == {"a": 1}
+    vector = client.embedding("c", "i0")
+    assert vector.dtype == np.float16
+    assert vector.tolist() == [0.5, 2]
+    assert client.thumbnail("c", "i0").startswith(b"\xff\xd8\xff")
+
+
+def test_vectors(server: FakeServer, client: Client) -> None:
+    server.faults += [BREAK]
+    ids, keys, embeddings = client.vectors("c")
+    assert (ids, keys) == (["i0", "i1"], ["a", "b"])
+    assert embeddings.shape == (2, 4)
+    assert embeddings.dtype == np.float32
+
+
+def test_an_export_is_a_file_when_it_is_whole(server: FakeServer, client: Client, tmp_path: Path) -> None:
+    seen: list[tuple[int, int | None]] = []
+    server.faults += [BREAK]
+    path = client.export("c", tmp_path / "c.NPZ", received=lambda *received: seen.append(received))
+    assert np.load(path)["keys"].tolist() == ["a", "b"]
+    assert seen[-1] == (path.stat().st_size, path.stat().st_size)
+    assert server.requests[-1].query["format"] == ["npz"]
+    server.faults += [problem(404, "collection_not_found")]
+    with pytest.raises(errors.CollectionNotFound):
+        client.export("d", tmp_path / "d", format="parquet")
+    with pytest.raises(errors.InvalidRequest, match="safetensors"):
+        client.export("c", tmp_path / "c.csv")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_import_names_its_upload(server: FakeServer, client: Client, tmp_path: Path) -> None:
+    (tmp_path / "c.npz").write_bytes(b"vectors")
+    job = client.import_vectors(tmp_path / "c.npz", "c", on_conflict="skip")
+    assert (job.kind, job.collection) == ("import", "c")
+    assert server.posts("/v1/uploads")[0].body == b"vectors"
+    post = server.posts("/v1/collections/c/import")[0]
+    assert post.json == {"upload_id": "u1", "on_conflict": "skip"}
+    assert post.headers["idempotency-key"]
+
+
+def test_names_are_quoted(server: FakeServer, client: Client) -> None:
+    with pytest.raises(errors.CollectionNotFound, match="a/b"):
+        client.collection("a/b")
