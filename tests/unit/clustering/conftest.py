@@ -1,0 +1,27 @@
+"""K-means on rows as few as tests can check by other means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from imagekin_worker import batches
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Rows this few gain nothing from threads, which on a busy machine wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a few hundred rows be several batches."""
+    monkeypatch.setattr(batches, "FIRST_ROWS", 64)
+    monkeypatch.setattr(batches, "FIRST_ROWS_PER_CLUSTER", 4)
+    monkeypatch.setattr(batches, "MOST_ROWS_PER_CLUSTER", 32)
