@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,11 @@ import pytest
 import typer
 from PIL import Image
 
-from imagekin_worker.bench import command, measuring, pictures, rows, timing
+from imagekin.config import Settings
+from imagekin_worker.bench import command, forward, measuring, original, pictures, rows, sizes, timing
 from imagekin_worker.bench.activity import Activity
 from imagekin_worker.bench.report import Figure, Goal, NotMeasured, Outcome, Row
+from imagekin_worker.bench.workbench import RESNET, Workbench
 
 GOALS = {
     "forward": ">= 1.7",
@@ -123,6 +126,31 @@ def test_measuring_in_turns_gives_medians():
 
 def test_what_others_do_with_the_cores_is_a_share():
     assert 0 <= measuring.busy_share(0.05) <= 1
+
+
+def test_a_pass_is_held_against_the_product_of_its_own_threads():
+    lanes, joint = forward.Configuration(2, 1, 4), forward.Configuration(1, 2, 8)
+    survey = forward.Survey(8.0, {lanes: 20.0, joint: 16.0}, 10.0, {(2, 1): 250.0, (1, 2): 240.0})
+    assert (survey.best, survey.gain, survey.product, survey.ceiling) == (lanes, 2.5, 250.0, 25.0)
+    assert "200 GFLOP/s (10 GFLOP an image), 80% of the bare matrix product's 250" in survey.roofline
+
+
+@pytest.fixture(scope="module")
+def workbench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workbench]:
+    with Workbench(tmp_path_factory.mktemp("bench"), sizes.QUICK, Settings(), "cpu", ()) as opened:
+        yield opened
+
+
+def test_the_operations_of_a_pass_are_counted(workbench: Workbench):
+    # torchvision's documentation: 4.09e9 products, of which the head has 2 million
+    assert forward.gflop(workbench, RESNET) == pytest.approx(2 * 4.09, rel=0.01)
+
+
+def test_the_class_says_what_its_memory_costs(workbench: Workbench, tmp_path: Path):
+    files = pictures.draw(tmp_path, 2, (300, 240), seed=1)
+    cost = original.cost(files, workbench.space(RESNET), workbench.settings, "cpu")
+    assert 0 < cost.decode_ms < 1000 / cost.rate
+    assert cost.new_mib > 20
 
 
 def test_activity_tells_work_from_rest():

@@ -1,7 +1,11 @@
-"""The forward pass alone: the prepared network in every configuration that comes into question, and the eager one."""
+"""The forward pass alone: the prepared network in every configuration that comes into question, and the eager one.
+
+Both beside what the machine can do at most: the bare matrix product, as the same threads reach it in the same turns.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -9,8 +13,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from imagekin_worker import backbones
+from imagekin_worker import backbones, devices
 from imagekin_worker.backbones import Backbone
 from imagekin_worker.bench import timing, weights
 from imagekin_worker.bench.report import Figure
@@ -21,6 +26,8 @@ from imagekin_worker.embedding import cores
 CPU_BATCHES = (4, 8, 16)
 JOINT_BATCH = 8
 GPU_BATCHES = (64, 128, 256)
+# The sides of matrices whose product is at its peak: those of a lane lie in a core's caches.
+CPU_SIDE, GPU_SIDE = 512, 8192
 
 
 class Configuration(NamedTuple):
@@ -36,10 +43,13 @@ class Configuration(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """Images a second: of the eager network, and of the prepared one by configuration."""
+    """Images a second of the eager network and of the prepared one by configuration, the GFLOP of an image, and the
+    GFLOP/s of the bare matrix product by lanes and threads."""
 
     eager: float
     prepared: dict[Configuration, float]
+    gflop: float
+    products: dict[tuple[int, int], float]
 
     @property
     def best(self) -> Configuration:
@@ -51,6 +61,25 @@ class Survey:
         """Prepared over eager."""
         return self.prepared[self.best] / self.eager
 
+    @property
+    def product(self) -> float:
+        """GFLOP/s of the bare matrix product, as the fastest configuration has its threads."""
+        return self.products[self.best.lanes, self.best.intra_op]
+
+    @property
+    def ceiling(self) -> float:
+        """Images a second that a network made of nothing but such products would reach."""
+        return self.product / self.gflop
+
+    @property
+    def roofline(self) -> str:
+        """Say how near the pass comes to the bare matrix product."""
+        rate = self.prepared[self.best]
+        return (
+            f"{rate * self.gflop:.3g} GFLOP/s ({self.gflop:.3g} GFLOP an image), {rate / self.ceiling:.0%} of the bare "
+            f"matrix product's {self.product:.3g}"
+        )
+
 
 def figure(bench: Workbench) -> Figure:
     """Measure the prepared networks over the eager ones; the smaller ratio counts."""
@@ -61,11 +90,14 @@ def figure(bench: Workbench) -> Figure:
             "eager": round(each.eager, 2),
             "gain": round(each.gain, 3),
             "prepared": {str(configuration): round(rate, 2) for configuration, rate in each.prepared.items()},
+            "gflop_per_image": round(each.gflop, 3),
+            "gflops": round(each.prepared[each.best] * each.gflop, 1),
+            "product_gflops": round(each.product, 1),
         }
         for name, each in surveys.items()
     }
-    others = ", ".join(f"{other} {each.gain:.2f}" for other, each in surveys.items() if other != name)
-    limit = f"{name}'s convolutions ({worst.best}); {others}"
+    others = "; ".join(f"{other} {each.gain:.2f}, {each.roofline}" for other, each in surveys.items() if other != name)
+    limit = f"{name}'s convolutions ({worst.best}): {worst.roofline}; {others}"
     return Figure(worst.prepared[worst.best], worst.eager, "images/s", worst.gain, limit, details)
 
 
@@ -84,6 +116,15 @@ def rate(bench: Workbench, name: str, configuration: Configuration) -> float:
     return _rate(backbone(bench, name).embed, configuration, bench.space(name).preprocess.crop, bench.sizes.rate_s)
 
 
+def gflop(bench: Workbench, name: str) -> float:
+    """Count the floating-point operations of an image's pass, in 1e9: two for each product of a convolution."""
+    space = bench.space(name)
+    side = space.preprocess.crop
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        backbones.build(space).to("meta")(torch.empty(1, 3, side, side, device="meta"))
+    return counter.get_total_flops() / 1e9
+
+
 def configurations(on_gpu: bool) -> list[Configuration]:
     """List what is tried: a lane for each core, or one pass on all cores, by batch size."""
     if on_gpu:
@@ -96,13 +137,16 @@ def _survey(bench: Workbench, name: str) -> Survey:
     side = bench.space(name).preprocess.crop
     eager = Configuration(1, 1, GPU_BATCHES[0]) if bench.on_gpu else Configuration(1, cores(), 1)
     embed = _eager(bench, name)
-    works: dict[Configuration | None, Callable[[], float]] = {
-        None: lambda: _rate(embed, eager, side, bench.sizes.rate_s)
+    tried = configurations(bench.on_gpu)
+    arranged = {(each.lanes, each.intra_op) for each in tried}
+    works: dict[Configuration | tuple[int, int] | None, Callable[[], float]] = {
+        None: lambda: _rate(embed, eager, side, bench.sizes.rate_s),
+        **{each: lambda each=each: rate(bench, name, each) for each in tried},
+        **{each: lambda each=each: _product(bench, name, *each) for each in arranged},
     }
-    for each in configurations(bench.on_gpu):
-        works[each] = lambda each=each: rate(bench, name, each)
     found = timing.in_turns(works, bench.sizes.repetitions)
-    return Survey(found.pop(None), {each: value for each, value in found.items() if each is not None})
+    prepared = {each: found[each] for each in tried}
+    return Survey(found[None], prepared, gflop(bench, name), {each: found[each] for each in arranged})
 
 
 def _eager(bench: Workbench, name: str) -> Callable[[np.ndarray], object]:
@@ -122,6 +166,26 @@ def _eager(bench: Workbench, name: str) -> Callable[[np.ndarray], object]:
     return embed
 
 
+def _product(bench: Workbench, name: str, lanes: int, intra_op: int) -> float:
+    """Measure the GFLOP/s of the bare matrix product, each lane with matrices of its own."""
+    side = GPU_SIDE if bench.on_gpu else CPU_SIDE
+    device = torch.device(bench.device)
+    dtype = devices.numbers(device, bench.space(name).precision)
+    own = threading.local()
+
+    def begin() -> None:
+        own.factors = [torch.randn(side, side, device=device).to(dtype) for _ in range(2)]
+        own.product = torch.empty(side, side, device=device, dtype=dtype)
+
+    def work() -> int:
+        torch.mm(*own.factors, out=own.product)
+        if bench.on_gpu:
+            torch.cuda.synchronize()
+        return 1
+
+    return 2e-9 * side**3 * _timed(work, bench.sizes.rate_s, lanes, intra_op, begin)
+
+
 def _rate(embed: Callable[[np.ndarray], object], configuration: Configuration, side: int, least_s: float) -> float:
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (configuration.batch, side, side, 3), dtype=np.uint8).transpose(0, 3, 1, 2)
@@ -130,11 +194,20 @@ def _rate(embed: Callable[[np.ndarray], object], configuration: Configuration, s
         embed(pixels)
         return configuration.batch
 
-    def begin() -> None:
-        torch.set_num_threads(configuration.intra_op)
+    return _timed(work, least_s, configuration.lanes, configuration.intra_op)
+
+
+def _timed(
+    work: Callable[[], int], least_s: float, lanes: int, intra_op: int, begin: Callable[[], None] = lambda: None
+) -> float:
+    """Measure how much `work` does a second in lanes with so many threads inside a layer; see timing.rate."""
+
+    def begin_lane() -> None:
+        torch.set_num_threads(intra_op)
+        begin()
 
     before = torch.get_num_threads()
     try:
-        return timing.rate(work, least_s, configuration.lanes, begin)
+        return timing.rate(work, least_s, lanes, begin_lane)
     finally:
         torch.set_num_threads(before)

@@ -30,7 +30,7 @@ class Rates:
     whole: float
     decode: float
     forward: float
-    original: float
+    original: original.Cost | None
     shares: list[Share]
     on_gpu: bool
 
@@ -63,12 +63,16 @@ def against_forward(bench: Workbench) -> Figure:
 
 def against_class(bench: Workbench) -> Figure:
     """Measure whole jobs of resnet50 over the original class."""
-    rates = measured(bench, RESNET)
+    rates, survey = measured(bench, RESNET), forward.survey(bench, RESNET)
+    if (peer := rates.original) is None:
+        raise NotMeasured("the class is only measured where its row was asked for")
     limit = (
-        f"forward: it alone is {rates.forward / rates.original:.3g} times the class, which is one eager pass a picture "
-        f"({forward.survey(bench, RESNET).eager:.3g}/s) and little else"
+        f"forward: it alone is {rates.forward / peer.rate:.3g} times the class, nothing but matrix products would be "
+        f"{survey.ceiling / peer.rate:.3g} times; {survey.roofline}; the class: {1e3 / peer.rate:.3g} ms a picture, "
+        f"all but {peer.decode_ms:.2g} of it in an eager pass that takes {peer.new_mib:.3g} MiB of new memory "
+        f"({peer.system_ms:.3g} ms of a core in the system)"
     )
-    return Figure(rates.whole, rates.original, "images/s", rates.whole / rates.original, limit, _details(rates))
+    return Figure(rates.whole, peer.rate, "images/s", rates.whole / peer.rate, limit, _details(rates))
 
 
 def overhead(bench: Workbench) -> Figure:
@@ -114,6 +118,7 @@ def _measure(bench: Workbench, backbone: str) -> Rates:
     folder = bench.pictures(backbone)
     files = contents(folder, DECODED_PICTURES)
     shares: list[Share] = []
+    costs: list[original.Cost] = []
 
     def job() -> float:
         with service.collection(backbone, weights) as name, Activity(service.child("bulk"), others()) as activity:
@@ -135,7 +140,12 @@ def _measure(bench: Workbench, backbone: str) -> Rates:
     }
     if backbone == RESNET and not bench.asked.isdisjoint({"original-class", "original-class-gpu"}):
         few = sorted(folder.iterdir())[: bench.sizes.class_pictures]
-        works["original"] = lambda: original.rate(few, bench.space(backbone), bench.settings, bench.device)
+
+        def peer() -> float:
+            costs.append(original.cost(few, bench.space(backbone), bench.settings, bench.device))
+            return costs[-1].rate
+
+        works["original"] = peer
     warm = bench.drawn("warm", bench.sizes.warm_pictures, pictures.ORDINARY)
     # the first loads the network; the second waits for what a worker tries out after it
     for _ in range(2):
@@ -146,7 +156,7 @@ def _measure(bench: Workbench, backbone: str) -> Rates:
         found["whole"],
         max(cores() * found["one"], found["all"]),
         found["forward"],
-        found.get("original", 0.0),
+        original.Cost(*map(statistics.median, zip(*costs, strict=True))) if costs else None,
         shares,
         bench.on_gpu,
     )
@@ -170,7 +180,9 @@ def _busy(rates: Rates, share: Share) -> str:
 def _details(rates: Rates) -> dict[str, float]:
     found = {"whole": rates.whole, "decode": rates.decode, "forward": rates.forward, "ideal": rates.ideal}
     if rates.original:
-        found["original"] = rates.original
+        found |= {"original": rates.original.rate} | {
+            f"original_{name}": value for name, value in rates.original._asdict().items() if name != "rate"
+        }
     if rates.share:
         found |= {
             "idle_share": rates.share.idle,
