@@ -1,0 +1,36 @@
+"""What workers make of chunks, and what a job shows."""
+
+from __future__ import annotations
+
+import numpy as np
+import sqlalchemy as sa
+
+from imagekin import jobs, ledger, models, segments
+
+
+def status(database, job):
+    return database.read(lambda session: jobs.view(session, session.get_one(models.Job, job.id)))
+
+
+def items_of(database, claim, broken=()):
+    """Make the items that a worker would have made of a chunk."""
+
+    def manifest(session):
+        return session.scalar(sa.select(models.Chunk.manifest).filter_by(job_id=claim.job_id, seq=claim.seq))
+
+    made = []
+    for entry in ledger.unpack(database.read(manifest)):
+        if "error" in entry:
+            made.append(segments.Item(entry["key"], error=tuple(entry["error"])))
+        elif entry["key"] in broken:
+            made.append(segments.Item(entry["key"], error=("decode_error", "broken")))
+        else:
+            vector = np.full(64, float(sum(entry["key"].encode()) % 97 + 1), np.float32)
+            made.append(
+                segments.Item(entry["key"], vector=vector, content_hash=entry["key"].rjust(64, "0"), thumbnail=b"jpeg")
+            )
+    return made
+
+
+def finish(database, claim, **options):
+    return database.write(jobs.finish_images, claim, items_of(database, claim, **options))

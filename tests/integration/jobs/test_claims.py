@@ -1,0 +1,115 @@
+"""Claims: whose turn it is, what goes together, and fences against who is late."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+
+import pytest
+import sqlalchemy as sa
+from chunks import finish, items_of, status
+
+from imagekin import errors, jobs, models
+from imagekin.types import ChunkKind, ItemStatus, JobKind, Lane
+
+
+def test_one_chunk_goes_to_one_claimant(database, planned, claim, settings):
+    planned(images=60, size=1)
+    taken, lock = [], threading.Lock()
+
+    def work(name):
+        while True:
+            claims = database.write(jobs.claim, Lane.BULK, f"{name}-{len(taken)}/{name}", settings, most_images=2)
+            if not claims:
+                return
+            with lock:
+                taken.extend((claim.job_id, claim.seq) for claim in claims)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    # a claim skips rows that another is taking, so a thread may leave early; nothing may be taken twice
+    assert max(Counter(taken).values()) == 1
+    while claims := claim(most_images=10):
+        taken.extend((claim.job_id, claim.seq) for claim in claims)
+    assert len(set(taken)) == 60
+
+
+def test_a_late_finish_is_refused(database, planned, claim, settings):
+    job = planned(images=2, size=2)
+    (late,) = claim()
+    database.write(lambda s: s.execute(sa.update(models.Chunk).values(lease_until=0)))
+    (second,) = claim()
+    assert (second.seq, second.attempt) == (late.seq, late.attempt + 1)
+    with pytest.raises(errors.LeaseLost):
+        finish(database, late)
+    assert database.write(jobs.renew, [late], 30) == set()
+    assert database.write(jobs.renew, [second], 30) == {(job.id, second.seq)}
+    finish(database, second)
+    assert status(database, job).progress.embedded == 2
+    assert database.read(lambda s: s.scalar(sa.select(sa.func.count()).select_from(models.Segment))) == 1
+
+
+def test_finishing_again_what_is_finished_changes_nothing(database, planned, claim):
+    job = planned(images=2, size=2)
+    (chunk,) = claim()
+    items = items_of(database, chunk)
+    assert database.write(jobs.finish_images, chunk, items)[ItemStatus.EMBEDDED] == 2
+    assert database.write(jobs.finish_images, chunk, items) == Counter()
+    assert status(database, job).progress.done == 2
+
+
+def test_owners_take_turns(submit, claim):
+    for owner in ("ann", "ann", "ann", "bob", "cat"):
+        submit(owner=owner)
+    turns, last = [], ""
+    for _ in range(5):
+        (taken,) = claim(after_owner=last)
+        last = taken.owner
+        turns.append(last)
+    assert turns == ["ann", "bob", "cat", "ann", "ann"]
+
+
+def test_work_for_a_network_in_memory_comes_first(submit, claim):
+    first, second = submit(kind=JobKind.SEARCH, space_id="cold"), submit(kind=JobKind.SEARCH, space_id="warm")
+    assert [one.job_id for one in claim(Lane.INTERACTIVE, warm=("other", "warm"))] == [second.id]
+    # and what nobody has in memory is done all the same
+    assert [one.job_id for one in claim(Lane.INTERACTIVE, warm=("other", "warm"))] == [first.id]
+
+
+def test_planning_needs_no_network_and_waits_for_none(submit, claim):
+    first = submit(space_id="cold")
+    submit(space_id="warm")
+    assert claim(warm=("warm",))[0].job_id == first.id
+
+
+def test_a_claim_takes_small_chunks_of_many_jobs(database, submit, claim):
+    for _ in range(3):
+        submit()
+    for plan in [claim()[0] for _ in range(3)]:
+        pieces = [[{"key": "a", "ref": {}}, {"key": "b", "ref": {}}]]
+        database.write(jobs.plan, plan, pieces, ignored=0, cursor=2, finished=True)
+    assert len(claim(most_images=5)) == 2
+    assert len(claim(most_images=5)) == 1
+
+
+def test_planning_and_images_take_turns(database, submit, claim):
+    submit()
+    (plan,) = claim()
+    pieces = [[{"key": "a", "ref": {}}], [{"key": "b", "ref": {}}]]
+    database.write(jobs.plan, plan, pieces, ignored=0, cursor=2, finished=False)
+    database.write(jobs.release, [plan])
+    assert claim(after_planning=True)[0].kind == ChunkKind.EMBED
+    assert claim()[0].kind == ChunkKind.PLAN
+    assert claim(after_planning=True)[0].kind == ChunkKind.EMBED
+    assert claim(after_planning=True) == []
+
+
+def test_searches_are_taken_together(submit, claim):
+    for _ in range(5):
+        submit(kind=JobKind.SEARCH)
+    assert len(claim(Lane.INTERACTIVE, most_searches=4)) == 4
+    assert claim(Lane.BULK) == []
+    assert len(claim(Lane.INTERACTIVE, most_searches=4)) == 1

@@ -1,0 +1,75 @@
+"""Storing images: from what is known elsewhere, and how many rows it and a claim look at."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from chunks import finish, items_of
+
+from imagekin import collections, jobs, segments
+from imagekin.types import DType, OnConflict
+
+
+@pytest.fixture
+def plans(database):
+    """SQLite's plans for what is run from now on."""
+    if not database.is_sqlite:
+        pytest.skip("PostgreSQL chooses its plans by the statistics of the table")
+    plans = []
+
+    def explain(connection, cursor, statement, parameters, context, many):
+        if not many:
+            cursor.execute("EXPLAIN QUERY PLAN " + statement, parameters)
+            plans.extend(row[3] for row in cursor.fetchall())
+
+    sa.event.listen(database.engine, "before_cursor_execute", explain)
+    return plans
+
+
+def test_a_claim_looks_at_no_more_rows_in_a_larger_job(database, planned, claim, plans):
+    planned(images=8, size=1)
+    plans.clear()
+    claims = claim(most_images=4, warm=("other",), gathering=True)
+    database.write(jobs.renew, claims, 30.0)
+    database.write(jobs.release, claims)
+    assert plans
+    assert [plan for plan in plans if plan.startswith("SCAN chunks")] == []
+
+
+def test_storing_looks_at_no_more_images_in_a_larger_collection(database, collection, planned, claim, plans):
+    planned(images=2, size=2)
+    (chunk,) = claim()
+    items = items_of(database, chunk)
+    plans.clear()
+    contents = [(item.key, item.content_hash) for item in items]
+    assert database.read(segments.known, collection, contents, OnConflict.REPLACE) == [None, None]
+    finish(database, chunk)
+    indexes = {plan.removeprefix("SEARCH images USING ") for plan in plans if " images " in plan}
+    assert indexes == {
+        "INDEX uq_images_collection_key (collection_id=? AND key=?)",
+        "INDEX ix_images_content_hash (content_hash=?)",
+    }
+
+
+def test_what_is_known_elsewhere_is_copied_with_its_own_vector_and_thumbnail(
+    database, space, collection, planned, claim
+):
+    planned(images=4, size=2)
+    made = {}
+    for chunk in claim(most_images=4):
+        items = items_of(database, chunk)
+        for item in items:
+            item.vector = np.full(64, len(made) + 1.0, np.float32)
+            item.thumbnail = item.key.encode() if made else None
+            made[item.content_hash] = item
+        database.write(jobs.finish_images, chunk, items)
+    database.write(collections.create, "ann", "more", space, DType.FLOAT32)
+    more = database.read(collections.get, "ann", "more")
+    contents = [("a", "nowhere"), *((f"{at}.jpg", content) for at, content in enumerate(reversed(made)))]
+    nowhere, *copies = database.read(segments.known, more, contents, OnConflict.REPLACE)
+    assert nowhere is None
+    for copy, item in zip(copies, reversed(made.values()), strict=True):
+        assert isinstance(copy, segments.Copy)
+        assert (copy.vector == item.vector).all()
+        assert copy.thumbnail == item.thumbnail
