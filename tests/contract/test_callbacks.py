@@ -1,4 +1,4 @@
-"""`callback_url`: who may give one, and what the job then shows; integration/test_webhooks.py has how it is called."""
+"""`callback_url`: who may give one, and what the job then shows; integration/webhooks has how it is called."""
 
 from __future__ import annotations
 

@@ -7,16 +7,11 @@ import threading
 import numpy as np
 import pytest
 import sqlalchemy as sa
-from archive import Archive, vector
+from archive import vector
 
 from imagekin import collections, compaction, errors, jobs, ledger, models, reading, removal, segments, upkeep
 from imagekin.types import JobKind, JobStatus
 from imagekin_worker.residents import Residents, catch_up
-
-
-@pytest.fixture
-def archive(database, settings):
-    return Archive(database, settings)
 
 
 @pytest.fixture

@@ -1,0 +1,263 @@
+"""What tests break in a healthy system, each with the checks that find it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import sqlalchemy as sa
+from archive import Archive
+
+from imagekin import doctor, ledger, models, vectors
+from imagekin.types import ChunkKind, ItemStatus
+
+
+def examine(archive: Archive, *, repair: bool = False) -> doctor.Report:
+    return doctor.examine(archive.database, archive.storage, archive.settings, repair=repair)
+
+
+def found(report: doctor.Report) -> set[str]:
+    return {outcome.name for outcome in report.outcomes.values() if outcome.found}
+
+
+def left(report: doctor.Report) -> set[str]:
+    return {outcome.name for outcome in report.outcomes.values() if outcome.left}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something to break, and which checks then find something, before and after repair."""
+
+    do: Callable[[Archive], object] | tuple[str, ...]
+    found: set[str]
+    left: set[str]
+    name: str
+
+    def strike(self, archive: Archive) -> None:
+        if callable(self.do):
+            self.do(archive)
+            return
+        for statement in self.do:
+            assert archive.sql(statement) == 1, statement
+
+
+# the eventful life's jobs, chunks and images by something that only they have
+EMBED = "(SELECT job_id FROM chunks WHERE kind = 'embed' AND status = 'done' AND failed = 1 AND size = 4)"
+CANCELLED = "(SELECT min(job_id) FROM chunks WHERE kind = 'embed' AND status = 'cancelled')"
+SEARCH = "(SELECT job_id FROM results)"
+IMAGE = "key = '06'"
+SEGMENT = "(SELECT segment_id FROM images WHERE key = '06')"
+
+
+def statements(*sql: str, found: set[str], left: set[str] | None = None, name: str = "") -> Fault:
+    return Fault(sql, found, found if left is None else left, name or sql[0][:60])
+
+
+def fault(do: Callable[[Archive], object], found: set[str], left: set[str] | None = None) -> Fault:
+    return Fault(do, found, found if left is None else left, do.__name__)
+
+
+def rewrite_ledger(archive: Archive, change: Callable[[list[ledger.Record]], object]) -> None:
+    def rewrite(session):
+        chunk = session.scalars(
+            sa.select(models.Chunk).filter_by(kind=ChunkKind.EMBED, status="done", failed=1, size=4)
+        ).one()
+        records = ledger.records(chunk.ledger)
+        changed = change(records)
+        chunk.ledger = changed if isinstance(changed, bytes) else ledger.pack(records)
+
+    archive.database.write(rewrite)
+
+
+def ledger_in_another_order(archive):
+    rewrite_ledger(archive, lambda records: records.reverse())
+
+
+def ledger_with_another_status(archive):
+    rewrite_ledger(archive, lambda r: r.__setitem__(0, r[0]._replace(status=ItemStatus.REUSED)))
+
+
+def ledger_of_noise(archive):
+    rewrite_ledger(archive, lambda _: b"noise")
+
+
+def segment_of(archive, change: Callable[[models.Segment], None]) -> None:
+    def rewrite(session):
+        image = session.scalars(sa.select(models.Image).filter_by(key="06")).one()
+        change(session.get_one(models.Segment, image.segment_id))
+
+    archive.database.write(rewrite)
+
+
+def vectors_of_nan(archive):
+    def change(segment):
+        segment.data = b"\xff" * len(segment.data)
+        segment.checksum = vectors.checksum(segment.data)
+
+    segment_of(archive, change)
+
+
+def one_bit_of_a_vector(archive):
+    def change(segment):
+        segment.data = segment.data[:-1] + bytes([segment.data[-1] ^ 1])
+
+    segment_of(archive, change)
+
+
+def a_segment_too_short(archive):
+    def change(segment):
+        segment.data = segment.data[:-4]
+        segment.checksum = vectors.checksum(segment.data)
+
+    segment_of(archive, change)
+
+
+def thumbnails_that_overlap(archive):
+    def change(session):
+        image = session.scalars(sa.select(models.Image).filter_by(key="06")).one()
+        pack = session.get_one(models.Thumbnails, image.segment_id)
+        ends = np.frombuffer(pack.offsets, "<u4").copy()
+        ends[1] = ends[2] + 1
+        pack.offsets = ends.tobytes()
+
+    archive.database.write(change)
+
+
+def two_images_of_one_key(archive):
+    archive.sql("DROP INDEX uq_images_collection_key")
+    archive.sql("UPDATE images SET key = '07' WHERE key = '06'")
+
+
+def a_search_without_an_end(archive):
+    archive.sql(f"UPDATE jobs SET status = 'running', finished_at = NULL, expires_at = NULL WHERE id = {SEARCH}")
+
+
+def a_search_without_result_or_end(archive):
+    a_search_without_an_end(archive)
+    archive.sql("DELETE FROM results")
+
+
+def a_job_without_its_chunks(archive):
+    archive.sql(f"DELETE FROM chunks WHERE job_id = {EMBED}")
+
+
+def a_segment_that_nobody_needs(archive):
+    archive.sql(
+        "INSERT INTO segments (id, collection_id, count, dim, dtype, checksum, created_at, data)"
+        f" SELECT 'lonely', collection_id, count, dim, dtype, checksum, created_at, data FROM segments"
+        f" WHERE id = {SEGMENT}"
+    )
+
+
+def a_file_without_an_upload(archive):
+    archive.storage.write("uploads/orphan", [b"bytes"], 100)
+    os.utime(archive.settings.data_dir / "storage" / "uploads" / "orphan", (1, 1))
+
+
+def an_upload_without_its_file(archive):
+    archive.storage.delete(archive.database.read(lambda s: s.scalar(sa.select(sa.func.min(models.Upload.path)))))
+
+
+def an_upload_past_its_life(archive):
+    path = archive.database.read(
+        lambda s: s.scalar(
+            sa.select(models.Upload.path).where(
+                models.Upload.id.not_in(sa.select(models.Job.upload_id).where(models.Job.upload_id.is_not(None)))
+            )
+        )
+    )
+    assert archive.sql("UPDATE uploads SET expires_at = 1 WHERE path = :path", path=path) == 1
+    assert archive.storage.exists(path)
+
+
+def a_collection_deleted_long_ago(archive):
+    archive.sql("UPDATE collections SET deleted_at = deleted_at - 7200 WHERE deleted_at IS NOT NULL")
+
+
+def without_foreign_keys(*sql: str) -> Callable[[Archive], None]:
+    def do(archive: Archive) -> None:
+        with archive.database.engine.connect() as connection:
+            raw = connection.connection.driver_connection
+            if archive.database.is_sqlite:
+                cursor = raw.cursor()
+                for statement in ("PRAGMA foreign_keys=OFF", *sql, "PRAGMA foreign_keys=ON"):
+                    cursor.execute(statement)
+                cursor.close()
+            else:
+                with raw.cursor() as cursor:
+                    for statement in ("SET LOCAL session_replication_role = replica", *sql):
+                        cursor.execute(statement)
+                raw.commit()
+
+    do.__name__ = sql[0][:60]
+    return do
+
+
+DANGLING = {"dangling_rows"}
+FAULTS = [
+    statements(f"UPDATE jobs SET total = total + 1 WHERE id = {EMBED}", found={"job_counts", "job_sums"}),
+    statements(f"UPDATE jobs SET embedded = embedded - 1, reused = reused + 1 WHERE id = {EMBED}", found={"job_sums"}),
+    statements(
+        f"UPDATE chunks SET embedded = embedded + 1 WHERE job_id = {EMBED} AND seq = 0",
+        found={"job_sums", "ledger_counts"},
+    ),
+    statements(f"UPDATE chunks SET seq = 9 WHERE job_id = {EMBED} AND seq = 8", found={"job_sums"}),
+    fault(a_job_without_its_chunks, {"job_sums"}),
+    statements(
+        f"UPDATE jobs SET status = 'running', finished_at = NULL WHERE id = {EMBED}", found={"job_ends"}, left=set()
+    ),
+    statements(
+        f"UPDATE chunks SET status = 'ready' WHERE job_id = {CANCELLED} AND status = 'cancelled' AND seq = 2",
+        found={"job_ends", "job_sums"},
+        left=set(),
+    ),
+    fault(a_search_without_an_end, {"job_ends"}, set()),
+    fault(a_search_without_result_or_end, {"job_ends"}, set()),
+    statements("DELETE FROM results", found={"job_results"}),
+    fault(ledger_in_another_order, {"ledger_keys"}),
+    fault(ledger_with_another_status, {"ledger_counts"}),
+    fault(ledger_of_noise, {"ledger_counts"}),
+    statements(f"DELETE FROM images WHERE {IMAGE}", found={"ledger_images", "image_count"}, left={"ledger_images"}),
+    statements(
+        "UPDATE collections SET image_count = image_count + 1 WHERE name = 'photos'",
+        found={"image_count"},
+        left=set(),
+    ),
+    statements("UPDATE collections SET revision = 1 WHERE name = 'photos'", found={"revisions"}),
+    statements("UPDATE collections SET pruned_revision = 999 WHERE name = 'photos'", found={"revisions"}),
+    fault(two_images_of_one_key, {"unique_keys", "ledger_images"}),
+    statements(f"UPDATE images SET row = 999 WHERE {IMAGE}", found={"images_resolve"}),
+    statements(
+        f"UPDATE images SET row = (SELECT row FROM images WHERE key = '07') WHERE {IMAGE}", found={"images_resolve"}
+    ),
+    statements(
+        "UPDATE images SET row = 0, segment_id = (SELECT min(segments.id) FROM segments JOIN collections"
+        f" ON collections.id = collection_id WHERE name = 'half') WHERE {IMAGE}",
+        found={"images_resolve"},
+    ),
+    fault(a_segment_that_nobody_needs, {"segments_used"}, set()),
+    fault(a_segment_too_short, {"segment_shape"}),
+    statements(f"UPDATE segments SET dtype = 'float16' WHERE id = {SEGMENT}", found={"segment_shape"}),
+    fault(one_bit_of_a_vector, {"segment_checksum"}),
+    fault(vectors_of_nan, {"vectors_finite"}),
+    fault(thumbnails_that_overlap, {"thumbnail_offsets"}),
+    statements("UPDATE spaces SET precision = 'fast'", found={"spaces"}),
+    statements("UPDATE chunks SET lease_until = 1 WHERE status = 'claimed'", found={"leases"}, left=set()),
+    statements("UPDATE chunks SET lease_until = NULL WHERE status = 'claimed'", found={"leases"}, left=set()),
+    statements(f"UPDATE jobs SET expires_at = 1 WHERE id = {EMBED}", found={"expired_jobs"}, left=set()),
+    fault(an_upload_past_its_life, {"expired_uploads"}, set()),
+    fault(an_upload_without_its_file, {"upload_files"}),
+    fault(a_file_without_an_upload, {"orphan_files"}, set()),
+    fault(a_collection_deleted_long_ago, {"deleted_collections"}, set()),
+    fault(without_foreign_keys(f"DELETE FROM jobs WHERE id = {SEARCH}"), DANGLING, set()),
+    fault(without_foreign_keys(f"DELETE FROM jobs WHERE id = {CANCELLED}"), DANGLING, set()),
+    fault(
+        without_foreign_keys("UPDATE thumbnails SET segment_id = 'none' WHERE segment_id = " + SEGMENT),
+        DANGLING,
+        set(),
+    ),
+    fault(without_foreign_keys("UPDATE jobs SET collection_id = 'none' WHERE id = " + SEARCH), DANGLING),
+    statements("UPDATE alembic_version SET version_num = '9999'", found={"migrated"}),
+]

@@ -1,0 +1,96 @@
+"""A healthy system where much has happened, on both databases."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+
+import pytest
+import sqlalchemy as sa
+from archive import Archive
+
+from imagekin import collections, jobs, ledger, models
+from imagekin.config import Settings
+from imagekin.db import Database
+from imagekin.types import JobKind, Lane
+
+
+def live_an_eventful_life(archive: Archive) -> None:
+    """Have everything happen that may happen to jobs, images, uploads and collections."""
+    keys = [f"{number:02}" for number in range(12)]
+    archive.embed(keys, size=4, broken=["05"], upload_id=archive.upload())
+    archive.embed(["00", "01", "twin"], contents={"00": "replaced", "twin": "02"})
+    archive.embed(["a", "a", "02"], name="half", contents={"a": "02"})
+    archive.delete("03", "04")
+    archive.upload()
+    # cancelled with a chunk done, one claimed and one ready; and while it is being planned
+    cancelled = archive.plan(["x1", "x2", "x3"], size=1)
+    archive.finish(archive.claim(), "photos", {})
+    archive.claim()
+    archive.database.write(jobs.cancel, "ann", cancelled.id)
+    planning = archive.submit()
+    pieces = [[{"key": "y", "ref": {}}]]
+    archive.database.write(jobs.plan, archive.claim(), pieces, ignored=0, cursor=None, finished=False)
+    archive.database.write(jobs.cancel, "ann", planning.id)
+    # poison: split down to the image
+    archive.plan(["p1", "p2", "poison", "p3"])
+    for _ in range(20):
+        claims = archive.database.write(jobs.claim, Lane.BULK, models.new_id(), archive.settings)
+        for claim in claims:
+            if "poison" in manifest_keys(archive, claim):
+                archive.database.write(jobs.died, claim.claimed_by, "signal 9", archive.settings)
+            else:
+                archive.finish(claim, "photos", {})
+    archive.search()
+    failed = archive.submit(kind=JobKind.SEARCH)
+    archive.claim(Lane.INTERACTIVE)
+    archive.database.write(jobs.fail, failed.id, "internal_error", "broken")
+    expired = archive.embed(["e"])
+    archive.sql("UPDATE jobs SET expires_at = 1 WHERE id = :id", id=expired.id)
+    archive.database.write(jobs.sweep, archive.settings)
+    archive.embed(["gone"], name="gone")
+    archive.database.write(collections.delete, "ann", "gone")
+    archive.plan(["open1", "open2"], size=1)
+    archive.claim()
+    # the tests that look at this may take longer than a lease
+    archive.sql("UPDATE chunks SET lease_until = lease_until + 86400 WHERE status = 'claimed'")
+
+
+def manifest_keys(archive: Archive, claim: jobs.Claim) -> list[str]:
+    query = sa.select(models.Chunk.manifest).filter_by(job_id=claim.job_id, seq=claim.seq)
+    return [entry["key"] for entry in ledger.unpack(archive.database.read(lambda s: s.scalar(query)))]
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def healthy(request, tmp_path_factory) -> Archive:
+    """A system where much has happened, to copy: all the tests look at the same."""
+    folder = tmp_path_factory.mktemp("healthy")
+    if request.param == "sqlite":
+        shutil.copy(request.getfixturevalue("migrated_sqlite"), folder / "imagekin.db")
+        url = f"sqlite:///{folder / 'imagekin.db'}"
+    else:
+        server = request.getfixturevalue("postgresql")
+        url = server.create("healthy", request.getfixturevalue("migrated_postgresql"))
+    archive = Archive(Database(url), Settings(data_dir=folder, database_url=url, weights_dir=folder / "weights"))
+    live_an_eventful_life(archive)
+    archive.database.dispose()
+    yield archive
+    if request.param == "postgresql":
+        server.drop("healthy")
+
+
+@pytest.fixture
+def archive(request, healthy, tmp_path) -> Iterator[Archive]:
+    """A copy of that system, to look at and to break."""
+    shutil.copytree(healthy.settings.data_dir, tmp_path, dirs_exist_ok=True)
+    url, server = f"sqlite:///{tmp_path / 'imagekin.db'}", None
+    if not healthy.database.is_sqlite:
+        server, name = request.getfixturevalue("postgresql"), f"sick_{os.urandom(6).hex()}"
+        url = server.create(name, "healthy")
+    archive = Archive(Database(url), healthy.settings.model_copy(update={"data_dir": tmp_path, "database_url": url}))
+    archive.contents = {name: dict(held) for name, held in healthy.contents.items()}
+    yield archive
+    archive.database.dispose()
+    if server is not None:
+        server.drop(name)

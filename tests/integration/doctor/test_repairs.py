@@ -1,0 +1,58 @@
+"""Each thing broken on purpose is found, and what is safe to repair is repaired."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+from archive import vector
+from breakages import FAULTS, examine, found, left
+
+from imagekin import doctor, models, segments
+from imagekin.doctor import dangling
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_what_is_broken_is_found_and_repaired_where_that_is_safe(archive, fault):
+    fault.strike(archive)
+    report = examine(archive, repair=True)
+    assert found(report) == fault.found
+    assert left(report) == fault.left, [one.details for one in report.outcomes.values() if one.left]
+    assert {one.name for one in report.outcomes.values() if one.repaired} == fault.found - fault.left
+    assert {one.name for one in report.outcomes.values() if one.details} == fault.left
+    assert report.ok == (not fault.left)
+
+
+def test_a_repair_takes_nothing_that_is_needed(archive):
+    before = {name: archive.count(table) for name, table in TABLES.items()}
+    assert examine(archive, repair=True).ok
+    assert {name: archive.count(table) for name, table in TABLES.items()} == before
+    archive.storage.write("uploads/young", [b"being sent"], 100)
+    assert examine(archive, repair=True).ok
+    assert archive.storage.exists("uploads/young")
+
+
+TABLES = {mapper.class_.__tablename__: mapper.class_ for mapper in models.Base.registry.mappers}
+
+
+def test_every_check_has_a_fault():
+    named = set().union(*(fault.found for fault in FAULTS))
+    assert named == {check.name for check in doctor.examination.CHECKS}
+
+
+def test_every_foreign_key_is_looked_after():
+    named = {(child.__tablename__, column) for child, column, _ in dangling.REFERENCES}
+    keys = {(key.parent.table.name, key.parent.name) for table in TABLES.values() for key in foreign_keys(table)}
+    # an image without its segment has a check of its own
+    assert keys - named == {("images", "segment_id")}
+    assert named <= keys
+
+
+def foreign_keys(table: type[models.Base]) -> set[sa.ForeignKey]:
+    return sa.inspect(table).local_table.foreign_keys
+
+
+def test_vectors_survive_a_repair(archive):
+    archive.sql("UPDATE collections SET image_count = 0")
+    assert examine(archive, repair=True).ok
+    image = archive.database.read(lambda s: s.scalars(sa.select(models.Image).filter_by(key="06")).one())
+    assert archive.database.read(segments.vector, image).tobytes() == vector("06").tobytes()

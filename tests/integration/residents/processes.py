@@ -1,0 +1,80 @@
+"""Processes that keep matrices: a new `Worker` is one that starts, `process` is a real one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+from archive import Archive, vector
+
+from imagekin.types import DType
+from imagekin_worker import matrix_file
+from imagekin_worker.matrix_cache import MatrixCache
+from imagekin_worker.residents import Residents
+
+DIM = 64
+PLENTY = 1 << 30
+
+
+class Worker:
+    """A process's residents; a new one is a process that starts."""
+
+    def __init__(self, archive: Archive, cache: MatrixCache | None, budget_bytes: int = PLENTY) -> None:
+        self.archive = archive
+        self.residents = Residents(archive.database, budget_bytes, cache=cache)
+
+    def check(self, name: str = "photos", top_k: int = 7) -> None:
+        """Assert that searches answer as a loop over all vectors does."""
+        collection, contents = self.archive.collection(name), self.archive.contents[name]
+        dtype = matrix_file.WIRE[DType(collection.dtype)]
+        stored = {key: vector(content).astype(dtype).astype(np.float64) for key, content in contents.items()}
+        own = list(contents)[:2]
+        queries = np.stack([*(stored[key] for key in own), *np.random.default_rng(5).standard_normal((2, DIM))])
+        found = self.residents.search(collection.id, queries.astype(np.float32), top_k)
+        for query, answers in zip(queries.astype(np.float32).astype(np.float64), found, strict=True):
+            scores = {key: round(float(row @ query / np.linalg.norm(row) / np.linalg.norm(query)), 6)
+                      for key, row in stored.items()}  # fmt: skip
+            best = sorted(scores, key=lambda key: (-scores[key], key))[:top_k]
+            assert [answer.key for answer in answers] == best
+            assert [answer.score for answer in answers] == pytest.approx([scores[key] for key in best], abs=2e-6)
+
+    def matrix(self):
+        return self.residents.get(self.archive.collection().id)
+
+    def stop(self) -> None:
+        self.residents.settle()
+        self.residents.close()
+
+
+def names(count: int, first: int = 0) -> list[str]:
+    return [f"{number:04}" for number in range(first, first + count)]
+
+
+def the_file(cache: MatrixCache) -> Path:
+    [path] = cache.folder.glob("*.matrix")
+    return path
+
+
+PROCESS = """
+    import sys
+    from pathlib import Path
+    import numpy as np
+    from imagekin.db import Database
+    from imagekin_worker import residents
+    from imagekin_worker.matrix_cache import MatrixCache
+    residents.FEWEST_CHANGES = 1
+    url, folder, collection_id, budget = sys.argv[1:5]
+    database, cache = Database(url), MatrixCache(Path(folder), 1 << 30)
+"""
+
+
+def process(script: str, archive: Archive, cache: MatrixCache, budget: int, *args: object) -> subprocess.Popen[str]:
+    url = archive.database.engine.url.render_as_string(hide_password=False)
+    command = [sys.executable, "-c", textwrap.dedent(PROCESS) + textwrap.dedent(script), url, str(cache.folder)]
+    return subprocess.Popen(
+        [*command, archive.collection().id, str(budget), *map(str, args)], stdout=subprocess.PIPE, text=True
+    )

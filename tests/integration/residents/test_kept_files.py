@@ -1,0 +1,122 @@
+"""The files of matrices: written anew, damaged, without room, given up, and always the right answers."""
+
+from __future__ import annotations
+
+import concurrent.futures
+
+import pytest
+from processes import PLENTY, Worker, names, the_file
+from sqlalchemy.exc import DataError
+
+from imagekin import errors
+from imagekin_worker import matrix_cache, matrix_file
+
+
+def test_a_file_that_much_changed_beside_is_written_anew(archive, cache):
+    archive.embed(names(100))
+    worker = Worker(archive, cache, budget_bytes=4096)
+    worker.check()
+    before = the_file(cache).stat().st_ino
+    archive.embed(names(20, first=500))
+    archive.delete("0000", "0500")
+    worker.check()
+    worker.residents.settle()
+    assert the_file(cache).stat().st_ino != before
+    worker.check()
+    assert len(worker.matrix().ids) == 0
+    assert len(worker.matrix()) == 118
+    worker.stop()
+
+
+@pytest.mark.parametrize("budget", [PLENTY, 1000])
+@pytest.mark.parametrize("place", [20, matrix_file.HEADER_BYTES + 1000, -3])
+def test_a_damaged_file_is_read_from_sql_again(archive, cache, budget, place):
+    archive.embed(names(60))
+    first = Worker(archive, cache, budget)
+    first.check()
+    first.stop()
+    path = the_file(cache)
+    data = bytearray(path.read_bytes())
+    data[place] ^= 64
+    # as a machine that lost power may leave it: under the right name
+    path.unlink()
+    path.write_bytes(data)
+    second = Worker(archive, cache, budget)
+    second.check()
+    second.stop()
+    label = second.residents._held[archive.collection().id].label
+    file = matrix_file.MatrixFile(the_file(cache), label)
+    assert len(file.vectors(0, 60)) == 60
+
+
+def test_what_changes_while_the_file_is_written_is_not_in_it(archive, cache, monkeypatch):
+    """A row that is replaced under the writer would be half old and half new, under the old revision."""
+    archive.embed(names(100))
+    worker = Worker(archive, cache)
+    add = matrix_file.Writer.add
+
+    def slow(self, *args):
+        archive.embed(["0000"], contents={"0000": "other"})
+        worker.residents._held[archive.collection().id].matrix.overwrites += 1
+        add(self, *args)
+
+    monkeypatch.setattr(matrix_file.Writer, "add", slow)
+    worker.check()
+    worker.residents.settle()
+    assert list(cache.folder.glob("*.matrix")) == []
+    monkeypatch.undo()
+    worker.check()
+    worker.stop()
+
+
+@pytest.mark.parametrize("budget", [PLENTY, 1000])
+def test_a_full_disk_is_no_reason_to_answer_wrong(archive, cache, monkeypatch, budget):
+    archive.embed(names(50))
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(matrix_file.Writer, "publish", full)
+    worker = Worker(archive, cache, budget)
+    if budget == PLENTY:
+        worker.check()
+        worker.residents.settle()
+        worker.check()
+    else:
+        with pytest.raises(errors.Unavailable, match="No space"):
+            worker.check()
+    assert not [path for path in cache.folder.iterdir() if path.suffix != ".lock"]
+    worker.stop()
+
+
+def test_closing_stops_the_writing(archive, cache, monkeypatch):
+    archive.embed(names(60))
+    worker = Worker(archive, cache)
+    add = matrix_file.Writer.add
+
+    def late(self, *args):
+        add(self, *args)
+        worker.residents._closed = True
+
+    monkeypatch.setattr(matrix_file.Writer, "add", late)
+    monkeypatch.setattr("imagekin_worker.snapshot.CHECKED_ROWS", 16)
+    worker.check()
+    worker.stop()
+    assert [path.suffix for path in cache.folder.iterdir()] == [".lock"]
+
+
+def test_a_database_that_goes_while_a_file_is_kept_is_no_later_searchs_trouble(archive, cache, monkeypatch):
+    archive.embed(names(40))
+    worker = Worker(archive, cache)
+
+    def away(_session, _ids):
+        raise DataError("", {}, Exception("gone"))
+
+    monkeypatch.setattr(matrix_cache, "living", away)
+    worker.check()
+    [held] = worker.residents._held.values()
+    assert held.keeping is not None
+    concurrent.futures.wait([held.keeping])
+    monkeypatch.undo()
+    worker.check()
+    worker.stop()

@@ -1,0 +1,190 @@
+"""Collections' matrices in memory and over their files: always the right answers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from archive import vector
+from processes import DIM, PLENTY, Worker, names
+from sqlalchemy.exc import OperationalError
+
+from imagekin import collections, compaction, errors, reading, segments, upkeep
+from imagekin.types import DType
+from imagekin_worker import matrix_file, residents, scan
+
+
+@pytest.mark.parametrize("budget", [PLENTY, 1000])
+@pytest.mark.parametrize("dtype", [DType.FLOAT32, DType.FLOAT16])
+def test_a_worker_that_starts_reads_the_file_and_what_changed_since(archive, cache, reads, budget, dtype):
+    archive.collection(dtype=dtype)
+    archive.embed(names(100), size=16)
+    first = Worker(archive, cache, budget)
+    first.check()
+    first.stop()
+    archive.embed(names(5, first=200))
+    archive.embed(["0003"], contents={"0003": "other"})
+    archive.delete("0007", "0200")
+    reads.clear()
+    second = Worker(archive, cache, budget)
+    second.check()
+    # the six, less the deleted one; and then nothing
+    assert reads[0] == 5
+    second.check()
+    assert set(reads[1:]) <= {0}
+    matrix = second.matrix()
+    assert len(matrix) == 103
+    assert (matrix.file is not None) == (budget < PLENTY)
+    assert matrix._rows.element_size() == matrix_file.width(1, dtype)
+    second.stop()
+
+
+def test_beyond_the_budget_memory_holds_only_what_changed(archive, cache):
+    archive.embed(names(200))
+    worker = Worker(archive, cache, budget_bytes=4096)
+    worker.check()
+    assert worker.residents.nbytes == 0
+    archive.embed(["0001"], contents={"0001": "other"})
+    archive.delete("0002", "0003")
+    worker.check()
+    assert len(worker.matrix()) == 198
+    # the replaced one comes again, the deleted ones too
+    archive.embed(["0001", "0002"], contents={"0001": "third", "0002": "new"})
+    archive.delete("0001")
+    worker.check()
+    assert len(worker.matrix()) == 198
+    worker.stop()
+
+
+def test_a_collection_that_outgrows_memory_goes_to_its_file(archive, cache):
+    archive.embed(names(20))
+    worker = Worker(archive, cache, budget_bytes=100 * (4 * DIM + 4))
+    worker.check()
+    assert worker.matrix().file is None
+    archive.embed(names(100, first=100))
+    worker.check()
+    assert worker.matrix().file is not None
+    archive.delete(*names(90, first=100))
+    worker.check()
+    worker.stop()
+
+
+def test_a_revision_before_what_is_forgotten_starts_over(archive, cache):
+    archive.embed(names(100))
+    for budget in (PLENTY, 1000):
+        first = Worker(archive, cache, budget)
+        first.check()
+        first.stop()
+        archive.delete(*names(30 if budget == PLENTY else 20, first=0 if budget == PLENTY else 40))
+        archive.sql("UPDATE images SET deleted_at = deleted_at - 7200")
+        upkeep.Upkeep(archive.database, archive.storage).run(9)
+        # of one that slept, and of one that starts with an old file
+        first.residents._closed = False
+        for worker in (first, Worker(archive, cache, budget)):
+            worker.residents._keeper = residents.ThreadPoolExecutor(1)
+            worker.check()
+            worker.stop()
+
+
+def test_compaction_changes_nothing(archive, cache, reads):
+    for number in range(6):
+        archive.embed(names(8, first=10 * number))
+    first = Worker(archive, cache)
+    first.check()
+    first.stop()
+    ids = archive.database.read(lambda s: s.scalars(sa.select(segments.Segment.id)).all())
+    archive.database.write(compaction.merge, archive.collection().id, ids)
+    archive.embed(["new"])
+    reads.clear()
+    second = Worker(archive, cache)
+    second.check()
+    assert reads[0] == 1
+    second.stop()
+
+
+def test_matrices_leave_memory_oldest_first_and_come_back_from_their_files(archive, cache, reads):
+    for name in ("a", "b", "c"):
+        archive.embed(names(50), name=name, contents={key: f"{name} {key}" for key in names(50)})
+    room = 2 * 50 * (4 * DIM + 4)
+    worker = Worker(archive, cache, budget_bytes=room)
+    for name in ("a", "b", "c"):
+        worker.check(name)
+    assert worker.residents.nbytes <= room
+    assert list(worker.residents._held) == [archive.collection(name).id for name in ("b", "c")]
+    worker.residents.settle()
+    reads.clear()
+    worker.check("c")
+    worker.residents._keeper.submit(int).result()
+    worker.check("a")
+    assert sum(reads) == 0
+    worker.stop()
+
+
+def test_without_a_cache_everything_is_in_memory(archive, tmp_path):
+    archive.embed(names(50))
+    worker = Worker(archive, None, budget_bytes=10)
+    worker.check()
+    assert len(worker.matrix().ids) == 50
+    worker.stop()
+
+
+def test_a_deleted_collection_is_said_to_be(archive, cache):
+    archive.embed(names(20))
+    worker = Worker(archive, cache)
+    worker.check()
+    collection = archive.collection()
+    archive.database.write(collections.delete, "ann", "photos")
+    with pytest.raises(errors.CollectionDeleted):
+        worker.residents.search(collection.id, np.ones((1, DIM), np.float32), 3)
+    worker.stop()
+
+
+def test_a_group_with_filters_is_one_product(archive, cache, monkeypatch):
+    """Each query has its own filter, or none; only a narrow one is searched apart."""
+    archive.embed(names(200))
+    worker = Worker(archive, cache)
+    matrix = worker.matrix()
+    scans: list[int] = []
+    best = scan.Scanner.best
+
+    def counted(self, queries, *args):
+        scans.append(len(queries))
+        return best(self, queries, *args)
+
+    monkeypatch.setattr(scan.Scanner, "best", counted)
+    key_of = archive.database.read(reading.keys, matrix.ids)
+    odd = {id for id, key in key_of.items() if int(key) % 2}
+    few = set(list(key_of)[:5])
+    queries = np.stack([vector("0001"), vector("0002"), vector("0003"), vector("0004")])
+    found = matrix.search(queries, 10, among=[odd, None, set(key_of) - odd, few])
+    assert sorted(scans) == [1, 3]
+    alone = [matrix.search(queries[at : at + 1], 10, among=[one])[0] for at, one in
+             enumerate([odd, None, set(key_of) - odd, few])]  # fmt: skip
+    assert found == alone
+    assert {int(key_of[one.id]) % 2 for one in found[0]} == {1}
+    assert {int(key_of[one.id]) % 2 for one in found[2]} == {0}
+    assert {one.id for one in found[3]} == few
+    assert key_of[found[0][0].id] == "0001"
+    worker.stop()
+
+
+def test_a_reading_that_broke_off_leaves_nothing_behind(archive, monkeypatch):
+    """What the database runs again after a lost connection begins anew: nothing is there twice."""
+    archive.embed(names(40), size=8)
+    changes = reading.changes
+    readings: list[tuple] = []
+
+    def lost(*args):
+        readings.append(args)
+        for number, change in enumerate(changes(*args)):
+            if len(readings) == 1 and number == 3:
+                # as it is seen by who reads a little later
+                archive.delete("0000")
+                raise OperationalError("", {}, Exception("the server went"), connection_invalidated=True)
+            yield change
+
+    monkeypatch.setattr(reading, "changes", lost)
+    worker = Worker(archive, None)
+    assert len(worker.matrix()) == 39
+    assert len(readings) == 2
+    worker.check()

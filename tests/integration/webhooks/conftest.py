@@ -1,0 +1,37 @@
+"""Couriers, and a receiver on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from imagekin.config import Settings
+from imagekin_worker.courier import Courier
+from receiving import SECRET, Receiver, receiver
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"webhook_secret": SECRET, "fetch_allow": ("127.0.0.1",)})
+
+
+@pytest.fixture
+def there() -> Iterator[Receiver]:
+    with receiver() as received:
+        yield received
+
+
+@pytest.fixture
+def courier(settings: Settings) -> Iterator[Callable[..., Courier]]:
+    """Start couriers; they stop with the test."""
+    started = []
+
+    def start(**changes: Any) -> Courier:
+        started.append(Courier(settings.model_copy(update=changes)))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.stop(timeout_s=30)
