@@ -1,9 +1,11 @@
-"""S3 through real processes: uploads kept in a bucket as the how-to says, pictures read out of another."""
+"""Real processes that keep nothing in their own folder: PostgreSQL has the tables, a bucket the uploads as the how-to
+says, and another bucket the pictures."""
 
 from __future__ import annotations
 
 import io
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -39,12 +41,14 @@ def variable(page: str, name: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def service(own_environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A service whose uploads are in a bucket and whose only root is another, set as the pages say."""
+def service(own_environment: None, postgresql, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A service on PostgreSQL whose uploads are in a bucket and whose only root is another, set as the pages say."""
+    name = f"service_{os.urandom(6).hex()}"
     settings = Settings(
         data_dir=tmp_path_factory.mktemp("buckets"),
         port=0,
         warm=("fake",),
+        database_url=postgresql.create(name),
         storage_url=variable("s3.md", "IMAGEKIN_STORAGE_URL"),
         source_roots=(variable("sources.md", "IMAGEKIN_SOURCE_ROOTS"),),
     )
@@ -59,6 +63,7 @@ def service(own_environment: None, tmp_path_factory: pytest.TempPathFactory) -> 
         with Stack(settings, log=lambda _: None) as stack:
             yield stack
         fsspec.filesystem("s3").clear_instance_cache()
+    postgresql.drop(name)
 
 
 @pytest.fixture
@@ -142,3 +147,18 @@ def test_uploads_are_in_the_bucket(client: Client, tmp_path: Path, bucket: fsspe
     found = client.search(tmp_path / "1.png", collection="uploaded", top_k=1)
     assert (found.neighbors[0].key, found.neighbors[0].score) == ("1.png", 1)
     job.delete()
+
+
+def test_a_search_with_a_filter(client: Client, tmp_path: Path):
+    """Where it asks PostgreSQL for what SQLite answers in other words."""
+    pictures = [tmp_path / f"{number}.png" for number in range(4)]
+    for number, path in enumerate(pictures):
+        # content of its own, lest it be reused
+        path.write_bytes(picture(20 + number))
+    job = client.embed(pictures, collection="filtered", backbone="fake").wait()
+    assert job.progress.embedded == 4
+    for image in client.images("filtered"):
+        client.update_image("filtered", image.id, metadata={"even": int(image.key[0]) % 2 == 0})
+    found = client.search(pictures[0], collection="filtered", filter={"even": True}).neighbors
+    assert [neighbor.key for neighbor in found] == ["0.png", "2.png"]
+    assert [item.key for item in job.items()] == ["0.png", "1.png", "2.png", "3.png"]
