@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -127,6 +129,8 @@ def test_state_holds_no_pickle_and_refuses_other_rows() -> None:
     rows = noise(50)
     job = KMeans(rows, 3)
     job.advance(lambda: True)
+    with np.load(io.BytesIO(job.state()), allow_pickle=False) as saved:
+        assert not any(saved[name].dtype.hasobject for name in saved.files)
     with pytest.raises(errors.JobError):
         KMeans.resume(rows[:40], job.state())
 
