@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +61,6 @@ def stored_files(server: Running) -> list[Path]:
 
 def cluster(client: httpx2.Client) -> dict[str, Any]:
     return accepted(client.post("/v1/jobs/cluster", json={"collection": "archive", "n_clusters": 1}))
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float = 20) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def finish_three(client: httpx2.Client, hand: Hand) -> str:

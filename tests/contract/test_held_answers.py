@@ -9,12 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx2
-from calls import SUMMARY, cluster, wait_until
+from calls import SUMMARY, cluster
 from hand import Hand
 from serving import BOTH_ENGINES, Running
 from wire import ADMIN_KEY, check_problem
 
 from imagekin import jobs
+from patience import until
 
 pytestmark = BOTH_ENGINES
 
@@ -23,7 +24,7 @@ def test_a_held_answer_comes_when_the_job_ends(client: httpx2.Client, one_image:
     job = cluster(client)
     with ThreadPoolExecutor(1) as pool:
         held = pool.submit(client.get, f"/v1/jobs/{job['id']}", headers={"Prefer": "respond-async, wait=20"})
-        wait_until(lambda: server.service.watcher.waiting == 1)
+        until(lambda: server.service.watcher.waiting == 1)
         started = time.monotonic()
         one_image.finish_cluster(SUMMARY, [])
         answer = held.result(timeout=20)
@@ -31,7 +32,7 @@ def test_a_held_answer_comes_when_the_job_ends(client: httpx2.Client, one_image:
     assert answer.json()["status"] == "succeeded"
     assert answer.headers["Preference-Applied"] == "wait=20"
     # and nobody polls for nothing
-    wait_until(lambda: not any(thread.name == "waiting" for thread in threading.enumerate()))
+    until(lambda: not any(thread.name == "waiting" for thread in threading.enumerate()))
 
 
 def test_a_held_answer_comes_when_the_time_is_up(client: httpx2.Client, one_image: Hand) -> None:
@@ -56,7 +57,7 @@ def test_a_held_job_may_be_deleted(client: httpx2.Client, one_image: Hand, serve
     job = cluster(client)
     with ThreadPoolExecutor(1) as pool:
         held = pool.submit(client.get, f"/v1/jobs/{job['id']}", headers={"Prefer": "wait=20"})
-        wait_until(lambda: server.service.watcher.waiting == 1)
+        until(lambda: server.service.watcher.waiting == 1)
 
         def remove(session: Any) -> None:
             jobs.cancel(session, "admin", job["id"])
@@ -77,7 +78,7 @@ def test_at_most_half_of_the_threads_wait(serve: Callable[..., Running]) -> None
     path, headers = f"/v1/jobs/{job['id']}", {"Prefer": "wait=30"}
     with ThreadPoolExecutor(2) as pool:
         held = [pool.submit(client.get, path, headers=headers) for _ in range(2)]
-        wait_until(lambda: server.service.watcher.waiting == 2)
+        until(lambda: server.service.watcher.waiting == 2)
         started = time.monotonic()
         answer = client.get(path, headers=headers)
         assert time.monotonic() - started < 10

@@ -7,13 +7,14 @@ from collections.abc import Callable
 
 import httpx2
 import redis
-from calls import accepted, cluster, search, wait_until
+from calls import accepted, cluster, search
 from hand import Hand
 from serving import BOTH_ENGINES, NO_REDIS, Running
 from wire import ADMIN_KEY, check_problem
 
 from imagekin import auth
 from imagekin.types import Lane
+from patience import until
 
 pytestmark = BOTH_ENGINES
 
@@ -56,5 +57,5 @@ def test_the_lane_of_a_new_job_is_rung_and_no_other(client: httpx2.Client, one_i
     with redis.Redis.from_url(redis_url) as connection:
         connection.flushall()
         accepted(search(client, query={"image_key": "a.jpg"}))
-        wait_until(lambda: connection.llen("interactive") == 1)
+        until(lambda: connection.llen("interactive") == 1)
         assert connection.llen("bulk") == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +11,19 @@ from PIL import Image
 
 from imagekin import Client
 from imagekin.stack import Stack
+from patience import until
 from receiving import answer, receiver
 
 
 def attempts(service: Stack, job_id: str, count: int) -> list[dict[str, Any]]:
     """Wait until a job shows so many attempts, and return them."""
-    deadline = time.monotonic() + 60
-    while True:
-        shown = httpx2.get(f"{service.url}/v1/jobs/{job_id}", trust_env=False).raise_for_status().json()["deliveries"]
-        if len(shown) >= count:
-            return shown
-        assert time.monotonic() < deadline, shown
-        time.sleep(0.05)
+
+    def shown() -> list[dict[str, Any]] | None:
+        answer = httpx2.get(f"{service.url}/v1/jobs/{job_id}", trust_env=False).raise_for_status()
+        found = answer.json()["deliveries"]
+        return found if len(found) >= count else None
+
+    return until(shown, f"{count} attempts")
 
 
 def test_jobs_that_end_call_back_until_they_are_heard(service: Stack, client: Client, tmp_path: Path) -> None:

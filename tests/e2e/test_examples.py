@@ -9,7 +9,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -21,6 +20,7 @@ from PIL import Image
 
 from imagekin import Client, errors
 from imagekin.stack import Stack
+from patience import until
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TIMEOUT_S = 60
@@ -72,13 +72,6 @@ def draw(folder: Path, *numbers: int, seed: int) -> list[Path]:
         noise = np.random.default_rng([seed, number]).integers(0, 256, (6, 8, 3), dtype=np.uint8)
         Image.fromarray(noise).resize((96, 72), Image.Resampling.BICUBIC).save(path)
     return paths
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
 
 
 def keys(client: Client, collection: str) -> set[str]:

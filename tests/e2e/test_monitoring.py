@@ -9,9 +9,9 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,8 +21,8 @@ from imagekin import Client
 from imagekin.config import Settings
 from imagekin.stack import PortTaken, Stack, port, redis
 from imagekin.stack.environment import child_environment
+from patience import until
 
-T = TypeVar("T")
 PATIENCE_S = 60
 SECRET = "hush-not-in-any-log"
 GOOD, BROKEN = 21, 2
@@ -94,15 +94,7 @@ def settled(port: int) -> dict[str, float]:
         ended = sum(value for name, value in numbers.items() if name.startswith("imagekin_claims_total"))
         return numbers if begun == ended else None
 
-    return wait_for(all_told, "the claims' ends")
-
-
-def wait_for(condition: Callable[[], T], what: str) -> T:
-    deadline = time.monotonic() + PATIENCE_S
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"waited for {what}"
-        time.sleep(0.05)
-    return found
+    return until(all_told, "the claims' ends")
 
 
 def lines(settings: Settings, name: str) -> list[dict[str, Any]]:
@@ -196,8 +188,8 @@ def test_a_search_is_in_the_numbers_and_a_killed_child_leaves_them_whole(setting
     assert after["imagekin_matrix_bytes"] >= GOOD * 64 * 4
     [child] = children(port)
     os.kill(child, signal.SIGKILL)
-    wait_for(lambda: children(port) - {child}, "another child")
-    wait_for(lambda: scrape(port)["imagekin_children"] == 1, "the other child to have numbers")
+    until(lambda: children(port) - {child}, "another child")
+    until(lambda: scrape(port)["imagekin_children"] == 1, "the other child to have numbers")
     later = scrape(port)
     assert later["imagekin_matrix_bytes"] == 0
     ended = 'imagekin_jobs_ended_total{kind="search",status="succeeded"}'

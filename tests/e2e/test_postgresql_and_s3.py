@@ -67,12 +67,6 @@ def service(own_environment: None, postgresql, tmp_path_factory: pytest.TempPath
 
 
 @pytest.fixture
-def client(service: Stack) -> Iterator[Client]:
-    with Client(service.url) as client:
-        yield client
-
-
-@pytest.fixture
 def collection(client: Client) -> str:
     """A collection for jobs that are refused."""
     with suppress(errors.CollectionExists):

@@ -22,6 +22,7 @@ from imagekin.config import Settings
 from imagekin.types import Precision
 from imagekin_worker import backbones, compiler, machine, preprocess, tuning
 from imagekin_worker.embedding import Arrangement, Pipeline, arrangement_of
+from patience import until
 
 LEAST_COSINE = 0.9999
 
@@ -209,7 +210,7 @@ def test_a_compiled_network_takes_over_and_computes_the_same(
     assert isinstance(tuner._compilation, tuning.Compilation)
     # work goes on beside it, and then by it
     before = embed(backbone, arrangement)
-    until(lambda: tuner._compilation is not None and tuner._compilation.ended, 200)
+    until(lambda: tuner._compilation is not None and tuner._compilation.ended, timeout_s=200)
     tuner.worked(backbone, 1, 0.1)
     assert tuner._compilation is None
     if tuner._order(backbone).verdict.exists():
@@ -234,13 +235,6 @@ def embed(backbone: backbones.TorchBackbone, arrangement: Arrangement) -> np.nda
     outcomes = list(Pipeline(backbone, Settings(device="cpu"), arrangement).run(range(11), jpeg))
     rows = {outcome.item: outcome.embedding for outcome in outcomes if outcome.embedding is not None}
     return np.stack([rows[at] for at in range(11)])
-
-
-def until(condition: Callable[[], bool], timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_the_settings_have_the_last_word_on_the_arrangement(backbone: backbones.TorchBackbone) -> None:

@@ -13,11 +13,12 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from programs import SLEEP, STUBBORN, alive, pids, until
+from programs import SLEEP, STUBBORN, alive, pids
 
 from imagekin import stack
 from imagekin.config import Settings
 from imagekin.stack import child, embedded, leftovers
+from patience import until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 

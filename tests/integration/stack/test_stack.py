@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 import redis
-from programs import alive, pids, until
+from programs import alive, pids
 
 from imagekin import errors, stack
 from imagekin.config import Settings
 from imagekin.stack import embedded, supervisor
 from imagekin.stack.redis import executable
+from patience import until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 

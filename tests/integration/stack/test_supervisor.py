@@ -11,10 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from programs import SLEEP, STUBBORN, alive, python, until
+from programs import SLEEP, STUBBORN, alive, python
 
 from imagekin import stack
 from imagekin.stack import service, supervisor
+from patience import until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 

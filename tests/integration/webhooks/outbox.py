@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import sqlalchemy as sa
 from archive import Archive
 
@@ -12,6 +10,7 @@ from imagekin.db import Database
 from imagekin.jobs import deliveries
 from imagekin.jobs.deliveries import Errand
 from imagekin.types import JobKind
+from patience import until
 
 
 def ended(archive: Archive, url: str | None) -> str:
@@ -25,12 +24,14 @@ def row(database: Database, job_id: str) -> models.Delivery | None:
     return database.read(lambda session: session.get(models.Delivery, job_id))
 
 
-def wait_for(database: Database, job_id: str, *, attempts: int, timeout_s: float = 20) -> models.Delivery:
-    deadline = time.monotonic() + timeout_s
-    while (found := row(database, job_id)) is None or len(found.attempts) < attempts:
-        assert time.monotonic() < deadline, found and found.attempts
-        time.sleep(0.02)
-    return found
+def wait_for(database: Database, job_id: str, *, attempts: int) -> models.Delivery:
+    """Wait until so many attempts are noted, and return the delivery."""
+
+    def noted() -> models.Delivery | None:
+        found = row(database, job_id)
+        return found if found and len(found.attempts) >= attempts else None
+
+    return until(noted, f"{attempts} attempts")
 
 
 def pass_time(database: Database, seconds: float) -> None:
