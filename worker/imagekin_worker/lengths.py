@@ -13,7 +13,7 @@ def of(vectors: np.ndarray) -> np.ndarray:
     if vectors.dtype == np.float16:
         vectors = vectors.astype(np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
+        return np.sqrt(np.vecdot(vectors, vectors))
 
 
 def reciprocals(norms: np.ndarray) -> np.ndarray:

@@ -75,8 +75,6 @@ class Matrix:
         device = self._scanner.device
         self._rows = tensors.empty((capacity, dim), tensors.DTYPES[DType(dtype)], device)
         self._reciprocals = tensors.empty((capacity,), torch.float32, device)
-        # numpy reads and writes the rows: no thread of torch, which wait for each other even over a few rows
-        self._by_numpy = device.type == "cpu"
         self._in_file = 0 if file is None else len(file)
         self._dead: Tensor | None = None
         self._n_dead = 0
@@ -135,14 +133,22 @@ class Matrix:
         if known.any():
             self.overwrites += 1
             self.edits += int(known.sum())
-            self._set(places[known], rows[known], reciprocals[known])
+            tensors.put(self._rows, places[known], rows[known])
+            tensors.put(self._reciprocals, places[known], reciprocals[known])
             names, rows, reciprocals = names[~known], rows[~known], reciprocals[~known]
         self._append(names, rows, reciprocals)
 
-    def add(self, names: Names, vectors: np.ndarray) -> None:
-        """Add vectors (n, dim) of images of which none is here; raises InvalidRequest as `upsert` does."""
-        rows, norms = self._checked(vectors, self._rows.dtype)
-        self._append(names, rows, lengths.reciprocals(norms))
+    def fill(self, pieces: Iterable[tuple[Names, np.ndarray]]) -> None:
+        """Add all images, of which none is here, in pieces of names (n,) and vectors (n, dim).
+
+        Raises InvalidRequest as `upsert` does; where that or `pieces` breaks off, the matrix is of no use any more.
+        """
+        start = len(self._roster)
+        for names, vectors in pieces:
+            self._append(names, *self._checked(vectors, self._rows.dtype))
+        # until here they are lengths: for all at once it takes numpy as long as for those of a piece
+        added = slice(start, len(self._roster))
+        tensors.put(self._reciprocals, added, lengths.reciprocals(self._reciprocals[added].cpu().numpy()))
 
     def load(self, file: MatrixFile) -> None:
         """Add all of a file, of which nothing is here yet. Raises matrix_file.Damaged."""
@@ -156,16 +162,8 @@ class Matrix:
         self.edits += len(names)
         self._make_room(old + len(names))
         self._roster.extend(names)
-        self._set(slice(old, old + len(names)), rows, reciprocals)
-
-    def _set(self, places: slice | np.ndarray, rows: np.ndarray, reciprocals: np.ndarray) -> None:
-        if self._by_numpy:
-            self._rows.numpy()[places], self._reciprocals.numpy()[places] = rows, reciprocals
-        else:
-            device = self._rows.device
-            there = places if isinstance(places, slice) else torch.from_numpy(places).to(device)
-            self._rows[there] = tensors.of(rows).to(self._rows)
-            self._reciprocals[there] = tensors.of(reciprocals).to(device)
+        tensors.put(self._rows, slice(old, len(self._roster)), rows)
+        tensors.put(self._reciprocals, slice(old, len(self._roster)), reciprocals)
 
     def _make_room(self, count: int) -> None:
         if count > len(self._rows):
@@ -283,17 +281,12 @@ class Matrix:
     def _take(self, rows: np.ndarray) -> np.ndarray:
         """Return copies of rows (n, dim), as they are stored."""
         if self.file is None:
-            return self._held(rows)
+            return tensors.take(self._rows, rows)
         old = rows < self._in_file
         taken = np.empty((len(rows), self.dim), WIRE[DType(self.file.label.dtype)])
         taken[old] = self.file.take(rows[old])
-        taken[~old] = self._held(rows[~old] - self._in_file)
+        taken[~old] = tensors.take(self._rows, rows[~old] - self._in_file)
         return taken
-
-    def _held(self, rows: np.ndarray) -> np.ndarray:
-        if self._by_numpy:
-            return self._rows.numpy()[rows]
-        return self._rows[torch.from_numpy(rows).to(self._rows.device)].cpu().numpy()
 
     def _candidates(self, queries: Tensor, count: int, among: Sequence[Collection[str] | None]) -> list[Tensor]:
         """Return the rows that may be among the best of each query: one product for all, but for narrow filters."""

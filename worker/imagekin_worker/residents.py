@@ -279,11 +279,13 @@ def catch_up(
     if current > revision:
         if matrix.file is None:
             matrix.reserve(count)
-        for change in reading.changes(session, collection_id, revision, current):
-            if change.deleted:
-                matrix.remove(change.deleted)
-            if revision and len(change.names):
-                matrix.upsert(change.ids, change.stored)
-            elif len(change.names):
-                matrix.add(change.names, change.stored)
+        changes = reading.changes(session, collection_id, revision, current)
+        if revision:
+            for change in changes:
+                if change.deleted:
+                    matrix.remove(change.deleted)
+                if len(change.names):
+                    matrix.upsert(change.ids, change.stored)
+        else:
+            matrix.fill((change.names, change.stored) for change in changes)
     return current, matrix

@@ -29,6 +29,25 @@ def grown(tensor: Tensor, rows: int) -> Tensor:
     return larger
 
 
+# On a CPU numpy reads and writes: no thread of torch, which wait for each other even over a few rows.
+
+
+def take(tensor: Tensor, places: np.ndarray) -> np.ndarray:
+    """Return a copy of some of a tensor's rows."""
+    if tensor.device.type == "cpu":
+        return tensor.numpy()[places]
+    return tensor[torch.from_numpy(places).to(tensor.device)].cpu().numpy()
+
+
+def put(tensor: Tensor, places: slice | np.ndarray, values: np.ndarray) -> None:
+    """Write values over some of a tensor's rows."""
+    if tensor.device.type == "cpu":
+        tensor.numpy()[places] = values
+    else:
+        there = places if isinstance(places, slice) else torch.from_numpy(places).to(tensor.device)
+        tensor[there] = of(values).to(tensor)
+
+
 def of(array: np.ndarray) -> Tensor:
     """Return an array as a tensor, without a copy."""
     # through DLPack because torch.from_numpy warns of read-only memory
