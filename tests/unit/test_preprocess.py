@@ -18,6 +18,7 @@ from torchvision.transforms._presets import ImageClassification
 from imagekin import catalog, errors, formats
 from imagekin.catalog import Preprocess
 from imagekin.config import Settings
+from imagekin.types import Precision
 from imagekin_worker import preprocess
 
 SETTINGS = Settings()
@@ -308,20 +309,40 @@ def test_elongated_pictures_need_no_more_memory_than_others(size: tuple[int, int
     picture = preprocess.decode(encode(Image.new("RGB", size, (255, 0, 0)), "PNG"), SETTINGS)
     for preset in PRESETS:
         assert preprocess.transform(picture, preset).shape == (3, preset.crop, preset.crop)
-    pixels = preprocess.crop(picture, PRESETS[0])
+    _, pixels = preprocess.fit(picture.image, PRESETS[0])
     assert (pixels == np.array([255, 0, 0], np.uint8)).all()
     assert preprocess.thumbnail(picture, 160)
 
 
-@pytest.mark.parametrize("size", [(900, 150), (150, 900), (402, 300)])
-def test_resizing_only_what_is_kept_differs_by_rounding_alone(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("size", [(1200, 150), (150, 1200), (402, 300), (300, 402), (1000, 1000), (90, 110)])
+def test_other_ways_to_resize_differ_by_rounding_alone(size: tuple[int, int], exact: bool) -> None:
     preset = catalog.FALLBACK_PREPROCESS
     smooth = noise(40, 40).resize(size, Image.Resampling.BICUBIC)
-    picture = preprocess.decode(encode(smooth, "PNG"), SETTINGS)
-    kept = preprocess.crop(picture, preset, whole=False).astype(int)
-    whole = torchvisions(preset)(picture.image).numpy()
+    _, pixels = preprocess.fit(smooth, preset, exact=exact)
+    reference = torchvisions(preset)(smooth).numpy()
     mean, std = np.array(preset.mean)[:, None, None], np.array(preset.std)[:, None, None]
-    assert np.abs(kept - ((whole * std + mean) * 255).transpose(1, 2, 0)).max() < 2
+    assert np.abs(pixels - ((reference * std + mean) * 255).transpose(1, 2, 0)).max() < 2
+
+
+@pytest.mark.parametrize("precision", list(Precision))
+@pytest.mark.parametrize(
+    ("size", "thumbnail_px", "kept"),
+    [
+        ((500, 400), 160, (320, 256)),
+        ((500, 400), 400, (500, 400)),
+        ((90, 80), 40, (90, 80)),
+        ((900, 90), 16, (900, 90)),
+    ],
+)
+def test_what_a_thumbnail_is_made_of_is_as_small_as_it_may_be(
+    precision: Precision, size: tuple[int, int], thumbnail_px: int, kept: tuple[int, int]
+) -> None:
+    space = catalog.resolve_space(None, None, precision, SETTINGS.weights_dir)
+    settings = Settings(thumbnail_px=thumbnail_px)
+    picture, pixels = preprocess.prepare(encode(noise(*size), "JPEG"), space, settings)
+    assert (picture.image.size, picture.width, picture.height) == (kept, *size)
+    assert pixels.shape == (224, 224, 3)
 
 
 def test_large_jpegs_can_be_decoded_smaller() -> None:

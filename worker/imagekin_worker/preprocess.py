@@ -20,11 +20,13 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from torch.nn import functional
 
 from imagekin import errors, formats
 from imagekin.catalog import Preprocess, Space
@@ -51,7 +53,7 @@ _WHITE = (255, 255, 255)
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A decoded picture: RGB, the right way up. `width` and `height` are those of the file, however it was decoded."""
+    """A decoded picture: RGB, the right way up. `width` and `height` are the file's, however small `image` is."""
 
     image: Image.Image
     width: int
@@ -88,39 +90,39 @@ def prepare(
 ) -> tuple[Picture, NDArray[np.uint8]]:
     """Decode an image's bytes for a space: the picture, and the pixels (crop, crop, 3) that its backbone takes.
 
-    They are written `into` an array where one is given, a place in a batch. `fast` spaces decode large JPEGs at a
-    reduced scale. Raises what `decode` raises.
+    They are written `into` an array where one is given, a place in a batch. The picture comes no larger than a
+    thumbnail needs it. `fast` spaces decode large JPEGs at a reduced scale. Raises what `decode` raises.
     """
     exact = space.precision is Precision.EXACT
     picture = decode(data, settings, at_least_px=None if exact else FAST_MARGIN * space.preprocess.resize)
-    pixels = crop(picture, space.preprocess, whole=exact)
+    resized, pixels = fit(picture.image, space.preprocess, exact=exact)
+    if settings.thumbnail_px <= max(resized.size) < max(picture.image.size):
+        picture = replace(picture, image=resized)
     if into is None:
         return picture, pixels
     into[...] = pixels
     return picture, into
 
 
-def crop(picture: Picture, preprocess: Preprocess, *, whole: bool = True) -> NDArray[np.uint8]:
-    """Resize the shorter side and cut out the middle: pixels (crop, crop, 3), as the torchvision preset has them.
+def fit(image: Image.Image, preprocess: Preprocess, *, exact: bool = True) -> tuple[Image.Image, NDArray[np.uint8]]:
+    """Resize the shorter side and cut out the middle: the resized picture, and pixels (crop, crop, 3).
 
-    Not `whole`, it resizes only what it keeps, which takes two thirds of the time: the same filter at the same places,
-    but rounding moves up to one value in twenty by one or two. Elongated pictures are done so at any rate.
+    `exact` pixels are the torchvision preset's, to the bit. Others are PyTorch's: the same filter in a third of the
+    time, whose rounding moves some values by one. An elongated picture is not resized as a whole but comes as it is.
     """
-    side, image = preprocess.crop, picture.image
-    resized = _resized_size(image.size, preprocess.resize)
-    filter_ = _INTERPOLATIONS[preprocess.interpolation]
-    elongated = max(image.size) >= ELONGATED * min(image.size)
-    if (elongated or not whole) and min(resized) >= side:
-        image = _resize_kept(image, resized, side, filter_)
-    else:
-        image = _center(image.resize(resized, filter_) if resized != image.size else image, side)
-    return np.asarray(image)
+    side, size = preprocess.crop, _resized_size(image.size, preprocess.resize)
+    if max(image.size) >= ELONGATED * min(image.size) and min(size) >= side:
+        return image, np.asarray(_resize_kept(image, size, side, _INTERPOLATIONS[preprocess.interpolation]))
+    if size != image.size:
+        resize = _resize if exact else _resize_quickly
+        image = resize(image, size, preprocess.interpolation)
+    return image, np.asarray(_center(image, side))
 
 
 def transform(picture: Picture, preprocess: Preprocess) -> NDArray[np.float32]:
     """Make the network's input of a picture: (3, crop, crop), the same bits as the torchvision preset's."""
     mean, std = (np.array(each, np.float32)[:, None, None] for each in (preprocess.mean, preprocess.std))
-    pixels = crop(picture, preprocess).transpose(2, 0, 1).astype(np.float32, order="C")
+    pixels = fit(picture.image, preprocess)[1].transpose(2, 0, 1).astype(np.float32, order="C")
     pixels /= np.float32(255)
     pixels -= mean
     pixels /= std
@@ -211,6 +213,17 @@ def _resized_size(size: tuple[int, int], shorter: int) -> tuple[int, int]:
     if width <= height:
         return shorter, int(shorter * height / width)
     return int(shorter * width / height), shorter
+
+
+def _resize(image: Image.Image, size: tuple[int, int], interpolation: str) -> Image.Image:
+    return image.resize(size, _INTERPOLATIONS[interpolation])
+
+
+def _resize_quickly(image: Image.Image, size: tuple[int, int], interpolation: str) -> Image.Image:
+    # through DLPack because torch.from_numpy warns of read-only memory
+    pixels = torch.from_dlpack(np.asarray(image)).permute(2, 0, 1)[None]
+    resized = functional.interpolate(pixels, size[::-1], mode=interpolation, antialias=True)
+    return Image.fromarray(resized[0].permute(1, 2, 0).numpy())
 
 
 def _center(image: Image.Image, side: int) -> Image.Image:
