@@ -136,7 +136,7 @@ class Work:
         )
         self.read_seconds = self._histogram("imagekin_read_seconds", "Time to read one image's bytes.", STAGE_S)
         self.lookup_seconds = self._histogram(
-            "imagekin_lookup_seconds", "Time to find which of up to 4 images are stored already.", STAGE_S
+            "imagekin_lookup_seconds", "Time to find which of a handful of images are stored already.", STAGE_S
         )
         self.decode_seconds = self._histogram(
             "imagekin_decode_seconds", "Time to decode one image, with its thumbnail.", STAGE_S

@@ -6,9 +6,11 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import structlog
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, undefer
 
 from imagekin import errors, jobs, ledger, metrics, models, segments, sources
@@ -22,8 +24,8 @@ from imagekin_worker.readahead import ReadAhead
 
 log = structlog.get_logger()
 
-# The part of the soft time limit after which no more chunks are begun whose images come over a network: what is
-# begun may take three quarters (see planner.remote_chunk).
+# The part of the soft time limit after which nothing more is claimed, and no chunk begun whose images come over a
+# network: what is begun may take three quarters (see planner.remote_chunk).
 BEGIN_UNTIL = 0.1
 
 
@@ -62,25 +64,22 @@ class Place(NamedTuple):
 
 
 def run(node: Node, claims: Sequence[jobs.Claim], lease: Lease) -> None:
-    """Embed claimed chunks of one space; a job whose source is gone fails alone. Raises WeightsUnavailable."""
+    """Embed claimed chunks of one space, and those that come next while there is time.
+
+    A job whose source is gone fails alone. Raises WeightsUnavailable.
+    """
     backbone = node.backbone(claims[0].space_id)
-    opened: dict[str, sources.Source] = {}
-    works = [work for claim in claims if (work := _open(node, claim, opened, lease)) is not None]
     started, computed = time.monotonic(), 0
-    try:
-        for work in works:
-            if not work.missing:
-                _finish(node, work, lease)
+    with Feed(node, claims, lease, started + node.settings.soft_time_limit_s * BEGIN_UNTIL) as feed:
         pipeline = Pipeline(backbone, node.settings, node.tuner.arrangement(backbone))
-        places = _places(works, lease, started + node.settings.soft_time_limit_s * BEGIN_UNTIL)
         # left also where a finish fails: no thread must go on beside the next claim
-        with ReadAhead(places, _read, lambda place: place.work.remote, node.settings.fetch_threads) as ahead:
+        with ReadAhead(feed, _read, lambda place: place.work.remote, node.settings.fetch_threads) as ahead:
             outcomes = pipeline.run(
                 ahead,
                 ahead.read,
                 settle=lambda fetched: _settle(node, fetched),
                 should_stop=lambda: lease.lost,
-                expected=sum(work.missing for work in works),
+                left=lambda: feed.left,
             )
             with closing(outcomes):
                 for outcome in outcomes:
@@ -91,17 +90,84 @@ def run(node: Node, claims: Sequence[jobs.Claim], lease: Lease) -> None:
                     work.missing -= 1
                     if not work.missing:
                         _finish(node, work, lease)
-        _give_back(node, works, lease)
-    finally:
-        for source in opened.values():
-            source.close()
+        _give_back(node, feed.works, lease)
     seconds = time.monotonic() - started
     # a network's speed is not the backbone's, which is as high at least
     known = node.images_per_claim(claims[0].space_id) / node.settings.chunk_target_s
-    if computed > known * seconds or not any(work.remote for work in works):
+    if computed > known * seconds or not any(work.remote for work in feed.works):
         node.note_speed(claims[0].space_id, computed, seconds)
         if not node.leaving.is_set():
             node.tuner.worked(backbone, computed, seconds)
+
+
+class Feed:
+    """The images of claimed chunks, and of those claimed ahead while the last of them is given out, up to `until`.
+
+    So no lane waits for a claim while there is work. An iterator for one thread at a time; `left` counts the images
+    that it has yet, `works` are the chunks. As a context it closes their sources.
+    """
+
+    def __init__(self, node: Node, claims: Sequence[jobs.Claim], lease: Lease, until: float) -> None:
+        self.works: list[Work] = []
+        self.left = 0
+        self._node, self._lease, self._until = node, lease, until
+        self._first = claims[0]
+        self._sources: dict[str, sources.Source] = {}
+        self._places = self._give()
+        self._admit(claims)
+
+    def __enter__(self) -> Feed:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for source in self._sources.values():
+            source.close()
+
+    def __iter__(self) -> Iterator[Place]:
+        return self
+
+    def __next__(self) -> Place:
+        return next(self._places)
+
+    def _give(self) -> Iterator[Place]:
+        # grows meanwhile
+        for work in self.works:
+            begins = not work.remote or time.monotonic() <= self._until
+            if work is self.works[-1]:
+                self._claim_ahead()
+            for index, item in enumerate(work.items):
+                if item is not None:
+                    continue
+                self.left -= 1
+                if begins and self._lease.holds(work.claim):
+                    work.begun = True
+                    yield Place(work, index)
+
+    def _claim_ahead(self) -> None:
+        if self._lease.lost or time.monotonic() > self._until:
+            return
+        try:
+            claims = self._node.claim(self._first.claimed_by, like=self._first)
+        except DBAPIError as error:
+            # what is in hand goes on; the next claim will say if the database is away
+            log.warning("not_claimed_ahead", error=str(error.orig))
+            return
+        if claims:
+            reporting.claimed(claims)
+            self._lease.add(claims)
+            self._admit(claims)
+
+    def _admit(self, claims: Sequence[jobs.Claim]) -> None:
+        for claim in claims:
+            work = _open(self._node, claim, self._sources, self._lease)
+            if work is None:
+                continue
+            self.left += work.missing
+            self.works.append(work)
+            if not work.missing:
+                _finish(self._node, work, self._lease)
 
 
 def _give_back(node: Node, works: Sequence[Work], lease: Lease) -> None:
@@ -144,17 +210,6 @@ def refused(entry: dict[str, Any]) -> Item | None:
     """Return the item of an entry that planning found to fail, else None."""
     error = entry.get("error")
     return None if error is None else Item(entry["key"], error=(error[0], error[1]))
-
-
-def _places(works: Sequence[Work], lease: Lease, begin_until: float) -> Iterator[Place]:
-    """Yield the images that are to be read; no chunk of slow ones is begun after `begin_until`."""
-    for work in works:
-        if work.remote and time.monotonic() > begin_until:
-            continue
-        for index, item in enumerate(work.items):
-            if item is None and lease.holds(work.claim):
-                work.begun = True
-                yield Place(work, index)
 
 
 def _read(place: Place) -> bytes:
@@ -214,7 +269,9 @@ def _finish(node: Node, work: Work, lease: Lease) -> None:
     items = [item for item in work.items if item is not None]
     stored = time.monotonic()
     try:
-        counts = node.database.write(jobs.finish_images, work.claim, items)
+        # the job may end with it, which is told in there
+        with structlog.contextvars.bound_contextvars(**reporting.about([work.claim])):
+            counts = node.database.write(jobs.finish_images, work.claim, items)
     except errors.LeaseLost:
         lease.lose(work.claim)
         log.info("chunk_lost", **reporting.about([work.claim]))

@@ -31,8 +31,14 @@ from imagekin_worker.streams import Stream
 
 T = TypeVar("T")
 
-HANDFUL = 4
-"""How many images a lane reads, and settles in one call, before it decodes them."""
+HANDFUL = 16
+"""How many images a lane reads, and settles in one call, before it decodes them: settling asks the database."""
+
+HANDFUL_BYTES = 8 << 20
+"""A handful is large enough once its files have so many bytes."""
+
+TAKEN = 4
+"""How many items a lane takes at a time: as many as other lanes wait for, where items come over a network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +83,11 @@ def go_on() -> bool:
     return False
 
 
+def endless() -> float:
+    """Expect no end."""
+    return math.inf
+
+
 @dataclass(frozen=True, slots=True)
 class Arrangement:
     """How the cores share the work: `lanes` threads, each with batches of its own and `threads` inside a layer."""
@@ -105,7 +116,7 @@ class Pipeline:
         read: Read[T],
         settle: Settle[T] = settle_nothing,
         should_stop: Callable[[], bool] = go_on,
-        expected: int | None = None,
+        left: Callable[[], float] = endless,
     ) -> Generator[Outcome[T], None, None]:
         """Yield the outcome of each item, in any order, as it comes.
 
@@ -114,10 +125,10 @@ class Pipeline:
         at once; of `settle` and `items` there is one call at a time. After `should_stop` says so, a batch that is
         begun is finished, and an item that is not yielded was not done. Any other exception ends the run and is raised
         here. All threads have ended when the iterator has, also when it is closed early; at most lanes x (batch +
-        handful) pictures and as many outcomes are in memory. `expected`: about how many items there are; the last
-        batches are then made smaller, so that all lanes end at about the same time.
+        handful) pictures and as many outcomes are in memory. `left`: about how many items are still to come, asked
+        before each; the last batches are then made smaller, so that all lanes end at about the same time.
         """
-        work = _Run(self._backbone, self._settings, self._arrangement, items, read, settle, should_stop, expected)
+        work = _Run(self._backbone, self._settings, self._arrangement, items, read, settle, should_stop, left)
         return work.outcomes()
 
 
@@ -133,7 +144,7 @@ class _Run(Generic[T]):
         read: Read[T],
         settle: Settle[T],
         should_stop: Callable[[], bool],
-        expected: int | None,
+        left: Callable[[], float],
     ) -> None:
         self._backbone = backbone
         self._settings = settings
@@ -142,7 +153,7 @@ class _Run(Generic[T]):
         self._read = read
         self._settle = settle
         self._should_stop = should_stop
-        self._remaining = math.inf if expected is None else expected
+        self._left = left
         self._loads: list[_Load] = []
         self._taking = threading.Lock()
         self._settling = threading.Lock()
@@ -177,13 +188,18 @@ class _Run(Generic[T]):
         batch: list[_Decoded[T]] = []
         load = _Load()
         for fetched in self._handfuls(load):
+            load.gathered = len(batch) + len(fetched)
             for each in fetched:
+                if self._stopped():
+                    return
                 decoded = self._decode(each, buffer[len(batch)])
-                batch += [] if decoded is None else [decoded]
-                if len(batch) >= load.share:
+                if decoded is None:
+                    load.gathered -= 1
+                    continue
+                batch.append(decoded)
+                if len(batch) >= load.batch:
                     self._embed(batch, buffer, load)
                     batch.clear()
-            load.gathered = len(batch)
         if batch and not self._stopped():
             self._embed(batch, buffer, load)
 
@@ -213,19 +229,33 @@ class _Run(Generic[T]):
     def _handfuls(self, load: _Load) -> Iterator[list[Fetched[T]]]:
         """Take handfuls of items while there are any; put out what needs no embedding, give the rest."""
         self._loads.append(load)
-        while items := self._take(load):
-            fetched = [each for each in map(self._fetch, items) if each is not None]
-            settled = self._settled(fetched)
-            self._put(Outcome(fetched[at].item, fetched[at].content_hash, settled=True) for at in sorted(settled))
-            yield [each for at, each in enumerate(fetched) if at not in settled]
+        while handful := self._handful(load):
+            settled = self._settled(handful)
+            self._put(Outcome(handful[at].item, handful[at].content_hash, settled=True) for at in sorted(settled))
+            yield [each for at, each in enumerate(handful) if at not in settled]
 
-    def _take(self, load: _Load) -> list[T]:
+    def _handful(self, load: _Load) -> list[Fetched[T]]:
+        """Read as many items as a lane should at once; nothing where none are left."""
+        handful: list[Fetched[T]] = []
+        size = 0
+        while size < HANDFUL_BYTES and (items := self._take(load, len(handful))):
+            for fetched in filter(None, map(self._fetch, items)):
+                handful.append(fetched)
+                size += len(fetched.data)
+        return handful
+
+    def _take(self, load: _Load, taken: int) -> list[T]:
+        """Take a few items more for a handful that has `taken` already; none where it is large enough."""
         with self._taking:
-            left = self._remaining + sum(other.left for other in self._loads)
-            load.share = max(1, math.ceil(min(self._size, left / self._lanes)))
-            count = min(HANDFUL, load.share if load.share == self._size else max(1, load.share - load.gathered))
+            share = (self._left() + sum(other.left for other in self._loads)) / self._lanes
+            batch = max(1, math.ceil(min(self._size, share)))
+            # half of a lane's share, so that none has a handful while the others have nothing, but what fills a batch
+            half = (share - (load.gathered - taken)) / 2 - taken
+            count = math.ceil(min(TAKEN, HANDFUL - taken, max(batch - load.gathered, half)))
+            if taken and count <= 0:
+                return []
+            load.batch, count = batch, max(1, count)
             items = [] if self._stopped() else list(itertools.islice(self._items, count))
-            self._remaining -= len(items)
             load.gathered += len(items)
             return items
 
@@ -258,7 +288,7 @@ class _Run(Generic[T]):
 
     def _embed(self, batch: list[_Decoded[T]], buffer: NDArray[np.uint8], load: _Load) -> None:
         self._note_fill(batch)
-        load.gathered, load.embedding = 0, len(batch)
+        load.gathered, load.embedding = load.gathered - len(batch), len(batch)
         with WORK.forward_seconds.time():
             # pictures lie in memory as (height, width, channel), and so the network reads them
             embeddings = self._backbone.embed(buffer[: len(batch)].transpose(0, 3, 1, 2))
@@ -290,9 +320,9 @@ class _Run(Generic[T]):
 
 @dataclass(slots=True)
 class _Load:
-    """What a lane has in hand, in images. `share`: how large its batch should be, a full one but towards the end."""
+    """What a lane has in hand, in images. `batch`: how many it should embed at once, fewer towards the end."""
 
-    share: int = 0
+    batch: int = 0
     gathered: int = 0
     embedding: int = 0
 

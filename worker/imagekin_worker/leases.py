@@ -16,7 +16,7 @@ log = structlog.get_logger()
 
 
 class Lease:
-    """Renews claims from a thread of its own; says which are lost, so that their work stops.
+    """Renews claims from a thread of its own; says which are lost, so that their work stops. `claims`: all it had.
 
     Where the database cannot be reached the claims count as held: the fence at the finish decides.
     """
@@ -32,10 +32,12 @@ class Lease:
     ) -> None:
         self._database = database
         self._leaving = leaving or threading.Event()
-        self._claims = claims
+        self.claims = list(claims)
+        self._claims = list(claims)
         self._lease_s = lease_s
         self._renew_s = renew_s
-        self._held = {(claim.job_id, claim.seq) for claim in claims}
+        self._held = _keys(claims)
+        self._changing = threading.Lock()
         self._done = threading.Event()
         self._told: set[tuple[str, int]] = set()
         self._thread = threading.Thread(target=telemetry.in_context(self._run), name="lease", daemon=True)
@@ -53,6 +55,13 @@ class Lease:
             for claim in self._claims:
                 self.lose(claim)
 
+    def add(self, claims: Sequence[jobs.Claim]) -> None:
+        """Keep these as well, while others are still held."""
+        self.claims += claims
+        with self._changing:
+            self._held |= _keys(claims)
+            self._claims = [*self._claims, *claims]
+
     @property
     def lost(self) -> bool:
         """Whether nothing is held any more, or is about to be handed back."""
@@ -64,7 +73,9 @@ class Lease:
 
     def finished(self, claim: jobs.Claim) -> None:
         """Stop renewing a claim that is done with."""
-        self._claims = [other for other in self._claims if other != claim]
+        with self._changing:
+            self._claims = [other for other in self._claims if other != claim]
+            self._held -= _keys([claim])
 
     def lose(self, claim: jobs.Claim) -> None:
         """Note that a claim turned out to be lost; once for each, however often it is found."""
@@ -87,4 +98,10 @@ class Lease:
             for claim in claims:
                 if (claim.job_id, claim.seq) not in held and claim in self._claims:
                     self.lose(claim)
-            self._held = held
+            with self._changing:
+                # what was added meanwhile was not asked for
+                self._held -= _keys(claims) - held
+
+
+def _keys(claims: Sequence[jobs.Claim]) -> set[tuple[str, int]]:
+    return {(claim.job_id, claim.seq) for claim in claims}

@@ -7,8 +7,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -35,8 +34,6 @@ FIRST_IMAGES = 16
 # Claims that follow the owners' turns whatever is in memory; at random, so that no order of owners can keep step with
 # them and wait forever. A network takes about as long to load as a few claims take.
 BY_TURNS = 1 / 8
-# How many chunks' time a claim takes, where they wait: at its end lanes wait for each other, and for the next one.
-CHUNKS = 2
 # How much of the newest measurement goes into the speed.
 SMOOTHING = 0.3
 
@@ -79,19 +76,20 @@ class Node:
             backbone.embed(batch)
             self.note_speed(space.fingerprint, len(batch), time.monotonic() - started)
 
-    def claim(self, claimed_by: str) -> list[jobs.Claim]:
-        """Claim what comes next in the lane, twice `chunk_target_s` of it at most."""
+    def claim(self, claimed_by: str, like: jobs.Claim | None = None) -> list[jobs.Claim]:
+        """Claim what comes next in the lane, about `chunk_target_s` of it; nothing where that is not `like` a claim."""
         claims = self.database.write(
             jobs.claim,
             self.lane,
             claimed_by,
             self.settings,
             after_owner=self.last_owner,
-            most_images=CHUNKS * self.images_per_claim(self._last_space),
+            most_images=self.images_per_claim(self._last_space),
             most_searches=MOST_SEARCHES,
             after_planning=self._last_kind == ChunkKind.PLAN,
             gathering=0 < self._planned < self._fill,
             warm=() if random.random() < BY_TURNS else self.models.warm,
+            like=like,
         )
         if claims:
             self._last_kind = claims[0].kind
@@ -117,12 +115,10 @@ class Node:
             known = self._images_per_s.get(space_id, speed)
             self._images_per_s[space_id] = known + SMOOTHING * (speed - known)
 
-    @contextmanager
-    def lease(self, claims: Sequence[jobs.Claim]) -> Iterator[Lease]:
-        """Keep the claims while the block works on them."""
+    def lease(self, claims: Sequence[jobs.Claim]) -> Lease:
+        """Return what keeps the claims while its block works on them."""
         lease_s, renew_s = self.settings.lease_s, self.settings.renew_s
-        with Lease(self.database, claims, lease_s=lease_s, renew_s=renew_s, leaving=self.leaving) as lease:
-            yield lease
+        return Lease(self.database, claims, lease_s=lease_s, renew_s=renew_s, leaving=self.leaving)
 
     def backbone(self, space_id: str) -> backbones.Backbone:
         """Return the warm backbone of a space; raises WeightsUnavailable."""

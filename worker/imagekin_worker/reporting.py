@@ -24,9 +24,20 @@ def about(claims: Sequence[jobs.Claim]) -> dict[str, Any]:
 def context(claims: Sequence[jobs.Claim]) -> dict[str, Any]:
     """Return what every line carries while these chunks are worked on.
 
-    Those of several chunks carry the claim alone, and each line about one of them its own job, chunk and attempt.
+    Of several chunks, and of images, which others may join, they carry the claim alone, and each line about one of
+    them its own job, chunk and attempt.
     """
-    return {"claim": claims[0].claimed_by, **(about(claims) if len(claims) == 1 else {})}
+    alone = len(claims) == 1 and claims[0].kind != ChunkKind.EMBED
+    return {"claim": claims[0].claimed_by, **(about(claims) if alone else {})}
+
+
+def claimed(claims: Sequence[jobs.Claim]) -> None:
+    """Tell of a claim."""
+    kind, images = claims[0].kind, sum(claim.size for claim in claims)
+    metrics.WORK.claim_chunks.labels(kind).observe(len(claims))
+    if kind == ChunkKind.EMBED:
+        metrics.WORK.claim_images.observe(images)
+    log.info("claimed", kind=kind, images=images, claim=claims[0].claimed_by, **about(claims))
 
 
 class Report:
@@ -36,11 +47,7 @@ class Report:
         self._claims = claims
         self._kind = claims[0].kind
         self._started = time.monotonic()
-        images = sum(claim.size for claim in claims)
-        metrics.WORK.claim_chunks.labels(self._kind).observe(len(claims))
-        if self._kind == ChunkKind.EMBED:
-            metrics.WORK.claim_images.observe(images)
-        log.info("claimed", kind=self._kind, images=images, claim=claims[0].claimed_by, **about(claims))
+        claimed(claims)
 
     def end(self, outcome: str) -> None:
         """Count the claim as ended in one of the ways that `imagekin_claims_total` has."""

@@ -85,8 +85,6 @@ def ring(self) -> None:
             return
         with structlog.contextvars.bound_contextvars(**reporting.context(claims)):
             _work(node, claims)
-            if node.leaving.is_set():
-                log.info("handed_back", chunks=node.database.write(jobs.release, claims))
     except DBAPIError as error:
         # not the chunk's fault: its lease runs out, and the sweep rings again
         log.error("database_lost", error=str(error.orig))
@@ -99,8 +97,9 @@ def _work(node, claims: Sequence[jobs.Claim]) -> None:
     from imagekin_worker import work
 
     report = reporting.Report(claims)
+    lease = node.lease(claims)
     try:
-        with node.lease(claims) as lease:
+        with lease:
             work.do(node, claims, lease)
         report.end("done")
     except errors.LeaseLost:
@@ -129,6 +128,8 @@ def _work(node, claims: Sequence[jobs.Claim]) -> None:
         report.end("broken")
         log.exception("chunk_failed", **reporting.about(claims))
         _blame(node, claims, f"{type(error).__name__}: {error}"[:200])
+    if node.leaving.is_set():
+        log.info("handed_back", chunks=node.database.write(jobs.release, lease.claims))
 
 
 def _blame(node, claims: Sequence[jobs.Claim], reason: str) -> None:

@@ -37,11 +37,12 @@ class Claim:
     owner: str
     collection_id: str
     space_id: str
+    deaths: int
 
 
 COLUMNS = (
     Chunk.job_id, Chunk.seq, Chunk.kind, Chunk.attempt, Chunk.claimed_by,
-    Chunk.size, Chunk.owner, Chunk.collection_id, Chunk.space_id,
+    Chunk.size, Chunk.owner, Chunk.collection_id, Chunk.space_id, Chunk.deaths,
 )  # fmt: skip
 
 
@@ -57,6 +58,7 @@ def claim(
     after_planning: bool = False,
     gathering: bool = False,
     warm: Collection[str] = (),
+    like: Claim | None = None,
 ) -> list[Claim]:
     """Take the next chunk of the next owner after `after_owner`, and small ones of the same kind and space with it.
 
@@ -65,7 +67,8 @@ def claim(
     before more planning, so that a single worker does both in turn. `gathering` says that what it planned does not
     fill its batches yet: then jobs that have not begun are planned first, so that small ones share a batch. `warm`
     names the spaces whose networks the claimant has in memory: work of another space is passed over for theirs.
-    Returns [] where nothing is to be done.
+    `like` is a claim that the next one is to join: nothing is claimed whose turn it is but that is of another kind or
+    space, or killed a process before. Returns [] where nothing is to be done.
     """
     first = _unplanned(session, lane, settings) if gathering else None
     first = first or _first(session, lane, after_owner, settings, after_planning)
@@ -73,6 +76,8 @@ def claim(
         return []
     if warm and first.kind in FORWARD and first.space_id not in warm:
         first = _warm(session, lane, settings, warm) or first
+    if like is not None and not _may_join(first, like):
+        return []
     chosen = [(first.job_id, first.seq)]
     if first.deaths == 0:
         chosen += _companions(session, lane, first, settings, most_images, most_searches)
@@ -91,6 +96,10 @@ def claim(
     _start(session, {row.job_id for row in rows})
     claims = [Claim(row.job_id, row.seq, ChunkKind(row.kind), row.attempt, claimed_by, *row[5:]) for row in rows]
     return sorted(claims, key=lambda claim: (claim.job_id, claim.seq))
+
+
+def _may_join(first: sa.Row, like: Claim) -> bool:
+    return not first.deaths and not like.deaths and (first.kind, first.space_id) == (like.kind, like.space_id)
 
 
 def _claimable(lane: Lane, settings: Settings) -> sa.ColumnElement[bool]:

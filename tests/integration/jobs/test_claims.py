@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections import Counter
 
@@ -113,3 +114,28 @@ def test_searches_are_taken_together(submit, claim):
     assert len(claim(Lane.INTERACTIVE, most_searches=4)) == 4
     assert claim(Lane.BULK) == []
     assert len(claim(Lane.INTERACTIVE, most_searches=4)) == 1
+
+
+def test_what_joins_a_claim_is_of_its_kind_and_space_and_killed_nobody(database, planned, submit, claim):
+    planned(images=6, size=2)
+    (first,) = claim()
+    assert [one.seq for one in claim(like=first)] == [2]
+    (third,) = claim()
+    database.write(lambda s: s.execute(sa.update(models.Chunk).filter_by(seq=third.seq).values(deaths=1)))
+    database.write(jobs.release, [first])
+    # whose turn it is killed a process, or is of another kind or space: it gets a claim of its own
+    assert claim(like=dataclasses.replace(first, deaths=1)) == []
+    assert claim(like=dataclasses.replace(first, space_id="other")) == []
+    assert claim(like=dataclasses.replace(first, kind=ChunkKind.ASSIGN)) == []
+    submit(owner="abe")
+    assert claim(like=first) == []
+    assert claim()[0].kind == ChunkKind.PLAN
+    assert [one.seq for one in claim(like=first)] == [first.seq]
+
+
+def test_a_chunk_that_killed_a_process_joins_nobody(database, planned, claim):
+    planned(images=4, size=2)
+    (first,) = claim()
+    database.write(lambda s: s.execute(sa.update(models.Chunk).where(models.Chunk.seq > first.seq).values(deaths=1)))
+    assert claim(like=first) == []
+    assert [one.deaths for one in claim()] == [1]

@@ -1,0 +1,117 @@
+"""A worker claims what comes next while it still works, so that its lanes never wait for a claim."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from archive import Archive
+from PIL import Image
+from sqlalchemy.exc import OperationalError
+
+from imagekin import jobs, models
+from imagekin.config import Settings
+from imagekin.db import Database
+from imagekin.types import ChunkKind, JobStatus, Lane
+from imagekin_worker import work
+from imagekin_worker.leases import Lease
+from imagekin_worker.node import FIRST_IMAGES, Node
+
+CHUNKS = 5
+
+
+@pytest.fixture
+def archive(database: Database, settings: Settings, tmp_path: Path) -> Archive:
+    for number in range(CHUNKS * FIRST_IMAGES):
+        Image.new("RGB", (40, 40), (number, 0, 0)).save(tmp_path / f"{number:03}.png")
+    return Archive(database, settings.model_copy(update={"source_roots": (str(tmp_path),), "lanes": 2}))
+
+
+@pytest.fixture
+def node(archive: Archive) -> Iterator[Node]:
+    node = Node(archive.settings, Lane.BULK)
+    yield node
+    node.close()
+
+
+@pytest.fixture
+def job(archive: Archive, node: Node) -> models.Job:
+    """A job of several chunks, planned."""
+    job = archive.submit(work={"source": {"type": "folder", "path": archive.settings.source_roots[0]}})
+    [plan] = node.claim("plan/x")
+    assert plan.kind == ChunkKind.PLAN
+    do(node, [plan])
+    assert chunks(archive) == [("ready", FIRST_IMAGES)] * CHUNKS
+    return job
+
+
+def do(node: Node, claims: list[jobs.Claim]) -> Lease:
+    lease = node.lease(claims)
+    with lease:
+        work.do(node, claims, lease)
+    return lease
+
+
+def chunks(archive: Archive) -> list[tuple[str, int]]:
+    chunk = models.Chunk
+    query = sa.select(chunk.status, chunk.size).where(chunk.kind == ChunkKind.EMBED).order_by(chunk.seq)
+    return [(status, size) for status, size in archive.database.read(lambda session: session.execute(query).all())]
+
+
+def read(archive: Archive, job: models.Job) -> models.Job:
+    return archive.database.read(lambda session: session.get_one(models.Job, job.id))
+
+
+def test_one_run_goes_on_with_what_comes_next(archive: Archive, node: Node, job: models.Job):
+    claims = node.claim("ring/x")
+    assert sum(claim.size for claim in claims) == FIRST_IMAGES
+    lease = do(node, claims)
+    assert {claim.claimed_by for claim in lease.claims} == {"ring/x"}
+    assert len(lease.claims) == CHUNKS
+    assert (read(archive, job).status, read(archive, job).embedded) == (JobStatus.SUCCEEDED, CHUNKS * FIRST_IMAGES)
+
+
+def test_a_run_ends_in_time(archive: Archive, node: Node, job: models.Job):
+    node.settings = node.settings.model_copy(update={"soft_time_limit_s": 1e-9})
+    assert len(do(node, node.claim("ring/x")).claims) == 1
+    assert chunks(archive) == [("done", FIRST_IMAGES)] + [("ready", FIRST_IMAGES)] * (CHUNKS - 1)
+
+
+def test_a_process_that_must_go_claims_no_more_and_hands_back(archive: Archive, node: Node, job: models.Job):
+    claims = node.claim("ring/x")
+    node.leaving.set()
+    assert do(node, claims).claims == claims
+
+
+def test_a_database_that_is_away_just_then_costs_what_is_in_hand_nothing(
+    archive: Archive, node: Node, job: models.Job, monkeypatch: pytest.MonkeyPatch
+):
+    claims = node.claim("ring/x")
+
+    def away(*_: object, **__: object) -> list[jobs.Claim]:
+        raise OperationalError("claim", None, Exception("away"))
+
+    monkeypatch.setattr(node, "claim", away)
+    do(node, claims)
+    assert chunks(archive)[0] == ("done", FIRST_IMAGES)
+
+
+def test_what_is_added_to_a_lease_while_it_is_renewed_is_held(archive: Archive, node: Node, job: models.Job):
+    first, second = node.claim("ring/x"), node.claim("ring/x")
+    lease = Lease(node.database, first, lease_s=30, renew_s=0.01)
+    renewed = sa.select(models.Chunk.lease_until).filter_by(seq=second[0].seq, job_id=job.id)
+    with lease:
+        lease.add(second)
+        before = archive.database.read(lambda session: session.scalar(renewed))
+        until = time.monotonic() + 30
+        while archive.database.read(lambda session: session.scalar(renewed)) == before:
+            assert time.monotonic() < until
+        assert all(lease.holds(claim) for claim in first + second)
+        lease.finished(first[0])
+        assert not lease.lost
+        archive.database.write(jobs.release, second)
+        while not lease.lost:
+            assert time.monotonic() < until
