@@ -17,6 +17,7 @@ import typer
 from PIL import Image
 
 from imagekin.config import Settings
+from imagekin_worker import embedding
 from imagekin_worker.bench import command, forward, measuring, original, pictures, rows, sizes, timing
 from imagekin_worker.bench.activity import Activity
 from imagekin_worker.bench.report import Figure, Goal, NotMeasured, Outcome, Row
@@ -179,3 +180,4 @@ def test_activity_tells_work_from_rest():
     assert work.idle < rest.idle - 0.1
     assert work.cores > rest.cores
     assert work.others == 0
+    assert 0 <= work.stolen <= embedding.cores() + 0.1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -18,12 +19,13 @@ LOOK_S = 0.012
 
 class Share(NamedTuple):
     """Of a span of time: the share in which no lane ran, and the cores that were busy on average: with the lanes, with
-    the main thread, and with the other processes that were named."""
+    the main thread, and with the other processes that were named; and those that a virtual machine's host kept."""
 
     idle: float
     cores: float
     main: float
     others: float
+    stolen: float
 
 
 class Look(NamedTuple):
@@ -47,12 +49,14 @@ class Activity:
         self._pid = pid
         self._others = others
         self._looks: list[Look] = []
+        self._stolen = 0.0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         if not self._main.exists():
             raise NotMeasured("threads are looked at through /proc/PID/schedstat, which this system lacks")
 
     def __enter__(self) -> Self:
+        self._stolen = -stolen()
         self._thread.start()
         return self
 
@@ -61,9 +65,10 @@ class Activity:
     ) -> None:
         self._over.set()
         self._thread.join()
+        self._stolen += stolen()
 
     def share(self, begin: float, end: float) -> Share:
-        """Sum up what was seen between two times of the clock."""
+        """Sum up what was seen between two times of the clock; what the host kept is the average of the block."""
         idle = lanes = main = others = 0.0
         for old, new in zip(self._looks, self._looks[1:], strict=False):
             length = min(new.at, end) - max(old.at, begin)
@@ -74,8 +79,8 @@ class Activity:
             lanes += part * (new.lanes - old.lanes)
             main += part * (new.main - old.main)
             others += part * (new.others - old.others)
-        span = end - begin
-        return Share(idle / span, lanes / span, main / span, others / span)
+        span, whole = end - begin, self._looks[-1].at - self._looks[0].at
+        return Share(idle / span, lanes / span, main / span, others / span, self._stolen / whole)
 
     def _watch(self) -> None:
         # a process that is gone is looked at no more
@@ -86,6 +91,16 @@ class Activity:
     def _look(self) -> Look:
         main = int(self._main.read_text().split()[0]) / 1e9
         return Look(time.time(), _ran(self._pid) - main, main, sum(map(_ran, self._others)))
+
+
+def stolen() -> float:
+    """Return the seconds of cores that a virtual machine's host has kept since the start; 0 where nothing tells.
+
+    See "steal" in proc_stat(5).
+    """
+    with suppress(OSError), Path("/proc/stat").open() as lines:
+        return int(lines.readline().split()[8]) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 def _ran(pid: int) -> float:

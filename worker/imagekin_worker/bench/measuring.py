@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from imagekin import errors
 from imagekin.cli import output
 from imagekin.config import Settings
 from imagekin_worker import allocator
-from imagekin_worker.bench import rows
+from imagekin_worker.bench import activity, rows
 from imagekin_worker.bench.report import NOT_SELECTED, Outcome, Row
 from imagekin_worker.bench.sizes import Sizes
 from imagekin_worker.bench.workbench import Workbench
@@ -22,6 +23,7 @@ NO_GPU = "there is no CUDA device"
 INTERRUPTED = "interrupted"
 LOOK_S = 0.5
 MOST_BUSY = 0.15
+MOST_STOLEN = 0.02
 
 
 def measure(
@@ -37,6 +39,7 @@ def measure(
     notes: list[str] = []
     if (busy := busy_share(LOOK_S)) > MOST_BUSY:
         notes.append(f"others used {busy:.0%} of this machine's cores when this began; believe its figures accordingly")
+    began, stolen = time.monotonic(), activity.stolen()
     for device, group in (("cpu", rows.CPU), ("cuda", rows.GPU)):
         wanted = [row.name for row in group if row.name in asked]
         if not wanted or (device == "cuda" and not torch.cuda.is_available()):
@@ -48,6 +51,9 @@ def measure(
         ):
             outcomes += [_outcome(row, bench, row.name in wanted) for row in group]
             notes += bench.notes
+    stolen = (activity.stolen() - stolen) / (time.monotonic() - began) / (os.cpu_count() or 1)
+    if stolen > MOST_STOLEN:
+        notes.append(f"this machine's host kept {stolen:.0%} of its cores' time meanwhile; the ratios swing with that")
     return outcomes, notes
 
 

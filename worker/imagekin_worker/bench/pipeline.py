@@ -174,7 +174,11 @@ def _busy(rates: Rates, share: Share) -> str:
     if not rates.on_gpu:
         image, alone = 1e3 * share.cores / rates.whole, 1e3 * cores() / rates.ideal
         took += f" ({image:.3g} ms an image; its stages alone {alone:.3g})"
-    return f"of {cores()} cores {took}, planning and commits {share.main:.2f}, API and client {share.others:.2f}"
+    nobody = cores() - share.cores - share.main - share.others - share.stolen
+    return (
+        f"of {cores()} cores {took}, planning and commits {share.main:.2f}, API and client {share.others:.2f}, "
+        f"the machine's host {share.stolen:.2f}, nobody {nobody:.2f}"
+    )
 
 
 def _details(rates: Rates) -> dict[str, float]:
@@ -189,5 +193,6 @@ def _details(rates: Rates) -> dict[str, float]:
             "lane_cores": rates.share.cores,
             "main_thread_cores": rates.share.main,
             "other_processes_cores": rates.share.others,
+            "stolen_cores": rates.share.stolen,
         }
     return {name: round(value, 4) for name, value in found.items()}
