@@ -4,8 +4,9 @@
 
 `service`: whole jobs of tiny pictures through the real stack with the fake backbone. `tables`: planning, claiming,
 looking up and storing a chunk while the tables already hold so many images. `chunks`: storing chunks of several sizes,
-which locks their collection. `vectors`: storing, loading, searching,
-clustering and exporting a collection of so many vectors (1,280 dimensions). `batches`: k-means in mini-batches and
+which locks their collection. `vectors`: storing, loading, searching, clustering and exporting a collection of so many
+vectors (1,280 dimensions); `walk` and `memory` are what a load reads and the new memory that it fills, `last` and
+`unindexed` storing 10,240 vectors more, with and without the index of contents. `batches`: k-means in mini-batches and
 whole. `_cpu_` columns are CPU time, which other work on the machine disturbs less: of all processes of the service in
 `service`, of this process and PostgreSQL's in `tables`, of this process in `vectors`. A plain program, not a test.
 """
@@ -32,7 +33,7 @@ import structlog
 from sqlalchemy import orm
 
 import imagekin_migrations
-from imagekin import exports, models, segments
+from imagekin import exports, models, reading, segments
 from imagekin.cli import output
 from imagekin.config import Settings
 from imagekin.db import Database
@@ -57,6 +58,8 @@ BLOBS = {"in the database": (storage.DIM, storage.THUMBNAIL_BYTES), "next to non
 CLUSTERS, ITERATIONS = 100, 10
 # Mini-batches are measured as if only one in so many vectors had room.
 MINI_BATCH_SHARE = 2
+# Segments that are stored once the collection has its size.
+LAST_SEGMENTS = 20
 # Below this an iteration is too short to tell; above it takes minutes, which tests/benchmarks/million.py measures.
 FEWEST_CLUSTERED, MOST_CLUSTERED = 10_000, 100_000
 REPETITIONS, TOP_K = 5, 10
@@ -196,6 +199,8 @@ def _stages(database: Database, folder: Path, size: int) -> Iterator[tuple[str, 
     loaded: list[Matrix] = []
     yield "load", _spent(lambda: loaded.append(database.read(catch_up, collection.id)[1]))
     matrix = loaded.pop()
+    yield "walk", _spent(lambda: database.read(_walk, collection.id))
+    yield "memory", _spent(lambda: np.ones((size, storage.DIM), np.float32))
     query = np.random.default_rng(1).standard_normal((1, storage.DIM)).astype(np.float32)
     matrix.search(query, TOP_K)
     yield "search", min(_spent(lambda: matrix.search(query, TOP_K)) for _ in range(REPETITIONS))
@@ -203,6 +208,16 @@ def _stages(database: Database, folder: Path, size: int) -> Iterator[tuple[str, 
         yield "iteration", _iteration(matrix.raw(), CLUSTERS)
     pieces = exports.write(database, storage.OWNER, collection.name, "npz")
     yield "export", _spent(lambda: sum(map(len, pieces)))
+    more = LAST_SEGMENTS * SEGMENT_ROWS
+    yield "last", _fill(database, writing, more, size)
+    database.write(lambda session: session.execute(sa.text("DROP INDEX ix_images_content_hash")))
+    yield "unindexed", _fill(database, writing, more, size + more)
+
+
+def _walk(session: orm.Session, collection_id: str) -> int:
+    """Read all that a load reads, and leave it."""
+    revision, _ = reading.head(session, collection_id)
+    return sum(len(change.names) for change in reading.changes(session, collection_id, 0, revision))
 
 
 def batches(sizes: list[int], database: str) -> Iterator[Row]:
@@ -218,11 +233,11 @@ def batches(sizes: list[int], database: str) -> Iterator[Row]:
         yield row | {"inertia_over_full": inertias[1] / inertias[0]}
 
 
-def _fill(database: Database, writing: storage.Writing, size: int) -> Spent:
+def _fill(database: Database, writing: storage.Writing, size: int, first: int = 0) -> Spent:
     """Store so many vectors; what it costs to make them up is not counted."""
     spent = []
-    for start in range(0, size, SEGMENT_ROWS):
-        items = writing.items([f"{number:09}" for number in range(start, min(start + SEGMENT_ROWS, size))])
+    for start in range(first, first + size, SEGMENT_ROWS):
+        items = writing.items([f"{number:09}" for number in range(start, min(start + SEGMENT_ROWS, first + size))])
         stored = partial(database.write, segments.store, writing.collections["ours"].id, items, OnConflict.REPLACE)
         spent.append(_spent(stored))
     return Spent(*map(sum, zip(*spent, strict=True)))
