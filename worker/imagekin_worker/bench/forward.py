@@ -113,7 +113,7 @@ def backbone(bench: Workbench, name: str) -> Backbone:
 
 def rate(bench: Workbench, name: str, configuration: Configuration) -> float:
     """Measure the prepared backbone in one configuration, in images a second."""
-    return _rate(backbone(bench, name).embed, configuration, bench.space(name).preprocess.crop, bench.sizes.rate_s)
+    return rate_of(backbone(bench, name).embed, configuration, bench.space(name).preprocess.crop, bench.sizes.rate_s)
 
 
 def gflop(bench: Workbench, name: str) -> float:
@@ -123,6 +123,18 @@ def gflop(bench: Workbench, name: str) -> float:
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         backbones.build(space).to("meta")(torch.empty(1, 3, side, side, device="meta"))
     return counter.get_total_flops() / 1e9
+
+
+def rate_of(embed: Callable[[np.ndarray], object], configuration: Configuration, side: int, least_s: float) -> float:
+    """Measure the images a second of anything that embeds batches, in one configuration."""
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (configuration.batch, side, side, 3), dtype=np.uint8).transpose(0, 3, 1, 2)
+
+    def work() -> int:
+        embed(pixels)
+        return configuration.batch
+
+    return _timed(work, least_s, configuration.lanes, configuration.intra_op)
 
 
 def configurations(on_gpu: bool) -> list[Configuration]:
@@ -140,7 +152,7 @@ def _survey(bench: Workbench, name: str) -> Survey:
     tried = configurations(bench.on_gpu)
     arranged = {(each.lanes, each.intra_op) for each in tried}
     works: dict[Configuration | tuple[int, int] | None, Callable[[], float]] = {
-        None: lambda: _rate(embed, eager, side, bench.sizes.rate_s),
+        None: lambda: rate_of(embed, eager, side, bench.sizes.rate_s),
         **{each: lambda each=each: rate(bench, name, each) for each in tried},
         **{each: lambda each=each: _product(bench, name, *each) for each in arranged},
     }
@@ -184,17 +196,6 @@ def _product(bench: Workbench, name: str, lanes: int, intra_op: int) -> float:
         return 1
 
     return 2e-9 * side**3 * _timed(work, bench.sizes.rate_s, lanes, intra_op, begin)
-
-
-def _rate(embed: Callable[[np.ndarray], object], configuration: Configuration, side: int, least_s: float) -> float:
-    random = np.random.default_rng(0)
-    pixels = random.integers(0, 256, (configuration.batch, side, side, 3), dtype=np.uint8).transpose(0, 3, 1, 2)
-
-    def work() -> int:
-        embed(pixels)
-        return configuration.batch
-
-    return _timed(work, least_s, configuration.lanes, configuration.intra_op)
 
 
 def _timed(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import itertools
+import statistics
+import time
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,7 @@ from imagekin_worker.bench import timing
 from imagekin_worker.bench.report import Figure, NotMeasured
 from imagekin_worker.bench.search import rows_like_embeddings
 from imagekin_worker.bench.workbench import SEED, Workbench
+from imagekin_worker.clustering import Rows
 from imagekin_worker.kmeans import KMeans
 
 DIM = 1280
@@ -29,7 +33,6 @@ def against_product(bench: Workbench) -> Figure:
     n_clusters = GPU_CLUSTERS if bench.on_gpu else bench.sizes.kmeans_clusters
     # without groups, so that no run comes to its end before its last iteration
     rows = rows_like_embeddings(bench.sizes.kmeans_rows, DIM)
-    few, many = bench.sizes.iterations
     resident = torch.from_numpy(rows).to(bench.device)
     centers = resident[:n_clusters].T.contiguous()
 
@@ -39,17 +42,15 @@ def against_product(bench: Workbench) -> Figure:
             torch.cuda.synchronize()
 
     product()
+    count = bench.sizes.iterations
     found = timing.in_turns(
         {
-            "few": lambda: _run_s(rows, n_clusters, few, bench.device),
-            "many": lambda: _run_s(rows, n_clusters, many, bench.device),
-            "product": lambda: timing.seconds(lambda: [product() for _ in range(many - few)]) / (many - few),
+            "iteration": lambda: statistics.median(_iterations_s(rows, n_clusters, count, bench.device)),
+            "product": lambda: statistics.median(timing.seconds(product) for _ in range(count)),
         },
         bench.sizes.repetitions,
     )
-    iteration = (found["many"] - found["few"]) / (many - few)
-    if iteration <= 0:
-        raise NotMeasured("the machine is too busy to tell a run from one of more iterations")
+    iteration = found["iteration"]
     limit = f"the product; {1 - found['product'] / iteration:.0%} goes into labels, sums and costs"
     details = {"rows": len(rows), "dim": DIM, "n_clusters": n_clusters}
     return Figure(1000 * iteration, 1000 * found["product"], "ms", iteration / found["product"], limit, details)
@@ -115,10 +116,19 @@ def sklearn_inertia(rows: np.ndarray, n_clusters: int) -> float:
     return float(cluster.KMeans(n_clusters, n_init=STARTS, random_state=SEED).fit(rows).inertia_)
 
 
-def _run_s(rows: np.ndarray, n_clusters: int, iterations: int, device: str) -> float:
-    """Time a run of exactly so many iterations, its seeding and its end included. Raises NotMeasured for fewer."""
-    work = KMeans(rows, n_clusters, n_init=1, tolerance=0, max_iterations=iterations, device=device)
-    seconds = timing.seconds(work.advance)
-    if work.result().iterations != iterations:
-        raise NotMeasured(f"the rows were clustered after {work.result().iterations} iterations, before {iterations}")
-    return seconds
+def _iterations_s(rows: np.ndarray, n_clusters: int, count: int, device: str) -> list[float]:
+    """Time each of `count` iterations but the last, whose end cannot be seen. Raises NotMeasured for fewer."""
+    work = KMeans(rows, n_clusters, n_init=1, tolerance=0, max_iterations=count, device=device)
+    blocks = len(list(Rows(rows, device).blocks(n_clusters)))
+    marks: list[float] = []
+
+    def mark() -> bool:
+        """Note the time after seeding and after each block."""
+        if work.phase == "iterate":
+            marks.append(time.perf_counter())
+        return False
+
+    work.advance(mark)
+    if work.result().iterations != count:
+        raise NotMeasured(f"the rows were clustered after {work.result().iterations} iterations, before {count}")
+    return [after - before for before, after in itertools.pairwise(marks[::blocks])]

@@ -29,7 +29,7 @@ class Sizes:
     submits: int = 20
     kmeans_rows: int = 50_000
     kmeans_clusters: int = 100
-    iterations: tuple[int, int] = (2, 12)
+    iterations: int = 12
     peer_rows: int = 1_500
     peer_clusters: int = 50
     load_rows: int = 20_000
@@ -54,7 +54,7 @@ QUICK = Sizes(
     submits=3,
     kmeans_rows=8_000,
     kmeans_clusters=20,
-    iterations=(1, 11),
+    iterations=6,
     peer_rows=300,
     peer_clusters=8,
     load_rows=2_000,
