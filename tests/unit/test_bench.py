@@ -17,11 +17,12 @@ import typer
 from PIL import Image
 
 from imagekin.config import Settings
+from imagekin.types import Precision
 from imagekin_worker import embedding
 from imagekin_worker.bench import command, forward, measuring, original, pictures, rows, sizes, timing
 from imagekin_worker.bench.activity import Activity
 from imagekin_worker.bench.report import Figure, Goal, NotMeasured, Outcome, Row
-from imagekin_worker.bench.workbench import RESNET, Workbench
+from imagekin_worker.bench.workbench import DEFAULT, RESNET, Workbench
 
 GOALS = {
     "forward": ">= 1.7",
@@ -140,6 +141,16 @@ def test_a_pass_is_held_against_the_product_of_its_own_threads():
 def workbench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workbench]:
     with Workbench(tmp_path_factory.mktemp("bench"), sizes.QUICK, Settings(), "cpu", ()) as opened:
         yield opened
+
+
+def test_on_a_gpu_everything_is_fast_and_compiled(tmp_path: Path):
+    """As the goals have it: half precision against eager half precision."""
+    with Workbench(tmp_path, sizes.QUICK, Settings(), "cuda", ()) as bench:
+        assert bench.space(DEFAULT).precision is Precision.FAST
+        assert 0 < bench.settings.compile_after_s <= forward.LOOK_S
+    with Workbench(tmp_path, sizes.QUICK, Settings(), "cpu", ()) as bench:
+        assert bench.space(DEFAULT).precision is Precision.EXACT
+        assert bench.settings.compile_after_s == 0
 
 
 def test_the_operations_of_a_pass_are_counted(workbench: Workbench):

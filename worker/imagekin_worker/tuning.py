@@ -71,6 +71,11 @@ class Tuner:
         elif self._has_worked(name, "compile_after_s"):
             self._compile(backbone)
 
+    @property
+    def compiling(self) -> bool:
+        """Whether a network is being compiled, or was and is not in use yet."""
+        return self._compilation is not None
+
     def close(self) -> None:
         """Give up what is being compiled."""
         if self._compilation is not None:

@@ -6,6 +6,7 @@ Both beside what the machine can do at most: the bare matrix product, as the sam
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,6 +22,7 @@ from imagekin_worker.bench import timing, weights
 from imagekin_worker.bench.report import Figure
 from imagekin_worker.bench.workbench import DEFAULT, RESNET, Workbench
 from imagekin_worker.embedding import cores
+from imagekin_worker.tuning import Tuner
 
 # Which of them fits the caches differs from one processor to the next.
 CPU_BATCHES = (4, 8, 16)
@@ -28,6 +30,8 @@ JOINT_BATCH = 8
 GPU_BATCHES = (64, 128, 256)
 # The sides of matrices whose product is at its peak: those of a lane lie in a core's caches.
 CPU_SIDE, GPU_SIDE = 512, 8192
+# Between two looks whether a network is compiled: longer than after which a worker would have it compiled.
+LOOK_S = 0.5
 
 
 class Configuration(NamedTuple):
@@ -108,7 +112,7 @@ def survey(bench: Workbench, name: str) -> Survey:
 
 def backbone(bench: Workbench, name: str) -> Backbone:
     """Give the prepared backbone as a worker has it."""
-    return bench.once(("backbone", name), lambda: backbones.load(bench.space(name), bench.settings))
+    return bench.once(("backbone", name), lambda: _prepared(bench, name))
 
 
 def rate(bench: Workbench, name: str, configuration: Configuration) -> float:
@@ -143,6 +147,19 @@ def configurations(on_gpu: bool) -> list[Configuration]:
         return [Configuration(1, 1, batch) for batch in GPU_BATCHES]
     lanes = [Configuration(cores(), 1, batch) for batch in CPU_BATCHES]
     return [*lanes, Configuration(1, cores(), JOINT_BATCH)]
+
+
+def _prepared(bench: Workbench, name: str) -> Backbone:
+    """Load a backbone; on a GPU it is compiled, and the worker finds what was made of it here."""
+    loaded = backbones.load(bench.space(name), bench.settings)
+    if bench.on_gpu:
+        tuner = Tuner(bench.settings)
+        tuner.arrangement(loaded)
+        tuner.worked(loaded, 1, LOOK_S)
+        while tuner.compiling:
+            time.sleep(LOOK_S)
+            tuner.worked(loaded, 1, LOOK_S)
+    return loaded
 
 
 def _survey(bench: Workbench, name: str) -> Survey:

@@ -121,7 +121,10 @@ def _measure(bench: Workbench, backbone: str) -> Rates:
     costs: list[original.Cost] = []
 
     def job() -> float:
-        with service.collection(backbone, weights) as name, Activity(service.child("bulk"), others()) as activity:
+        with (
+            service.collection(backbone, weights, bench.precision) as name,
+            Activity(service.child("bulk"), others()) as activity,
+        ):
             run = service.embed(folder, name)
         shares.append(activity.share(run.submitted, run.finished))
         return run.rate
@@ -149,7 +152,7 @@ def _measure(bench: Workbench, backbone: str) -> Rates:
     warm = bench.drawn("warm", bench.sizes.warm_pictures, pictures.ORDINARY)
     # the first loads the network; the second waits for what a worker tries out after it
     for _ in range(2):
-        with service.collection(backbone, weights) as name:
+        with service.collection(backbone, weights, bench.precision) as name:
             service.embed(warm, name)
     found = timing.in_turns(works, bench.sizes.repetitions)
     return Rates(

@@ -20,7 +20,7 @@ class Sizes:
     pictures: int = 1000
     slow_pictures: int = 200
     class_pictures: int = 24
-    large_pictures: int = 120
+    large_pictures: int = 300
     large_drawn: int = 24
     search_rows: int = 100_000
     search_repeats: int = 15

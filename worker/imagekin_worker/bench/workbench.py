@@ -52,6 +52,7 @@ class Workbench:
         self.sizes = sizes
         self.on_gpu = device == "cuda"
         self.device = device
+        self.precision = Precision.FAST if self.on_gpu else Precision.EXACT
         self.asked = frozenset(asked)
         self.notes: list[str] = []
         self.interrupted = False
@@ -67,10 +68,10 @@ class Workbench:
             device=device,
             port=0,
             rate_limit_per_s=0,
-            # what a worker tries once a machine comes before anything is timed, or not at all: compiling takes longer
-            # than all that is measured here
+            # what a worker tries once a machine comes before anything is timed, or not at all: compiling for a CPU
+            # takes longer than all that is measured here
             calibrate_after_s=0.05,
-            compile_after_s=0,
+            compile_after_s=0.05 if self.on_gpu else 0,
         )
 
     def __enter__(self) -> Self:
@@ -96,9 +97,11 @@ class Workbench:
         """Give the running service. Raises NotMeasured where its packages or a Redis are missing."""
         return self.once("service", lambda: self._open.enter_context(Service(self.settings)))
 
-    def space(self, backbone: str, precision: Precision = Precision.EXACT) -> Space:
-        """Give the space that a backbone's pictures are embedded in."""
-        return catalog.resolve_space(backbone, self.weights(backbone), precision, self.settings.weights_dir)
+    def space(self, backbone: str, precision: Precision | None = None) -> Space:
+        """Give the space that a backbone's pictures are embedded in; `precision` is by default that of the device."""
+        return catalog.resolve_space(
+            backbone, self.weights(backbone), precision or self.precision, self.settings.weights_dir
+        )
 
     def weights(self, backbone: str) -> str:
         """Name the weights of a backbone: those that come with it, or a file that was put into the weights' folder."""
