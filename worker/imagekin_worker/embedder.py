@@ -27,6 +27,8 @@ log = structlog.get_logger()
 # The part of the soft time limit after which nothing more is claimed, and no chunk begun whose images come over a
 # network: what is begun may take three quarters (see planner.remote_chunk).
 BEGIN_UNTIL = 0.1
+# Each job has a source of its own, mostly an open file.
+MOST_SOURCES = 64
 
 
 @dataclass(eq=False)
@@ -146,7 +148,7 @@ class Feed:
                     yield Place(work, index)
 
     def _claim_ahead(self) -> None:
-        if self._lease.lost or time.monotonic() > self._until:
+        if self._lease.lost or time.monotonic() > self._until or len(self._sources) > MOST_SOURCES:
             return
         try:
             claims = self._node.claim(self._first.claimed_by, like=self._first)
@@ -280,3 +282,5 @@ def _finish(node: Node, work: Work, lease: Lease) -> None:
         metrics.WORK.store_seconds.observe(seconds)
         reporting.chunk_done(work.claim, work.started, images=len(items), store_seconds=round(seconds, 3), **counts)
     lease.finished(work.claim)
+    # a run goes on for seconds, and what is stored need not be kept
+    work.entries, work.items = [], []
