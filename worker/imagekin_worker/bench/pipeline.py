@@ -6,7 +6,8 @@ import hashlib
 import itertools
 import os
 import statistics
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,17 +18,19 @@ from imagekin_worker.bench import forward, original, pictures, timing
 from imagekin_worker.bench.activity import Activity, Share
 from imagekin_worker.bench.report import Figure, NotMeasured
 from imagekin_worker.bench.workbench import DEFAULT, RESNET, Workbench
-from imagekin_worker.embedding import cores
+from imagekin_worker.embedding import Arrangement, Pipeline, cores
 
 DECODED_PICTURES = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Images a second of whole jobs, of decode + hash + thumbnail on all cores, of the forward pass at its best, and
-    of the original class; and what the worker's threads did while the jobs ran."""
+    """Images a second of whole jobs, of a worker's lanes without the service, of decode + hash + thumbnail on all
+    cores, of the forward pass at its best, and of the original class; and what the worker's threads did while the jobs
+    ran."""
 
     whole: float
+    lanes: float
     decode: float
     forward: float
     original: original.Cost | None
@@ -107,6 +110,20 @@ def decode_rate(files: list[bytes], space: Space, settings: Settings, threads: i
     return timing.rate(work, least_s, threads)
 
 
+def lanes_rate(bench: Workbench, backbone: str, folder: Path, arrangement: Arrangement) -> float:
+    """Measure a worker's lanes over a folder, without jobs, database and other processes, in images a second."""
+    lanes = Pipeline(forward.backbone(bench, backbone), bench.settings, arrangement)
+    paths = deque(sorted(folder.iterdir()))
+    count = len(paths)
+
+    def items() -> Iterator[Path]:
+        while paths:
+            yield paths.popleft()
+
+    outcomes = lanes.run(items(), Path.read_bytes, left=lambda: len(paths))
+    return count / timing.seconds(lambda: deque(outcomes, maxlen=0))
+
+
 def contents(folder: Path, count: int) -> list[bytes]:
     """Read the first files of a folder."""
     return [path.read_bytes() for path in sorted(folder.iterdir())[:count]]
@@ -140,6 +157,7 @@ def _measure(bench: Workbench, backbone: str) -> Rates:
         "one": decode(1),
         "all": decode(cores()),
         "forward": lambda: forward.rate(bench, backbone, best),
+        "lanes": lambda: lanes_rate(bench, backbone, folder, Arrangement(best.lanes, best.intra_op, best.batch)),
     }
     if backbone == RESNET and not bench.asked.isdisjoint({"original-class", "original-class-gpu"}):
         few = sorted(folder.iterdir())[: bench.sizes.class_pictures]
@@ -157,6 +175,7 @@ def _measure(bench: Workbench, backbone: str) -> Rates:
     found = timing.in_turns(works, bench.sizes.repetitions)
     return Rates(
         found["whole"],
+        found["lanes"],
         max(cores() * found["one"], found["all"]),
         found["forward"],
         original.Cost(*map(statistics.median, zip(*costs, strict=True))) if costs else None,
@@ -168,7 +187,8 @@ def _measure(bench: Workbench, backbone: str) -> Rates:
 def _limit(rates: Rates) -> str:
     stage = "forward" if rates.forward < rates.decode else "decode"
     busy = f"; {_busy(rates, rates.share)}" if rates.share else ""
-    return f"{stage} ({rates.forward:.3g}/s; decode {rates.decode:.3g}/s on all cores){busy}"
+    alone = f"lanes without the service reach {rates.lanes:.3g}/s"
+    return f"{stage} ({rates.forward:.3g}/s; decode {rates.decode:.3g}/s on all cores; {alone}){busy}"
 
 
 def _busy(rates: Rates, share: Share) -> str:
@@ -185,7 +205,7 @@ def _busy(rates: Rates, share: Share) -> str:
 
 
 def _details(rates: Rates) -> dict[str, float]:
-    found = {"whole": rates.whole, "decode": rates.decode, "forward": rates.forward, "ideal": rates.ideal}
+    found = {name: getattr(rates, name) for name in ("whole", "lanes", "decode", "forward", "ideal")}
     if rates.original:
         found |= {"original": rates.original.rate} | {
             f"original_{name}": value for name, value in rates.original._asdict().items() if name != "rate"
