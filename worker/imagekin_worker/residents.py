@@ -180,17 +180,19 @@ class Residents:
         """Write a collection's file from SQL, a segment in memory at a time. Raises Unavailable where that fails."""
         assert self._cache is not None
         try:
-            with self._cache.turn(label, wait=True):
-                file = self._cache.open(label)
-                # whoever had the turn before may have written it
-                if file is None or _outgrown(file, count):
-                    self._database.read(_written, self._cache, label)
+            # somebody may remove it before it is open
+            for _ in range(ATTEMPTS):
+                with self._cache.turn(label, wait=True):
                     file = self._cache.open(label)
+                    # whoever had the turn before may have written it
+                    if file is None or _outgrown(file, count):
+                        self._database.read(_written, self._cache, label)
+                        file = self._cache.open(label)
+                if file is not None:
+                    return file
         except OSError as error:
             raise errors.Unavailable(f"The file of a collection's vectors cannot be written: {error}") from error
-        if file is None:
-            raise errors.Unavailable("The file of a collection's vectors does not stay as it is written.")
-        return file
+        raise errors.Unavailable("The file of a collection's vectors does not stay as it is written.")
 
     def _keep(self, held: Held) -> None:
         """Have the matrix written to its file if enough of it has changed."""
