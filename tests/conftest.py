@@ -38,6 +38,18 @@ def own_environment(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Let PyTorch compute with one thread inside a layer."""
+    # seconds that most tests can do without
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def postgresql(own_environment: None) -> Iterator[PostgreSQL]:
     """A PostgreSQL server out of its wheel."""

@@ -16,7 +16,7 @@ from imagekin import jobs, models
 from imagekin.config import Settings
 from imagekin.db import Database
 from imagekin.types import ChunkKind, JobStatus, Lane
-from imagekin_worker import work
+from imagekin_worker import embedder, work
 from imagekin_worker.leases import Lease
 from imagekin_worker.node import FIRST_IMAGES, Node
 
@@ -78,6 +78,19 @@ def test_a_run_ends_in_time(archive: Archive, node: Node, job: models.Job):
     node.settings = node.settings.model_copy(update={"soft_time_limit_s": 1e-9})
     assert len(do(node, node.claim("ring/x")).claims) == 1
     assert chunks(archive) == [("done", FIRST_IMAGES)] + [("ready", FIRST_IMAGES)] * (CHUNKS - 1)
+
+
+def test_what_was_claimed_ahead_is_handed_back_where_there_is_no_time_for_it(
+    archive: Archive, node: Node, job: models.Job, monkeypatch: pytest.MonkeyPatch
+):
+    """As where a fast worker planned chunks that take a slow one half of its time limit each."""
+    monkeypatch.setattr(embedder, "BEGIN_UNTIL", 0)
+    lease = do(node, node.claim("ring/x"))
+    assert len(lease.claims) == 2
+    assert chunks(archive) == [("done", FIRST_IMAGES)] + [("ready", FIRST_IMAGES)] * (CHUNKS - 1)
+    monkeypatch.undo()
+    do(node, node.claim("ring/y"))
+    assert read(archive, job).status == JobStatus.SUCCEEDED
 
 
 def test_a_process_that_must_go_claims_no_more_and_hands_back(archive: Archive, node: Node, job: models.Job):

@@ -7,7 +7,7 @@ the reference's largest number (measured: 3e-5; folding BatchNorm rounds differe
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,8 @@ from imagekin.types import Precision
 from imagekin_worker import backbones, preprocess
 from imagekin_worker.backbones import Backbone
 from imagekin_worker.embedding import Outcome, Pipeline
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 LEAST_COSINE = 0.99999
 LARGEST_DIFFERENCE = 3e-4
@@ -120,14 +122,6 @@ def embed_files(backbone: Backbone, files: list[bytes], settings: Settings) -> n
 def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     one, other = one.astype(np.float64), other.astype(np.float64)
     return (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("name", list(CUTS))

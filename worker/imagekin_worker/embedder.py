@@ -24,9 +24,10 @@ from imagekin_worker.readahead import ReadAhead
 
 log = structlog.get_logger()
 
-# The part of the soft time limit after which nothing more is claimed, and no chunk begun whose images come over a
-# network: what is begun may take three quarters (see planner.remote_chunk).
-BEGIN_UNTIL = 0.1
+# The parts of the soft time limit after which nothing more is claimed, nor a chunk begun whose images come over a
+# network, and after which no chunk is begun at all, as what is begun may take three quarters (see planner.remote_chunk;
+# a chunk may have been planned by a worker that is many times as fast).
+CLAIM_UNTIL, BEGIN_UNTIL = 0.1, 0.25
 # Each job has a source of its own, mostly an open file.
 MOST_SOURCES = 64
 
@@ -72,7 +73,7 @@ def run(node: Node, claims: Sequence[jobs.Claim], lease: Lease) -> None:
     """
     backbone = node.backbone(claims[0].space_id)
     started, computed = time.monotonic(), 0
-    with Feed(node, claims, lease, started + node.settings.soft_time_limit_s * BEGIN_UNTIL) as feed:
+    with Feed(node, claims, lease) as feed:
         pipeline = Pipeline(backbone, node.settings, node.tuner.arrangement(backbone))
         # left also where a finish fails: no thread must go on beside the next claim
         with ReadAhead(feed, _read, lambda place: place.work.remote, node.settings.fetch_threads) as ahead:
@@ -103,16 +104,18 @@ def run(node: Node, claims: Sequence[jobs.Claim], lease: Lease) -> None:
 
 
 class Feed:
-    """The images of claimed chunks, and of those claimed ahead while the last of them is given out, up to `until`.
+    """The images of claimed chunks, and of those claimed ahead while the last of them is given out.
 
-    So no lane waits for a claim while there is work. An iterator for one thread at a time; `left` counts the images
-    that it has yet, `works` are the chunks. As a context it closes their sources.
+    So no lane waits for a claim while there is work. The first chunk is always begun, later ones while there is time.
+    An iterator for one thread at a time; `left` counts the images that it has yet, `works` are the chunks. As a context
+    it closes their sources.
     """
 
-    def __init__(self, node: Node, claims: Sequence[jobs.Claim], lease: Lease, until: float) -> None:
+    def __init__(self, node: Node, claims: Sequence[jobs.Claim], lease: Lease) -> None:
         self.works: list[Work] = []
         self.left = 0
-        self._node, self._lease, self._until = node, lease, until
+        self._node, self._lease = node, lease
+        self._started = time.monotonic()
         self._first = claims[0]
         self._sources: dict[str, sources.Source] = {}
         self._places = self._give()
@@ -136,8 +139,8 @@ class Feed:
     def _give(self) -> Iterator[Place]:
         # grows meanwhile
         for work in self.works:
-            begins = not work.remote or time.monotonic() <= self._until
-            if work is self.works[-1]:
+            begins = work is self.works[0] or self._in_time(CLAIM_UNTIL if work.remote else BEGIN_UNTIL)
+            if begins and work is self.works[-1]:
                 self._claim_ahead()
             for index, item in enumerate(work.items):
                 if item is not None:
@@ -148,7 +151,7 @@ class Feed:
                     yield Place(work, index)
 
     def _claim_ahead(self) -> None:
-        if self._lease.lost or time.monotonic() > self._until or len(self._sources) > MOST_SOURCES:
+        if self._lease.lost or not self._in_time(CLAIM_UNTIL) or len(self._sources) > MOST_SOURCES:
             return
         try:
             claims = self._node.claim(self._first.claimed_by, like=self._first)
@@ -160,6 +163,9 @@ class Feed:
             reporting.claimed(claims)
             self._lease.add(claims)
             self._admit(claims)
+
+    def _in_time(self, part: float) -> bool:
+        return time.monotonic() - self._started <= part * self._node.settings.soft_time_limit_s
 
     def _admit(self, claims: Sequence[jobs.Claim]) -> None:
         for claim in claims:

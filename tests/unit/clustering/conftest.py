@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-import torch
 
 from imagekin_worker import batches
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
+def small_rows(one_thread: None) -> None:
     """Rows this few gain nothing from threads, which on a busy machine wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
