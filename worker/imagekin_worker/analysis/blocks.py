@@ -24,19 +24,19 @@ GATHERED_ROWS = 64
 
 
 class Blocks:
-    """Rows (n, dim), float32 or float16, read-only, as the network made them.
+    """Rows (n, dim), float32 or float16, read-only, as the network made them; with `index`, those rows alone.
 
     Raises InvalidRequest when `array` is not such an array. What was read of a mapped file does not count as this
     process's memory for longer than the block.
     """
 
-    def __init__(self, array: np.ndarray) -> None:
+    def __init__(self, array: np.ndarray, index: np.ndarray | None = None) -> None:
         if array.ndim != 2 or array.dtype not in (np.float32, np.float16) or not array.shape[1]:
             raise errors.InvalidRequest(
                 f"Vectors must be a float32 or float16 array (n, dim), not {array.dtype} {array.shape}."
             )
-        self._array = array
-        self.n, self.dim = array.shape
+        self._array, self._index = array, index
+        self.n, self.dim = len(array) if index is None else len(index), array.shape[1]
         self._mapping = mapping_of(array)
 
     def __len__(self) -> int:
@@ -49,12 +49,22 @@ class Blocks:
 
     def read(self, span: slice) -> NDArray[np.float32]:
         """Return a copy of a block as float32."""
+        if self._index is not None:
+            return self._taken(self._index[span])
         found = np.array(self._array[span], np.float32)
         self.release()
         return found
 
     def take(self, index: np.ndarray) -> NDArray[np.float32]:
         """Return a copy of the rows at the given indices (m, dim) as float32, in their order."""
+        return self._taken(index if self._index is None else self._index[index])
+
+    def release(self) -> None:
+        """Give back the pages of a mapped file; the system still has them at hand while it has room."""
+        if self._mapping is not None:
+            self._mapping.madvise(mmap.MADV_DONTNEED)
+
+    def _taken(self, index: np.ndarray) -> NDArray[np.float32]:
         if self._mapping is None:
             return self._array[index].astype(np.float32)
         gathered = np.empty((len(index), self.dim), np.float32)
@@ -64,11 +74,6 @@ class Blocks:
             gathered[places] = self._array[index[places]]
             self.release()
         return gathered
-
-    def release(self) -> None:
-        """Give back the pages of a mapped file; the system still has them at hand while it has room."""
-        if self._mapping is not None:
-            self._mapping.madvise(mmap.MADV_DONTNEED)
 
 
 class ViewedBlocks:

@@ -114,14 +114,14 @@ class View:
 
     def terms(self, powered: np.ndarray) -> Terms:
         """Return what scores need of x' (n, dim) besides products: one matrix-vector product."""
-        there = powered.any(1)
+        there = np.asarray(powered.any(1))
         if self.mean is None:
             return Terms(np.zeros(len(powered)), there.astype(np.float64))
         # in float32 where x' is, as a copy in float64 would take longer than the product
         products = (powered @ self.mean.astype(powered.dtype)).astype(np.float64)
         # x' has length 1
         squares = np.maximum(1 - 2 * products + self._mean_square, 0)
-        return Terms(products, there * lengths.reciprocals(np.sqrt(squares)))
+        return Terms(products, np.where(there, lengths.reciprocals(np.sqrt(squares)), 0))
 
     def scores(self, products: np.ndarray, rows: Terms, queries: Terms) -> NDArray[np.float64]:
         """Return the centered cosines (q, n) out of the products x'.q' (q, n) and the terms of both sides."""
@@ -130,7 +130,10 @@ class View:
 
     def queries(self, vectors: np.ndarray) -> Queries:
         """Return raw query vectors (q, dim) as a scan over x' takes them."""
-        centered = self.exact(vectors)
+        return self.scanned(self.exact(vectors))
+
+    def scanned(self, centered: np.ndarray) -> Queries:
+        """Return directions (q, dim) in this view, such as a refined search has, as a scan over x' takes them."""
         biases = np.zeros(len(centered)) if self.mean is None else centered @ self.mean.astype(np.float64)
         return Queries(centered.astype(np.float32), biases)
 
