@@ -11,9 +11,9 @@ import sys
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from imagekin import db
-from imagekin.config import Settings
-from imagekin.models import Worker
+from imagekin.database import engine, sql
+from imagekin.database.tables import Worker
+from imagekin.settings import Settings
 
 # three heartbeats, as the API counts them
 LIVE_S = 30.0
@@ -22,7 +22,7 @@ LIVE_S = 30.0
 def is_live(session: Session, host: str) -> bool:
     """Say whether a worker of this host has a fresh row."""
     rows = sa.select(Worker.name).where(
-        Worker.name.endswith(f"@{host}", autoescape=True), Worker.seen_at > db.clock() - LIVE_S
+        Worker.name.endswith(f"@{host}", autoescape=True), Worker.seen_at > sql.clock() - LIVE_S
     )
     return session.scalar(rows.limit(1)) is not None
 
@@ -30,7 +30,7 @@ def is_live(session: Session, host: str) -> bool:
 def main() -> None:
     """Exit 0 or say what is wrong."""
     try:
-        live = db.Database(Settings().database, pool_size=1).read(is_live, socket.gethostname())
+        live = engine.Database(Settings().database, pool_size=1).read(is_live, socket.gethostname())
     except sa.exc.SQLAlchemyError as error:
         sys.exit(f"The database does not answer: {error}")
     if not live:

@@ -21,12 +21,12 @@ from imagekin import errors
 from imagekin.cli import extensions
 from imagekin.cli.app import app as cli
 from imagekin.client import problems as client_problems
-from imagekin.config import Settings
 from imagekin.doctor.examination import CHECKS
+from imagekin.settings import Settings
 from imagekin.stack import errors as stack_errors
-from imagekin_api import openapi, reference
-from imagekin_api import problems as api_problems
 from imagekin_api.app import create_app
+from imagekin_api.documents import openapi, reference
+from imagekin_api.http import problems as api_problems
 
 FOLDER = Path(__file__).parent / "reference"
 NOTE = "<!-- Made of the code by `make docs`; change it there. -->"

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from imagekin import Client
-from imagekin.types import JobStatus
+from imagekin.enums import JobStatus
 
 EXIT_CODES = {JobStatus.SUCCEEDED: 0, JobStatus.PARTIAL: 3}
 

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from imagekin import Client, errors
-from imagekin.types import ItemStatus
+from imagekin.enums import ItemStatus
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".avif"}
 Stamp = tuple[int, int]

@@ -14,8 +14,8 @@ import pytest
 import sqlalchemy as sa
 
 import imagekin_migrations
-from imagekin.config import Settings
-from imagekin.db import Database
+from imagekin.database.engine import Database
+from imagekin.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 # Real photographs, where this checkout lies beside them; a user's clone does not.

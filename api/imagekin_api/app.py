@@ -8,9 +8,11 @@ import flask
 import structlog
 
 from imagekin import errors
-from imagekin.config import Settings
-from imagekin_api import auth, metrics, problems, routes, service
-from imagekin_api.service import Service
+from imagekin.settings import Settings
+from imagekin_api import metrics, routes
+from imagekin_api.http import auth, problems
+from imagekin_api.wiring import service
+from imagekin_api.wiring.service import Service
 
 log = structlog.get_logger()
 

@@ -8,7 +8,7 @@ import typer
 from pydantic import ValidationError
 
 from imagekin import errors
-from imagekin.config import Settings
+from imagekin.settings import Settings
 
 FAILURE = 1
 USAGE = 2

@@ -11,12 +11,12 @@ import prometheus_client as prometheus
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from imagekin import db, models
-from imagekin.db import Database
-from imagekin.jobs import reports
-from imagekin.jobs.claims import CLAIMED, OPEN
-from imagekin.metrics import JOBS, Requests, Snapshot
-from imagekin.types import TERMINAL, ChunkStatus, JobStatus, Lane
+from imagekin.database import sql, tables
+from imagekin.database.engine import Database
+from imagekin.enums import TERMINAL, ChunkStatus, JobStatus, Lane
+from imagekin.jobs import view
+from imagekin.jobs.claim import CLAIMED, OPEN
+from imagekin.telemetry.metrics import JOBS, Requests, Snapshot
 
 EXTENSION = "imagekin_metrics"
 _CONVERTER = re.compile(r"<\w+:")
@@ -54,12 +54,12 @@ def render(database: Database, waiting: int) -> tuple[bytes, str]:
 
 def _snapshot(session: Session) -> Snapshot:
     snapshot = Snapshot()
-    by_status = sa.select(models.Job.status, sa.func.count()).group_by(models.Job.status)
+    by_status = sa.select(tables.Job.status, sa.func.count()).group_by(tables.Job.status)
     counts = {status: count for status, count in session.execute(by_status)}  # noqa: C416 - rows are no pairs to pyright
     for status in JobStatus:
         snapshot.jobs.labels(status).set(counts.get(status, 0))
     snapshot.queue_images.set(session.scalars(_images_left()).one())
-    clock = session.scalars(sa.select(db.clock())).one()
+    clock = session.scalars(sa.select(sql.clock())).one()
     for lane in Lane:
         claimed = session.scalars(_claimed(lane)).one()
         # of those that are counted, some are claimed; a count beyond the limit is one anyway
@@ -74,32 +74,32 @@ def _snapshot(session: Session) -> Snapshot:
 
 def live_workers(lane: Lane) -> sa.Select[int]:
     """Count the workers of a lane that were heard of lately."""
-    Worker = models.Worker
-    return sa.select(sa.func.count(Worker.name)).where(Worker.lane == lane, Worker.seen_at > db.clock() - LIVE_S)
+    Worker = tables.Worker
+    return sa.select(sa.func.count(Worker.name)).where(Worker.lane == lane, Worker.seen_at > sql.clock() - LIVE_S)
 
 
 def _images_left() -> sa.Select[int]:
-    left = models.Job.total - reports.done(models.Job)  # type: ignore[arg-type] - of columns as of a row
+    left = tables.Job.total - view.done(tables.Job)  # type: ignore[arg-type] - of columns as of a row
     return sa.select(sa.func.coalesce(sa.func.sum(left), 0)).where(_unfinished())
 
 
 def _unfinished() -> sa.ColumnElement[bool]:
-    return models.Job.status.in_([status for status in JobStatus if status not in TERMINAL])
+    return tables.Job.status.in_([status for status in JobStatus if status not in TERMINAL])
 
 
 def _claimed(lane: Lane) -> sa.Select[int]:
-    return sa.select(sa.func.count()).select_from(models.Chunk).where(CLAIMED, models.Chunk.lane == lane)
+    return sa.select(sa.func.count()).select_from(tables.Chunk).where(CLAIMED, tables.Chunk.lane == lane)
 
 
 def _open(lane: Lane) -> sa.Select[int]:
     # as many more as workers can hold, so that the limit is one of ready chunks
-    some = sa.select(models.Chunk.lane).where(OPEN, models.Chunk.lane == lane).limit(MOST_COUNTED + 10_000)
+    some = sa.select(tables.Chunk.lane).where(OPEN, tables.Chunk.lane == lane).limit(MOST_COUNTED + 10_000)
     return sa.select(sa.func.count()).select_from(some.subquery())
 
 
 def _oldest(lane: Lane) -> sa.Select[float]:
     """Find when the oldest job was submitted that has a ready chunk: jobs in their order, each by one look."""
-    Job, Chunk = models.Job, models.Chunk
+    Job, Chunk = tables.Job, tables.Chunk
     waits = sa.exists().where(
         OPEN,
         Chunk.lane == lane,

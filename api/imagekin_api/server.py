@@ -11,12 +11,14 @@ from typing import Any
 from gunicorn import glogging
 from gunicorn.app.base import BaseApplication
 
-from imagekin import db, errors, telemetry
-from imagekin.config import Settings
-from imagekin.db import Database
-from imagekin_api import service
+from imagekin import errors
+from imagekin.database import engine
+from imagekin.database.engine import Database
+from imagekin.settings import Settings
+from imagekin.telemetry import logs
 from imagekin_api.app import create_app
-from imagekin_api.service import Service
+from imagekin_api.wiring import service
+from imagekin_api.wiring.service import Service
 
 GRACE_S = 20
 KEEP_ALIVE_S = 5
@@ -30,11 +32,11 @@ def serve(settings: Settings) -> None:
 
     Raises NotReady where the database stays away, and InvalidRequest for settings that cannot be served.
     """
-    telemetry.configure(settings)
+    logs.configure(settings)
     check(settings)
     database = Database(settings.database)
     try:
-        db.wait_until_migrated(database, settings.wait_for_database_s)
+        engine.wait_until_migrated(database, settings.wait_for_database_s)
     finally:
         # gunicorn forks, and a connection must not be shared
         database.dispose()

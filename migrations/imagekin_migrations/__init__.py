@@ -12,7 +12,7 @@ from alembic.config import Config
 from sqlalchemy.exc import OperationalError
 
 from imagekin import errors
-from imagekin.db import Database
+from imagekin.database.engine import Database
 
 # Any number, as long as every imagekin uses the same.
 ADVISORY_LOCK = 0x696D6B

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 import imagekin_migrations
-from imagekin import db as database
 from imagekin import errors
-from imagekin.config import Settings
+from imagekin.database import engine as database
+from imagekin.settings import Settings
 
 db = typer.Typer(help="Create and upgrade the database's tables.", no_args_is_help=True, add_completion=False)
 

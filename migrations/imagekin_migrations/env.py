@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from imagekin.models import Base
+from imagekin.database.tables import Base
 
 context.configure(
     connection=context.config.attributes["connection"],

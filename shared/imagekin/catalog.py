@@ -1,6 +1,6 @@
 """The backbones by name, and the spaces that can be made of them, known without torch.
 
-`catalog.json` beside this file is written by `python -m imagekin_worker.catalog` out of torchvision's registry.
+`catalog.json` beside this file is written by `python -m imagekin_worker.network.catalog` out of torchvision's registry.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from imagekin import errors
-from imagekin.types import Precision
+from imagekin.enums import Precision
 
 DEFAULT_BACKBONE = "efficientnet_lite0"
 FAKE_BACKBONE = "fake"

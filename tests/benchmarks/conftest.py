@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from imagekin.config import Settings
+from imagekin.settings import Settings
 from imagekin_worker.bench.sizes import FULL
 from imagekin_worker.bench.workbench import Workbench
 

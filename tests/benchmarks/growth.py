@@ -33,16 +33,17 @@ import structlog
 from sqlalchemy import orm
 
 import imagekin_migrations
-from imagekin import exports, models, reading, segments
 from imagekin.cli import output
-from imagekin.config import Settings
-from imagekin.db import Database
-from imagekin.types import OnConflict
+from imagekin.database import tables as sql_tables
+from imagekin.database.engine import Database
+from imagekin.enums import OnConflict
+from imagekin.settings import Settings
+from imagekin.store import exports, reading, segments
 from imagekin_worker.bench import storage
 from imagekin_worker.bench.kmeans import rows_in_groups
-from imagekin_worker.kmeans import KMeans
-from imagekin_worker.neighbors import Matrix
-from imagekin_worker.residents import catch_up
+from imagekin_worker.kmeans.kmeans import KMeans
+from imagekin_worker.matrix.loaded import catch_up
+from imagekin_worker.matrix.neighbors import Matrix
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "faults"))
 import tiny
@@ -90,7 +91,7 @@ def _job(folder: Path, url: str, size: int) -> Row:
             )
         job_id = answer.raise_for_status().json()["id"]
         submitted = time.perf_counter()
-        planned = sa.select(models.Job.planned).filter_by(id=job_id)
+        planned = sa.select(sql_tables.Job.planned).filter_by(id=job_id)
         wait_for(lambda: cluster.scalar(planned), "planning", JOB_TIMEOUT_S)
         known = time.perf_counter()
         cluster.finish(job_id, timeout_s=JOB_TIMEOUT_S)
@@ -111,7 +112,7 @@ def _job(folder: Path, url: str, size: int) -> Row:
 
 
 def _packed_bytes(session: orm.Session) -> int:
-    Chunk = models.Chunk
+    Chunk = sql_tables.Chunk
     return session.scalars(sa.select(sa.func.sum(sa.func.length(Chunk.manifest) + sa.func.length(Chunk.ledger)))).one()
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from imagekin_worker.kmeans import KMeans
+from imagekin_worker.kmeans.kmeans import KMeans
 
 DIM, LATENT_DIM, CLUSTERS = 1280, 32, 100
 DRAWN_ROWS = 50_000

@@ -8,10 +8,12 @@ import pytest
 import torch
 from peers import MARKS, Table
 
-from imagekin_worker import allocator, backbones, compiler, native
 from imagekin_worker.bench import forward, timing
 from imagekin_worker.bench.workbench import DEFAULT, RESNET, Workbench
-from imagekin_worker.embedding import cores
+from imagekin_worker.network import allocator, backbones
+from imagekin_worker.network.devices import cores
+from imagekin_worker.tuning import compile
+from imagekin_worker.tuning.compiled import load
 
 pytestmark = MARKS
 
@@ -23,8 +25,8 @@ def test_a_compiled_network_is_used_where_it_is_faster(
     allocator.keep_memory()
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     space, settings, lanes = bench.space(name), bench.settings, forward.Configuration(cores(), 1, backbones.CPU_BATCH)
-    order = compiler.Order(space, settings.weights_dir, "cpu", lanes.batch, lanes.intra_op, tmp_path / "network.so")
-    seconds = timing.seconds(lambda: compiler.compile_network(order, tmp_path))
+    order = compile.Order(space, settings.weights_dir, "cpu", lanes.batch, lanes.intra_op, tmp_path / "network.so")
+    seconds = timing.seconds(lambda: compile.compile_network(order, tmp_path))
     assert order.done
     table = Table(f"{name}, {lanes}", "prepared: images/s", "compiled: images/s", "gain", "compiling: s")
     if order.verdict.exists():
@@ -32,7 +34,7 @@ def test_a_compiled_network_is_used_where_it_is_faster(
     else:
         compiled = backbones.load(space, settings)
         assert isinstance(compiled, backbones.TorchBackbone)
-        compiled.switch(native.load(order.path, torch.device("cpu"), lanes.batch, lanes.lanes))
+        compiled.switch(load(order.path, torch.device("cpu"), lanes.batch, lanes.lanes))
         works = {
             "prepared": lambda: forward.rate(bench, name, lanes),
             "compiled": lambda: forward.rate_of(compiled.embed, lanes, space.preprocess.crop, bench.sizes.rate_s),

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from imagekin_worker.bench import original, timing, weights
 from imagekin_worker.bench.workbench import RESNET, Workbench
-from imagekin_worker.embedding import cores
+from imagekin_worker.network.devices import cores
 
 pytestmark = MARKS
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import sqlalchemy as sa
 from peers import MARKS, Table
 
-from imagekin import models
-from imagekin.config import Settings
-from imagekin.db import Database
+from imagekin.database import tables
+from imagekin.database.engine import Database
+from imagekin.settings import Settings
 from imagekin_worker.bench import storage
 
 pytestmark = MARKS
@@ -35,6 +35,6 @@ def test_storing(database: Database, tmp_path: Path) -> None:
 
 
 def _stored(session: sa.orm.Session, collection_id: str) -> tuple[int, int]:
-    images = sa.select(sa.func.count()).where(models.Image.collection_id == collection_id)
-    data = sa.select(sa.func.sum(sa.func.length(models.Segment.data))).filter_by(collection_id=collection_id)
+    images = sa.select(sa.func.count()).where(tables.Image.collection_id == collection_id)
+    data = sa.select(sa.func.sum(sa.func.length(tables.Segment.data))).filter_by(collection_id=collection_id)
     return session.scalars(images).one(), int(session.scalars(data).one())

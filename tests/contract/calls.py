@@ -10,7 +10,9 @@ import sqlalchemy as sa
 from hand import Hand
 from serving import Running
 
-from imagekin import jobs, models, segments
+from imagekin.database import tables
+from imagekin.jobs import view
+from imagekin.store import segments
 
 FIELDS = {
     "id", "kind", "status", "collection", "params", "progress", "queue_position", "created_at", "started_at",
@@ -47,11 +49,11 @@ def accepted(answer: httpx2.Response) -> dict[str, Any]:
     return body
 
 
-def row(server: Running, job_id: str) -> models.Job:
-    return server.database.read(jobs.get, "admin", job_id)
+def row(server: Running, job_id: str) -> tables.Job:
+    return server.database.read(view.get, "admin", job_id)
 
 
-def count(server: Running, table: type[models.Base]) -> int:
+def count(server: Running, table: type[tables.Base]) -> int:
     return server.database.read(lambda session: session.scalar(sa.select(sa.func.count()).select_from(table)))
 
 

@@ -18,8 +18,8 @@ from known_vectors import item, store
 from serving import Running, running
 from wire import ADMIN_KEY
 
-from imagekin import auth
-from imagekin.config import Settings
+from imagekin import api_keys
+from imagekin.settings import Settings
 
 if TYPE_CHECKING:
     from crew import Crew
@@ -103,7 +103,7 @@ def client(server: Running) -> httpx2.Client:
 @pytest.fixture
 def stranger(server: Running) -> httpx2.Client:
     """A client of another owner."""
-    _, key = server.database.write(auth.create, "stranger")
+    _, key = server.database.write(api_keys.create, "stranger")
     return server.client(key)
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from imagekin import errors, jobs
-from imagekin.config import Settings
-from imagekin.types import Lane
-from imagekin_worker import assigner, clusterer, importer, planner, searcher
-from imagekin_worker.node import Node
+from imagekin import errors
+from imagekin.enums import Lane
+from imagekin.jobs import end
+from imagekin.settings import Settings
+from imagekin_worker.context.process_state import Node
+from imagekin_worker.kinds import assign, cluster, import_, plan, search
 
 RUNS = {
-    "plan": planner.run,
-    "search": lambda node, claim, lease: searcher.run(node, [claim], lease),
-    "cluster": clusterer.run,
-    "assign": assigner.run,
-    "import": lambda node, claim, _lease: importer.run(node, claim),
+    "plan": plan.run,
+    "search": lambda node, claim, lease: search.run(node, [claim], lease),
+    "cluster": cluster.run,
+    "assign": assign.run,
+    "import": lambda node, claim, _lease: import_.run(node, claim),
 }
 
 
@@ -36,7 +37,7 @@ class Crew:
                 try:
                     RUNS[claim.kind](node, claim, lease)
                 except errors.ImagekinError as error:
-                    node.database.write(jobs.fail, claim.job_id, error.code, error.detail)
+                    node.database.write(end.fail, claim.job_id, error.code, error.detail)
         return bool(claims)
 
     def close(self) -> None:

@@ -9,10 +9,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from imagekin import catalog, collections, jobs, models, segments
-from imagekin.config import Settings
-from imagekin.db import Database
-from imagekin.types import DType, Lane, OnConflict, Precision
+from imagekin import catalog
+from imagekin.database import tables
+from imagekin.database.engine import Database
+from imagekin.enums import DType, Lane, OnConflict, Precision
+from imagekin.jobs import claim as claim_step
+from imagekin.jobs import outcomes
+from imagekin.settings import Settings
+from imagekin.store import collections, segments
 
 DIM = 64
 
@@ -45,7 +49,7 @@ class Hand:
 
         def store(session: Any) -> list[str]:
             collection = collections.get(session, owner, name)
-            dim = session.get_one(models.Space, collection.space_id).dim
+            dim = session.get_one(tables.Space, collection.space_id).dim
             items = [
                 segments.Item(
                     key,
@@ -62,27 +66,27 @@ class Hand:
 
         return self.database.write(store)
 
-    def claim(self, lane: Lane) -> jobs.Claim:
-        [claim] = self.database.write(jobs.claim, lane, models.new_id(), self.settings)
+    def claim(self, lane: Lane) -> claim_step.Claim:
+        [claim] = self.database.write(claim_step.claim, lane, tables.new_id(), self.settings)
         return claim
 
     def finish_search(self, summary: dict[str, Any], thumbnail: bytes | None = None) -> None:
         claim = self.claim(Lane.INTERACTIVE)
-        self.database.write(jobs.finish_result, claim, summary, thumbnail=thumbnail)
+        self.database.write(outcomes.finish_result, claim, summary, thumbnail=thumbnail)
 
     def finish_cluster(self, summary: dict[str, Any], rows: list[dict[str, Any]]) -> None:
         claim = self.claim(Lane.BULK)
-        self.database.write(jobs.finalize, claim, 1, [rows[:2], rows[2:]])
-        self.database.write(jobs.finish_result, claim, summary)
+        self.database.write(outcomes.finalize, claim, 1, [rows[:2], rows[2:]])
+        self.database.write(outcomes.finish_result, claim, summary)
 
     def finish_embed(self, *items: segments.Item) -> None:
         """Plan one chunk of these items and finish it."""
         entries = [{"key": item.key, "ref": {}, "error": None, "metadata": None} for item in items]
         plan = self.claim(Lane.BULK)
         pieces = [entries] if entries else []
-        self.database.write(jobs.plan, plan, pieces, ignored=1, cursor=None, finished=True)
+        self.database.write(outcomes.plan, plan, pieces, ignored=1, cursor=None, finished=True)
         if entries:
-            self.database.write(jobs.finish_images, self.claim(Lane.BULK), list(items))
+            self.database.write(outcomes.finish_images, self.claim(Lane.BULK), list(items))
 
     def item(self, key: str, seed: int = 0) -> segments.Item:
         dim = catalog.backbones()[catalog.FAKE_BACKBONE].dim

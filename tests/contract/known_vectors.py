@@ -8,8 +8,8 @@ import numpy as np
 from hand import DIM, vector
 from serving import Running
 
-from imagekin import collections, segments
-from imagekin.types import OnConflict
+from imagekin.enums import OnConflict
+from imagekin.store import collections, segments
 
 # What the fixture `three` keeps.
 KEYS = ["a/ß.jpg", "b.jpg", "a/c😀.jpg"]

@@ -12,10 +12,10 @@ import httpx2
 import pytest
 from werkzeug.serving import make_server
 
-from imagekin.config import Settings
-from imagekin.db import Database
-from imagekin_api import service
+from imagekin.database.engine import Database
+from imagekin.settings import Settings
 from imagekin_api.app import create_app
+from imagekin_api.wiring import service
 
 # Nobody listens there.
 NO_REDIS = "redis://127.0.0.1:1/0"

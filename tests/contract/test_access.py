@@ -12,8 +12,9 @@ from hand import Hand
 from serving import BOTH_ENGINES, NO_REDIS, Running
 from wire import ADMIN_KEY, check_problem
 
-from imagekin import auth, db, models
-from imagekin.types import Lane
+from imagekin import api_keys
+from imagekin.database import sql, tables
+from imagekin.enums import Lane
 
 # --- keys ------------------------------------------------------------------------------------------------------
 
@@ -60,16 +61,16 @@ def test_every_address_below_v1_wants_a_key(server: Running) -> None:
 
 
 def test_a_key_is_its_owners_until_it_is_revoked(server: Running) -> None:
-    row, key = server.database.write(auth.create, "ada")
+    row, key = server.database.write(api_keys.create, "ada")
     client = server.client(key)
     assert client.get("/v1/jobs").status_code == 200
     assert server.client().get("/v1/jobs", headers={"Authorization": f"bearer {key}"}).status_code == 200
-    server.database.write(auth.revoke, row.id)
+    server.database.write(api_keys.revoke, row.id)
     check_problem(client.get("/v1/jobs"), 401, "unauthorized")
 
 
 def test_a_key_is_kept_as_a_digest_only(server: Running) -> None:
-    _, key = server.database.write(auth.create, "ada")
+    _, key = server.database.write(api_keys.create, "ada")
     with server.database.engine.connect() as connection:
         rows = connection.execute(sa.text("SELECT * FROM api_keys")).all()
     assert len(rows) == 1
@@ -77,11 +78,11 @@ def test_a_key_is_kept_as_a_digest_only(server: Running) -> None:
 
 
 def test_the_use_of_a_key_is_noted_once_an_hour(server: Running) -> None:
-    row, key = server.database.write(auth.create, "ada")
+    row, key = server.database.write(api_keys.create, "ada")
     client = server.client(key)
 
     def last_used() -> float | None:
-        return server.database.read(lambda session: session.get_one(models.ApiKey, row.id).last_used_at)
+        return server.database.read(lambda session: session.get_one(tables.ApiKey, row.id).last_used_at)
 
     assert last_used() is None
     client.get("/v1/jobs")
@@ -164,7 +165,7 @@ def test_every_name_of_this_machine_will_do(local: Running, host: str) -> None:
 def beat(server: Running, lane: Lane, ago_s: float = 0) -> None:
     server.database.write(
         lambda session: session.merge(
-            models.Worker(name=lane.value, lane=lane.value, device="cpu", seen_at=db.clock() - ago_s)
+            tables.Worker(name=lane.value, lane=lane.value, device="cpu", seen_at=sql.clock() - ago_s)
         )
     )
 
@@ -277,7 +278,7 @@ def test_metrics_tell_how_long_work_waits_and_how_it_ended(client: httpx2.Client
     ids = [
         client.post("/v1/jobs/cluster", json={"collection": "archive", "n_clusters": 1}).json()["id"] for _ in range(2)
     ]
-    older = sa.update(models.Job).where(models.Job.id == ids[0]).values(created_at=models.Job.created_at - 1000)
+    older = sa.update(tables.Job).where(tables.Job.id == ids[0]).values(created_at=tables.Job.created_at - 1000)
     hand.database.write(lambda session: session.execute(older))
     age = 'imagekin_queue_age_seconds{lane="bulk"}'
     cancelled = 'imagekin_jobs_ended_total{kind="cluster",status="cancelled"}'

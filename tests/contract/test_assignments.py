@@ -17,9 +17,9 @@ from known_vectors import near, store
 from serving import BOTH_ENGINES, Running
 from wire import check_problem
 
-from imagekin import models
-from imagekin_worker import assigner
-from imagekin_worker.clustering import assign as place
+from imagekin.database import tables
+from imagekin_worker.kinds import assign as assign_kind
+from imagekin_worker.kmeans.measure import assign as place
 
 pytestmark = BOTH_ENGINES
 
@@ -95,7 +95,7 @@ def test_all_that_came_later_get_their_clusters(
 def test_many_are_assigned_in_slices(
     client: httpx2.Client, server: Running, clustering: dict[str, Any], crew: Crew, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(assigner, "SLICE_S", 0.0)
+    monkeypatch.setattr(assign_kind, "SLICE_S", 0.0)
     for part in range(7):
         store(server, [near(f"{part}/{at}.jpg", at) for at in range(5)])
     before = crew.claims
@@ -115,7 +115,7 @@ def test_distances_are_those_of_the_metric(client: httpx2.Client, server: Runnin
     [late] = store(server, [near("late.jpg", 40)])
     result = assigned(client, crew, assign(client, job))
     assert result["metric"] == "cosine"
-    row = server.database.read(lambda session: session.get(models.Clustering, job["id"]).centers)
+    row = server.database.read(lambda session: session.get(tables.Clustering, job["id"]).centers)
     centers = np.frombuffer(row, "<f4").reshape(3, DIM)
     late_vector = near("late.jpg", 40).vector
     cosines = centers @ late_vector / np.linalg.norm(centers, axis=1) / np.linalg.norm(late_vector)

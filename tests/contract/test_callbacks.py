@@ -12,8 +12,8 @@ from hand import Hand, picture
 from serving import Running
 from wire import ADMIN_KEY, check_problem
 
-from imagekin import models
-from imagekin.jobs import deliveries
+from imagekin.database import tables
+from imagekin.jobs import callbacks
 from receiving import SECRET
 
 URL = "https://example.org/hook?token=of-the-receiver"
@@ -70,7 +70,7 @@ def test_assign_and_import_refuse_it_too(server: Running) -> None:
 def test_every_job_takes_a_callback(signing: Running) -> None:
     for answer in posts(archive(signing), URL).values():
         job_id = accepted(answer)["id"]
-        assert signing.database.read(lambda session, id=job_id: session.get_one(models.Job, id).callback_url) == URL
+        assert signing.database.read(lambda session, id=job_id: session.get_one(tables.Job, id).callback_url) == URL
 
 
 @pytest.mark.parametrize(
@@ -103,8 +103,8 @@ def test_a_job_with_a_callback_shows_its_deliveries_and_others_do_not(signing: R
     job_id = accepted(search(client, query={"image_key": "a.jpg"}, callback_url=URL))["id"]
     assert client.get(f"/v1/jobs/{job_id}").json()["deliveries"] == []
     assert client.post(f"/v1/jobs/{job_id}/cancel").status_code == 202
-    (errand,) = signing.database.write(deliveries.claim, models.new_id(), 8)
-    signing.database.write(deliveries.note, errand, 500, "The receiver answered 500.")
+    (errand,) = signing.database.write(callbacks.claim, tables.new_id(), 8)
+    signing.database.write(callbacks.note, errand, 500, "The receiver answered 500.")
     shown: dict[str, Any] = client.get(f"/v1/jobs/{job_id}").json()
     (attempt,) = shown["deliveries"]
     assert attempt.keys() == {"at", "status_code", "error"}

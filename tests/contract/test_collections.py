@@ -159,7 +159,7 @@ def test_metadata_is_replaced_and_seen_by_searches_to_come(client: httpx2.Client
 def test_changes_raise_the_revision_that_a_resident_matrix_catches_up_by(
     client: httpx2.Client, hand: Hand, server: Running
 ) -> None:
-    from imagekin import collections, reading
+    from imagekin.store import collections, reading
 
     hand.collection()
     first, second = hand.images("a.jpg", "b.jpg")

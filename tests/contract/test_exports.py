@@ -15,7 +15,7 @@ from serving import BOTH_ENGINES, Running
 from vector_files import export, read
 from wire import check_problem
 
-from imagekin import exports, segments
+from imagekin.store import exports, segments
 
 FORMATS = ("npz", "parquet", "safetensors")
 

@@ -14,7 +14,7 @@ from hand import Hand
 from serving import BOTH_ENGINES, Running
 from wire import ADMIN_KEY, check_problem
 
-from imagekin import jobs
+from imagekin.jobs import end
 from patience import until
 
 pytestmark = BOTH_ENGINES
@@ -60,9 +60,9 @@ def test_a_held_job_may_be_deleted(client: httpx2.Client, one_image: Hand, serve
         until(lambda: server.service.watcher.waiting == 1)
 
         def remove(session: Any) -> None:
-            jobs.cancel(session, "admin", job["id"])
+            end.cancel(session, "admin", job["id"])
             session.flush()
-            jobs.delete(session, "admin", job["id"])
+            end.delete(session, "admin", job["id"])
 
         server.database.write(remove)
         check_problem(held.result(timeout=20), 404, "job_not_found")

@@ -12,7 +12,7 @@ from hand import Hand
 from serving import Running
 from wire import ADMIN_KEY
 
-from imagekin_api.waiting import POLL_S
+from imagekin_api.wiring.waiting import POLL_S
 from patience import until
 
 WAITING = 8

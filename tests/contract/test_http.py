@@ -17,8 +17,8 @@ from hand import Hand
 from serving import BOTH_ENGINES, Running
 from wire import ADMIN_KEY, PROBLEM, check_problem
 
-from imagekin_api import openapi
-from imagekin_api.operations import Operation
+from imagekin_api.documents import openapi
+from imagekin_api.documents.operations import Operation
 
 JSON = {"Content-Type": "application/json"}
 
@@ -125,7 +125,7 @@ def test_an_error_of_ours_tells_nothing(
     def broken(*_: Any) -> None:
         raise RuntimeError("the secret")
 
-    monkeypatch.setattr("imagekin.collections.get", broken)
+    monkeypatch.setattr("imagekin.store.collections.get", broken)
     problem = check_problem(client.get("/v1/collections/archive"), 500, "internal_error")
     assert "secret" not in json.dumps(problem)
 
@@ -266,7 +266,7 @@ def test_a_problems_type_leads_to_its_place_on_the_page(client: httpx2.Client) -
 def test_the_api_never_imports_torch() -> None:
     program = (
         "import sys, imagekin_api.command, imagekin_api.server;"
-        "from imagekin.config import Settings;"
+        "from imagekin.settings import Settings;"
         "app = imagekin_api.server.create_app(Settings());"
         "sys.exit(bool({'torch', 'torchvision', 'imagekin_worker'} & sys.modules.keys()))"
     )

@@ -16,7 +16,7 @@ from serving import BOTH_ENGINES, Running
 from vector_files import export, finished, items, npz, outcomes, post, read, table, with_metadata
 from wire import check_problem
 
-from imagekin_worker import planner
+from imagekin_worker.kinds import plan
 
 pytestmark = BOTH_ENGINES
 
@@ -154,7 +154,7 @@ def test_compressed_files_are_read(client: httpx2.Client, space_id: str, crew: C
 def test_an_import_is_planned_in_slices(
     client: httpx2.Client, space_id: str, crew: Crew, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(planner, "SLICE_S", 0.0)
+    monkeypatch.setattr(plan, "SLICE_S", 0.0)
     count = 30
     keys = [f"{at}.jpg" for at in range(count)]
     matrix = np.random.default_rng(6).standard_normal((count, DIM)).astype(np.float32)

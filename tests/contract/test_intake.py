@@ -12,8 +12,8 @@ from hand import Hand
 from serving import BOTH_ENGINES, NO_REDIS, Running
 from wire import ADMIN_KEY, check_problem
 
-from imagekin import auth
-from imagekin.types import Lane
+from imagekin import api_keys
+from imagekin.enums import Lane
 from patience import until
 
 pytestmark = BOTH_ENGINES
@@ -26,7 +26,7 @@ def test_past_quota_and_backlog_a_client_is_told_when_to_come_again(serve: Calla
     def owner(name: str) -> httpx2.Client:
         hand.collection(owner=name)
         hand.images("a.jpg", owner=name)
-        return server.client(server.database.write(auth.create, name)[1])
+        return server.client(server.database.write(api_keys.create, name)[1])
 
     def post(client: httpx2.Client) -> httpx2.Response:
         return client.post("/v1/jobs/cluster", json={"collection": "archive", "n_clusters": 1})

@@ -15,8 +15,9 @@ from serving import BOTH_ENGINES, Running
 from sqlalchemy.orm import Session
 from wire import ADMIN_KEY, PROBLEM, check_problem
 
-from imagekin import auth, catalog, collections, segments
-from imagekin.types import DType, OnConflict, Precision
+from imagekin import api_keys, catalog
+from imagekin.enums import DType, OnConflict, Precision
+from imagekin.store import collections, segments
 
 OWN = "mine"
 
@@ -219,10 +220,10 @@ def test_the_content_of_others_is_not_reused(world: World) -> None:
 
 
 def test_a_revoked_key_stops_at_once_and_its_owners_other_key_does_not(server: Running) -> None:
-    (first, first_key), (_, second_key) = (server.database.write(auth.create, "ada") for _ in range(2))
+    (first, first_key), (_, second_key) = (server.database.write(api_keys.create, "ada") for _ in range(2))
     first_client, second_client = server.client(first_key), server.client(second_key)
     assert first_client.get("/v1/jobs").status_code == 200
-    server.database.write(auth.revoke, first.id)
+    server.database.write(api_keys.revoke, first.id)
     check_problem(first_client.get("/v1/jobs"), 401, "unauthorized")
     assert second_client.get("/v1/jobs").status_code == 200
 
@@ -230,7 +231,7 @@ def test_a_revoked_key_stops_at_once_and_its_owners_other_key_does_not(server: R
 @BOTH_ENGINES
 def test_where_keys_cannot_be_looked_up_nobody_gets_in(serve: Callable[..., Running]) -> None:
     server = serve()
-    _, key = server.database.write(auth.create, "ada")
+    _, key = server.database.write(api_keys.create, "ada")
     with server.database.engine.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE api_keys RENAME TO elsewhere")
     problem = check_problem(server.client(key).get("/v1/backbones"), 503, "unavailable")

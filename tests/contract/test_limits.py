@@ -15,8 +15,8 @@ from hand import picture
 from serving import NO_REDIS, Running
 from wire import ADMIN_KEY, check_problem
 
-from imagekin import auth
-from imagekin_api.rates import REDIS_TIMEOUT_S
+from imagekin import api_keys
+from imagekin_api.wiring.rates import REDIS_TIMEOUT_S
 
 
 def test_an_owner_past_the_rate_waits_and_others_do_not(serve: Callable[..., Running]) -> None:
@@ -26,7 +26,7 @@ def test_an_owner_past_the_rate_waits_and_others_do_not(serve: Callable[..., Run
     assert [answer.status_code for answer in answers] == [200, 200, 429]
     check_problem(answers[2], 429, "rate_limited")
     assert 1 <= int(answers[2].headers["Retry-After"]) <= 5
-    _, key = server.database.write(auth.create, "stranger")
+    _, key = server.database.write(api_keys.create, "stranger")
     assert server.client(key).get("/v1/jobs").status_code == 200
     # orchestrators ask without a key, and are never refused
     assert all(server.client().get("/healthz").status_code == 200 for _ in range(10))
@@ -34,7 +34,7 @@ def test_an_owner_past_the_rate_waits_and_others_do_not(serve: Callable[..., Run
 
 def test_two_keys_of_an_owner_share_the_rate(serve: Callable[..., Running]) -> None:
     server = serve(rate_limit_per_s=0.2)
-    clients = [server.client(server.database.write(auth.create, "ada")[1]) for _ in range(3)]
+    clients = [server.client(server.database.write(api_keys.create, "ada")[1]) for _ in range(3)]
     assert [client.get("/v1/jobs").status_code for client in clients] == [200, 200, 429]
 
 
@@ -86,7 +86,7 @@ def test_stored_uploads_have_a_quota_for_each_owner(serve: Callable[..., Running
     check_problem(client.post("/v1/uploads", content=iter([b"b" * 600])), 429, "quota_exceeded")
     files = list((server.settings.data_dir / "storage" / "uploads").iterdir())
     assert [file.name for file in files] == [first]
-    _, key = server.database.write(auth.create, "stranger")
+    _, key = server.database.write(api_keys.create, "stranger")
     assert server.client(key).post("/v1/uploads", content=b"c" * 600).status_code == 201
     assert client.delete(f"/v1/uploads/{first}").status_code == 204
     assert client.post("/v1/uploads", content=b"b" * 600).status_code == 201
@@ -129,7 +129,7 @@ def test_every_answer_has_the_security_headers(server: Running, serve: Callable[
     answers += [server.client().get("/v1/jobs"), client.post("/v1/collections", content=b"{"), client.put("/v1/jobs")]
     answers += [client.options("/v1/jobs"), client.head("/v1/jobs"), client.get("/docs/static/docs.css")]
     with pytest.MonkeyPatch.context() as broken:
-        broken.setattr("imagekin.collections.page", None)
+        broken.setattr("imagekin.store.collections.page", None)
         answers.append(client.get("/v1/collections"))
     answers.append(serve(auth="local").client().get("/v1/jobs", headers={"Host": "example.org"}))
     assert {answer.status_code for answer in answers} == {200, 401, 403, 404, 405, 415, 500}

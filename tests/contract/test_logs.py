@@ -8,9 +8,9 @@ import pytest
 from test_server import process
 from wire import ADMIN_KEY
 
-from imagekin import auth
-from imagekin.config import Settings
-from imagekin.db import Database
+from imagekin import api_keys
+from imagekin.database.engine import Database
+from imagekin.settings import Settings
 from receiving import SECRET
 
 TOKEN = "token-of-the-receiver"
@@ -23,9 +23,9 @@ def test_no_secret_gets_into_the_log(
 ) -> None:
     settings = make_settings()
     database = Database(settings.database)
-    _, key = database.write(auth.create, "ada")
-    revoked, old_key = database.write(auth.create, "bob")
-    database.write(auth.revoke, revoked.id)
+    _, key = database.write(api_keys.create, "ada")
+    revoked, old_key = database.write(api_keys.create, "bob")
+    database.write(api_keys.revoke, revoked.id)
     secrets = [ADMIN_KEY, key, old_key, SECRET, SECRET.removeprefix("whsec_"), PREVIOUS, TOKEN]
     body = {"collection": "archive", "query": {"image_id": "a"}, "callback_url": f"https://example.org/?{TOKEN}"}
     changes = {

@@ -15,7 +15,7 @@ from hand import Hand, picture
 from serving import BOTH_ENGINES, Running
 from wire import check_problem
 
-from imagekin import models
+from imagekin.database import tables
 
 pytestmark = BOTH_ENGINES
 
@@ -79,7 +79,7 @@ def test_a_wrong_form_is_pointed_at_and_leaves_nothing_behind(
     problem = check_problem(client.post("/v1/jobs/embed", data=fields, files=files), 422, code)
     assert problem["errors"][0]["pointer"] == pointer
     assert stored_files(server) == []
-    assert count(server, models.Job) == count(server, models.Upload) == 0
+    assert count(server, tables.Job) == count(server, tables.Upload) == 0
 
 
 def test_a_form_without_images_is_refused(client: httpx2.Client, hand: Hand) -> None:

@@ -11,7 +11,7 @@ from hand import Hand, picture
 from serving import BOTH_ENGINES, Running
 from wire import check_problem
 
-from imagekin import models
+from imagekin.database import tables
 
 pytestmark = BOTH_ENGINES
 
@@ -24,7 +24,7 @@ def test_the_same_key_and_body_is_the_same_job(client: httpx2.Client, hand: Hand
     text = f'{{ "source": {{"upload_id": "{again}", "type": "upload"}},\n"collection": "archive" }}'
     headers = {"Content-Type": "application/json", "Idempotency-Key": "k1"}
     assert accepted(client.post("/v1/jobs/embed", content=text, headers=headers))["id"] == first["id"]
-    assert count(server, models.Job) == 1
+    assert count(server, tables.Job) == 1
     check_problem(embed(client, upload(client, b"other bytes"), "k1"), 422, "idempotency_mismatch")
     check_problem(embed(client, again, "k1", on_conflict="fail"), 422, "idempotency_mismatch")
     assert accepted(embed(client, again, "k2"))["id"] != first["id"]
@@ -65,12 +65,12 @@ def test_the_same_form_is_the_same_job_and_is_stored_once(client: httpx2.Client,
     assert accepted(post("a.png", "b.png"))["id"] == first["id"]
     check_problem(post("b.png", "a.png"), 422, "idempotency_mismatch")
     check_problem(post("a.png", "b.png", on_conflict="skip"), 422, "idempotency_mismatch")
-    assert len(stored_files(server)) == count(server, models.Upload) == 1
+    assert len(stored_files(server)) == count(server, tables.Upload) == 1
 
     image = {"files": {"image": ("q.png", picture())}, "headers": {"Idempotency-Key": "s"}}
     found = accepted(client.post("/v1/jobs/search", data={"collection": "archive"}, **image))
     assert accepted(client.post("/v1/jobs/search", data={"collection": "archive"}, **image))["id"] == found["id"]
-    assert len(stored_files(server)) == count(server, models.Upload) == 2
+    assert len(stored_files(server)) == count(server, tables.Upload) == 2
 
 
 @pytest.mark.parametrize("form", [False, True])
@@ -89,8 +89,8 @@ def test_a_hundred_at_once_are_one_job(client: httpx2.Client, hand: Hand, server
         answers = list(pool.map(post, range(100)))
     assert {answer.status_code for answer in answers} == {202}
     assert len({answer.json()["id"] for answer in answers}) == 1
-    assert count(server, models.Job) == count(server, models.Chunk) == 1
-    assert len(stored_files(server)) == count(server, models.Upload) == int(form)
+    assert count(server, tables.Job) == count(server, tables.Chunk) == 1
+    assert len(stored_files(server)) == count(server, tables.Upload) == int(form)
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "t\u00e4g"])

@@ -15,7 +15,7 @@ from PIL import Image
 from serving import BOTH_ENGINES, Running
 from wire import check_problem
 
-from imagekin import models
+from imagekin.database import tables
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_a_result_has_its_time(client: httpx2.Client, hand: Hand, server: Runnin
     assert client.get(f"/v1/jobs/{job_id}/result").status_code == 200
 
     def expire(session: Any) -> None:
-        session.get(models.Job, job_id).expires_at = 1.0
+        session.get(tables.Job, job_id).expires_at = 1.0
 
     server.database.write(expire)
     for path in ("result", "items"):
@@ -126,12 +126,12 @@ def test_a_result_has_its_time(client: httpx2.Client, hand: Hand, server: Runnin
 
 
 def test_a_failed_job_says_why_it_has_no_result(client: httpx2.Client, hand: Hand, server: Running) -> None:
-    from imagekin import jobs
+    from imagekin.jobs import end
 
     hand.collection()
     hand.images("a.jpg")
     job_id = cluster(client)["id"]
-    server.database.write(jobs.fail, job_id, "weights_unavailable", "There are no such weights.")
+    server.database.write(end.fail, job_id, "weights_unavailable", "There are no such weights.")
     problem = check_problem(client.get(f"/v1/jobs/{job_id}/result"), 409, "conflict")
     assert "There are no such weights." in problem["detail"]
 

@@ -18,9 +18,9 @@ import pytest
 from hand import Hand
 from wire import ADMIN_KEY, check_problem
 
-from imagekin import models
-from imagekin.config import Settings
-from imagekin.db import Database
+from imagekin.database import tables
+from imagekin.database.engine import Database
+from imagekin.settings import Settings
 from imagekin.stack.port import claim
 
 
@@ -141,7 +141,7 @@ def test_settings_that_cannot_be_served_end_it_with_the_reason(
 def test_an_unmigrated_database_is_waited_for_and_then_named(make_settings: Callable[..., Settings]) -> None:
     settings = make_settings()
     database = Database(settings.database)
-    models.Base.metadata.drop_all(database.engine)
+    tables.Base.metadata.drop_all(database.engine)
     with database.engine.begin() as connection:
         connection.exec_driver_sql("DROP TABLE alembic_version")
     database.dispose()

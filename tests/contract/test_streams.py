@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from test_server import process
 
-from imagekin import catalog, collections, exports, segments
-from imagekin.config import Settings
-from imagekin.db import Database
-from imagekin.types import DType, OnConflict, Precision
+from imagekin import catalog
+from imagekin.database.engine import Database
+from imagekin.enums import DType, OnConflict, Precision
+from imagekin.settings import Settings
+from imagekin.store import collections, exports, segments
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc tells a process's peak")
 

@@ -20,7 +20,8 @@ from serving import Running
 from sqlalchemy.exc import OperationalError
 from wire import ADMIN_KEY, check_problem
 
-from imagekin import models, uploads
+from imagekin.database import tables
+from imagekin.uploads import rows
 
 
 def test_an_upload_is_kept_byte_by_byte(client: httpx2.Client, server: Running) -> None:
@@ -30,7 +31,7 @@ def test_an_upload_is_kept_byte_by_byte(client: httpx2.Client, server: Running) 
     body = answer.json()
     assert body.keys() == {"id", "sha256", "size"}
     assert (body["sha256"], body["size"]) == (hashlib.sha256(data).hexdigest(), len(data))
-    assert server.service.storage.open(uploads.path(body["id"])).read() == data
+    assert server.service.storage.open(rows.path(body["id"])).read() == data
 
 
 def test_an_upload_may_come_in_chunks_of_unknown_length(client: httpx2.Client) -> None:
@@ -58,13 +59,13 @@ def test_the_sum_of_a_tar_gz_is_of_what_was_sent(client: httpx2.Client) -> None:
 def test_an_upload_may_have_a_name(client: httpx2.Client, server: Running, headers: dict[str, str]) -> None:
     params = {} if "Content-Disposition" in headers else {"filename": "moon.png"}
     upload_id = client.post("/v1/uploads", content=picture(), headers=headers, params=params).json()["id"]
-    assert server.database.read(uploads.get, "admin", upload_id).filename == "moon.png"
+    assert server.database.read(rows.get, "admin", upload_id).filename == "moon.png"
 
 
 def test_an_empty_upload_is_refused_and_not_kept(client: httpx2.Client, server: Running) -> None:
     check_problem(client.post("/v1/uploads", content=b""), 422, "invalid_request")
     assert stored_files(server) == []
-    assert count(server, models.Upload) == 0
+    assert count(server, tables.Upload) == 0
 
 
 def test_a_form_is_no_upload(client: httpx2.Client) -> None:
@@ -92,7 +93,7 @@ def test_an_upload_past_the_limit_is_refused(serve: Callable[..., Running]) -> N
     ):
         check_problem(answer, 413, "too_large")
     assert client.post("/v1/uploads", content=b"x" * 100_000).status_code == 201
-    assert len(stored_files(server)) == count(server, models.Upload) == 1
+    assert len(stored_files(server)) == count(server, tables.Upload) == 1
 
 
 def test_an_upload_that_breaks_off_is_not_kept(server: Running) -> None:
@@ -104,7 +105,7 @@ def test_an_upload_that_breaks_off_is_not_kept(server: Running) -> None:
         connection.shutdown(socket.SHUT_WR)
         answer = connection.recv(4096)
     assert b" 400 " in answer.split(b"\r\n")[0]
-    assert count(server, models.Upload) == 0
+    assert count(server, tables.Upload) == 0
     assert stored_files(server) == []
 
 
@@ -127,8 +128,8 @@ def test_bytes_are_kept_where_the_commit_may_have_arrived(
         check_problem(post(), 503, "unavailable")
         check_problem(client.post("/v1/uploads", content=picture()), 503, "unavailable")
     accepted(post())
-    assert count(server, models.Job) == 1
-    paths = server.database.read(lambda session: session.scalars(sa.select(models.Upload.path)).all())
+    assert count(server, tables.Job) == 1
+    paths = server.database.read(lambda session: session.scalars(sa.select(tables.Upload.path)).all())
     assert len(paths) == 2
     for path in paths:
         assert server.service.storage.exists(path)
@@ -142,7 +143,7 @@ def test_an_upload_whose_commit_is_repeated_is_one(
         server.database, "write", lambda *args, **kwargs: (write(*args, **kwargs), write(*args, **kwargs))[1]
     )
     assert client.post("/v1/uploads", content=picture()).status_code == 201
-    assert count(server, models.Upload) == len(stored_files(server)) == 1
+    assert count(server, tables.Upload) == len(stored_files(server)) == 1
 
 
 def test_an_upload_is_deleted_unless_an_unfinished_job_reads_it(
@@ -166,7 +167,7 @@ def test_an_expired_upload_is_gone_unless_a_job_names_it(client: httpx2.Client, 
 
     def expire(session: Any) -> None:
         for upload_id in (alone, named):
-            session.get(models.Upload, upload_id).expires_at = 1.0
+            session.get(tables.Upload, upload_id).expires_at = 1.0
 
     server.database.write(expire)
     check_problem(embed(client, alone), 404, "upload_not_found")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from imagekin import Client
-from imagekin.config import Settings
+from imagekin.settings import Settings
 from imagekin.stack import Stack
 from receiving import SECRET
 

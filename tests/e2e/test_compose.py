@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from imagekin.config import Settings
+from imagekin.settings import Settings
 
 ROOT = Path(__file__).parent.parent.parent
 COMPOSE = (ROOT / "docker-compose.yml").read_text()

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from imagekin import Client
-from imagekin.config import Settings
+from imagekin.settings import Settings
 from imagekin.stack import Stack
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from imagekin import Client, errors
-from imagekin.types import ItemStatus, JobStatus
+from imagekin.enums import ItemStatus, JobStatus
 
 MEGABYTE = 1 << 20
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from imagekin import Client
-from imagekin.config import Settings
+from imagekin.settings import Settings
 from imagekin.stack import PortTaken, Stack, port, redis
 from imagekin.stack.environment import child_environment
 from patience import until
@@ -214,15 +214,15 @@ def test_celerys_own_tools_work(settings: Settings, stack: Stack, command: str, 
 def celery(settings: Settings, stack: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
     assert stack._socket is not None
     env = child_environment(settings.model_copy(update={"redis_url": redis.url(stack._socket)}))
-    command = [sys.executable, "-m", "celery", "-A", "imagekin_worker.app", *arguments, "--timeout", "5"]
+    command = [sys.executable, "-m", "celery", "-A", "imagekin_worker.process.app", *arguments, "--timeout", "5"]
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_what_flower_listens_to_is_sent(settings: Settings, stack: Stack, client: Client) -> None:
-    from imagekin import queue
+    from imagekin import doorbell
 
     assert stack._socket is not None
-    app = queue.celery_app(settings.model_copy(update={"redis_url": redis.url(stack._socket)}))
+    app = doorbell.celery_app(settings.model_copy(update={"redis_url": redis.url(stack._socket)}))
     wanted = {"worker-heartbeat", "task-received", "task-started", "task-succeeded"}
     heard: set[str] = set()
     with app.connection_for_read() as connection:

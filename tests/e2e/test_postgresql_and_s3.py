@@ -19,9 +19,9 @@ from PIL import Image
 
 import s3
 from imagekin import Client, errors
-from imagekin.config import Settings
+from imagekin.enums import JobStatus
+from imagekin.settings import Settings
 from imagekin.stack import Stack
-from imagekin.types import JobStatus
 
 PAGES = Path(__file__).parents[2] / "docs" / "how-to"
 ROOT = "s3://my-bucket/photos"

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from imagekin import Client, errors
-from imagekin.types import ItemStatus, JobStatus
+from imagekin.enums import ItemStatus, JobStatus
 
 # An orientation tag and what a camera that was held so would have stored.
 UPSIDE_DOWN = 3

@@ -13,7 +13,7 @@ from PIL import Image
 
 import web
 from imagekin import Client, errors
-from imagekin.types import ItemStatus, JobStatus
+from imagekin.enums import ItemStatus, JobStatus
 from web import Web
 
 MANY = 60

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from imagekin import Client, errors
 from imagekin.cli.app import app
+from imagekin.enums import ItemStatus, JobStatus
 from imagekin.stack import Stack
-from imagekin.types import ItemStatus, JobStatus
 
 COUNT = 3000
 

@@ -22,14 +22,14 @@ import redis as redis_client
 import sqlalchemy as sa
 import tiny
 
-from imagekin import models
-from imagekin.config import Settings
-from imagekin.db import Database
+from imagekin.database import tables
+from imagekin.database.engine import Database
+from imagekin.enums import ChunkStatus, Lane
+from imagekin.settings import Settings
 from imagekin.stack import port, redis
 from imagekin.stack.environment import child_environment
 from imagekin.stack.service import Process, Service
-from imagekin.storage import Storage
-from imagekin.types import ChunkStatus, Lane
+from imagekin.uploads.files import Storage
 
 T = TypeVar("T")
 
@@ -191,7 +191,7 @@ class Cluster:
     def warm(self, name: str) -> bool:
         """Tell whether a worker has said in SQL that its models are warm."""
         like = f"{name.partition('-')[0]}.{self.pid(name)}@%"
-        return bool(self.scalar(sa.select(models.Worker.name).where(models.Worker.name.like(like))))
+        return bool(self.scalar(sa.select(tables.Worker.name).where(tables.Worker.name.like(like))))
 
     def holder(self, job_id: str) -> str:
         """Wait until a worker works on an image chunk of the job, and return which one it is."""
@@ -203,8 +203,8 @@ class Cluster:
 
     def holds(self, name: str, job_id: str) -> bool:
         """Tell whether a worker has image chunks of the job in hand."""
-        query = sa.select(models.Chunk.claimed_by).where(
-            models.Chunk.job_id == job_id, models.Chunk.status == ChunkStatus.CLAIMED, models.Chunk.seq >= 0
+        query = sa.select(tables.Chunk.claimed_by).where(
+            tables.Chunk.job_id == job_id, tables.Chunk.status == ChunkStatus.CLAIMED, tables.Chunk.seq >= 0
         )
         process = f".{self.child(name)}@"
         return any(process in (each or "") for each in self.database.read(lambda s: s.scalars(query).all()))
@@ -255,7 +255,7 @@ class Cluster:
 
     def done(self, job_id: str) -> int:
         """Return how many images of the job have ended."""
-        Job = models.Job
+        Job = tables.Job
         ended = Job.embedded + Job.reused + Job.skipped + Job.failed + Job.cancelled
         return self.scalar(sa.select(ended).where(Job.id == job_id)) or 0
 
@@ -271,7 +271,7 @@ class Cluster:
         """Wait until the jobs (all that were accepted) have ended; return their statuses."""
         ids = job_ids or tuple(self.accepted)
         wait_for(lambda: not history.unfinished(self.database, ids), "jobs to end", timeout_s)
-        return [self.scalar(sa.select(models.Job.status).where(models.Job.id == id)) or "" for id in ids]
+        return [self.scalar(sa.select(tables.Job.status).where(tables.Job.id == id)) or "" for id in ids]
 
     def check(self) -> history.Report:
         """Hold what was accepted against the database, and ask the doctor; raises AssertionError with what is wrong."""

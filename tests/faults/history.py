@@ -11,10 +11,11 @@ import sqlalchemy as sa
 import tiny
 from sqlalchemy.orm import Session, undefer
 
-from imagekin import ledger, models, vectors
-from imagekin.db import Database
-from imagekin.jobs import reports
-from imagekin.types import TERMINAL, ChunkKind, ChunkStatus, ItemStatus, JobKind, JobStatus
+from imagekin.database import tables
+from imagekin.database.engine import Database
+from imagekin.enums import TERMINAL, ChunkKind, ChunkStatus, ItemStatus, JobKind, JobStatus
+from imagekin.jobs import view
+from imagekin.store import ledger, vector_codec
 
 COUNTED = ("embedded", "reused", "skipped", "failed")
 
@@ -46,13 +47,13 @@ def check(database: Database, accepted: Mapping[str, Sequence[str]]) -> Report:
 
 def unfinished(database: Database, job_ids: Sequence[str]) -> list[str]:
     """Return those of the jobs that have not ended, or are not there."""
-    ended = sa.select(models.Job.id).where(models.Job.status.in_(TERMINAL))
+    ended = sa.select(tables.Job.id).where(tables.Job.status.in_(TERMINAL))
     return sorted(set(job_ids) - set(database.read(lambda session: session.scalars(ended).all())))
 
 
 def _check(session: Session, accepted: Mapping[str, Sequence[str]]) -> Report:
     report = Report(accepted=len(accepted))
-    there = {job.id: job for job in session.scalars(sa.select(models.Job))}
+    there = {job.id: job for job in session.scalars(sa.select(tables.Job))}
     stray = there.keys() - accepted.keys()
     report.doubled += len(stray)
     report.expect(not stray, f"jobs that nobody was told of: {sorted(stray)}")
@@ -67,19 +68,19 @@ def _check(session: Session, accepted: Mapping[str, Sequence[str]]) -> Report:
         if job.kind == JobKind.EMBED:
             _check_embed(session, job, keys, report)
         elif job.status == JobStatus.SUCCEEDED:
-            parts = session.scalar(sa.select(sa.func.count()).where(models.ResultPart.job_id == job_id))
+            parts = session.scalar(sa.select(sa.func.count()).where(tables.ResultPart.job_id == job_id))
             report.expect(bool(parts), f"{job.kind} job {job_id} succeeded without a result")
-    for collection in session.scalars(sa.select(models.Collection)):
+    for collection in session.scalars(sa.select(tables.Collection)):
         _check_collection(session, collection, report)
     return report
 
 
-def _check_embed(session: Session, job: models.Job, keys: Sequence[str], report: Report) -> None:
+def _check_embed(session: Session, job: tables.Job, keys: Sequence[str], report: Report) -> None:
     chunks = session.scalars(
-        sa.select(models.Chunk)
-        .options(undefer(models.Chunk.manifest), undefer(models.Chunk.ledger))
+        sa.select(tables.Chunk)
+        .options(undefer(tables.Chunk.manifest), undefer(tables.Chunk.ledger))
         .filter_by(job_id=job.id, kind=ChunkKind.EMBED)
-        .order_by(models.Chunk.seq)
+        .order_by(tables.Chunk.seq)
     ).all()
     sums: Counter[str] = Counter()
     seen: Counter[str] = Counter()
@@ -88,7 +89,7 @@ def _check_embed(session: Session, job: models.Job, keys: Sequence[str], report:
         where = f"chunk {chunk.seq} of {job.id}"
         report.expect(chunk.seq == at, f"{where} begins elsewhere than the one before ends, at {at}")
         at = chunk.seq + chunk.size
-        report.expect(chunk.status in reports.ENDED, f"{where} of a finished job is {chunk.status}")
+        report.expect(chunk.status in view.ENDED, f"{where} of a finished job is {chunk.status}")
         records = _records(chunk)
         counts = Counter(record.status.value for record in records)
         report.expect(len(records) == chunk.size, f"{where} has {len(records)} records for {chunk.size} images")
@@ -101,7 +102,7 @@ def _check_embed(session: Session, job: models.Job, keys: Sequence[str], report:
         _check_records(session, job, chunk, records, report)
     for status in (*COUNTED, "cancelled"):
         report.expect(getattr(job, status) == sums[status], f"{job.id} counts {status} otherwise than its ledgers")
-    report.expect(at == job.total == reports.done(job), f"{job.id}: {at}, {job.total}, {reports.done(job)} images")
+    report.expect(at == job.total == view.done(job), f"{job.id}: {at}, {job.total}, {view.done(job)} images")
     missing, extra = Counter(keys) - seen, seen - Counter(keys)
     planned = job.status in (JobStatus.SUCCEEDED, JobStatus.PARTIAL)
     report.lost += missing.total() if planned else 0
@@ -110,7 +111,7 @@ def _check_embed(session: Session, job: models.Job, keys: Sequence[str], report:
     report.images += at
 
 
-def _records(chunk: models.Chunk) -> list[ledger.Record]:
+def _records(chunk: tables.Chunk) -> list[ledger.Record]:
     if chunk.status == ChunkStatus.CANCELLED:
         assert chunk.manifest is not None
         return ledger.all_cancelled(chunk.manifest)
@@ -118,26 +119,26 @@ def _records(chunk: models.Chunk) -> list[ledger.Record]:
 
 
 def _check_records(
-    session: Session, job: models.Job, chunk: models.Chunk, records: Sequence[ledger.Record], report: Report
+    session: Session, job: tables.Job, chunk: tables.Chunk, records: Sequence[ledger.Record], report: Report
 ) -> None:
     for record in records:
         where = f"{record.key} of {job.id}"
         if record.status == ItemStatus.FAILED:
             report.expect(bool(record.code and record.detail), f"{where} failed without a reason")
         elif record.status in (ItemStatus.EMBEDDED, ItemStatus.REUSED):
-            image = session.get(models.Image, record.image_id or "")
+            image = session.get(tables.Image, record.image_id or "")
             there = image is not None and (image.collection_id, image.key) == (job.collection_id, record.key)
             report.lost += not there
             report.expect(there, f"{where} is {record.status} and not in its collection")
 
 
-def _check_collection(session: Session, collection: models.Collection, report: Report) -> None:
+def _check_collection(session: Session, collection: tables.Collection, report: Report) -> None:
     """Each image has one vector, the right one, and each vector one image."""
     images = 0
     for segment, rows in _segments(session, collection.id):
         where = f"segment {segment.id} of {collection.name}"
-        report.expect(vectors.checksum(segment.data) == segment.checksum, f"{where} has a wrong checksum")
-        matrix = vectors.decode(segment.data, segment.dim, segment.dtype)
+        report.expect(vector_codec.checksum(segment.data) == segment.checksum, f"{where} has a wrong checksum")
+        matrix = vector_codec.decode(segment.data, segment.dim, segment.dtype)
         report.expect(len(matrix) == segment.count, f"{where} has {len(matrix)} vectors for a count of {segment.count}")
         used = Counter(image.row for image in rows)
         idle = [row for row in range(segment.count) if row not in used]
@@ -148,15 +149,15 @@ def _check_collection(session: Session, collection: models.Collection, report: R
             right = image.row < len(matrix) and np.allclose(matrix[image.row], tiny.embedding(image.key), atol=1e-4)
             report.expect(right, f"{image.key} of {collection.name} has another picture's vector")
         images += len(rows)
-    everything = session.scalar(sa.select(sa.func.count()).where(models.Image.collection_id == collection.id))
+    everything = session.scalar(sa.select(sa.func.count()).where(tables.Image.collection_id == collection.id))
     report.lost += (everything or 0) - images
     report.expect(everything == images, f"{collection.name} has images whose vector is nowhere")
     report.expect(collection.image_count == images, f"{collection.name} counts {collection.image_count}, not {images}")
 
 
-def _segments(session: Session, collection_id: str) -> Iterator[tuple[models.Segment, list[models.Image]]]:
-    query = sa.select(models.Segment).options(undefer(models.Segment.data)).filter_by(collection_id=collection_id)
+def _segments(session: Session, collection_id: str) -> Iterator[tuple[tables.Segment, list[tables.Image]]]:
+    query = sa.select(tables.Segment).options(undefer(tables.Segment.data)).filter_by(collection_id=collection_id)
     for segment in session.scalars(query.execution_options(yield_per=16)):
-        images = sa.select(models.Image).filter_by(segment_id=segment.id)
+        images = sa.select(tables.Image).filter_by(segment_id=segment.id)
         yield segment, list(session.scalars(images))
         session.expunge(segment)

@@ -28,7 +28,7 @@ import tiny
 from cluster import Cluster, wait_for
 
 import imagekin_migrations
-from imagekin.db import Database
+from imagekin.database.engine import Database
 
 MOST_UNFINISHED = 12
 SUBMITTERS = 3

@@ -16,8 +16,8 @@ import sqlalchemy as sa
 import tiny
 from cluster import Cluster, wait_for
 
-from imagekin import models
-from imagekin.types import ChunkStatus
+from imagekin.database import tables
+from imagekin.enums import ChunkStatus
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_a_locked_database_is_waited_for(cluster: Cluster, name: str, sqlite_fil
         time.sleep(4)
         assert cluster.done(job_id) < 32
     assert cluster.finish(job_id) == ["succeeded"]
-    attempts = sa.select(sa.func.max(models.Chunk.attempt)).where(models.Chunk.job_id == job_id)
+    attempts = sa.select(sa.func.max(tables.Chunk.attempt)).where(tables.Chunk.job_id == job_id)
     assert cluster.scalar(attempts) == 1, "the lock was outwaited, not run from"
 
 
@@ -87,7 +87,7 @@ def test_a_hundred_submits_under_one_key_are_one_job(cluster: Cluster, name: str
     assert len(made) == 100 and len(set(made)) == 1
     assert cluster.finish(made[0]) == ["succeeded"]
     # their uploads went with them, but for the one that the job names
-    uploads = sa.select(sa.func.count()).where(models.Job.id == made[0], models.Upload.id == models.Job.upload_id)
+    uploads = sa.select(sa.func.count()).where(tables.Job.id == made[0], tables.Upload.id == tables.Job.upload_id)
     assert cluster.scalar(uploads) == 1
 
 
@@ -135,7 +135,7 @@ def test_a_full_database_refuses_and_goes_on_when_there_is_room(cluster: Cluster
     limited = [pid for each in ("bulk-0", "bulk-1") for pid in (cluster.pid(each), cluster.child(each)) if pid]
     # what was claimed could not be finished, and whoever has room made it ready again
     again = sa.select(sa.func.count()).where(
-        models.Chunk.job_id == job_id, models.Chunk.status == ChunkStatus.READY, models.Chunk.attempt > 0
+        tables.Chunk.job_id == job_id, tables.Chunk.status == ChunkStatus.READY, tables.Chunk.attempt > 0
     )
     prlimit(limited, 32 << 10)
     try:
@@ -168,8 +168,8 @@ def test_a_workers_wrong_clock_means_nothing(cluster: Cluster, name: str, tmp_pa
     cluster.collection(name, "slow.json")
     job_id = cluster.embed(name, tiny.keys(name, 64))
     assert cluster.finish(job_id) == ["succeeded"]
-    attempts = sa.select(sa.func.max(models.Chunk.attempt)).where(
-        models.Chunk.job_id == job_id, models.Chunk.status == ChunkStatus.DONE
+    attempts = sa.select(sa.func.max(tables.Chunk.attempt)).where(
+        tables.Chunk.job_id == job_id, tables.Chunk.status == ChunkStatus.DONE
     )
     assert cluster.scalar(attempts) == 1, "a lease was told by a wrong clock"
     cluster.kill("bulk-0")

@@ -11,11 +11,11 @@ import pytest
 import redis as redis_client
 from cluster import wait_for
 
-from imagekin.config import Settings
-from imagekin.queue import Doorbell
+from imagekin.doorbell import Doorbell
+from imagekin.enums import Lane
+from imagekin.settings import Settings
 from imagekin.stack import redis
 from imagekin.stack.service import Process
-from imagekin.types import Lane
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 import tiny
 from cluster import Cluster, wait_for
 
-from imagekin import models
+from imagekin.database import tables
 
 # What a worker says whose chunk is somebody else's, or nobody's, by now.
 REFUSED = ('"event": "lease_lost"', '"event": "claim_lost"', '"event": "chunk_lost"')
@@ -28,7 +28,7 @@ def test_a_killed_child_is_blamed_and_replaced(cluster: Cluster, name: str) -> N
     child = cluster.child(worker)
     assert child is not None
     os.kill(child, signal.SIGKILL)
-    deaths = sa.select(sa.func.sum(models.Chunk.deaths)).where(models.Chunk.job_id == job_id)
+    deaths = sa.select(sa.func.sum(tables.Chunk.deaths)).where(tables.Chunk.job_id == job_id)
     wait_for(lambda: cluster.scalar(deaths), "the blame")
     assert cluster.finish(job_id) == ["succeeded"]
     wait_for(lambda: cluster.child(worker) not in (None, child), "another child")
@@ -39,7 +39,7 @@ def test_a_killed_worker_loses_nothing(cluster: Cluster, name: str) -> None:
     cluster.kill(worker)
     assert cluster.finish(job_id) == ["succeeded"]
     # nobody was there to blame anybody
-    assert not cluster.scalar(sa.select(sa.func.sum(models.Chunk.deaths)).where(models.Chunk.job_id == job_id))
+    assert not cluster.scalar(sa.select(sa.func.sum(tables.Chunk.deaths)).where(tables.Chunk.job_id == job_id))
 
 
 @pytest.mark.faults
@@ -59,7 +59,7 @@ def test_who_wakes_up_late_writes_nothing(cluster: Cluster, name: str) -> None:
         assert cluster.finish(job_id) == ["succeeded"]
     finally:
         cluster.signal_group(worker, signal.SIGCONT)
-    again = sa.select(sa.func.count()).where(models.Chunk.job_id == job_id, models.Chunk.attempt > 1)
+    again = sa.select(sa.func.count()).where(tables.Chunk.job_id == job_id, tables.Chunk.attempt > 1)
     assert cluster.scalar(again), "nothing was taken over"
     log = cluster.folder / "logs" / f"{worker}.log"
     wait_for(lambda: any(word in log.read_text() for word in REFUSED), "the refusal")
@@ -89,7 +89,7 @@ def test_a_busy_worker_stops_within_its_grace(cluster: Cluster, name: str) -> No
     cluster.workers[worker].terminate()
     wait_for(lambda: not cluster.workers[worker].running, "the stop", timeout_s=8)
     assert cluster.finish(job_id) == ["succeeded"]
-    attempts = sa.select(sa.func.max(models.Chunk.attempt)).where(models.Chunk.job_id == job_id, models.Chunk.seq >= 0)
+    attempts = sa.select(sa.func.max(tables.Chunk.attempt)).where(tables.Chunk.job_id == job_id, tables.Chunk.seq >= 0)
     assert cluster.scalar(attempts) == 1, "what was in hand was not finished"
 
 
@@ -118,7 +118,7 @@ def test_after_a_cancellation_nothing_is_written(cluster: Cluster, name: str) ->
     job_id, worker = busy(cluster, name)
     answer = cluster.client.post(f"/v1/jobs/{job_id}/cancel")
     assert answer.status_code == 202
-    count = sa.select(models.Collection.image_count, models.Collection.revision).where(models.Collection.name == name)
+    count = sa.select(tables.Collection.image_count, tables.Collection.revision).where(tables.Collection.name == name)
     before = cluster.database.read(lambda session: session.execute(count).one())
     log = cluster.folder / "logs" / f"{worker}.log"
 

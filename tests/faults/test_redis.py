@@ -91,13 +91,13 @@ def test_redis_may_hang(cluster: Cluster, name: str) -> None:
 
 
 def test_a_ring_that_comes_twice_is_two_claims(cluster: Cluster, name: str) -> None:
-    from imagekin import queue
+    from imagekin import doorbell
 
     cluster.collection(name, "slow.json")
-    app = queue.celery_app(cluster.settings)
+    app = doorbell.celery_app(cluster.settings)
     job_id = cluster.embed(name, tiny.keys(name, 48))
     cluster.holder(job_id)
     for _ in range(4):
-        app.send_task(queue.RING, queue="bulk", task_id=f"{name}-again", ignore_result=True)
+        app.send_task(doorbell.RING, queue="bulk", task_id=f"{name}-again", ignore_result=True)
     app.close()
     assert cluster.finish(job_id) == ["succeeded"]

@@ -11,7 +11,7 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
-from imagekin_worker.testing import FakeBackbone, fake_space
+from imagekin_worker.network.fake import FakeBackbone, fake_space
 
 SIDE, CELLS = 32, 4
 FATAL_RGB = (255, 0, 0)

@@ -10,11 +10,16 @@ from itertools import count
 import numpy as np
 import sqlalchemy as sa
 
-from imagekin import catalog, collections, images, jobs, ledger, models, reading, segments, uploads
-from imagekin.config import Settings
-from imagekin.db import Database
-from imagekin.storage import Storage
-from imagekin.types import DType, JobKind, Lane, OnConflict, Precision
+from imagekin import catalog
+from imagekin.database import tables
+from imagekin.database.engine import Database
+from imagekin.enums import DType, JobKind, Lane, OnConflict, Precision
+from imagekin.jobs import claim as claim_step
+from imagekin.jobs import outcomes, submit
+from imagekin.settings import Settings
+from imagekin.store import collections, images, ledger, reading, segments
+from imagekin.uploads import rows
+from imagekin.uploads.files import Storage
 
 
 def vector(content: str, dim: int = 64) -> np.ndarray:
@@ -46,7 +51,7 @@ class Archive:
     def storage(self) -> Storage:
         return Storage(self.settings)
 
-    def collection(self, name: str = "photos", dtype: DType = DType.FLOAT32) -> models.Collection:
+    def collection(self, name: str = "photos", dtype: DType = DType.FLOAT32) -> tables.Collection:
         """Return the collection of that name, made where there is none."""
         if name not in self.contents:
             space = catalog.resolve_space("fake", None, Precision.EXACT, self.settings.weights_dir)
@@ -54,9 +59,9 @@ class Archive:
             self.contents[name] = {}
         return self.database.read(collections.get, self.owner, name)
 
-    def submit(self, name: str = "photos", kind: JobKind = JobKind.EMBED, **fields) -> models.Job:
+    def submit(self, name: str = "photos", kind: JobKind = JobKind.EMBED, **fields) -> tables.Job:
         collection = self.collection(name)
-        submission = jobs.Submission(
+        submission = submit.Submission(
             owner=self.owner,
             kind=kind,
             collection_id=collection.id,
@@ -64,21 +69,21 @@ class Archive:
             params={"on_conflict": "replace"},
             **fields,
         )
-        return self.database.write(jobs.submit, submission, self.settings)[0]
+        return self.database.write(submit.submit, submission, self.settings)[0]
 
-    def claim(self, lane: Lane = Lane.BULK) -> jobs.Claim:
-        [claim] = self.database.write(jobs.claim, lane, f"ring-{next(self._numbers)}/x", self.settings)
+    def claim(self, lane: Lane = Lane.BULK) -> claim_step.Claim:
+        [claim] = self.database.write(claim_step.claim, lane, f"ring-{next(self._numbers)}/x", self.settings)
         return claim
 
-    def plan(self, keys: Sequence[str], name: str = "photos", size: int = 64, **fields) -> models.Job:
+    def plan(self, keys: Sequence[str], name: str = "photos", size: int = 64, **fields) -> tables.Job:
         """Submit a job and plan it into chunks of `size` images."""
         job = self.submit(name, **fields)
         entries = [{"key": key, "ref": {}} for key in keys]
         pieces = [entries[at : at + size] for at in range(0, len(entries), size)]
-        self.database.write(jobs.plan, self.claim(), pieces, ignored=1, cursor=None, finished=True)
+        self.database.write(outcomes.plan, self.claim(), pieces, ignored=1, cursor=None, finished=True)
         return job
 
-    def finish(self, claim: jobs.Claim, name: str, contents: dict[str, str], broken: Sequence[str] = ()) -> None:
+    def finish(self, claim: claim_step.Claim, name: str, contents: dict[str, str], broken: Sequence[str] = ()) -> None:
         """Finish a claimed chunk: an image's content is its key, unless `contents` says otherwise."""
 
         def known(session, made):
@@ -87,7 +92,7 @@ class Archive:
             )
 
         manifest = self.database.read(
-            lambda s: s.scalar(sa.select(models.Chunk.manifest).filter_by(job_id=claim.job_id, seq=claim.seq))
+            lambda s: s.scalar(sa.select(tables.Chunk.manifest).filter_by(job_id=claim.job_id, seq=claim.seq))
         )
         entries = ledger.unpack(manifest)
         made = [item(entry["key"], contents.get(entry["key"], entry["key"])) for entry in entries]
@@ -98,7 +103,7 @@ class Archive:
                 one.vector, one.known = None, answer
             elif answer is not None:
                 one.vector, one.thumbnail, one.reused = answer.vector, answer.thumbnail, True
-        self.database.write(jobs.finish_images, claim, made)
+        self.database.write(outcomes.finish_images, claim, made)
         self.contents[name] |= {one.key: contents.get(one.key, one.key) for one in made if one.error is None}
 
     def embed(
@@ -109,7 +114,7 @@ class Archive:
         contents: dict[str, str] | None = None,
         broken: Sequence[str] = (),
         **fields,
-    ) -> models.Job:
+    ) -> tables.Job:
         """Run an embed job from end to end."""
         job = self.plan(keys, name, size, **fields)
         for _ in range(0, len(keys), size):
@@ -117,14 +122,14 @@ class Archive:
         return job
 
     def upload(self, data: bytes = b"bytes") -> str:
-        id = models.new_id()
-        stored = self.storage.write(uploads.path(id), io.BytesIO(data), 1000)
-        self.database.write(uploads.add, self.owner, id, stored, "a.zip", self.settings)
+        id = tables.new_id()
+        stored = self.storage.write(rows.path(id), io.BytesIO(data), 1000)
+        self.database.write(rows.add, self.owner, id, stored, "a.zip", self.settings)
         return id
 
-    def search(self) -> models.Job:
+    def search(self) -> tables.Job:
         job = self.submit(kind=JobKind.SEARCH)
-        self.database.write(jobs.finish_result, self.claim(Lane.INTERACTIVE), {"neighbors": []})
+        self.database.write(outcomes.finish_result, self.claim(Lane.INTERACTIVE), {"neighbors": []})
         return job
 
     def delete(self, *keys: str, name: str = "photos") -> None:
@@ -149,7 +154,7 @@ class Archive:
         with self.database.engine.begin() as connection:
             return connection.execute(sa.text(statement), values).rowcount
 
-    def count(self, table: type[models.Base]) -> int:
+    def count(self, table: type[tables.Base]) -> int:
         return self.database.read(lambda s: s.scalar(sa.select(sa.func.count()).select_from(table)))
 
 
@@ -159,7 +164,7 @@ def _read(session, collection):
     for change in reading.changes(session, collection.id, 0, revision):
         keys = reading.keys(session, change.ids)
         whole |= {keys[id]: row.tobytes() for id, row in zip(change.ids, change.vectors, strict=True)}
-    live = session.scalars(sa.select(models.Image).filter_by(collection_id=collection.id, deleted_at=None)).all()
+    live = session.scalars(sa.select(tables.Image).filter_by(collection_id=collection.id, deleted_at=None)).all()
     single = {
         image.key: (segments.vector(session, image).tobytes(), segments.thumbnail(session, image)) for image in live
     }

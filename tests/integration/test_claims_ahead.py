@@ -12,13 +12,15 @@ from archive import Archive
 from PIL import Image
 from sqlalchemy.exc import OperationalError
 
-from imagekin import jobs, models
-from imagekin.config import Settings
-from imagekin.db import Database
-from imagekin.types import ChunkKind, JobStatus, Lane
-from imagekin_worker import embedder, work
-from imagekin_worker.leases import Lease
-from imagekin_worker.node import FIRST_IMAGES, Node
+from imagekin.database import tables
+from imagekin.database.engine import Database
+from imagekin.enums import ChunkKind, JobStatus, Lane
+from imagekin.jobs import claim
+from imagekin.settings import Settings
+from imagekin_worker.context.lease import Lease
+from imagekin_worker.context.process_state import FIRST_IMAGES, Node
+from imagekin_worker.kinds import embed
+from imagekin_worker.process import dispatch
 
 CHUNKS = 5
 
@@ -38,7 +40,7 @@ def node(archive: Archive) -> Iterator[Node]:
 
 
 @pytest.fixture
-def job(archive: Archive, node: Node) -> models.Job:
+def job(archive: Archive, node: Node) -> tables.Job:
     """A job of several chunks, planned."""
     job = archive.submit(work={"source": {"type": "folder", "path": archive.settings.source_roots[0]}})
     [plan] = node.claim("plan/x")
@@ -48,24 +50,24 @@ def job(archive: Archive, node: Node) -> models.Job:
     return job
 
 
-def do(node: Node, claims: list[jobs.Claim]) -> Lease:
+def do(node: Node, claims: list[claim.Claim]) -> Lease:
     lease = node.lease(claims)
     with lease:
-        work.do(node, claims, lease)
+        dispatch.do(node, claims, lease)
     return lease
 
 
 def chunks(archive: Archive) -> list[tuple[str, int]]:
-    chunk = models.Chunk
+    chunk = tables.Chunk
     query = sa.select(chunk.status, chunk.size).where(chunk.kind == ChunkKind.EMBED).order_by(chunk.seq)
     return [(status, size) for status, size in archive.database.read(lambda session: session.execute(query).all())]
 
 
-def read(archive: Archive, job: models.Job) -> models.Job:
-    return archive.database.read(lambda session: session.get_one(models.Job, job.id))
+def read(archive: Archive, job: tables.Job) -> tables.Job:
+    return archive.database.read(lambda session: session.get_one(tables.Job, job.id))
 
 
-def test_one_run_goes_on_with_what_comes_next(archive: Archive, node: Node, job: models.Job):
+def test_one_run_goes_on_with_what_comes_next(archive: Archive, node: Node, job: tables.Job):
     claims = node.claim("ring/x")
     assert sum(claim.size for claim in claims) == FIRST_IMAGES
     lease = do(node, claims)
@@ -74,17 +76,17 @@ def test_one_run_goes_on_with_what_comes_next(archive: Archive, node: Node, job:
     assert (read(archive, job).status, read(archive, job).embedded) == (JobStatus.SUCCEEDED, CHUNKS * FIRST_IMAGES)
 
 
-def test_a_run_ends_in_time(archive: Archive, node: Node, job: models.Job):
+def test_a_run_ends_in_time(archive: Archive, node: Node, job: tables.Job):
     node.settings = node.settings.model_copy(update={"soft_time_limit_s": 1e-9})
     assert len(do(node, node.claim("ring/x")).claims) == 1
     assert chunks(archive) == [("done", FIRST_IMAGES)] + [("ready", FIRST_IMAGES)] * (CHUNKS - 1)
 
 
 def test_what_was_claimed_ahead_is_handed_back_where_there_is_no_time_for_it(
-    archive: Archive, node: Node, job: models.Job, monkeypatch: pytest.MonkeyPatch
+    archive: Archive, node: Node, job: tables.Job, monkeypatch: pytest.MonkeyPatch
 ):
     """As where a fast worker planned chunks that take a slow one half of its time limit each."""
-    monkeypatch.setattr(embedder, "BEGIN_UNTIL", 0)
+    monkeypatch.setattr(embed, "BEGIN_UNTIL", 0)
     lease = do(node, node.claim("ring/x"))
     assert len(lease.claims) == 2
     assert chunks(archive) == [("done", FIRST_IMAGES)] + [("ready", FIRST_IMAGES)] * (CHUNKS - 1)
@@ -93,18 +95,18 @@ def test_what_was_claimed_ahead_is_handed_back_where_there_is_no_time_for_it(
     assert read(archive, job).status == JobStatus.SUCCEEDED
 
 
-def test_a_process_that_must_go_claims_no_more_and_hands_back(archive: Archive, node: Node, job: models.Job):
+def test_a_process_that_must_go_claims_no_more_and_hands_back(archive: Archive, node: Node, job: tables.Job):
     claims = node.claim("ring/x")
     node.leaving.set()
     assert do(node, claims).claims == claims
 
 
 def test_a_database_that_is_away_just_then_costs_what_is_in_hand_nothing(
-    archive: Archive, node: Node, job: models.Job, monkeypatch: pytest.MonkeyPatch
+    archive: Archive, node: Node, job: tables.Job, monkeypatch: pytest.MonkeyPatch
 ):
     claims = node.claim("ring/x")
 
-    def away(*_: object, **__: object) -> list[jobs.Claim]:
+    def away(*_: object, **__: object) -> list[claim.Claim]:
         raise OperationalError("claim", None, Exception("away"))
 
     monkeypatch.setattr(node, "claim", away)
@@ -112,10 +114,10 @@ def test_a_database_that_is_away_just_then_costs_what_is_in_hand_nothing(
     assert chunks(archive)[0] == ("done", FIRST_IMAGES)
 
 
-def test_what_is_added_to_a_lease_while_it_is_renewed_is_held(archive: Archive, node: Node, job: models.Job):
+def test_what_is_added_to_a_lease_while_it_is_renewed_is_held(archive: Archive, node: Node, job: tables.Job):
     first, second = node.claim("ring/x"), node.claim("ring/x")
     lease = Lease(node.database, first, lease_s=30, renew_s=0.01)
-    renewed = sa.select(models.Chunk.lease_until).filter_by(seq=second[0].seq, job_id=job.id)
+    renewed = sa.select(tables.Chunk.lease_until).filter_by(seq=second[0].seq, job_id=job.id)
     with lease:
         lease.add(second)
         before = archive.database.read(lambda session: session.scalar(renewed))
@@ -125,6 +127,6 @@ def test_what_is_added_to_a_lease_while_it_is_renewed_is_held(archive: Archive, 
         assert all(lease.holds(claim) for claim in first + second)
         lease.finished(first[0])
         assert not lease.lost
-        archive.database.write(jobs.release, second)
+        archive.database.write(claim.release, second)
         while not lease.lost:
             assert time.monotonic() < until

@@ -9,9 +9,13 @@ import pytest
 import sqlalchemy as sa
 from archive import vector
 
-from imagekin import collections, compaction, errors, jobs, ledger, models, reading, removal, segments, upkeep
-from imagekin.types import JobKind, JobStatus
-from imagekin_worker.residents import Residents, catch_up
+from imagekin import errors
+from imagekin.database import tables
+from imagekin.enums import JobKind, JobStatus
+from imagekin.jobs import end, outcomes, view
+from imagekin.maintenance import collection_deletion, compaction, upkeep
+from imagekin.store import collections, ledger, reading, segments
+from imagekin_worker.matrix.loaded import Residents, catch_up
 
 
 @pytest.fixture
@@ -32,7 +36,7 @@ def test_images_posted_one_by_one_share_a_segment_in_the_end(archive, keep):
     archive.embed(["last"])
     before = archive.collection().revision
     assert keep.run(9) == {"segments_merged": compaction.FEWEST_SMALL}
-    assert archive.count(models.Segment) == archive.count(models.Thumbnails) == 1
+    assert archive.count(tables.Segment) == archive.count(tables.Thumbnails) == 1
     assert archive.collection().revision == before
     archive.check()
     assert keep.run(9) == {}
@@ -44,7 +48,7 @@ def test_dead_rows_go_and_the_living_stay_bit_by_bit(archive, keep):
     archive.embed([f"{number:03}" for number in range(1, 40, 3)], contents={f"{n:03}": f"new {n}" for n in range(40)})
     keep.run(9)
     collection = archive.collection()
-    rows = archive.database.read(lambda s: s.scalar(sa.select(sa.func.sum(models.Segment.count))))
+    rows = archive.database.read(lambda s: s.scalar(sa.select(sa.func.sum(tables.Segment.count))))
     assert rows == collection.image_count == 80 - 27
     archive.check()
 
@@ -58,7 +62,7 @@ def test_a_little_waste_is_left_alone(archive, keep):
 def test_a_replaced_segment_goes_at_once(archive):
     archive.embed(["a"])
     archive.embed(["a"], contents={"a": "other"})
-    assert archive.count(models.Segment) == archive.count(models.Thumbnails) == 1
+    assert archive.count(tables.Segment) == archive.count(tables.Thumbnails) == 1
     archive.check()
 
 
@@ -83,7 +87,7 @@ def test_readers_never_miss_what_is_being_moved(archive, keep):
     try:
         merged = 0
         while (merged < 6 or reads < 3) and not faults:
-            ids = archive.database.read(lambda s: s.scalars(sa.select(models.Segment.id)).all())
+            ids = archive.database.read(lambda s: s.scalars(sa.select(tables.Segment.id)).all())
             half = ids[: max(1, len(ids) // 2)]
             merged += archive.database.write(compaction.merge, archive.collection().id, half) > 0
     finally:
@@ -98,7 +102,7 @@ def test_a_segment_that_is_not_sound_is_left_for_the_doctor(archive, keep):
         archive.embed([f"{number:02}"])
     archive.sql("UPDATE segments SET checksum = 1 WHERE id = (SELECT min(id) FROM segments)")
     keep.run(9)
-    assert archive.count(models.Segment) == 2
+    assert archive.count(tables.Segment) == 2
     archive.check()
 
 
@@ -107,7 +111,7 @@ def test_nothing_moves_under_a_clustering(archive, keep):
         archive.embed([f"{number:02}"])
     job = archive.submit(kind=JobKind.CLUSTER)
     assert keep.run(9) == {}
-    archive.database.write(jobs.cancel, "ann", job.id)
+    archive.database.write(end.cancel, "ann", job.id)
     assert keep.run(9) == {"segments_merged": compaction.FEWEST_SMALL}
 
 
@@ -125,7 +129,7 @@ def test_what_a_clustering_held_up_is_done_after_it(archive, keep, monkeypatch):
     monkeypatch.setattr(compaction, "choose", beaten)
     assert keep.run(9) == {}
     monkeypatch.undo()
-    archive.database.write(jobs.cancel, "ann", begun[0].id)
+    archive.database.write(end.cancel, "ann", begun[0].id)
     assert keep.run(9) == {"segments_merged": compaction.FEWEST_SMALL}
 
 
@@ -135,10 +139,10 @@ def test_deleted_images_are_forgotten_when_no_ledger_names_them(archive, keep):
     archive.sql("UPDATE images SET deleted_at = deleted_at - 7200")
     archive.sql("UPDATE jobs SET created_at = created_at - 7300")
     keep.run(9)
-    assert archive.count(models.Image) == 3, "the job's ledger names them"
+    assert archive.count(tables.Image) == 3, "the job's ledger names them"
     archive.sql("UPDATE jobs SET expires_at = 1")
     assert archive.database.write(compaction.forget, archive.collection().id) == 2
-    assert archive.count(models.Image) == 1
+    assert archive.count(tables.Image) == 1
     archive.check()
     assert archive.collection().pruned_revision == archive.collection().revision
 
@@ -148,7 +152,7 @@ def test_with_its_last_image_forgotten_a_segment_is_gone(archive):
     archive.delete("a")
     forget_now(archive)
     archive.database.write(compaction.forget, archive.collection().id)
-    assert archive.count(models.Segment) == archive.count(models.Thumbnails) == 0
+    assert archive.count(tables.Segment) == archive.count(tables.Thumbnails) == 0
 
 
 def keys_of(archive, matrix):
@@ -166,7 +170,7 @@ def test_a_matrix_from_before_what_is_forgotten_reads_anew(archive):
     archive.embed(["d"])
     matrix = residents.get(collection.id)
     assert keys_of(archive, matrix) == ["a", "c", "d"]
-    [image] = archive.database.read(lambda s: s.scalars(sa.select(models.Image.id).filter_by(key="d")).all())
+    [image] = archive.database.read(lambda s: s.scalars(sa.select(tables.Image.id).filter_by(key="d")).all())
     np.testing.assert_array_equal(matrix.vector(image), vector("d"))
 
 
@@ -183,35 +187,35 @@ def test_a_matrix_that_saw_the_deletion_catches_up(archive):
 
 
 def test_a_deleted_collection_goes_in_slices_and_leaves_nothing(archive, keep, monkeypatch):
-    monkeypatch.setattr(removal, "ROWS_PER_SLICE", 7)
-    monkeypatch.setattr(removal, "SEGMENTS_PER_SLICE", 3)
+    monkeypatch.setattr(collection_deletion, "ROWS_PER_SLICE", 7)
+    monkeypatch.setattr(collection_deletion, "SEGMENTS_PER_SLICE", 3)
     archive.embed([f"{number:02}" for number in range(40)], size=4)
     archive.embed(["kept"], name="other")
     cluster = archive.submit(kind=JobKind.CLUSTER)
     collection = archive.collection()
-    centers = models.Clustering(
+    centers = tables.Clustering(
         job_id=cluster.id, owner="ann", collection_id=collection.id, metric="cosine", n_clusters=1, dim=64,
         revision=1, centers=b"",
     )  # fmt: skip
-    archive.database.write(jobs.finish_result, archive.claim(), {"clusters": []}, clustering=centers)
+    archive.database.write(outcomes.finish_result, archive.claim(), {"clusters": []}, clustering=centers)
     open_job = archive.plan(["x"])
     archive.database.write(collections.delete, "ann", "photos")
     assert keep.run(9)["slices_removed"] > 40 // 7 + 10 // 3
-    left = {table: archive.count(table) for table in (models.Image, models.Segment, models.Thumbnails)}
-    assert left == {models.Image: 1, models.Segment: 1, models.Thumbnails: 1}
-    assert archive.count(models.Clustering) == archive.count(models.ResultPart) == 0
+    left = {table: archive.count(table) for table in (tables.Image, tables.Segment, tables.Thumbnails)}
+    assert left == {tables.Image: 1, tables.Segment: 1, tables.Thumbnails: 1}
+    assert archive.count(tables.Clustering) == archive.count(tables.ResultPart) == 0
     # who polls still learns how the job ended; its result has expired, as have the others'
-    status = archive.database.read(lambda s: jobs.view(s, jobs.get(s, "ann", open_job.id)))
+    status = archive.database.read(lambda s: view.view(s, view.get(s, "ann", open_job.id)))
     assert (status.status, status.error.code) == (JobStatus.CANCELLED, "collection_deleted")
     assert status.expires_at is not None
     archive.sql("UPDATE collections SET deleted_at = deleted_at - 90000 WHERE deleted_at IS NOT NULL")
     keep.run(9)
-    assert archive.count(models.Collection) == archive.count(models.Job) == 1
+    assert archive.count(tables.Collection) == archive.count(tables.Job) == 1
     archive.check("other")
 
 
 def test_upkeep_stops_when_its_time_is_up_and_goes_on(archive, keep, monkeypatch):
-    monkeypatch.setattr(removal, "ROWS_PER_SLICE", 1)
+    monkeypatch.setattr(collection_deletion, "ROWS_PER_SLICE", 1)
     archive.embed(["a", "b", "c"])
     archive.database.write(collections.delete, "ann", "photos")
     slices = 0
@@ -219,7 +223,7 @@ def test_upkeep_stops_when_its_time_is_up_and_goes_on(archive, keep, monkeypatch
         assert done["slices_removed"] <= 1
         slices += done["slices_removed"]
     assert slices >= 3
-    assert archive.count(models.Image) == 0
+    assert archive.count(tables.Image) == 0
 
 
 def test_half_written_files_are_removed(archive, keep, monkeypatch):
@@ -243,8 +247,8 @@ def test_ledgers_of_replaced_images_keep_their_ids(archive):
     job = archive.embed(["a"])
     archive.embed(["a"], contents={"a": "other"})
     packed = archive.database.read(
-        lambda s: s.scalar(sa.select(models.Chunk.ledger).filter_by(job_id=job.id, kind="embed"))
+        lambda s: s.scalar(sa.select(tables.Chunk.ledger).filter_by(job_id=job.id, kind="embed"))
     )
     [record] = ledger.records(packed)
-    image = archive.database.read(lambda s: s.get_one(models.Image, record.image_id))
+    image = archive.database.read(lambda s: s.get_one(tables.Image, record.image_id))
     assert archive.database.read(segments.vector, image).tolist() == vector("other").tolist()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from archive import Archive
 
-from imagekin import images, ledger, reading, segments
-from imagekin.types import ItemStatus, OnConflict
+from imagekin.enums import ItemStatus, OnConflict
+from imagekin.store import images, ledger, reading, segments
 
 METADATA = {
     "yes": {"on": True, "n": 1, "place": {"city": "Rome", "year": 1969}, "tags": ["a", "b"], "by": None},

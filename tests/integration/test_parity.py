@@ -18,11 +18,11 @@ from torch import nn
 from torchvision import models
 
 from imagekin import catalog
-from imagekin.config import Settings
-from imagekin.types import Precision
-from imagekin_worker import backbones, preprocess
-from imagekin_worker.backbones import Backbone
-from imagekin_worker.embedding import Outcome, Pipeline
+from imagekin.enums import Precision
+from imagekin.settings import Settings
+from imagekin_worker.network import backbones, preprocess
+from imagekin_worker.network.backbones import Backbone
+from imagekin_worker.pipeline.lanes import Outcome, Pipeline
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

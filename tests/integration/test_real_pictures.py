@@ -12,11 +12,11 @@ from sklearn.cluster import KMeans as TheirKMeans
 from sklearn.metrics import normalized_mutual_info_score
 
 from imagekin import catalog
-from imagekin.config import Settings
-from imagekin.types import Precision
-from imagekin_worker import backbones
-from imagekin_worker.embedding import Pipeline
-from imagekin_worker.kmeans import KMeans
+from imagekin.enums import Precision
+from imagekin.settings import Settings
+from imagekin_worker.kmeans.kmeans import KMeans
+from imagekin_worker.network import backbones
+from imagekin_worker.pipeline.lanes import Pipeline
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 LEAST_PRECISION_AT_5 = {"furniture": 0.786, "photos": 0.758}

@@ -10,14 +10,15 @@ import pytest
 from archive import Archive, vector
 from PIL import Image
 
-from imagekin import jobs, models, results
-from imagekin.config import Settings
-from imagekin.db import Database
-from imagekin.types import JobKind, JobStatus, Lane
-from imagekin_worker import work
-from imagekin_worker.node import Node
+from imagekin.database import tables
+from imagekin.database.engine import Database
+from imagekin.enums import JobKind, JobStatus, Lane
+from imagekin.jobs import claim, end, results
+from imagekin.settings import Settings
+from imagekin_worker.context.process_state import Node
+from imagekin_worker.process import dispatch
 
-Search = Callable[[np.ndarray], models.Job]
+Search = Callable[[np.ndarray], tables.Job]
 
 
 @pytest.fixture
@@ -48,27 +49,27 @@ def node(archive: Archive) -> Iterator[Callable[[Lane], Node]]:
 def search(archive: Archive) -> Search:
     archive.embed(["a", "b", "c"])
 
-    def search(query: np.ndarray) -> models.Job:
+    def search(query: np.ndarray) -> tables.Job:
         job = archive.submit(kind=JobKind.SEARCH, work={"query": {"embedding": query.tolist()}})
         params = {"query": {}, "top_k": 2, "exclude_query": False}
-        archive.database.write(lambda session: setattr(session.get_one(models.Job, job.id), "params", params))
+        archive.database.write(lambda session: setattr(session.get_one(tables.Job, job.id), "params", params))
         return job
 
     return search
 
 
-def remove(database: Database, job: models.Job) -> None:
-    database.write(jobs.cancel, job.owner, job.id)
-    database.write(jobs.delete, job.owner, job.id)
+def remove(database: Database, job: tables.Job) -> None:
+    database.write(end.cancel, job.owner, job.id)
+    database.write(end.delete, job.owner, job.id)
 
 
-def status(database: Database, job: models.Job) -> str:
-    return database.read(lambda session: session.get_one(models.Job, job.id)).status
+def status(database: Database, job: tables.Job) -> str:
+    return database.read(lambda session: session.get_one(tables.Job, job.id)).status
 
 
-def do(node: Node, claims: list[jobs.Claim]) -> None:
+def do(node: Node, claims: list[claim.Claim]) -> None:
     with node.lease(claims) as lease:
-        work.do(node, claims, lease)
+        dispatch.do(node, claims, lease)
 
 
 def test_a_query_that_cannot_be_compared_fails_alone(archive: Archive, node, search: Search) -> None:

@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imagekin import catalog, collections, jobs, models
-from imagekin.config import Settings
-from imagekin.db import Database
-from imagekin.metrics import WORK
-from imagekin.types import ChunkKind, DType, JobKind, JobStatus, Lane, Precision
-from imagekin_worker import work
-from imagekin_worker.node import Node
+from imagekin import catalog
+from imagekin.database import tables
+from imagekin.database.engine import Database
+from imagekin.enums import ChunkKind, DType, JobKind, JobStatus, Lane, Precision
+from imagekin.jobs import submit as submit_step
+from imagekin.settings import Settings
+from imagekin.store import collections
+from imagekin.telemetry.metrics import WORK
+from imagekin_worker.context.process_state import Node
+from imagekin_worker.process import dispatch
 
 JOBS = 24
 
@@ -43,14 +46,14 @@ def node(settings: Settings, database: Database, pictures: Path) -> Iterator[Nod
 
 
 @pytest.fixture
-def submit(node: Node, pictures: Path) -> Callable[[int, str], models.Job]:
+def submit(node: Node, pictures: Path) -> Callable[[int, str], tables.Job]:
     space = catalog.resolve_space("fake", None, Precision.EXACT, node.settings.weights_dir)
 
-    def submit(number: int, owner: str) -> models.Job:
+    def submit(number: int, owner: str) -> tables.Job:
         name = f"photos-{number}"
         node.database.write(collections.create, owner, name, space, DType.FLOAT32)
         collection = node.database.read(collections.get, owner, name)
-        submission = jobs.Submission(
+        submission = submit_step.Submission(
             owner=owner,
             kind=JobKind.EMBED,
             collection_id=collection.id,
@@ -58,7 +61,7 @@ def submit(node: Node, pictures: Path) -> Callable[[int, str], models.Job]:
             params={"on_conflict": "replace"},
             work={"source": {"type": "folder", "path": str(pictures / f"{number}.png")}},
         )
-        return node.database.write(jobs.submit, submission, node.settings)[0]
+        return node.database.write(submit_step.submit, submission, node.settings)[0]
 
     return submit
 
@@ -69,7 +72,7 @@ def run(node: Node) -> list[ChunkKind]:
     while claims := node.claim(f"ring-{len(kinds)}/x"):
         kinds.append(claims[0].kind)
         with node.lease(claims) as lease:
-            work.do(node, claims, lease)
+            dispatch.do(node, claims, lease)
     return kinds
 
 
@@ -81,14 +84,14 @@ def batches() -> tuple[float, float]:
 
 @pytest.mark.parametrize("owners", [1, 3])
 def test_images_of_many_small_jobs_share_batches(
-    owners: int, node: Node, submit: Callable[[int, str], models.Job]
+    owners: int, node: Node, submit: Callable[[int, str], tables.Job]
 ) -> None:
     submitted = [submit(number, f"owner-{number % owners}") for number in range(JOBS)]
     count, fill = batches()
     kinds = run(node)
     count, fill = batches()[0] - count, batches()[1] - fill
     for job in submitted:
-        ended = node.database.read(lambda session, id=job.id: session.get_one(models.Job, id))
+        ended = node.database.read(lambda session, id=job.id: session.get_one(tables.Job, id))
         assert (ended.status, ended.embedded) == (JobStatus.SUCCEEDED, 1)
     assert kinds.count(ChunkKind.EMBED) <= 3
     assert fill / count >= 0.7

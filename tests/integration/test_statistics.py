@@ -5,9 +5,9 @@ from __future__ import annotations
 import sqlalchemy as sa
 from archive import Archive
 
-from imagekin import models, statistics
-from imagekin.config import Settings
-from imagekin.db import Database
+from imagekin.database import analyze, tables
+from imagekin.database.engine import Database
+from imagekin.settings import Settings
 
 
 def test_tables_that_grew_are_analyzed_once(database: Database, tmp_path) -> None:
@@ -18,12 +18,12 @@ def test_tables_that_grew_are_analyzed_once(database: Database, tmp_path) -> Non
         # what a transaction changed is counted a second late, unless it asks
         if not database.is_sqlite:
             session.execute(sa.text("SELECT pg_stat_force_next_flush()"))
-        session.execute(sa.update(models.Image).values(width=1))
+        session.execute(sa.update(tables.Image).values(width=1))
 
     database.write(flushed)
-    analyzed = database.write(statistics.refresh)
+    analyzed = database.write(analyze.refresh)
     assert analyzed >= 1 if not database.is_sqlite else analyzed == 0
-    assert not database.is_sqlite or database.write(statistics.refresh) == 0
+    assert not database.is_sqlite or database.write(analyze.refresh) == 0
     if not database.is_sqlite:
         plan = sa.text("EXPLAIN SELECT id FROM images WHERE content_hash = ANY(:hashes) AND deleted_at IS NULL")
         hashes = [f"{number:064}" for number in range(4)]

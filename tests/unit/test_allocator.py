@@ -8,7 +8,7 @@ import pytest
 # Passes over a few pieces of the size that layers have, in a thread: how many pages come anew in the later ones.
 _FAULTS = """
 import resource, sys, threading
-from imagekin_worker import allocator
+from imagekin_worker.network import allocator
 import numpy as np
 
 if sys.argv[1] == "keep" and not allocator.keep_memory():

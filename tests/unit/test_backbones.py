@@ -19,9 +19,10 @@ from torchvision import models
 
 from imagekin import catalog, errors
 from imagekin.catalog import Space
-from imagekin.config import Settings
-from imagekin.types import Precision
-from imagekin_worker import backbones, checkpoints, lite0, testing
+from imagekin.enums import Precision
+from imagekin.settings import Settings
+from imagekin_worker.network import backbones, checkpoints, lite0
+from imagekin_worker.network.fake import FAKE_DIM, Behaviour, FakeBackbone, fake_space
 
 
 @pytest.fixture
@@ -200,7 +201,7 @@ def test_the_least_recently_used_model_goes_first(settings: Settings) -> None:
 
     def loader(space: Space, _settings: Settings) -> backbones.Backbone:
         loaded.append(space.backbone)
-        fake = testing.FakeBackbone(space)
+        fake = FakeBackbone(space)
         fake.nbytes = 40
         return fake
 
@@ -218,25 +219,25 @@ def test_a_model_above_the_budget_is_still_loaded(settings: Settings) -> None:
 
 
 def test_the_fake_is_cheap_deterministic_and_tells_pictures_apart(settings: Settings) -> None:
-    backbone = backbones.load(testing.fake_space(), settings)
+    backbone = backbones.load(fake_space(), settings)
     batch = pictures(3, side=32)
-    assert backbone.embed(batch).shape == (3, testing.FAKE_DIM)
+    assert backbone.embed(batch).shape == (3, FAKE_DIM)
     assert np.array_equal(backbone.embed(batch)[1:2], backbone.embed(batch[1:2]))
     assert len(np.unique(backbone.embed(batch), axis=0)) == 3
 
 
 def test_a_fakes_weights_file_says_how_it_behaves(settings: Settings) -> None:
     (settings.weights_dir / "slow.json").write_text('{"delay_s": 0.25}')
-    backbone = backbones.load(testing.fake_space("slow.json", settings.weights_dir), settings)
-    assert isinstance(backbone, testing.FakeBackbone)
-    assert backbone.behaviour == testing.Behaviour(delay_s=0.25)
+    backbone = backbones.load(fake_space("slow.json", settings.weights_dir), settings)
+    assert isinstance(backbone, FakeBackbone)
+    assert backbone.behaviour == Behaviour(delay_s=0.25)
 
 
 def test_a_fatal_color_kills_the_process(settings: Settings) -> None:
     code = """if True:
         import numpy, sys
-        from imagekin_worker import testing
-        backbone = testing.FakeBackbone(testing.fake_space(), testing.Behaviour(fatal_rgb=(255, 0, 255)))
+        from imagekin_worker.network import fake
+        backbone = fake.FakeBackbone(fake.fake_space(), fake.Behaviour(fatal_rgb=(255, 0, 255)))
         batch = numpy.zeros((2, 3, 32, 32), numpy.uint8)
         backbone.embed(batch)
         print("alive", flush=True)

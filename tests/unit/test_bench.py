@@ -16,13 +16,13 @@ import pytest
 import typer
 from PIL import Image
 
-from imagekin.config import Settings
-from imagekin.types import Precision
-from imagekin_worker import embedding
+from imagekin.enums import Precision
+from imagekin.settings import Settings
 from imagekin_worker.bench import command, forward, measuring, original, pictures, rows, sizes, timing
 from imagekin_worker.bench.activity import Activity
 from imagekin_worker.bench.report import Figure, Goal, NotMeasured, Outcome, Row
 from imagekin_worker.bench.workbench import DEFAULT, RESNET, Workbench
+from imagekin_worker.network import devices
 
 GOALS = {
     "forward": ">= 1.7",
@@ -191,4 +191,4 @@ def test_activity_tells_work_from_rest():
     assert work.idle < rest.idle - 0.1
     assert work.cores > rest.cores
     assert work.others == 0
-    assert 0 <= work.stolen <= embedding.cores() + 0.1
+    assert 0 <= work.stolen <= devices.cores() + 0.1

@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from imagekin.config import Settings
-from imagekin_worker import calibration, machine, testing
-from imagekin_worker.embedding import Arrangement
+from imagekin.settings import Settings
+from imagekin_worker.network import fake
+from imagekin_worker.pipeline.lanes import Arrangement
+from imagekin_worker.tuning import cache_key, calibration
 
 
-class Costly(testing.FakeBackbone):
+class Costly(fake.FakeBackbone):
     """A fake whose batches take a time of their own, whatever the machine does."""
 
     def __init__(self, batch_s: dict[int, float]) -> None:
-        super().__init__(testing.fake_space())
+        super().__init__(fake.fake_space())
         self._batch_s = batch_s
         self._never = threading.Event()
 
@@ -69,7 +70,7 @@ def test_figures_of_another_machine_and_broken_ones_do_not_count(
     calibration.calibrate(backbone, settings, budget_s=0)
     (path,) = tmp_path.rglob("*.json")
     assert calibration.kept(backbone, settings) is not None
-    monkeypatch.setattr(machine, "key", lambda: "another")
+    monkeypatch.setattr(cache_key, "key", lambda: "another")
     assert calibration.kept(backbone, settings) is None
     monkeypatch.undo()
     for content in ("", "[]", '{"lanes": 2}', '{"lanes": 2, "threads": 0, "batch": 4}'):

@@ -15,9 +15,9 @@ import torch
 from torchvision import models
 
 from imagekin import catalog, errors
-from imagekin.types import Precision
-from imagekin_worker import backbones, lite0
-from imagekin_worker import catalog as generator
+from imagekin.enums import Precision
+from imagekin_worker.network import backbones, lite0
+from imagekin_worker.network import catalog as generator
 
 TORCHVISION = sorted(models.list_models(module=models))
 

@@ -11,8 +11,8 @@ from types import ModuleType
 
 import pytest
 
-from imagekin.config import Settings
-from imagekin_worker.command import LANE_VARIABLE
+from imagekin.settings import Settings
+from imagekin_worker.process.lane import LANE_VARIABLE
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

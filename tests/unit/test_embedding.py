@@ -15,10 +15,11 @@ import torch
 from PIL import Image
 
 from imagekin import errors
-from imagekin.config import Settings
-from imagekin_worker import embedding, preprocess, testing
-from imagekin_worker.embedding import Fetched, Outcome, Pipeline
-from imagekin_worker.testing import FakeBackbone
+from imagekin.settings import Settings
+from imagekin_worker.network import preprocess
+from imagekin_worker.network.fake import PREPROCESS, Behaviour, FakeBackbone, fake_space
+from imagekin_worker.pipeline import lanes
+from imagekin_worker.pipeline.lanes import Fetched, Outcome, Pipeline
 
 SETTINGS = Settings(device="cpu", lanes=2)
 
@@ -31,7 +32,7 @@ def picture(seed: int) -> bytes:
 
 
 def fake(*, on_gpu: bool = False, batch_size: int = 4) -> FakeBackbone:
-    backbone = FakeBackbone(testing.fake_space(), batch_size=batch_size)
+    backbone = FakeBackbone(fake_space(), batch_size=batch_size)
     backbone.on_gpu = on_gpu
     return backbone
 
@@ -62,7 +63,7 @@ def test_every_item_is_embedded_once_whatever_the_count(count: int, backbone: Fa
     for item, outcome in outcomes.items():
         assert outcome.embedding is not None
         decoded = preprocess.decode(picture(item), SETTINGS)
-        expected = backbone.embed(preprocess.transform(decoded, testing.PREPROCESS)[None])[0]
+        expected = backbone.embed(preprocess.transform(decoded, PREPROCESS)[None])[0]
         assert np.allclose(outcome.embedding, expected, atol=1e-5)
         assert outcome.content_hash == hashlib.sha256(picture(item)).hexdigest()
         assert (outcome.width, outcome.height, outcome.format) == (50, 40, "PNG")
@@ -102,7 +103,7 @@ def test_settled_items_are_not_computed(backbone: FakeBackbone) -> None:
     # on a GPU batches have one size, so the last one of four is filled up
     assert backbone.embedded == (12 if backbone.on_gpu else 10)
     assert outcomes[1].content_hash == hashlib.sha256(picture(1)).hexdigest()
-    assert max(handfuls) <= embedding.HANDFUL and len(handfuls) == 2
+    assert max(handfuls) <= lanes.HANDFUL and len(handfuls) == 2
 
 
 def test_settling_never_happens_twice_at_once(backbone: FakeBackbone) -> None:
@@ -136,8 +137,8 @@ def test_an_unexpected_failure_ends_the_run_and_is_raised_here(where: str, backb
     run = Pipeline(backbone, SETTINGS).run(
         items() if where == "items" else range(100),
         fail if where == "read" else picture,
-        fail if where == "settle" else embedding.settle_nothing,
-        fail if where == "should_stop" else embedding.go_on,
+        fail if where == "settle" else lanes.settle_nothing,
+        fail if where == "should_stop" else lanes.go_on,
     )
     with pytest.raises(UnexpectedError):
         list(run)
@@ -177,7 +178,7 @@ def test_closing_early_stops_reading_and_joins(backbone: FakeBackbone) -> None:
 def test_memory_is_bounded_when_nobody_takes_the_outcomes(backbone: FakeBackbone) -> None:
     read: list[int] = []
     stalled = threading.Event()
-    most = 2 * embedding.HANDFUL + 2 * backbone.batch_size + 4 * backbone.batch_size
+    most = 2 * lanes.HANDFUL + 2 * backbone.batch_size + 4 * backbone.batch_size
 
     def reading(item: int) -> bytes:
         read.append(item)
@@ -268,7 +269,7 @@ def counted(count: int) -> tuple[Iterator[int], Callable[[], int]]:
 
 def test_towards_the_end_batches_shrink_so_that_lanes_end_together() -> None:
     backbone = fake(batch_size=16)
-    backbone.behaviour = testing.Behaviour(delay_s=0.01)
+    backbone.behaviour = Behaviour(delay_s=0.01)
     sizes = sizes_of(backbone)
     items, left = counted(80)
     by_item(Pipeline(backbone, SETTINGS).run(items, picture, left=left))
@@ -305,8 +306,8 @@ def test_a_handful_of_large_files_has_fewer_of_them(backbone: FakeBackbone) -> N
         return set()
 
     def large(seed: int) -> bytes:
-        return picture(seed) + bytes(embedding.HANDFUL_BYTES // 4)
+        return picture(seed) + bytes(lanes.HANDFUL_BYTES // 4)
 
     by_item(Pipeline(backbone, SETTINGS).run(range(12), large, settle))
     assert sum(handfuls) == 12
-    assert max(handfuls) <= embedding.TAKEN
+    assert max(handfuls) <= lanes.TAKEN

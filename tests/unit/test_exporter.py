@@ -14,7 +14,7 @@ import pytest
 
 SCRIPT = """
 import os, sys, time
-from imagekin import metrics
+from imagekin.telemetry import metrics
 metrics.WORK.leases_lost.inc({count})
 metrics.WORK.matrix_bytes.set({count} * 1000)
 metrics.WORK.decode_seconds.observe(0.02)
@@ -25,8 +25,8 @@ time.sleep(600)
 SCRAPE = """
 import os, sys
 from pathlib import Path
-from imagekin.types import Lane
-from imagekin_worker.exporter import Exporter
+from imagekin.enums import Lane
+from imagekin_worker.process.metrics_server import Exporter
 import urllib.request
 port = int(sys.argv[1])
 with Exporter(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]), Lane.BULK, "127.0.0.1", port):

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 import web
-from imagekin import errors, fetch
-from imagekin.config import Settings
-from imagekin.fetch import Fetcher
+from imagekin import errors
+from imagekin.net import fetch
+from imagekin.net.fetch import Fetcher
+from imagekin.settings import Settings
 from web import Web
 
 Make = Callable[..., Fetcher]

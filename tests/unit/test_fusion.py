@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from imagekin_worker import fusion
+from imagekin_worker.network import fusion
 
 
 class Mixed(nn.Module):

@@ -6,7 +6,7 @@ import flask
 import pytest
 
 from imagekin import errors
-from imagekin_api.idempotency import Idempotency
+from imagekin_api.http.idempotency import Idempotency
 
 PARTS = [("collection", None, "1" * 64), ("images", "a.png", "2" * 64), ("images", "b.png", "3" * 64)]
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagekin import errors, keys
+from imagekin import errors
+from imagekin.schemas import keys
 
 NAMES = st.one_of(
     st.text(st.characters(), max_size=50),

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from imagekin_worker import lengths, matrix_cache, matrix_file, roster
-from imagekin_worker.matrix_cache import MatrixCache
-from imagekin_worker.matrix_file import Damaged, Label, MatrixFile
-from imagekin_worker.roster import Names
+from imagekin_worker.matrix import file_cache, id_index, lengths
+from imagekin_worker.matrix.file import HEADER_BYTES, MAGIC, Damaged, Label, MatrixFile
+from imagekin_worker.matrix.file_cache import MatrixCache
+from imagekin_worker.matrix.id_index import Names
 
 LABEL = Label("c" * 32, "s" * 16, "float32", 8)
 COUNT = 2500
@@ -29,7 +29,7 @@ def rows_of(count: int = COUNT, dtype: str = "float32") -> np.ndarray:
 
 
 def names_of(count: int = COUNT) -> Names:
-    return roster.encoded([f"{number:032x}" for number in np.random.default_rng(4).permutation(count).tolist()])
+    return id_index.encoded([f"{number:032x}" for number in np.random.default_rng(4).permutation(count).tolist()])
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_what_was_written_is_read(cache: MatrixCache, dtype: str, count: int) ->
     some = list(range(0, count, 3))
     np.testing.assert_array_equal(file.take(np.array(some, np.int64)), rows[some])
     wanted = [*names[some].astype(str).tolist(), "f" * 32, "", "x" * 33, "é"]
-    assert file.find(roster.encoded(wanted)).tolist() == [*some, -1, -1, -1, -1]
+    assert file.find(id_index.encoded(wanted)).tolist() == [*some, -1, -1, -1, -1]
 
 
 @pytest.mark.parametrize("part", ["magic", "length", "header", "size", *PARTS])
@@ -84,7 +84,7 @@ def test_a_changed_byte_anywhere_is_noticed_at_the_start(cache: MatrixCache, par
         with path.open("ab") as file:
             file.write(b"x")
     else:
-        places = {"magic": 0, "length": len(matrix_file.MAGIC), "header": 60}
+        places = {"magic": 0, "length": len(MAGIC), "header": 60}
         change(path, places[part] if part in places else whole._parts[part][0])
     with pytest.raises(Damaged):
         MatrixFile(path, LABEL)
@@ -96,7 +96,7 @@ def test_a_changed_byte_anywhere_is_noticed_at_the_start(cache: MatrixCache, par
 @pytest.mark.parametrize("row", [0, 1023, 1024, COUNT - 1])
 def test_changed_vectors_are_noticed_where_they_are_read(cache: MatrixCache, row: int) -> None:
     path = write(cache)
-    change(path, matrix_file.HEADER_BYTES + row * LABEL.row_bytes + 5)
+    change(path, HEADER_BYTES + row * LABEL.row_bytes + 5)
     file = MatrixFile(path, LABEL)
     with pytest.raises(Damaged, match=f"from {row // 1024 * 1024} on"):
         file.vectors(0, COUNT)
@@ -189,7 +189,7 @@ def test_what_dead_writers_left_goes_in_time(cache: MatrixCache) -> None:
     old, new = (cache.folder / f".{LABEL.collection_id}.s.matrix.{name}.part" for name in ("old", "new"))
     for path in (old, new):
         path.write_bytes(b"half")
-    long_ago = time.time() - matrix_cache.ABANDONED_S - 10
+    long_ago = time.time() - file_cache.ABANDONED_S - 10
     os.utime(old, (long_ago, long_ago))
     assert cache.prune(set) == 0
     assert (old.exists(), new.exists()) == (False, True)

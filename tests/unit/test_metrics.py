@@ -11,9 +11,10 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from imagekin import db, metrics
-from imagekin.db import Database
-from imagekin.types import Lane
+from imagekin.database import sql
+from imagekin.database.engine import Database
+from imagekin.enums import Lane
+from imagekin.telemetry import metrics
 
 DOCS = Path(__file__).parents[2] / "docs" / "how-to" / "monitor.md"
 UNITS = ("_seconds", "_bytes", "_ratio")
@@ -66,7 +67,7 @@ def test_a_note_is_made_once_its_transaction_is_committed(database: Database) ->
     made: list[str] = []
 
     def work(session: Session, name: str, fail: bool) -> None:
-        db.after_commit(session, lambda: made.append(name))
+        sql.after_commit(session, lambda: made.append(name))
         session.execute(sa.text("SELECT 1"))
         assert made == []
         if fail:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from imagekin import errors
-from imagekin_worker import neighbors, scan
-from imagekin_worker.neighbors import Matrix, Neighbor
+from imagekin_worker.matrix import neighbors, scan
+from imagekin_worker.matrix.neighbors import Matrix, Neighbor
 
 DIM = 24
 

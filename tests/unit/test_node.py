@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from imagekin.config import Settings
-from imagekin.types import Lane
-from imagekin_worker.node import FIRST_IMAGES, Node
+from imagekin.enums import Lane
+from imagekin.settings import Settings
+from imagekin_worker.context.process_state import FIRST_IMAGES, Node
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ import time
 
 import pytest
 
-from imagekin import errors, outbound
-from imagekin.outbound import Backend, Policy
+from imagekin import errors
+from imagekin.net import public_addresses
+from imagekin.net.public_addresses import Backend, Policy
 
 PUBLIC = [
     "8.8.8.8", "1.1.1.1", "100.63.255.255", "100.128.0.1", "172.15.0.1", "172.32.0.1", "192.0.1.1", "198.17.255.255",
@@ -69,12 +70,12 @@ SPELLINGS = ["127.1", "0", "2130706433", "0x7f000001", "0x7f.1", "0177.0.0.1", "
 
 @pytest.mark.parametrize("address", PUBLIC)
 def test_public_addresses_are_public(address: str) -> None:
-    assert outbound.is_public(ipaddress.ip_address(address))
+    assert public_addresses.is_public(ipaddress.ip_address(address))
 
 
 @pytest.mark.parametrize("address", NOT_PUBLIC)
 def test_what_is_not_public_is_refused(address: str) -> None:
-    assert not outbound.is_public(ipaddress.ip_address(address)), NOT_PUBLIC[address]
+    assert not public_addresses.is_public(ipaddress.ip_address(address)), NOT_PUBLIC[address]
 
 
 @pytest.mark.parametrize("address", NOT_PUBLIC)

@@ -4,7 +4,7 @@ import flask
 import pytest
 
 from imagekin import errors
-from imagekin_api import pagination
+from imagekin_api.http import pagination
 
 
 def asked(**query: str) -> flask.ctx.RequestContext:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from imagekin_worker.backbones import Backbone, Batch
-from imagekin_worker.passes import Passes
+from imagekin_worker.network.backbones import Backbone, Batch
+from imagekin_worker.pipeline.single import Passes
 
 
 class Network:

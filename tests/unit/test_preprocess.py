@@ -17,9 +17,9 @@ from torchvision.transforms._presets import ImageClassification
 
 from imagekin import catalog, errors, formats
 from imagekin.catalog import Preprocess
-from imagekin.config import Settings
-from imagekin.types import Precision
-from imagekin_worker import preprocess
+from imagekin.enums import Precision
+from imagekin.settings import Settings
+from imagekin_worker.network import preprocess
 
 SETTINGS = Settings()
 PRESETS = sorted(

@@ -7,7 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from imagekin import errors, schemas
-from imagekin_api import openapi, problems
+from imagekin_api.documents import openapi
+from imagekin_api.http import problems
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import pytest
 import redis
 
 from imagekin import errors
-from imagekin.config import Settings
-from imagekin_api.rates import BURST_S, PAUSE_S, OwnBuckets, Rates
+from imagekin.settings import Settings
+from imagekin_api.wiring.rates import BURST_S, PAUSE_S, OwnBuckets, Rates
 
 
 class Clock:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from imagekin import errors
-from imagekin_worker.readahead import ReadAhead
+from imagekin_worker.pipeline.readahead import ReadAhead
 
 PATIENCE_S = 30
 

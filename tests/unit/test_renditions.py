@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from imagekin_api import renditions
-from imagekin_api.renditions import CSV, JSON, NDJSON, Result
+from imagekin_api.render import renditions
+from imagekin_api.render.renditions import CSV, JSON, NDJSON, Result
 
 ROWS = [{"id": f"{n}", "key": f'ü {n},\n"x".jpg', "label": n % 3, "distance": n / 7} for n in range(1300)]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from imagekin.config import Settings
+from imagekin.settings import Settings
 
 DOCS = Path(__file__).parents[2] / "docs" / "settings.md"
 

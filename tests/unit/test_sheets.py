@@ -7,8 +7,8 @@ from io import BytesIO
 import pytest
 from PIL import Image
 
-from imagekin_api import sheets
-from imagekin_api.sheets import Tile
+from imagekin_api.render import sheets
+from imagekin_api.render.sheets import Tile
 
 
 def thumbnail(color: str = "#c04030", size: tuple[int, int] = (256, 192)) -> bytes:

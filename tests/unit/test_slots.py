@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from imagekin import catalog
-from imagekin.config import Settings
-from imagekin.types import Precision
-from imagekin_worker import backbones, devices, streams
+from imagekin.enums import Precision
+from imagekin.settings import Settings
+from imagekin_worker.network import backbones, devices, slots
 
 BATCH, SIDE = 4, 2
 
@@ -25,7 +25,7 @@ def pictures(*values: int) -> list[np.ndarray]:
     return [np.full((SIDE, SIDE, 3), value, np.uint8) for value in values]
 
 
-class Watched(streams.HostSlot):
+class Watched(slots.HostSlot):
     """A slot that knows how many of its kind have begun and not finished."""
 
     begun: ClassVar[list[Watched]] = []
@@ -44,13 +44,13 @@ class Watched(streams.HostSlot):
 
 
 @pytest.fixture
-def stream() -> streams.Stream:
+def stream() -> slots.Stream:
     Watched.begun.clear()
     Watched.most = 0
-    return streams.Stream([Watched(mean_of_each, BATCH, SIDE) for _ in range(2)])
+    return slots.Stream([Watched(mean_of_each, BATCH, SIDE) for _ in range(2)])
 
 
-def test_rows_come_in_the_order_in_which_pictures_went(stream: streams.Stream) -> None:
+def test_rows_come_in_the_order_in_which_pictures_went(stream: slots.Stream) -> None:
     rows: list[float] = []
     for start in range(0, 22, BATCH):
         stream.begin(pictures(*range(start, min(start + BATCH, 22))))
@@ -62,14 +62,14 @@ def test_rows_come_in_the_order_in_which_pictures_went(stream: streams.Stream) -
     assert Watched.most == 2
 
 
-def test_what_fills_a_partial_batch_up_comes_out_nowhere(stream: streams.Stream) -> None:
+def test_what_fills_a_partial_batch_up_comes_out_nowhere(stream: slots.Stream) -> None:
     sizes: list[int] = []
 
     def watched(pixels: np.ndarray) -> np.ndarray:
         sizes.append(len(pixels))
         return mean_of_each(pixels)
 
-    stream = streams.Stream([streams.HostSlot(watched, BATCH, SIDE)])
+    stream = slots.Stream([slots.HostSlot(watched, BATCH, SIDE)])
     stream.begin(pictures(9, 9, 9, 9))
     assert len(stream.collect()) == 4
     stream.begin(pictures(5))
@@ -77,7 +77,7 @@ def test_what_fills_a_partial_batch_up_comes_out_nowhere(stream: streams.Stream)
     assert sizes == [BATCH, BATCH]
 
 
-def test_who_comes_after_an_interrupted_user_finds_all_slots_free(stream: streams.Stream) -> None:
+def test_who_comes_after_an_interrupted_user_finds_all_slots_free(stream: slots.Stream) -> None:
     stream.begin(pictures(1))
     stream.begin(pictures(2))
     assert stream.full
@@ -91,11 +91,11 @@ def test_a_failed_batch_leaves_its_slot_usable() -> None:
     class BrokenError(Exception):
         pass
 
-    class Broken(streams.HostSlot):
+    class Broken(slots.HostSlot):
         def finish(self) -> np.ndarray:
             raise BrokenError
 
-    stream = streams.Stream([Broken(mean_of_each, BATCH, SIDE)])
+    stream = slots.Stream([Broken(mean_of_each, BATCH, SIDE)])
     stream.begin(pictures(1))
     with pytest.raises(BrokenError):
         stream.collect()

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from imagekin import errors
-from imagekin.config import Settings
-from imagekin.storage import Storage, Stored
+from imagekin.settings import Settings
+from imagekin.uploads.files import Storage, Stored
 
 MAX_BYTES = 1 << 24
 

@@ -11,20 +11,20 @@ from typing import Any
 import pytest
 import structlog
 
-from imagekin import telemetry
+from imagekin.telemetry import logs
 
 KEY = "ik_" + "Ab3-_" * 8 + "Xyz"
 PASSWORD = "pass/word+1"
 SETTINGS = """
-from imagekin import telemetry
-from imagekin.config import Settings
+from imagekin.telemetry import logs
+from imagekin.settings import Settings
 settings = Settings(
     database_url="postgresql://ann:pass%2Fword%2B1@db/imagekin",
     first_key="first-key-of-all",
     log_format="{log_format}",
     log_level="{log_level}",
 )
-telemetry.configure(settings)
+logs.configure(settings)
 """
 
 
@@ -116,7 +116,7 @@ def test_a_thread_knows_whose_work_it_does() -> None:
     seen: list[dict[str, Any]] = []
     with structlog.contextvars.bound_contextvars(job_id="j", chunk=3, attempt=2):
         threads = [
-            threading.Thread(target=telemetry.in_context(lambda: seen.append(structlog.contextvars.get_contextvars())))
+            threading.Thread(target=logs.in_context(lambda: seen.append(structlog.contextvars.get_contextvars())))
             for _ in range(2)
         ]
     for thread in threads:

@@ -18,10 +18,12 @@ from structlog.testing import capture_logs
 from torchvision import models
 
 from imagekin import catalog
-from imagekin.config import Settings
-from imagekin.types import Precision
-from imagekin_worker import backbones, compiler, machine, preprocess, tuning
-from imagekin_worker.embedding import Arrangement, Pipeline, arrangement_of
+from imagekin.enums import Precision
+from imagekin.settings import Settings
+from imagekin_worker.network import backbones, preprocess
+from imagekin_worker.pipeline.lanes import Arrangement, Pipeline, arrangement_of
+from imagekin_worker.tuning import cache_key, compile
+from imagekin_worker.tuning import tuner as tuner_module
 from patience import until
 
 LEAST_COSINE = 0.9999
@@ -52,12 +54,12 @@ def load(space: catalog.Space, settings: Settings | None = None) -> backbones.To
 
 
 @pytest.fixture
-def make_tuner(tmp_path: Path) -> Iterator[Callable[..., tuning.Tuner]]:
-    made: list[tuning.Tuner] = []
+def make_tuner(tmp_path: Path) -> Iterator[Callable[..., tuner_module.Tuner]]:
+    made: list[tuner_module.Tuner] = []
 
-    def make(**fields: Any) -> tuning.Tuner:
+    def make(**fields: Any) -> tuner_module.Tuner:
         defaults: dict[str, Any] = {"data_dir": tmp_path, "device": "cpu", "calibrate_after_s": 0, "compile_after_s": 0}
-        made.append(tuning.Tuner(Settings(**(defaults | fields))))
+        made.append(tuner_module.Tuner(Settings(**(defaults | fields))))
         return made[-1]
 
     yield make
@@ -66,20 +68,20 @@ def make_tuner(tmp_path: Path) -> Iterator[Callable[..., tuning.Tuner]]:
 
 
 @pytest.fixture
-def begun(monkeypatch: pytest.MonkeyPatch) -> list[compiler.Order]:
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[compile.Order]:
     """The orders of compilations, which are not carried out."""
-    orders: list[compiler.Order] = []
+    orders: list[compile.Order] = []
 
     class Idle:
         ended = False
 
-        def __init__(self, order: compiler.Order, backbone: backbones.TorchBackbone) -> None:
+        def __init__(self, order: compile.Order, backbone: backbones.TorchBackbone) -> None:
             orders.append(order)
 
         def stop(self) -> None:
             pass
 
-    monkeypatch.setattr(tuning, "Compilation", Idle)
+    monkeypatch.setattr(tuner_module, "Compilation", Idle)
     return orders
 
 
@@ -92,7 +94,7 @@ def jpeg(seed: int) -> bytes:
 
 
 def test_nothing_is_done_before_it_pays(
-    make_tuner: Callable[..., tuning.Tuner], backbone: backbones.TorchBackbone, begun: list[compiler.Order]
+    make_tuner: Callable[..., tuner_module.Tuner], backbone: backbones.TorchBackbone, begun: list[compile.Order]
 ) -> None:
     tuner = make_tuner(compile_after_s=60)
     assert tuner.arrangement(backbone).batch == backbones.CPU_BATCH
@@ -105,12 +107,12 @@ def test_nothing_is_done_before_it_pays(
 
 
 def test_zero_turns_both_off(
-    make_tuner: Callable[..., tuning.Tuner],
+    make_tuner: Callable[..., tuner_module.Tuner],
     backbone: backbones.TorchBackbone,
-    begun: list[compiler.Order],
+    begun: list[compile.Order],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tuning.calibration, "calibrate", pytest.fail)
+    monkeypatch.setattr(tuner_module.calibration, "calibrate", pytest.fail)
     tuner = make_tuner()
     tuner.arrangement(backbone)
     tuner.worked(backbone, 100, 10_000)
@@ -118,7 +120,7 @@ def test_zero_turns_both_off(
 
 
 def test_a_calibration_is_made_once_and_used(
-    make_tuner: Callable[..., tuning.Tuner], backbone: backbones.TorchBackbone, monkeypatch: pytest.MonkeyPatch
+    make_tuner: Callable[..., tuner_module.Tuner], backbone: backbones.TorchBackbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[float] = []
 
@@ -126,7 +128,7 @@ def test_a_calibration_is_made_once_and_used(
         made.append(budget_s)
         return Arrangement(2, 1, 8)
 
-    monkeypatch.setattr(tuning.calibration, "calibrate", calibrate)
+    monkeypatch.setattr(tuner_module.calibration, "calibrate", calibrate)
     tuner = make_tuner(calibrate_after_s=10)
     tuner.arrangement(backbone)
     for _ in range(5):
@@ -136,9 +138,9 @@ def test_a_calibration_is_made_once_and_used(
 
 
 def test_a_network_too_slow_for_a_trial_of_seconds_is_not_tried(
-    make_tuner: Callable[..., tuning.Tuner], backbone: backbones.TorchBackbone, monkeypatch: pytest.MonkeyPatch
+    make_tuner: Callable[..., tuner_module.Tuner], backbone: backbones.TorchBackbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tuning.calibration, "calibrate", pytest.fail)
+    monkeypatch.setattr(tuner_module.calibration, "calibrate", pytest.fail)
     tuner = make_tuner(calibrate_after_s=1)
     tuner.arrangement(backbone)
     tuner.worked(backbone, 2, 20)
@@ -146,9 +148,9 @@ def test_a_network_too_slow_for_a_trial_of_seconds_is_not_tried(
 
 
 def test_without_a_compiler_it_stays_as_it_is(
-    make_tuner: Callable[..., tuning.Tuner],
+    make_tuner: Callable[..., tuner_module.Tuner],
     backbone: backbones.TorchBackbone,
-    begun: list[compiler.Order],
+    begun: list[compile.Order],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PATH", "")
@@ -160,7 +162,7 @@ def test_without_a_compiler_it_stays_as_it_is(
 
 
 def test_a_file_that_is_no_library_is_left_alone(
-    make_tuner: Callable[..., tuning.Tuner], backbone: backbones.TorchBackbone
+    make_tuner: Callable[..., tuner_module.Tuner], backbone: backbones.TorchBackbone
 ) -> None:
     tuner = make_tuner(compile_after_s=1)
     tuner.arrangement(backbone)
@@ -171,35 +173,37 @@ def test_a_file_that_is_no_library_is_left_alone(
     assert backbone.compiled_batch is None
 
 
-def test_an_order_survives_its_way(make_tuner: Callable[..., tuning.Tuner], backbone: backbones.TorchBackbone) -> None:
+def test_an_order_survives_its_way(
+    make_tuner: Callable[..., tuner_module.Tuner], backbone: backbones.TorchBackbone
+) -> None:
     tuner = make_tuner()
     tuner.arrangement(backbone)
     order = tuner._order(backbone)
-    assert compiler.Order.from_json(order.to_json()) == order
-    assert machine.key() in order.path.parts
+    assert compile.Order.from_json(order.to_json()) == order
+    assert cache_key.key() in order.path.parts
 
 
 def test_giving_up_ends_the_process_and_leaves_nothing(
-    make_tuner: Callable[..., tuning.Tuner], backbone: backbones.TorchBackbone, tmp_path: Path
+    make_tuner: Callable[..., tuner_module.Tuner], backbone: backbones.TorchBackbone, tmp_path: Path
 ) -> None:
     tuner = make_tuner(compile_after_s=1)
     tuner.arrangement(backbone)
     tuner.worked(backbone, 1, 2)
     compilation = tuner._compilation
-    assert isinstance(compilation, tuning.Compilation) and not compilation.ended
-    until(lambda: any(tmp_path.rglob(f"{compiler.DRAFT}*")))
+    assert isinstance(compilation, tuner_module.Compilation) and not compilation.ended
+    until(lambda: any(tmp_path.rglob(f"{compile.DRAFT}*")))
     started = time.monotonic()
     tuner.close()
     assert compilation.ended and time.monotonic() - started < 5
     assert not tuner._order(backbone).done
-    compiler.remove_leftovers(tuner._order(backbone).path.parent)
-    assert not any(tmp_path.rglob(f"{compiler.DRAFT}*"))
+    compile.remove_leftovers(tuner._order(backbone).path.parent)
+    assert not any(tmp_path.rglob(f"{compile.DRAFT}*"))
 
 
-@pytest.mark.skipif(tuning._compiler() is None, reason="there is no C++ compiler")
+@pytest.mark.skipif(tuner_module._compiler() is None, reason="there is no C++ compiler")
 @pytest.mark.parametrize("make", [squeezenet, pytest.param(lite0, marks=pytest.mark.faults)])
 def test_a_compiled_network_takes_over_and_computes_the_same(
-    make: Callable[[Settings], backbones.TorchBackbone], make_tuner: Callable[..., tuning.Tuner], tmp_path: Path
+    make: Callable[[Settings], backbones.TorchBackbone], make_tuner: Callable[..., tuner_module.Tuner], tmp_path: Path
 ) -> None:
     """Held to the reference path, Pillow and the eager network, over whole pictures and in two lanes at once."""
     settings = Settings(device="cpu", weights_dir=tmp_path)
@@ -207,7 +211,7 @@ def test_a_compiled_network_takes_over_and_computes_the_same(
     backbone, tuner = make(settings), make_tuner(**options)
     arrangement = tuner.arrangement(backbone)
     tuner.worked(backbone, 1, 2)
-    assert isinstance(tuner._compilation, tuning.Compilation)
+    assert isinstance(tuner._compilation, tuner_module.Compilation)
     # work goes on beside it, and then by it
     before = embed(backbone, arrangement)
     until(lambda: tuner._compilation is not None and tuner._compilation.ended, timeout_s=200)
@@ -246,7 +250,7 @@ def test_the_settings_have_the_last_word_on_the_arrangement(backbone: backbones.
 def test_a_file_that_is_no_compiled_network_is_told_of_once(
     content: bytes, backbone: backbones.TorchBackbone, tmp_path: Path
 ) -> None:
-    tuner = tuning.Tuner(Settings(data_dir=tmp_path, compile_after_s=1, lanes=1))
+    tuner = tuner_module.Tuner(Settings(data_dir=tmp_path, compile_after_s=1, lanes=1))
     tuner.arrangement(backbone)
     path = tuner._order(backbone).path
     path.parent.mkdir(parents=True)

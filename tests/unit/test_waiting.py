@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from imagekin_api.waiting import MAX_WAIT_S, preferred_wait_s
+from imagekin_api.wiring.waiting import MAX_WAIT_S, preferred_wait_s
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import typer
 
-from imagekin_worker.command import worker
+from imagekin_worker.process.command import worker
 
 if __name__ == "__main__":
     typer.run(worker)

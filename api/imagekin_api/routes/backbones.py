@@ -5,8 +5,8 @@ from __future__ import annotations
 import flask
 
 from imagekin import catalog, schemas
-from imagekin_api import answers, pagination
-from imagekin_api.operations import PAGED, operation
+from imagekin_api.documents.operations import PAGED, operation
+from imagekin_api.http import answers, pagination
 
 blueprint = flask.Blueprint("backbones", __name__)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import flask
 from sqlalchemy.orm import Session
 
-from imagekin import catalog, collections, errors, schemas
-from imagekin_api import answers, bodies, pagination, service
-from imagekin_api.operations import PAGED, operation
+from imagekin import catalog, errors, schemas
+from imagekin.store import collections
+from imagekin_api.documents.operations import PAGED, operation
+from imagekin_api.http import answers, bodies, pagination
+from imagekin_api.wiring import service
 
 blueprint = flask.Blueprint("collections", __name__)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import flask
 import werkzeug
 
-from imagekin_api import auth, openapi, reference
+from imagekin_api.documents import openapi, reference
+from imagekin_api.http import auth
 
 blueprint = flask.Blueprint(
     "docs", __name__, template_folder="../web/templates", static_folder="../web/static", static_url_path="/docs/static"

@@ -12,9 +12,12 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.orm import Session
 
-from imagekin import db, errors
-from imagekin.types import Lane
-from imagekin_api import auth, metrics, problems, service
+from imagekin import errors
+from imagekin.database import engine
+from imagekin.enums import Lane
+from imagekin_api import metrics
+from imagekin_api.http import auth, problems
+from imagekin_api.wiring import service
 
 blueprint = flask.Blueprint("health", __name__)
 
@@ -87,7 +90,7 @@ def _database() -> None:
 
 
 def _migrations() -> None:
-    db.wait_until_migrated(service.current().database, 0)
+    engine.wait_until_migrated(service.current().database, 0)
 
 
 def _redis() -> None:

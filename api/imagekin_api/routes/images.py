@@ -8,10 +8,12 @@ import flask
 import numpy as np
 from sqlalchemy.orm import Session
 
-from imagekin import collections, errors, images, schemas, segments
-from imagekin.types import DType
-from imagekin_api import answers, bodies, pagination, service
-from imagekin_api.operations import BINARY, PAGED, operation
+from imagekin import errors, schemas
+from imagekin.enums import DType
+from imagekin.store import collections, images, segments
+from imagekin_api.documents.operations import BINARY, PAGED, operation
+from imagekin_api.http import answers, bodies, pagination
+from imagekin_api.wiring import service
 
 blueprint = flask.Blueprint("images", __name__)
 

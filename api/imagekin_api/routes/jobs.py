@@ -9,14 +9,17 @@ import flask
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from imagekin import errors, jobs, models, schemas
-from imagekin.jobs import deliveries
-from imagekin.jobs.reports import expired
-from imagekin.jobs.submission import lane
-from imagekin.types import ItemStatus, JobKind, JobStatus
-from imagekin_api import answers, bodies, intake, pagination, service, waiting
-from imagekin_api.idempotency import Idempotency
-from imagekin_api.operations import IDEMPOTENCY_KEY, PAGED, WAIT, Parameter, operation
+from imagekin import errors, schemas
+from imagekin.database import tables
+from imagekin.enums import ItemStatus, JobKind, JobStatus
+from imagekin.jobs import callbacks, end, submit, view
+from imagekin.jobs.submit import lane
+from imagekin.jobs.view import expired
+from imagekin_api.documents.operations import IDEMPOTENCY_KEY, PAGED, WAIT, Parameter, operation
+from imagekin_api.http import answers, bodies, pagination
+from imagekin_api.http.idempotency import Idempotency
+from imagekin_api.routes import intake
+from imagekin_api.wiring import service, waiting
 
 blueprint = flask.Blueprint("jobs", __name__)
 
@@ -58,21 +61,21 @@ def _page(
     after: str | None,
     limit: int,
 ) -> tuple[list[schemas.Job], str | None]:
-    query = sa.select(models.Job).filter_by(owner=owner).order_by(models.Job.id.desc())
+    query = sa.select(tables.Job).filter_by(owner=owner).order_by(tables.Job.id.desc())
     if status is not None:
         query = query.filter_by(status=status)
     if kind is not None:
         query = query.filter_by(kind=kind)
     if name is not None:
-        named = sa.select(models.Collection.id).filter_by(owner=owner, name=name, deleted_at=None)
-        query = query.where(models.Job.collection_id == named.scalar_subquery())
+        named = sa.select(tables.Collection.id).filter_by(owner=owner, name=name, deleted_at=None)
+        query = query.where(tables.Job.collection_id == named.scalar_subquery())
     if key is not None:
         query = query.filter_by(idempotency_key=key)
     if after is not None:
-        query = query.where(models.Job.id < after)
+        query = query.where(tables.Job.id < after)
     found = session.scalars(query.limit(limit + 1)).all()
     shown = found[:limit]
-    return jobs.views(session, shown), shown[-1].id if len(found) > limit else None
+    return view.views(session, shown), shown[-1].id if len(found) > limit else None
 
 
 def _word(name: str, words: type[Word]) -> Word | None:
@@ -105,15 +108,15 @@ def show(job_id: str) -> flask.Response:
 
 
 def _view(session: Session, owner: str, job_id: str) -> schemas.Job:
-    job = jobs.get(session, owner, job_id)
-    return jobs.view(session, job).model_copy(update={"deliveries": deliveries.attempts(session, job)})
+    job = view.get(session, owner, job_id)
+    return view.view(session, job).model_copy(update={"deliveries": callbacks.attempts(session, job)})
 
 
 @blueprint.delete("/jobs/<id:job_id>")
 @operation("Delete a job", status=204, errors=(errors.JobNotFound, errors.JobNotFinished))
 def delete(job_id: str) -> flask.Response:
     """A finished one, with its ledger and result; what it embedded stays."""
-    service.current().database.write(jobs.delete, service.owner(), job_id)
+    service.current().database.write(end.delete, service.owner(), job_id)
     return answers.nothing()
 
 
@@ -137,10 +140,10 @@ def items(job_id: str) -> flask.Response:
 def _items(
     session: Session, owner: str, job_id: str, status: ItemStatus | None, after: tuple[int, int] | None, limit: int
 ) -> tuple[list[schemas.Item], tuple[int, int] | None]:
-    job = jobs.get(session, owner, job_id)
+    job = view.get(session, owner, job_id)
     if expired(session, job):
         raise errors.ResultExpired()
-    return jobs.items(session, job, status, after, limit)
+    return view.items(session, job, status, after, limit)
 
 
 @blueprint.post("/jobs/<job_id>/cancel")
@@ -151,7 +154,7 @@ def cancel(job_id: str) -> flask.Response:
 
 
 def _cancel(session: Session, owner: str, job_id: str) -> schemas.Job:
-    return jobs.view(session, jobs.cancel(session, owner, job_id))
+    return view.view(session, end.cancel(session, owner, job_id))
 
 
 @blueprint.post("/jobs/<job_id>/retry")
@@ -182,5 +185,7 @@ def _retry(
     session: Session, owner: str, job_id: str, body: schemas.RetryBody, request: Idempotency
 ) -> tuple[schemas.Job, bool]:
     settings = service.current().settings
-    job, new = jobs.retry(session, owner, job_id, body.items, settings, request.key, request.digest, body.callback_url)
-    return jobs.view(session, job), new
+    job, new = submit.retry(
+        session, owner, job_id, body.items, settings, request.key, request.digest, body.callback_url
+    )
+    return view.view(session, job), new

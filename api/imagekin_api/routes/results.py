@@ -10,12 +10,17 @@ import flask
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from imagekin import errors, jobs, models, results, schemas, segments
-from imagekin.jobs.reports import expired
-from imagekin.types import STORING, TERMINAL, JobKind
-from imagekin_api import answers, renditions, service, sheets
-from imagekin_api.operations import BINARY, Parameter, operation
-from imagekin_api.renditions import Result
+from imagekin import errors, schemas
+from imagekin.database import tables
+from imagekin.enums import STORING, TERMINAL, JobKind
+from imagekin.jobs import results, view
+from imagekin.jobs.view import expired
+from imagekin.store import segments
+from imagekin_api.documents.operations import BINARY, Parameter, operation
+from imagekin_api.http import answers
+from imagekin_api.render import renditions, sheets
+from imagekin_api.render.renditions import Result
+from imagekin_api.wiring import service
 
 blueprint = flask.Blueprint("results", __name__)
 
@@ -46,9 +51,9 @@ def _content_type(media_type: str) -> str:
     return f"{media_type}; charset=utf-8" if media_type == renditions.CSV else media_type
 
 
-def _finished(session: Session, owner: str, job_id: str) -> tuple[models.Job, dict[str, Any]]:
+def _finished(session: Session, owner: str, job_id: str) -> tuple[tables.Job, dict[str, Any]]:
     """Return a finished job and the summary of its result; raises why there is none."""
-    job = jobs.get(session, owner, job_id)
+    job = view.get(session, owner, job_id)
     if job.status not in TERMINAL:
         raise errors.JobNotFinished()
     if expired(session, job):
@@ -60,13 +65,13 @@ def _finished(session: Session, owner: str, job_id: str) -> tuple[models.Job, di
     return job, summary
 
 
-def _embed_summary(session: Session, job: models.Job) -> dict[str, Any]:
-    seen = jobs.view(session, job)
+def _embed_summary(session: Session, job: tables.Job) -> dict[str, Any]:
+    seen = view.view(session, job)
     counts = seen.progress.model_dump(include=set(schemas.EmbedResult.model_fields))
     return {"collection": seen.collection, **counts}
 
 
-def _result(job: models.Job, summary: dict[str, Any]) -> Result:
+def _result(job: tables.Job, summary: dict[str, Any]) -> Result:
     database, kind = service.current().database, JobKind(job.kind)
     if kind not in ROWS:
         return Result(summary, None, tuple(summary), lambda: [summary])
@@ -96,7 +101,7 @@ def sheet(job_id: str) -> flask.Response:
     return flask.Response(picture, mimetype="image/png")
 
 
-def _search_sheet(job: models.Job, summary: dict[str, Any]) -> bytes:
+def _search_sheet(job: tables.Job, summary: dict[str, Any]) -> bytes:
     database, neighbors = service.current().database, summary["neighbors"]
     # the query takes the first place
     shown = neighbors[: sheets.MAX_TILES - 1]
@@ -108,20 +113,20 @@ def _search_sheet(job: models.Job, summary: dict[str, Any]) -> bytes:
     return sheets.search_sheet(query, tiles, query_caption=_query_caption(job), total=len(neighbors))
 
 
-def _query_caption(job: models.Job) -> str:
+def _query_caption(job: tables.Job) -> str:
     query = job.params["query"]
     return next((query[name] for name in ("image_key", "image", "image_id") if query.get(name)), "")
 
 
-def _search_pictures(session: Session, job: models.Job, ids: list[str]) -> tuple[bytes | None, dict[str, bytes]]:
+def _search_pictures(session: Session, job: tables.Job, ids: list[str]) -> tuple[bytes | None, dict[str, bytes]]:
     queried = job.work.get("query", {}).get("image_id")
-    image = session.get(models.Image, queried) if queried else None
+    image = session.get(tables.Image, queried) if queried else None
     if image is not None and image.deleted_at is None:
         return segments.thumbnail(session, image), _pictures(session, job.collection_id, ids)
     return results.thumbnail(session, job.id), _pictures(session, job.collection_id, ids)
 
 
-def _cluster_sheet(job: models.Job, summary: dict[str, Any]) -> bytes:
+def _cluster_sheet(job: tables.Job, summary: dict[str, Any]) -> bytes:
     database, label = service.current().database, _label()
     cluster = next((each for each in summary["clusters"] if each["label"] == label), None)
     if cluster is None:
@@ -149,8 +154,8 @@ def nearest(rows: Iterable[dict[str, Any]], label: int) -> list[dict[str, Any]]:
 
 def _pictures(session: Session, collection_id: str, ids: list[str]) -> dict[str, bytes]:
     found = session.scalars(
-        sa.select(models.Image).where(
-            models.Image.id.in_(ids), models.Image.collection_id == collection_id, models.Image.deleted_at.is_(None)
+        sa.select(tables.Image).where(
+            tables.Image.id.in_(ids), tables.Image.collection_id == collection_id, tables.Image.deleted_at.is_(None)
         )
     ).all()
     return segments.thumbnails(session, found)

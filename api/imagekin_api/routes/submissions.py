@@ -11,12 +11,19 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from imagekin import collections, errors, fetch, images, jobs, models, schemas, sources, uploads
+from imagekin import errors, schemas, sources
+from imagekin.database import tables
+from imagekin.enums import TERMINAL, JobKind
+from imagekin.jobs import submit, view
+from imagekin.net import fetch
 from imagekin.sources import urls
-from imagekin.types import TERMINAL, JobKind
-from imagekin_api import bodies, idempotency, intake, multipart, packing, problems, service
-from imagekin_api.idempotency import Idempotency
-from imagekin_api.operations import BINARY, IDEMPOTENCY_KEY, operation
+from imagekin.store import collections, images
+from imagekin.uploads import rows
+from imagekin_api.documents.operations import BINARY, IDEMPOTENCY_KEY, operation
+from imagekin_api.http import bodies, idempotency, multipart, packing, problems
+from imagekin_api.http.idempotency import Idempotency
+from imagekin_api.routes import intake
+from imagekin_api.wiring import service
 
 blueprint = flask.Blueprint("submissions", __name__)
 
@@ -126,12 +133,12 @@ def _source(source: schemas.Source, owner: str) -> tuple[dict[str, Any], dict[st
 def upload_work(session: Session, owner: str, upload_id: str) -> dict[str, Any]:
     """Return an upload as workers need it; raises UploadNotFound."""
     try:
-        upload = uploads.get(session, owner, upload_id)
+        upload = rows.get(session, owner, upload_id)
     except errors.UploadNotFound:
         # a repeated request is the same one also when its upload was deleted since
         if (key := idempotency.read_key()) is None:
             raise
-        earlier = sa.select(models.Job).filter_by(owner=owner, idempotency_key=key, upload_id=upload_id)
+        earlier = sa.select(tables.Job).filter_by(owner=owner, idempotency_key=key, upload_id=upload_id)
         if (job := session.scalar(earlier)) is None or "sha256" not in job.work.get("source", {}):
             raise
         return job.work["source"]
@@ -216,7 +223,7 @@ def _search_json() -> flask.Response:
 
 def _query(
     session: Session, owner: str, name: str, query: schemas.Query
-) -> tuple[models.Collection, dict[str, Any], dict[str, Any]]:
+) -> tuple[tables.Collection, dict[str, Any], dict[str, Any]]:
     """Return the collection, and the query as clients see it and as workers need it."""
     collection = collections.get(session, owner, name)
     match query:
@@ -227,7 +234,7 @@ def _query(
             image = images.by_key(session, collection, key)
             return collection, {"image_key": image.key}, {"image_id": image.id}
         case schemas.EmbeddingQuery(embedding=embedding):
-            _check_embedding(embedding, session.get_one(models.Space, collection.space_id).dim)
+            _check_embedding(embedding, session.get_one(tables.Space, collection.space_id).dim)
             return collection, {"embedding_dim": len(embedding)}, {"embedding": embedding}
         case schemas.UrlQuery(url=url):
             _check_url(url)
@@ -353,16 +360,16 @@ def assign() -> flask.Response:
     return intake.accept(_submission(JobKind.ASSIGN, collection, params, work, request, body.callback_url))
 
 
-def _assigned(session: Session, owner: str, body: schemas.AssignBody) -> tuple[models.Collection, list[str] | None]:
+def _assigned(session: Session, owner: str, body: schemas.AssignBody) -> tuple[tables.Collection, list[str] | None]:
     """Return the clustering's collection, and the ids of the images that are named, each once."""
-    job = jobs.get(session, owner, body.clustering_id)
+    job = view.get(session, owner, body.clustering_id)
     if job.kind != JobKind.CLUSTER:
         raise _invalid("/clustering_id", f"This is a job of kind {job.kind}; name one of kind cluster.")
     if job.status not in TERMINAL:
         raise errors.JobNotFinished("The clustering is not finished yet; poll its job until its status is terminal.")
-    if session.get(models.Clustering, job.id) is None:
+    if session.get(tables.Clustering, job.id) is None:
         raise errors.Conflict(f"The job found no clusters, because it ended as {job.status}.")
-    collection = session.get_one(models.Collection, job.collection_id)
+    collection = session.get_one(tables.Collection, job.collection_id)
     if collection.deleted_at is not None:
         raise errors.CollectionNotFound("The clustering's collection was deleted.")
     if body.image_ids is not None:
@@ -374,14 +381,14 @@ def _assigned(session: Session, owner: str, body: schemas.AssignBody) -> tuple[m
 
 def _submission(
     kind: JobKind,
-    collection: models.Collection,
+    collection: tables.Collection,
     params: dict[str, Any],
     work: dict[str, Any],
     request: Idempotency,
     callback_url: str | None,
     upload_id: str | None = None,
-) -> jobs.Submission:
-    return jobs.Submission(
+) -> submit.Submission:
+    return submit.Submission(
         owner=service.owner(),
         kind=kind,
         collection_id=collection.id,

@@ -8,9 +8,13 @@ import flask
 from sqlalchemy.exc import DBAPIError
 from werkzeug.http import parse_options_header
 
-from imagekin import errors, models, schemas, uploads
-from imagekin_api import answers, intake, multipart, problems, service
-from imagekin_api.operations import Parameter, operation
+from imagekin import errors, schemas
+from imagekin.database import tables
+from imagekin.uploads import rows
+from imagekin_api.documents.operations import Parameter, operation
+from imagekin_api.http import answers, multipart, problems
+from imagekin_api.routes import intake
+from imagekin_api.wiring import service
 
 blueprint = flask.Blueprint("uploads", __name__)
 
@@ -45,15 +49,15 @@ def create() -> flask.Response:
         raise errors.TooLarge(f"The upload is larger than {max_bytes:,} bytes.")
     intake.check_room()
     filename = _filename()
-    upload_id = models.new_id()
-    path = uploads.path(upload_id)
+    upload_id = tables.new_id()
+    path = rows.path(upload_id)
     body = _Counted(flask.request.stream)
     stored = here.storage.write(path, body, max_bytes)
     try:
         if body.size == 0:
             detail = "The upload is empty; send the file as the body."
             raise errors.InvalidRequest(detail, errors=[{"pointer": "", "detail": detail}])
-        here.database.write(uploads.add, service.owner(), upload_id, stored, filename, here.settings, size=body.size)
+        here.database.write(rows.add, service.owner(), upload_id, stored, filename, here.settings, size=body.size)
     except DBAPIError:
         # the commit may have arrived and its answer not; bytes without a row are found by the doctor
         raise
@@ -90,6 +94,6 @@ def _filename() -> str | None:
 def delete(upload_id: str) -> flask.Response:
     """Refused while an unfinished job reads it."""
     here = service.current()
-    path = here.database.write(uploads.delete, service.owner(), upload_id)
+    path = here.database.write(rows.delete, service.owner(), upload_id)
     here.storage.delete(path)
     return answers.nothing()

@@ -8,12 +8,17 @@ from typing import Any
 import flask
 from sqlalchemy.orm import Session
 
-from imagekin import collections, errors, exports, jobs, models, schemas, sources
-from imagekin.types import JobKind, OnConflict
-from imagekin_api import bodies, intake, multipart, service
-from imagekin_api.idempotency import Idempotency
-from imagekin_api.operations import BINARY, IDEMPOTENCY_KEY, Parameter, operation
+from imagekin import errors, schemas, sources
+from imagekin.database import tables
+from imagekin.enums import JobKind, OnConflict
+from imagekin.jobs import submit
+from imagekin.store import collections, exports
+from imagekin_api.documents.operations import BINARY, IDEMPOTENCY_KEY, Parameter, operation
+from imagekin_api.http import bodies, multipart
+from imagekin_api.http.idempotency import Idempotency
+from imagekin_api.routes import intake
 from imagekin_api.routes.submissions import REFUSED, Form, upload_work
+from imagekin_api.wiring import service
 
 blueprint = flask.Blueprint("vectors", __name__)
 
@@ -122,7 +127,7 @@ def _store_body(enclosed: intake.Enclosure) -> Form:
 
 def _submission(
     name: str, upload: dict[str, Any], body: schemas.ImportForm, request: Idempotency, pointer: str
-) -> jobs.Submission:
+) -> submit.Submission:
     """Build the job of a file that is stored; raises InvalidRequest where it is not one for this collection."""
     here = service.current()
     collection, dim = here.database.read(_target, service.owner(), name)
@@ -133,7 +138,7 @@ def _submission(
         raise errors.UploadNotFound() from error
     except errors.JobError as error:
         raise errors.InvalidRequest(error.detail, errors=[{"pointer": pointer, "detail": error.detail}]) from error
-    return jobs.Submission(
+    return submit.Submission(
         owner=service.owner(),
         kind=JobKind.IMPORT,
         collection_id=collection.id,
@@ -150,6 +155,6 @@ def _submission(
     )
 
 
-def _target(session: Session, owner: str, name: str) -> tuple[models.Collection, int]:
+def _target(session: Session, owner: str, name: str) -> tuple[tables.Collection, int]:
     collection = collections.get(session, owner, name)
-    return collection, session.get_one(models.Space, collection.space_id).dim
+    return collection, session.get_one(tables.Space, collection.space_id).dim

@@ -8,7 +8,7 @@ import typer
 
 from imagekin.cli import following, output
 from imagekin.cli.session import AsJson, Wait, complete_job, current
-from imagekin.types import JobStatus
+from imagekin.enums import JobStatus
 
 
 def assign(

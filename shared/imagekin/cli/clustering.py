@@ -10,8 +10,8 @@ import typer
 from imagekin.cli import following, output
 from imagekin.cli.searching import write
 from imagekin.cli.session import AsJson, InCollection, current
+from imagekin.enums import Algorithm, JobStatus, Metric
 from imagekin.schemas import MAX_CLUSTERS
-from imagekin.types import Algorithm, JobStatus, Metric
 
 
 def cluster(

@@ -11,7 +11,7 @@ from imagekin.cli import following, output
 from imagekin.cli.session import INTERRUPTED, AsJson, InCollection, Wait, current
 from imagekin.client import Client, Job, Sending, sources
 from imagekin.client.progress import UploadBar
-from imagekin.types import DType, OnConflict, Precision
+from imagekin.enums import DType, OnConflict, Precision
 
 
 def embed(

@@ -17,7 +17,7 @@ from imagekin.cli import output
 from imagekin.cli.session import FAILURE, INTERRUPTED, PARTIAL, SUCCESS
 from imagekin.client import Job
 from imagekin.client.progress import JobBar
-from imagekin.types import STORING, ItemStatus, JobStatus
+from imagekin.enums import STORING, ItemStatus, JobStatus
 
 SHOWN_FAILURES = 10
 ANSWER_S = 10.0

@@ -11,7 +11,7 @@ from imagekin.cli import following, output
 from imagekin.cli.session import AsJson, InCollection, Wait, current
 from imagekin.client import sending
 from imagekin.client.progress import UploadBar
-from imagekin.types import OnConflict
+from imagekin.enums import OnConflict
 
 
 def import_vectors(

@@ -9,11 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
-from imagekin import auth, db, errors, models
+from imagekin import api_keys, errors
 from imagekin.cli import output
-from imagekin.config import Settings
-from imagekin.jobs.reports import moment
+from imagekin.database import engine, tables
+from imagekin.database.sql import moment
 from imagekin.schemas import Wire
+from imagekin.settings import Settings
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -48,7 +49,7 @@ def create(
     """Make a key and print it, this once: only its digest is kept."""
     with _database() as database:
         try:
-            row, text = database.write(auth.create, owner)
+            row, text = database.write(api_keys.create, owner)
         except errors.InvalidRequest as error:
             raise typer.BadParameter(error.detail, param_hint="OWNER") from error
     if as_json:
@@ -62,7 +63,7 @@ def create(
 def list_keys(as_json: AsJson = False) -> None:
     """List all keys, revoked ones too; `last_used_at` is exact to an hour."""
     with _database() as database:
-        rows = database.read(auth.page)
+        rows = database.read(api_keys.page)
     found = [Key(**_values(row)) for row in rows]
     if as_json:
         output.data(found)
@@ -78,7 +79,7 @@ def revoke(
 ) -> None:
     """Make a key worthless, from the next request on; the owner's images and jobs stay."""
     with _database() as database:
-        row = database.write(auth.revoke, key_id)
+        row = database.write(api_keys.revoke, key_id)
     if as_json:
         output.data(Key(**_values(row)))
         return
@@ -86,15 +87,15 @@ def revoke(
 
 
 @contextmanager
-def _database() -> Iterator[db.Database]:
-    database = db.Database(Settings().database, pool_size=1)
+def _database() -> Iterator[engine.Database]:
+    database = engine.Database(Settings().database, pool_size=1)
     try:
-        db.wait_until_migrated(database, 0)
+        engine.wait_until_migrated(database, 0)
         yield database
     finally:
         database.dispose()
 
 
-def _values(row: models.ApiKey) -> dict[str, Any]:
+def _values(row: tables.ApiKey) -> dict[str, Any]:
     times = {name: getattr(row, name) for name in ("created_at", "last_used_at", "revoked_at")}
     return {"id": row.id, "owner": row.owner} | {name: None if at is None else moment(at) for name, at in times.items()}

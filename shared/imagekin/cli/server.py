@@ -60,7 +60,7 @@ def _stack(**given: Any) -> Any:
     for name in _NEEDED:
         if find_spec(name) is None:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-    from imagekin.config import Settings
+    from imagekin.settings import Settings
     from imagekin.stack import Stack
 
     fields = {name: value for name, value in given.items() if value is not None}

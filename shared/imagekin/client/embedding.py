@@ -13,7 +13,7 @@ from imagekin.client.sending import Sender, Watch, watched
 from imagekin.client.sources import Archive, Location, Manifest, Picture, Source, Urls
 from imagekin.client.transport import Transport
 from imagekin.client.uploads import Folder, Listing
-from imagekin.types import OnConflict
+from imagekin.enums import OnConflict
 
 PATH = "/v1/jobs/embed"
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 from imagekin import errors, schemas
 from imagekin.client.jobs import Job
 from imagekin.client.transport import Transport
-from imagekin.types import ItemStatus, JobKind, JobStatus
+from imagekin.enums import ItemStatus, JobKind, JobStatus
 
 
 @dataclass

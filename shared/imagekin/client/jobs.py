@@ -12,7 +12,7 @@ from urllib.parse import quote
 from imagekin import errors, schemas
 from imagekin.client import bodies, problems
 from imagekin.client.transport import Transport, ignore, parse
-from imagekin.types import ItemStatus, JobKind, JobStatus
+from imagekin.enums import ItemStatus, JobKind, JobStatus
 
 # How long the server holds an answer back, and how often it is asked when somebody watches.
 HOLD_S = 20

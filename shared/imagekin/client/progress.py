@@ -13,7 +13,7 @@ from rich.text import Text
 
 from imagekin.client.groups import Sending
 from imagekin.client.jobs import Job
-from imagekin.types import STORING, JobKind, JobStatus
+from imagekin.enums import STORING, JobKind, JobStatus
 
 # Between two plain lines while nothing but the count changes.
 LINE_S = 5.0

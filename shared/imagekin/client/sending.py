@@ -14,13 +14,14 @@ from contextlib import closing
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from imagekin import errors, keys, schemas
+from imagekin import errors, schemas
 from imagekin.client import bodies, posting, uploads
 from imagekin.client.groups import JobGroup, Sending
 from imagekin.client.jobs import Job
 from imagekin.client.transport import Transport
 from imagekin.client.uploads import Hashed
-from imagekin.types import OnConflict
+from imagekin.enums import OnConflict
+from imagekin.schemas import keys
 
 # Called as an upload goes on, with the same object each time.
 Watch = Callable[[Sending], None]

@@ -21,7 +21,7 @@ from imagekin.client.exports import Vectors
 from imagekin.client.jobs import Job
 from imagekin.client.sources import Given
 from imagekin.client.transport import Transport, ignore, parse
-from imagekin.types import Algorithm, DType, JobKind, JobStatus, Metric, OnConflict, Precision
+from imagekin.enums import Algorithm, DType, JobKind, JobStatus, Metric, OnConflict, Precision
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 TIMEOUT_S = 60.0

@@ -18,8 +18,8 @@ from rich.text import Text
 
 from imagekin.client import Client, Job
 from imagekin.client.progress import JobBar, UploadBar
+from imagekin.enums import ItemStatus
 from imagekin.schemas import ClusterResult, EmbedResult, Neighbor, SearchResult
-from imagekin.types import ItemStatus
 
 TOP_K = 5
 QUERIES = 3

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy.orm import Session
 
-from imagekin.config import Settings
-from imagekin.db import Database
-from imagekin.storage import Storage
+from imagekin.database.engine import Database
+from imagekin.settings import Settings
+from imagekin.uploads.files import Storage
 
 Cursor = TypeVar("Cursor")
 

@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from imagekin.cli import output
-from imagekin.config import Settings
-from imagekin.db import Database
+from imagekin.database.engine import Database
 from imagekin.doctor.examination import Report, examine
-from imagekin.storage import Storage
+from imagekin.settings import Settings
+from imagekin.uploads.files import Storage
 
 
 def doctor(

@@ -8,25 +8,25 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from imagekin import models
+from imagekin.database import tables
 from imagekin.doctor.checks import Batch, Check, Finding, System, walk
 
 # Child, column, parent; children before parents, so that a repair of one leaves room for the next.
-REFERENCES: tuple[tuple[type[models.Base], str, type[models.Base]], ...] = (
-    (models.Chunk, "job_id", models.Job),
-    (models.ResultPart, "job_id", models.Job),
-    (models.PlannedKey, "job_id", models.Job),
-    (models.Clustering, "job_id", models.Job),
-    (models.Delivery, "job_id", models.Job),
-    (models.Clustering, "collection_id", models.Collection),
-    (models.Image, "collection_id", models.Collection),
-    (models.Thumbnails, "segment_id", models.Segment),
-    (models.Segment, "collection_id", models.Collection),
-    (models.Job, "collection_id", models.Collection),
-    (models.Collection, "space_id", models.Space),
+REFERENCES: tuple[tuple[type[tables.Base], str, type[tables.Base]], ...] = (
+    (tables.Chunk, "job_id", tables.Job),
+    (tables.ResultPart, "job_id", tables.Job),
+    (tables.PlannedKey, "job_id", tables.Job),
+    (tables.Clustering, "job_id", tables.Job),
+    (tables.Delivery, "job_id", tables.Job),
+    (tables.Clustering, "collection_id", tables.Collection),
+    (tables.Image, "collection_id", tables.Collection),
+    (tables.Thumbnails, "segment_id", tables.Segment),
+    (tables.Segment, "collection_id", tables.Collection),
+    (tables.Job, "collection_id", tables.Collection),
+    (tables.Collection, "space_id", tables.Space),
 )
 # What other rows may still need is for a person to look at.
-KEPT = frozenset({models.Job, models.Collection})
+KEPT = frozenset({tables.Job, tables.Collection})
 MOST_NAMED = 1000
 
 
@@ -47,7 +47,7 @@ def _rows(session: Session, batch: Batch, number: int, _: System) -> int | None:
     return number + 1 if number + 1 < len(REFERENCES) else None
 
 
-def _id(table: type[models.Base]) -> sa.ColumnElement[str]:
+def _id(table: type[tables.Base]) -> sa.ColumnElement[str]:
     return sa.inspect(table).primary_key[0]
 
 
@@ -66,9 +66,9 @@ def delete(system: System, finding: Finding) -> bool:
 def _delete(session: Session, number: int, value: str) -> None:
     table, column, parent = REFERENCES[number]
     gone = sa.and_(getattr(table, column) == value, sa.not_(sa.exists().where(_id(parent) == value)))
-    if table is models.Segment:
-        theirs = sa.select(models.Segment.id).where(gone)
-        _execute(session, sa.delete(models.Thumbnails).where(models.Thumbnails.segment_id.in_(theirs)))
+    if table is tables.Segment:
+        theirs = sa.select(tables.Segment.id).where(gone)
+        _execute(session, sa.delete(tables.Thumbnails).where(tables.Thumbnails.segment_id.in_(theirs)))
     _execute(session, sa.delete(table).where(gone))
 
 

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from imagekin import db, errors
-from imagekin.config import Settings
-from imagekin.db import Database
+from imagekin import errors
+from imagekin.database import engine
+from imagekin.database.engine import Database
 from imagekin.doctor import dangling, lives, vectors, work
 from imagekin.doctor.checks import Batch, Check, System
-from imagekin.storage import Storage
+from imagekin.settings import Settings
+from imagekin.uploads.files import Storage
 
 FINDINGS_NAMED = 5
 MIGRATED = Check("migrated", "the database answers and has this version's tables")
@@ -96,7 +97,7 @@ def _examine(system: System, *, repair: bool) -> Report:
 def _batches(system: System) -> Iterator[Batch]:
     migrated = Batch()
     try:
-        db.wait_until_migrated(system.database, 0)
+        engine.wait_until_migrated(system.database, 0)
     except errors.NotReady as error:
         migrated.hold(MIGRATED.name, False, error.detail)
         yield migrated

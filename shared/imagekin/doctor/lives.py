@@ -8,12 +8,13 @@ from itertools import islice
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from imagekin import db, models, removal
+from imagekin.database import sql, tables
 from imagekin.doctor.checks import Batch, Check, Finding, System, walk
-from imagekin.jobs import claims, endings
-from imagekin.types import TERMINAL, ChunkStatus
+from imagekin.enums import TERMINAL, ChunkStatus
+from imagekin.jobs import claim, end
+from imagekin.maintenance import collection_deletion
 
-Chunk, Collection, Job, Upload = models.Chunk, models.Collection, models.Job, models.Upload
+Chunk, Collection, Job, Upload = tables.Chunk, tables.Collection, tables.Job, tables.Upload
 
 ROWS_PER_BATCH = 500
 # Who stores an upload writes its bytes first and its row then, within one request.
@@ -28,13 +29,13 @@ def leases(system: System) -> Iterator[Batch]:
 
 
 def _ran_out(system: System) -> sa.ColumnElement[bool]:
-    stuck = sa.or_(Chunk.lease_until.is_(None), Chunk.lease_until < db.clock() - system.patience_s)
+    stuck = sa.or_(Chunk.lease_until.is_(None), Chunk.lease_until < sql.clock() - system.patience_s)
     return sa.and_(Chunk.status == ChunkStatus.CLAIMED, stuck)
 
 
 def _leases(session: Session, batch: Batch, after: tuple[str, int], system: System) -> tuple[str, int] | None:
     query = sa.select(Chunk.job_id, Chunk.seq, Chunk.claimed_by, _ran_out(system)).where(
-        claims.OPEN, Chunk.status == ChunkStatus.CLAIMED, sa.tuple_(Chunk.job_id, Chunk.seq) > after
+        claim.OPEN, Chunk.status == ChunkStatus.CLAIMED, sa.tuple_(Chunk.job_id, Chunk.seq) > after
     )
     found = session.execute(query.order_by(Chunk.job_id, Chunk.seq).limit(ROWS_PER_BATCH)).all()
     for job_id, seq, claimed_by, stuck in found:
@@ -50,12 +51,12 @@ def release(system: System, finding: Finding) -> bool:
 
 def _release(session: Session, job_id: str, seq: int, system: System) -> bool:
     # job before chunk, as everywhere
-    endings.lock(session, job_id)
+    end.lock(session, job_id)
     stuck = sa.select(Chunk.attempt).where(Chunk.job_id == job_id, Chunk.seq == seq, _ran_out(system))
     attempt = session.scalar(stuck)
     if attempt is not None:
         reason = f"claimed {attempt} times, never finished"
-        claims.blame(session, job_id, seq, reason, system.settings, deaths=0)
+        claim.blame(session, job_id, seq, reason, system.settings, deaths=0)
     return True
 
 
@@ -65,9 +66,9 @@ def expired_jobs(system: System) -> Iterator[Batch]:
 
 
 def _expired_jobs(session: Session, batch: Batch, after: str, _: System) -> str | None:
-    leftover = sa.or_(sa.exists().where(Chunk.job_id == Job.id), sa.exists().where(models.ResultPart.job_id == Job.id))
+    leftover = sa.or_(sa.exists().where(Chunk.job_id == Job.id), sa.exists().where(tables.ResultPart.job_id == Job.id))
     query = sa.select(Job.id, leftover).where(
-        Job.id > after, Job.status.in_(TERMINAL), Job.expires_at < db.clock() - OVERDUE_S
+        Job.id > after, Job.status.in_(TERMINAL), Job.expires_at < sql.clock() - OVERDUE_S
     )
     found = session.execute(query.order_by(Job.id).limit(ROWS_PER_BATCH)).all()
     for job_id, left in found:
@@ -81,10 +82,10 @@ def erase(system: System, finding: Finding) -> bool:
 
 
 def _erase(session: Session, job_id: str) -> bool:
-    job = endings.lock(session, job_id)
-    past = sa.select(Job.id).where(Job.id == job_id, Job.status.in_(TERMINAL), Job.expires_at < db.clock())
+    job = end.lock(session, job_id)
+    past = sa.select(Job.id).where(Job.id == job_id, Job.status.in_(TERMINAL), Job.expires_at < sql.clock())
     if job is not None and session.scalar(past) is not None:
-        endings.erase(session, job_id)
+        end.erase(session, job_id)
     return True
 
 
@@ -105,8 +106,8 @@ def _stands(system: System, finding: Finding) -> bool:
 
 
 def _overdue(s: float) -> sa.ColumnElement[bool]:
-    living = sa.or_(Job.expires_at.is_(None), Job.expires_at > db.clock() - s)
-    return sa.and_(Upload.expires_at < db.clock() - s, sa.not_(sa.exists().where(Job.upload_id == Upload.id, living)))
+    living = sa.or_(Job.expires_at.is_(None), Job.expires_at > sql.clock() - s)
+    return sa.and_(Upload.expires_at < sql.clock() - s, sa.not_(sa.exists().where(Job.upload_id == Upload.id, living)))
 
 
 def _uploads(session: Session, batch: Batch, after: str, _: System) -> str | None:
@@ -166,9 +167,9 @@ def deleted_collections(system: System) -> Iterator[Batch]:
 
 def _deleted_collections(session: Session, batch: Batch, after: str, _: System) -> str | None:
     full = sa.or_(
-        *(sa.exists().where(table.collection_id == Collection.id) for table in (models.Image, models.Segment))
+        *(sa.exists().where(table.collection_id == Collection.id) for table in (tables.Image, tables.Segment))
     )
-    query = sa.select(Collection.id, full).where(Collection.id > after, Collection.deleted_at < db.clock() - OVERDUE_S)
+    query = sa.select(Collection.id, full).where(Collection.id > after, Collection.deleted_at < sql.clock() - OVERDUE_S)
     found = session.execute(query.order_by(Collection.id).limit(ROWS_PER_BATCH)).all()
     for id, left in found:
         batch.hold("deleted_collections", not left, f"collection {id} was deleted and has images or vectors", id)
@@ -177,7 +178,7 @@ def _deleted_collections(session: Session, batch: Batch, after: str, _: System) 
 
 def empty(system: System, finding: Finding) -> bool:
     """Delete what a deleted collection holds, as the sweep would."""
-    while system.database.write(removal.remove, *finding.subject):
+    while system.database.write(collection_deletion.remove, *finding.subject):
         pass
     return True
 

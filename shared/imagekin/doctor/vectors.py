@@ -8,12 +8,15 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from imagekin import catalog, compaction, errors, models, segments
-from imagekin import vectors as codec
+from imagekin import catalog, errors
+from imagekin.database import tables
 from imagekin.doctor.checks import Batch, Check, Finding, System, walk
+from imagekin.maintenance import compaction
+from imagekin.store import segments
+from imagekin.store import vector_codec as codec
 
 Collection, Image, Segment, Space, Thumbnails = (
-    models.Collection, models.Image, models.Segment, models.Space, models.Thumbnails
+    tables.Collection, tables.Image, tables.Segment, tables.Space, tables.Thumbnails
 )  # fmt: skip
 
 COLLECTIONS_PER_BATCH = 20
@@ -131,7 +134,7 @@ def _blobs(session: Session, batch: Batch, after: str, _: System) -> str | None:
     return found[-1][0].id if found else None
 
 
-def _blob(session: Session, batch: Batch, segment: models.Segment, dim: int, dtype: str) -> None:
+def _blob(session: Session, batch: Batch, segment: tables.Segment, dim: int, dtype: str) -> None:
     # read by itself, not as the object's attribute, so that one blob is in memory at a time
     data = session.scalars(sa.select(Segment.data).where(Segment.id == segment.id)).one()
     name = f"segment {segment.id}"
@@ -149,7 +152,7 @@ def _blob(session: Session, batch: Batch, segment: models.Segment, dim: int, dty
         )
 
 
-def _pack(session: Session, batch: Batch, segment: models.Segment) -> None:
+def _pack(session: Session, batch: Batch, segment: tables.Segment) -> None:
     size = sa.func.length(Thumbnails.data)
     packed = session.execute(
         sa.select(Thumbnails.offsets, size).where(Thumbnails.segment_id == segment.id)

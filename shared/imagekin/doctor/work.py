@@ -11,13 +11,15 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from imagekin import db, errors, ledger, models, segments
+from imagekin import errors
+from imagekin.database import sql, tables
 from imagekin.doctor.checks import Batch, Check, Finding, System, walk
-from imagekin.jobs import endings, reports
-from imagekin.types import STORING, TERMINAL, ChunkKind, ChunkStatus, ItemStatus
+from imagekin.enums import STORING, TERMINAL, ChunkKind, ChunkStatus, ItemStatus
+from imagekin.jobs import end, view
+from imagekin.store import ledger
 
 Chunk, Collection, Image, Job, ResultPart = (
-    models.Chunk, models.Collection, models.Image, models.Job, models.ResultPart
+    tables.Chunk, tables.Collection, tables.Image, tables.Job, tables.ResultPart
 )  # fmt: skip
 
 JOBS_PER_BATCH = 200
@@ -57,7 +59,7 @@ def jobs(system: System) -> Iterator[Batch]:
 
 
 def _jobs(session: Session, batch: Batch, after: str, _: System) -> str | None:
-    expired = sa.and_(Job.expires_at.is_not(None), Job.expires_at <= db.clock())
+    expired = sa.and_(Job.expires_at.is_not(None), Job.expires_at <= sql.clock())
     found = session.execute(sa.select(Job, expired).where(Job.id > after).order_by(Job.id).limit(JOBS_PER_BATCH)).all()
     if not found:
         return None
@@ -80,8 +82,8 @@ def _tallies(session: Session, ids: Sequence[str]) -> dict[str, Tally]:
     return tallies
 
 
-def _job(batch: Batch, job: models.Job, tally: Tally, has_result: bool, *, expired: bool) -> None:
-    done, ended = reports.done(job), job.status in TERMINAL
+def _job(batch: Batch, job: tables.Job, tally: Tally, has_result: bool, *, expired: bool) -> None:
+    done, ended = view.done(job), job.status in TERMINAL
     batch.hold(
         "job_counts",
         done == job.total if ended else done <= job.total,
@@ -124,7 +126,7 @@ def _ledgers(session: Session, batch: Batch, after: tuple[str, int], _: System) 
             sa.tuple_(Chunk.job_id, Chunk.seq) > after,
             Chunk.kind.in_(STORING),
             Chunk.status.in_(ENDED),
-            sa.or_(Job.expires_at.is_(None), Job.expires_at > db.clock()),
+            sa.or_(Job.expires_at.is_(None), Job.expires_at > sql.clock()),
             Collection.deleted_at.is_(None),
         )
         .order_by(Chunk.job_id, Chunk.seq)
@@ -171,7 +173,7 @@ def _records(batch: Batch, chunk: sa.Row) -> list[ledger.Record] | None:
 def _images(session: Session, ids: Iterator[str]) -> dict[str | None, tuple[str, str]]:
     """Return (collection, key) of images that are there; a deleted one is until no ledger names it."""
     found: dict[str | None, tuple[str, str]] = {}
-    for some in segments.batches(list(ids)):
+    for some in sql.batches(list(ids)):
         rows = session.execute(sa.select(Image.id, Image.collection_id, Image.key).where(Image.id.in_(some)))
         found.update((id, (collection_id, key)) for id, collection_id, key in rows)
     return found
@@ -183,7 +185,7 @@ def end_job(system: System, finding: Finding) -> bool:
 
 
 def _end_job(session: Session, job_id: str) -> bool:
-    job = endings.lock(session, job_id)
+    job = end.lock(session, job_id)
     if job is None:
         return True
     still_open = sa.and_(Chunk.job_id == job_id, Chunk.status.not_in(ENDED))
@@ -191,17 +193,17 @@ def _end_job(session: Session, job_id: str) -> bool:
         left = session.scalars(sa.select(sa.func.coalesce(sa.func.sum(Chunk.size), 0)).where(still_open)).one()
         closed = {"status": ChunkStatus.CANCELLED, "claimed_by": None, "lease_until": None}
         session.execute(sa.update(Chunk).where(still_open).values(closed).execution_options(synchronize_session=False))
-        job.cancelled = min(job.cancelled + left, job.total - (reports.done(job) - job.cancelled))
+        job.cancelled = min(job.cancelled + left, job.total - (view.done(job) - job.cancelled))
         return True
     if session.scalar(sa.select(Chunk.seq).where(still_open).limit(1)) is not None:
         return False
     if job.kind in STORING and job.planned:
-        return endings.settle(session, job)
+        return end.settle(session, job)
     if job.kind not in STORING and session.get(ResultPart, (job_id, 0)) is not None:
-        endings.succeed(session, job)
+        end.succeed(session, job)
         return True
     detail = f"{errors.ImagekinError().detail} The doctor found the job without work and without an end."
-    return endings.fail(session, job_id, errors.ImagekinError.code, detail)
+    return end.fail(session, job_id, errors.ImagekinError.code, detail)
 
 
 CHECKS = (

@@ -11,13 +11,16 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from imagekin import db, errors, ledger, metrics, models, results, segments
-from imagekin.jobs import endings, reports
-from imagekin.jobs.claims import Claim
-from imagekin.types import TERMINAL, ChunkKind, ChunkStatus, ItemStatus, JobStatus, Lane, OnConflict
+from imagekin import errors
+from imagekin.database import sql, tables
+from imagekin.enums import TERMINAL, ChunkKind, ChunkStatus, ItemStatus, JobStatus, Lane, OnConflict
+from imagekin.jobs import end, results, view
+from imagekin.jobs.claim import Claim
+from imagekin.store import ledger, segments
+from imagekin.telemetry import metrics
 
-Chunk = models.Chunk
-CHUNKS, JOBS = (models.Base.metadata.tables[table.__tablename__] for table in (Chunk, models.Job))
+Chunk = tables.Chunk
+CHUNKS, JOBS = (tables.Base.metadata.tables[table.__tablename__] for table in (Chunk, tables.Job))
 # What an image counts as in its chunk and its job.
 COUNTED = (ItemStatus.EMBEDDED, ItemStatus.REUSED, ItemStatus.SKIPPED, ItemStatus.FAILED)
 # The chunk of a claim, by the names of `_names`.
@@ -38,20 +41,20 @@ def _names(claim: Claim) -> dict[str, Any]:
     }
 
 
-def of(session: Session, claim: Claim) -> models.Job:
+def of(session: Session, claim: Claim) -> tables.Job:
     """Return the job of a claim; raises LeaseLost where it was deleted since, which takes a cancelled one."""
-    job = session.get(models.Job, claim.job_id)
+    job = session.get(tables.Job, claim.job_id)
     if job is None:
         raise errors.LeaseLost()
     return job
 
 
-def _fence(session: Session, claim: Claim, **changes: Any) -> models.Job:
+def _fence(session: Session, claim: Claim, **changes: Any) -> tables.Job:
     """Lock the job, write `changes` to the claimed chunk and return the job.
 
     Raises LeaseLost, which rolls everything back, where the chunk is no longer ours.
     """
-    job = endings.lock(session, claim.job_id)
+    job = end.lock(session, claim.job_id)
     if job is None or job.status in TERMINAL:
         raise errors.LeaseLost()
     ours = (
@@ -110,8 +113,8 @@ def plan(
         job.planned = True
         if job.status == JobStatus.PLANNING:
             job.status = JobStatus.RUNNING
-        session.execute(sa.delete(models.PlannedKey).where(models.PlannedKey.job_id == claim.job_id))
-        endings.settle(session, job)
+        session.execute(sa.delete(tables.PlannedKey).where(tables.PlannedKey.job_id == claim.job_id))
+        end.settle(session, job)
     session.flush()
     return len(pieces)
 
@@ -121,7 +124,7 @@ def _mark_duplicates(session: Session, job_id: str, entries: Sequence[dict[str, 
         hashlib.blake2b(entry["key"].encode("utf-8", "surrogatepass"), digest_size=16).digest() for entry in entries
     ]
     rows = [{"job_id": job_id, "digest": digest} for digest in dict.fromkeys(digests)]
-    insert = db.insert(session, models.PlannedKey).on_conflict_do_nothing().returning(models.PlannedKey.digest)
+    insert = sql.insert(session, tables.PlannedKey).on_conflict_do_nothing().returning(tables.PlannedKey.digest)
     # rows beside the statement, not in it: one with its rows would be compiled anew for each number of them
     fresh = set(session.scalars(insert, rows)) if rows else set()
     marked = []
@@ -180,7 +183,7 @@ _COUNT = (
     sa.update(JOBS)
     .where(JOBS.c.id == sa.bindparam("claim_job"))
     .values({name.value: JOBS.c[name] + sa.bindparam(f"count_{name}") for name in COUNTED})
-    .returning(sa.and_(JOBS.c.planned, reports.done(JOBS.c) >= JOBS.c.total))  # type: ignore[arg-type] - of columns
+    .returning(sa.and_(JOBS.c.planned, view.done(JOBS.c) >= JOBS.c.total))  # type: ignore[arg-type] - of columns
 )
 
 
@@ -202,8 +205,8 @@ def finish_images(session: Session, claim: Claim, items: Sequence[segments.Item]
     if session.execute(_FINISH, {**mine, "records": ledger.pack(records)}).first() is None:
         raise errors.LeaseLost()
     if session.scalar(_COUNT, mine):
-        endings.settle(session, session.get_one(models.Job, claim.job_id, populate_existing=True))
-    db.after_commit(session, lambda: _count(records, counts))
+        end.settle(session, session.get_one(tables.Job, claim.job_id, populate_existing=True))
+    sql.after_commit(session, lambda: _count(records, counts))
     return counts
 
 
@@ -224,7 +227,7 @@ def finish_result(
     summary: dict[str, Any],
     *,
     thumbnail: bytes | None = None,
-    clustering: models.Clustering | None = None,
+    clustering: tables.Clustering | None = None,
 ) -> None:
     """Write the result's summary and end the chunk and its job as succeeded. Raises LeaseLost."""
     if _finished_by(session, claim):
@@ -234,7 +237,7 @@ def finish_result(
     if clustering is not None:
         session.merge(clustering)
     job.fraction = 1.0
-    endings.succeed(session, job)
+    end.succeed(session, job)
 
 
 def extend(

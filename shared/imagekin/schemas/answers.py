@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from imagekin.types import Algorithm, DType, ItemStatus, JobKind, JobStatus, Metric, Precision
+from imagekin.enums import Algorithm, DType, ItemStatus, JobKind, JobStatus, Metric, Precision
 
 Metadata = dict[str, Any]
 

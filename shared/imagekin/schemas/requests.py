@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from imagekin.enums import Algorithm, DType, Metric, OnConflict, Precision
 from imagekin.schemas.answers import Metadata
-from imagekin.types import Algorithm, DType, Metric, OnConflict, Precision
 
 MAX_TOP_K = 1000
 MAX_CLUSTERS = 10_000

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from imagekin import errors
-from imagekin.config import Settings
+from imagekin.settings import Settings
 from imagekin.sources import folder, location, manifest, upload, urls, vectors
-from imagekin.sources.interface import Entry, Fault, Source, SourceType
-from imagekin.storage import Storage
+from imagekin.sources.base import Entry, Fault, Source, SourceType
+from imagekin.uploads.files import Storage
 
 __all__ = ["TYPES", "Entry", "Fault", "Source", "check_source", "is_remote", "open_source"]
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from imagekin import errors, formats
-from imagekin.config import Settings
+from imagekin.settings import Settings
 from imagekin.sources import names
-from imagekin.sources.archive import check_size
-from imagekin.sources.interface import Entry, Fault, Source, text_field
+from imagekin.sources.base import Entry, Fault, Source, text_field
+from imagekin.sources.containers.entry import check_size
 from imagekin.sources.roots import Roots
-from imagekin.storage import Storage
+from imagekin.uploads.files import Storage
 
 
 def check(spec: Mapping[str, Any], settings: Settings) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from imagekin.sources.blob import Blob
+from imagekin.sources.containers.blob import Blob
 
 MAX_LINE_BYTES = 1 << 16
 _WINDOW_BYTES = 1 << 18

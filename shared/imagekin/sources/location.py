@@ -14,13 +14,14 @@ from urllib.parse import unquote
 import fsspec
 from fsspec.asyn import AsyncFileSystem
 
-from imagekin import errors, fetch, formats
-from imagekin.config import Settings
+from imagekin import errors, formats
+from imagekin.net import fetch
+from imagekin.settings import Settings
 from imagekin.sources import folder, names
-from imagekin.sources.archive import check_size
-from imagekin.sources.interface import Entry, Fault, Source, text_field
+from imagekin.sources.base import Entry, Fault, Source, text_field
+from imagekin.sources.containers.entry import check_size
 from imagekin.sources.listing import LIST_S, Found, Listing, S3Listing, Tree
-from imagekin.storage import Storage
+from imagekin.uploads.files import Storage
 
 _LOCAL = ("file", "local")
 _ALIASES = {"s3a": "s3", "gcs": "gs"}

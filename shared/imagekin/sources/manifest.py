@@ -9,16 +9,17 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from imagekin import errors, keys
-from imagekin.config import Settings
-from imagekin.fetch import Fetcher
+from imagekin import errors
+from imagekin.net.fetch import Fetcher
+from imagekin.schemas import keys
+from imagekin.settings import Settings
 from imagekin.sources import names
-from imagekin.sources.blob import Blob
-from imagekin.sources.interface import Entry, Fault, Source, text_field
+from imagekin.sources.base import Entry, Fault, Source, text_field
+from imagekin.sources.containers.blob import Blob
 from imagekin.sources.location import Remote
 from imagekin.sources.records import Record, records
 from imagekin.sources.roots import Roots
-from imagekin.storage import Storage
+from imagekin.uploads.files import Storage
 
 FIELDS = frozenset({"key", "url", "path", "metadata"})
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os.path
 
-from imagekin import errors, formats, keys
-from imagekin.sources.interface import Fault
+from imagekin import errors, formats
+from imagekin.schemas import keys
+from imagekin.sources.base import Fault
 
 _SHOWN_CHARS = 80
 

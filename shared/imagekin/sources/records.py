@@ -9,9 +9,10 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
-from imagekin import archives, errors, formats
-from imagekin.sources.blob import Blob
+from imagekin import errors, formats
+from imagekin.sources.containers.blob import Blob
 from imagekin.sources.lines import MAX_LINE_BYTES, Line, lines
+from imagekin.uploads import unpack
 
 _HEAD_BYTES = 4096
 _BOM = b"\xef\xbb\xbf"
@@ -45,7 +46,7 @@ def records(blob: Blob) -> Records:
     text = head.removeprefix(_BOM).lstrip()
     if not text:
         raise errors.SourceUnreadable("The manifest is empty.")
-    if archives.is_gzip(head) or archives.is_zip(head) or formats.looks_like_image(head) or b"\0" in head:
+    if unpack.is_gzip(head) or unpack.is_zip(head) or formats.looks_like_image(head) or b"\0" in head:
         raise errors.SourceUnreadable("The manifest is no text; send JSONL or CSV in UTF-8, not compressed.")
     if text.startswith(b"["):
         raise errors.SourceUnreadable("The manifest is a JSON list; send JSONL: one object a line, no brackets around.")

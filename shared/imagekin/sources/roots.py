@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from urllib.parse import unquote, urlsplit
 
 from imagekin import errors
-from imagekin.config import Settings
-from imagekin.sources.archive import check_size
+from imagekin.settings import Settings
+from imagekin.sources.containers.entry import check_size
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Without O_NONBLOCK, opening a fifo waits for somebody to write.

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from imagekin import errors, keys
-from imagekin.config import Settings
-from imagekin.sources.archive import check_size
-from imagekin.sources.blob import Blob
-from imagekin.sources.interface import Entry, Fault
+from imagekin import errors
+from imagekin.schemas import keys
+from imagekin.settings import Settings
+from imagekin.sources.base import Entry, Fault
+from imagekin.sources.containers.blob import Blob
+from imagekin.sources.containers.entry import check_size
 
 
 class Single:

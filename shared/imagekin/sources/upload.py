@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from imagekin import archives, errors, formats
-from imagekin.config import Settings
-from imagekin.sources import zip as zip_source
-from imagekin.sources.blob import Blob
-from imagekin.sources.interface import Source, text_field
+from imagekin import errors, formats
+from imagekin.settings import Settings
+from imagekin.sources.base import Source, text_field
+from imagekin.sources.containers import zip as zip_source
+from imagekin.sources.containers.blob import Blob
+from imagekin.sources.containers.tar import Tar
 from imagekin.sources.single import Single
-from imagekin.sources.tar import Tar
-from imagekin.storage import Storage
+from imagekin.uploads import unpack
+from imagekin.uploads.files import Storage
 
 _ACCEPTED = "send a zip, a tar, a tar.gz or one image (JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF)"
 
@@ -38,16 +39,16 @@ def open_source(spec: Mapping[str, Any], storage: Storage, settings: Settings) -
 
 
 def _by_content(blob: Blob, name: str, settings: Settings) -> Source:
-    head = blob.read_at(0, archives.TAR_BLOCK)
+    head = blob.read_at(0, unpack.TAR_BLOCK)
     if not head:
         raise errors.SourceUnreadable(f"The upload is empty; {_ACCEPTED}.")
     if formats.sniff(head) is not None:
         return Single(blob, name, settings)
-    if archives.is_zip(head):
+    if unpack.is_zip(head):
         return zip_source.Zip(blob, settings)
-    if archives.is_tar(head):
+    if unpack.is_tar(head):
         return Tar(blob, settings)
-    if archives.is_gzip(head):
+    if unpack.is_gzip(head):
         raise errors.SourceUnreadable(f"The upload is gzipped, but not a tar; {_ACCEPTED}.")
     if zip_source.has_directory(blob):
         return zip_source.Zip(blob, settings)

@@ -6,13 +6,13 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from imagekin import errors, keys
-from imagekin.config import Settings
-from imagekin.schemas import MAX_URLS
+from imagekin import errors
+from imagekin.schemas import MAX_URLS, keys
+from imagekin.settings import Settings
 from imagekin.sources import manifest
-from imagekin.sources.interface import Source
+from imagekin.sources.base import Source
 from imagekin.sources.lines import MAX_LINE_BYTES
-from imagekin.storage import Storage
+from imagekin.uploads.files import Storage
 
 
 def check(spec: Mapping[str, Any], settings: Settings) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from imagekin.config import Settings
+from imagekin.settings import Settings
 from imagekin.stack import leftovers, port, redis
 from imagekin.stack.environment import child_environment
 from imagekin.stack.errors import StackError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from imagekin.config import Settings
+from imagekin.settings import Settings
 from imagekin.stack.errors import StackError
 
 PREFIX = "IMAGEKIN_"

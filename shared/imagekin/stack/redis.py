@@ -55,7 +55,7 @@ def discard(address: Path, folder: Path) -> None:
 
 
 def url(address: Path) -> str:
-    """Return the URL as redis-py reads it; `imagekin.queue` makes Celery's out of it."""
+    """Return the URL as redis-py reads it; `imagekin.doorbell` makes Celery's out of it."""
     return f"unix://{quote(str(address))}?db=0"
 
 

@@ -10,8 +10,10 @@ import numpy as np
 import sqlalchemy as sa
 from archive import Archive
 
-from imagekin import doctor, ledger, models, vectors
-from imagekin.types import ChunkKind, ItemStatus
+from imagekin import doctor
+from imagekin.database import tables
+from imagekin.enums import ChunkKind, ItemStatus
+from imagekin.store import ledger, vector_codec
 
 
 def examine(archive: Archive, *, repair: bool = False) -> doctor.Report:
@@ -62,7 +64,7 @@ def fault(do: Callable[[Archive], object], found: set[str], left: set[str] | Non
 def rewrite_ledger(archive: Archive, change: Callable[[list[ledger.Record]], object]) -> None:
     def rewrite(session):
         chunk = session.scalars(
-            sa.select(models.Chunk).filter_by(kind=ChunkKind.EMBED, status="done", failed=1, size=4)
+            sa.select(tables.Chunk).filter_by(kind=ChunkKind.EMBED, status="done", failed=1, size=4)
         ).one()
         records = ledger.records(chunk.ledger)
         changed = change(records)
@@ -83,10 +85,10 @@ def ledger_of_noise(archive):
     rewrite_ledger(archive, lambda _: b"noise")
 
 
-def segment_of(archive, change: Callable[[models.Segment], None]) -> None:
+def segment_of(archive, change: Callable[[tables.Segment], None]) -> None:
     def rewrite(session):
-        image = session.scalars(sa.select(models.Image).filter_by(key="06")).one()
-        change(session.get_one(models.Segment, image.segment_id))
+        image = session.scalars(sa.select(tables.Image).filter_by(key="06")).one()
+        change(session.get_one(tables.Segment, image.segment_id))
 
     archive.database.write(rewrite)
 
@@ -94,7 +96,7 @@ def segment_of(archive, change: Callable[[models.Segment], None]) -> None:
 def vectors_of_nan(archive):
     def change(segment):
         segment.data = b"\xff" * len(segment.data)
-        segment.checksum = vectors.checksum(segment.data)
+        segment.checksum = vector_codec.checksum(segment.data)
 
     segment_of(archive, change)
 
@@ -109,15 +111,15 @@ def one_bit_of_a_vector(archive):
 def a_segment_too_short(archive):
     def change(segment):
         segment.data = segment.data[:-4]
-        segment.checksum = vectors.checksum(segment.data)
+        segment.checksum = vector_codec.checksum(segment.data)
 
     segment_of(archive, change)
 
 
 def thumbnails_that_overlap(archive):
     def change(session):
-        image = session.scalars(sa.select(models.Image).filter_by(key="06")).one()
-        pack = session.get_one(models.Thumbnails, image.segment_id)
+        image = session.scalars(sa.select(tables.Image).filter_by(key="06")).one()
+        pack = session.get_one(tables.Thumbnails, image.segment_id)
         ends = np.frombuffer(pack.offsets, "<u4").copy()
         ends[1] = ends[2] + 1
         pack.offsets = ends.tobytes()
@@ -157,14 +159,14 @@ def a_file_without_an_upload(archive):
 
 
 def an_upload_without_its_file(archive):
-    archive.storage.delete(archive.database.read(lambda s: s.scalar(sa.select(sa.func.min(models.Upload.path)))))
+    archive.storage.delete(archive.database.read(lambda s: s.scalar(sa.select(sa.func.min(tables.Upload.path)))))
 
 
 def an_upload_past_its_life(archive):
     path = archive.database.read(
         lambda s: s.scalar(
-            sa.select(models.Upload.path).where(
-                models.Upload.id.not_in(sa.select(models.Job.upload_id).where(models.Job.upload_id.is_not(None)))
+            sa.select(tables.Upload.path).where(
+                tables.Upload.id.not_in(sa.select(tables.Job.upload_id).where(tables.Job.upload_id.is_not(None)))
             )
         )
     )

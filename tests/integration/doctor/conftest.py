@@ -10,10 +10,14 @@ import pytest
 import sqlalchemy as sa
 from archive import Archive
 
-from imagekin import collections, jobs, ledger, models
-from imagekin.config import Settings
-from imagekin.db import Database
-from imagekin.types import JobKind, Lane
+from imagekin.database import tables
+from imagekin.database.engine import Database
+from imagekin.enums import JobKind, Lane
+from imagekin.jobs import claim as claim_step
+from imagekin.jobs import end, outcomes
+from imagekin.maintenance import sweep
+from imagekin.settings import Settings
+from imagekin.store import collections, ledger
 
 
 def live_an_eventful_life(archive: Archive) -> None:
@@ -28,27 +32,27 @@ def live_an_eventful_life(archive: Archive) -> None:
     cancelled = archive.plan(["x1", "x2", "x3"], size=1)
     archive.finish(archive.claim(), "photos", {})
     archive.claim()
-    archive.database.write(jobs.cancel, "ann", cancelled.id)
+    archive.database.write(end.cancel, "ann", cancelled.id)
     planning = archive.submit()
     pieces = [[{"key": "y", "ref": {}}]]
-    archive.database.write(jobs.plan, archive.claim(), pieces, ignored=0, cursor=None, finished=False)
-    archive.database.write(jobs.cancel, "ann", planning.id)
+    archive.database.write(outcomes.plan, archive.claim(), pieces, ignored=0, cursor=None, finished=False)
+    archive.database.write(end.cancel, "ann", planning.id)
     # poison: split down to the image
     archive.plan(["p1", "p2", "poison", "p3"])
     for _ in range(20):
-        claims = archive.database.write(jobs.claim, Lane.BULK, models.new_id(), archive.settings)
+        claims = archive.database.write(claim_step.claim, Lane.BULK, tables.new_id(), archive.settings)
         for claim in claims:
             if "poison" in manifest_keys(archive, claim):
-                archive.database.write(jobs.died, claim.claimed_by, "signal 9", archive.settings)
+                archive.database.write(claim_step.died, claim.claimed_by, "signal 9", archive.settings)
             else:
                 archive.finish(claim, "photos", {})
     archive.search()
     failed = archive.submit(kind=JobKind.SEARCH)
     archive.claim(Lane.INTERACTIVE)
-    archive.database.write(jobs.fail, failed.id, "internal_error", "broken")
+    archive.database.write(end.fail, failed.id, "internal_error", "broken")
     expired = archive.embed(["e"])
     archive.sql("UPDATE jobs SET expires_at = 1 WHERE id = :id", id=expired.id)
-    archive.database.write(jobs.sweep, archive.settings)
+    archive.database.write(sweep.sweep, archive.settings)
     archive.embed(["gone"], name="gone")
     archive.database.write(collections.delete, "ann", "gone")
     archive.plan(["open1", "open2"], size=1)
@@ -57,8 +61,8 @@ def live_an_eventful_life(archive: Archive) -> None:
     archive.sql("UPDATE chunks SET lease_until = lease_until + 86400 WHERE status = 'claimed'")
 
 
-def manifest_keys(archive: Archive, claim: jobs.Claim) -> list[str]:
-    query = sa.select(models.Chunk.manifest).filter_by(job_id=claim.job_id, seq=claim.seq)
+def manifest_keys(archive: Archive, claim: claim_step.Claim) -> list[str]:
+    query = sa.select(tables.Chunk.manifest).filter_by(job_id=claim.job_id, seq=claim.seq)
     return [entry["key"] for entry in ledger.unpack(archive.database.read(lambda s: s.scalar(query)))]
 
 

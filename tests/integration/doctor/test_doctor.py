@@ -14,9 +14,13 @@ from archive import Archive
 from breakages import IMAGE, examine, found
 from typer.testing import CliRunner
 
-from imagekin import catalog, collections, compaction, jobs, ledger, models, upkeep, vectors
+from imagekin import catalog
+from imagekin.database import tables
 from imagekin.doctor.command import doctor as command
-from imagekin.types import DType, ItemStatus, Precision
+from imagekin.enums import DType, ItemStatus, Precision
+from imagekin.jobs import end
+from imagekin.maintenance import compaction, upkeep
+from imagekin.store import collections, ledger, vector_codec
 
 
 def test_a_healthy_system_has_no_findings(archive):
@@ -48,9 +52,9 @@ def test_a_live_system_gives_no_false_alarm(archive):
                 archive.embed([f"{number}" for number in range(6)], name=name, size=2)
                 archive.embed(["0", "1", "2"], name=name, contents={"0": "new", "1": f"new {rounds}"}, size=2)
                 archive.delete("3", name=name)
-                ids = archive.database.read(lambda s: s.scalars(sa.select(models.Segment.id)).all())
+                ids = archive.database.read(lambda s: s.scalars(sa.select(tables.Segment.id)).all())
                 archive.database.write(compaction.merge, archive.collection(name).id, ids)
-                archive.database.write(jobs.cancel, "ann", archive.submit(name).id)
+                archive.database.write(end.cancel, "ann", archive.submit(name).id)
                 archive.database.write(collections.delete, "ann", name)
                 upkeep.Upkeep(archive.database, archive.storage).run(1)
                 rounds += 1
@@ -88,29 +92,29 @@ def test_memory_does_not_grow_with_the_database(database, settings):
         for seq in range(0, count, per_chunk):
             keys = [f"folder/of/images/{number:08}.jpg" for number in range(seq, seq + per_chunk)]
             data = rng.standard_normal((per_chunk, 64)).astype("<f4").tobytes()
-            segment = {"id": models.new_id(), "collection_id": collection.id, "count": per_chunk, "dim": 64}
+            segment = {"id": tables.new_id(), "collection_id": collection.id, "count": per_chunk, "dim": 64}
             session.execute(
-                sa.insert(models.Segment),
-                [segment | {"dtype": "float32", "checksum": vectors.checksum(data), "data": data}],
+                sa.insert(tables.Segment),
+                [segment | {"dtype": "float32", "checksum": vector_codec.checksum(data), "data": data}],
             )
             rows = [
-                {"id": models.new_id(), "collection_id": collection.id, "key": key, "content_hash": key[-64:],
+                {"id": tables.new_id(), "collection_id": collection.id, "key": key, "content_hash": key[-64:],
                  "segment_id": segment["id"], "row": row, "revision": 1}
                 for row, key in enumerate(keys)
             ]  # fmt: skip
-            session.execute(sa.insert(models.Image), rows)
+            session.execute(sa.insert(tables.Image), rows)
             records = [ledger.Record(row["key"], ItemStatus.EMBEDDED, row["id"]) for row in rows]
             manifest = ledger.pack([{"key": key, "ref": {}} for key in keys])
             session.execute(
-                sa.insert(models.Chunk),
+                sa.insert(tables.Chunk),
                 [fields | {"job_id": job.id, "seq": seq, "kind": "embed", "status": "done", "size": per_chunk,
                            "embedded": per_chunk, "manifest": manifest, "ledger": ledger.pack(records)}],
             )  # fmt: skip
-        session.execute(sa.update(models.Chunk).where(models.Chunk.seq < 0).values(status="done"))
+        session.execute(sa.update(tables.Chunk).where(tables.Chunk.seq < 0).values(status="done"))
         session.execute(
-            sa.update(models.Job).values(status="succeeded", total=count, embedded=count, planned=True, expires_at=None)
+            sa.update(tables.Job).values(status="succeeded", total=count, embedded=count, planned=True, expires_at=None)
         )
-        session.execute(sa.update(models.Collection).values(image_count=count, revision=1))
+        session.execute(sa.update(tables.Collection).values(image_count=count, revision=1))
 
     database.write(fill)
     tracemalloc.start()

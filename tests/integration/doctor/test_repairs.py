@@ -7,8 +7,10 @@ import sqlalchemy as sa
 from archive import vector
 from breakages import FAULTS, examine, found, left
 
-from imagekin import doctor, models, segments
+from imagekin import doctor
+from imagekin.database import tables
 from imagekin.doctor import dangling
+from imagekin.store import segments
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
@@ -31,7 +33,7 @@ def test_a_repair_takes_nothing_that_is_needed(archive):
     assert archive.storage.exists("uploads/young")
 
 
-TABLES = {mapper.class_.__tablename__: mapper.class_ for mapper in models.Base.registry.mappers}
+TABLES = {mapper.class_.__tablename__: mapper.class_ for mapper in tables.Base.registry.mappers}
 
 
 def test_every_check_has_a_fault():
@@ -47,12 +49,12 @@ def test_every_foreign_key_is_looked_after():
     assert named <= keys
 
 
-def foreign_keys(table: type[models.Base]) -> set[sa.ForeignKey]:
+def foreign_keys(table: type[tables.Base]) -> set[sa.ForeignKey]:
     return sa.inspect(table).local_table.foreign_keys
 
 
 def test_vectors_survive_a_repair(archive):
     archive.sql("UPDATE collections SET image_count = 0")
     assert examine(archive, repair=True).ok
-    image = archive.database.read(lambda s: s.scalars(sa.select(models.Image).filter_by(key="06")).one())
+    image = archive.database.read(lambda s: s.scalars(sa.select(tables.Image).filter_by(key="06")).one())
     assert archive.database.read(segments.vector, image).tobytes() == vector("06").tobytes()

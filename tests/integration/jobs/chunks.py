@@ -5,18 +5,20 @@ from __future__ import annotations
 import numpy as np
 import sqlalchemy as sa
 
-from imagekin import jobs, ledger, models, segments
+from imagekin.database import tables
+from imagekin.jobs import outcomes, view
+from imagekin.store import ledger, segments
 
 
 def status(database, job):
-    return database.read(lambda session: jobs.view(session, session.get_one(models.Job, job.id)))
+    return database.read(lambda session: view.view(session, session.get_one(tables.Job, job.id)))
 
 
 def items_of(database, claim, broken=()):
     """Make the items that a worker would have made of a chunk."""
 
     def manifest(session):
-        return session.scalar(sa.select(models.Chunk.manifest).filter_by(job_id=claim.job_id, seq=claim.seq))
+        return session.scalar(sa.select(tables.Chunk.manifest).filter_by(job_id=claim.job_id, seq=claim.seq))
 
     made = []
     for entry in ledger.unpack(database.read(manifest)):
@@ -33,4 +35,4 @@ def items_of(database, claim, broken=()):
 
 
 def finish(database, claim, **options):
-    return database.write(jobs.finish_images, claim, items_of(database, claim, **options))
+    return database.write(outcomes.finish_images, claim, items_of(database, claim, **options))

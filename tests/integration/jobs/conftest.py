@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from imagekin import catalog, collections, jobs
-from imagekin.types import ChunkKind, DType, JobKind, Lane, Precision
+from imagekin import catalog
+from imagekin.enums import ChunkKind, DType, JobKind, Lane, Precision
+from imagekin.jobs import claim as claim_step
+from imagekin.jobs import outcomes
+from imagekin.jobs import submit as submit_step
+from imagekin.store import collections
 
 
 @pytest.fixture
@@ -23,13 +27,13 @@ def collection(database, space):
 def submit(database, settings, collection):
     def submit(kind=JobKind.EMBED, owner="ann", **fields):
         params = {"on_conflict": "replace"} | fields.pop("params", {})
-        submission = jobs.Submission(
+        submission = submit_step.Submission(
             owner=owner,
             kind=kind,
             params=params,
             **({"collection_id": collection.id, "space_id": collection.space_id} | fields),
         )
-        return database.write(jobs.submit, submission, settings)[0]
+        return database.write(submit_step.submit, submission, settings)[0]
 
     return submit
 
@@ -39,7 +43,7 @@ def claim(database, settings):
     counter = iter(range(1000))
 
     def claim(lane=Lane.BULK, **options):
-        return database.write(jobs.claim, lane, f"ring-{next(counter)}/x", settings, **options)
+        return database.write(claim_step.claim, lane, f"ring-{next(counter)}/x", settings, **options)
 
     return claim
 
@@ -54,7 +58,7 @@ def planned(database, submit, claim):
         assert plan.job_id == job.id and plan.kind == ChunkKind.PLAN
         entries = [{"key": key, "ref": {}} for key in (keys or [f"{number:03}" for number in range(images)])]
         pieces = [entries[at : at + size] for at in range(0, len(entries), size)]
-        database.write(jobs.plan, plan, pieces, ignored=2, cursor=len(entries), finished=True)
+        database.write(outcomes.plan, plan, pieces, ignored=2, cursor=len(entries), finished=True)
         return job
 
     return planned

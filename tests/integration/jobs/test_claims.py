@@ -10,8 +10,11 @@ import pytest
 import sqlalchemy as sa
 from chunks import finish, items_of, status
 
-from imagekin import errors, jobs, models
-from imagekin.types import ChunkKind, ItemStatus, JobKind, Lane
+from imagekin import errors
+from imagekin.database import tables
+from imagekin.enums import ChunkKind, ItemStatus, JobKind, Lane
+from imagekin.jobs import claim as claim_step
+from imagekin.jobs import outcomes
 
 
 def test_one_chunk_goes_to_one_claimant(database, planned, claim, settings):
@@ -20,7 +23,7 @@ def test_one_chunk_goes_to_one_claimant(database, planned, claim, settings):
 
     def work(name):
         while True:
-            claims = database.write(jobs.claim, Lane.BULK, f"{name}-{len(taken)}/{name}", settings, most_images=2)
+            claims = database.write(claim_step.claim, Lane.BULK, f"{name}-{len(taken)}/{name}", settings, most_images=2)
             if not claims:
                 return
             with lock:
@@ -41,24 +44,24 @@ def test_one_chunk_goes_to_one_claimant(database, planned, claim, settings):
 def test_a_late_finish_is_refused(database, planned, claim, settings):
     job = planned(images=2, size=2)
     (late,) = claim()
-    database.write(lambda s: s.execute(sa.update(models.Chunk).values(lease_until=0)))
+    database.write(lambda s: s.execute(sa.update(tables.Chunk).values(lease_until=0)))
     (second,) = claim()
     assert (second.seq, second.attempt) == (late.seq, late.attempt + 1)
     with pytest.raises(errors.LeaseLost):
         finish(database, late)
-    assert database.write(jobs.renew, [late], 30) == set()
-    assert database.write(jobs.renew, [second], 30) == {(job.id, second.seq)}
+    assert database.write(claim_step.renew, [late], 30) == set()
+    assert database.write(claim_step.renew, [second], 30) == {(job.id, second.seq)}
     finish(database, second)
     assert status(database, job).progress.embedded == 2
-    assert database.read(lambda s: s.scalar(sa.select(sa.func.count()).select_from(models.Segment))) == 1
+    assert database.read(lambda s: s.scalar(sa.select(sa.func.count()).select_from(tables.Segment))) == 1
 
 
 def test_finishing_again_what_is_finished_changes_nothing(database, planned, claim):
     job = planned(images=2, size=2)
     (chunk,) = claim()
     items = items_of(database, chunk)
-    assert database.write(jobs.finish_images, chunk, items)[ItemStatus.EMBEDDED] == 2
-    assert database.write(jobs.finish_images, chunk, items) == Counter()
+    assert database.write(outcomes.finish_images, chunk, items)[ItemStatus.EMBEDDED] == 2
+    assert database.write(outcomes.finish_images, chunk, items) == Counter()
     assert status(database, job).progress.done == 2
 
 
@@ -91,7 +94,7 @@ def test_a_claim_takes_small_chunks_of_many_jobs(database, submit, claim):
         submit()
     for plan in [claim()[0] for _ in range(3)]:
         pieces = [[{"key": "a", "ref": {}}, {"key": "b", "ref": {}}]]
-        database.write(jobs.plan, plan, pieces, ignored=0, cursor=2, finished=True)
+        database.write(outcomes.plan, plan, pieces, ignored=0, cursor=2, finished=True)
     assert len(claim(most_images=5)) == 2
     assert len(claim(most_images=5)) == 1
 
@@ -100,8 +103,8 @@ def test_planning_and_images_take_turns(database, submit, claim):
     submit()
     (plan,) = claim()
     pieces = [[{"key": "a", "ref": {}}], [{"key": "b", "ref": {}}]]
-    database.write(jobs.plan, plan, pieces, ignored=0, cursor=2, finished=False)
-    database.write(jobs.release, [plan])
+    database.write(outcomes.plan, plan, pieces, ignored=0, cursor=2, finished=False)
+    database.write(claim_step.release, [plan])
     assert claim(after_planning=True)[0].kind == ChunkKind.EMBED
     assert claim()[0].kind == ChunkKind.PLAN
     assert claim(after_planning=True)[0].kind == ChunkKind.EMBED
@@ -121,8 +124,8 @@ def test_what_joins_a_claim_is_of_its_kind_and_space_and_killed_nobody(database,
     (first,) = claim()
     assert [one.seq for one in claim(like=first)] == [2]
     (third,) = claim()
-    database.write(lambda s: s.execute(sa.update(models.Chunk).filter_by(seq=third.seq).values(deaths=1)))
-    database.write(jobs.release, [first])
+    database.write(lambda s: s.execute(sa.update(tables.Chunk).filter_by(seq=third.seq).values(deaths=1)))
+    database.write(claim_step.release, [first])
     # whose turn it is killed a process, or is of another kind or space: it gets a claim of its own
     assert claim(like=dataclasses.replace(first, deaths=1)) == []
     assert claim(like=dataclasses.replace(first, space_id="other")) == []
@@ -136,6 +139,6 @@ def test_what_joins_a_claim_is_of_its_kind_and_space_and_killed_nobody(database,
 def test_a_chunk_that_killed_a_process_joins_nobody(database, planned, claim):
     planned(images=4, size=2)
     (first,) = claim()
-    database.write(lambda s: s.execute(sa.update(models.Chunk).where(models.Chunk.seq > first.seq).values(deaths=1)))
+    database.write(lambda s: s.execute(sa.update(tables.Chunk).where(tables.Chunk.seq > first.seq).values(deaths=1)))
     assert claim(like=first) == []
     assert [one.deaths for one in claim()] == [1]

@@ -7,8 +7,11 @@ import threading
 import pytest
 from chunks import finish, status
 
-from imagekin import collections, errors, jobs
-from imagekin.types import ItemStatus, JobKind, JobStatus
+from imagekin import errors
+from imagekin.enums import ItemStatus, JobKind, JobStatus
+from imagekin.jobs import end, outcomes, view
+from imagekin.jobs import submit as submit_step
+from imagekin.store import collections
 
 
 def test_a_job_goes_from_queued_to_succeeded(database, submit, claim):
@@ -19,7 +22,7 @@ def test_a_job_goes_from_queued_to_succeeded(database, submit, claim):
     (plan,) = claim()
     assert status(database, job).status == JobStatus.PLANNING
     pieces = [[{"key": "a", "ref": {}}, {"key": "b", "ref": {}}]]
-    database.write(jobs.plan, plan, pieces, ignored=1, cursor=2, finished=True)
+    database.write(outcomes.plan, plan, pieces, ignored=1, cursor=2, finished=True)
     seen = status(database, job)
     assert (seen.status, seen.progress.total, seen.progress.ignored) == (JobStatus.RUNNING, 2, 1)
     (chunk,) = claim()
@@ -52,7 +55,7 @@ def test_the_second_entry_of_a_key_fails(database, planned, claim):
     job = planned(keys=["a", "b", "a", "c", "a"], size=2)
     for _ in range(3):
         finish(database, claim()[0])
-    page, _ = database.read(lambda s: jobs.items(s, jobs.get(s, "ann", job.id), None, None, 10))
+    page, _ = database.read(lambda s: view.items(s, view.get(s, "ann", job.id), None, None, 10))
     assert [(item.key, item.status.value, item.error.code if item.error else None) for item in page] == [
         ("a", "embedded", None),
         ("b", "embedded", None),
@@ -66,15 +69,15 @@ def test_cancelling_ends_a_job_at_once(database, planned, claim):
     job = planned(images=8, size=4)
     done, begun = claim()[0], claim()[0]
     finish(database, done)
-    database.write(jobs.cancel, "ann", job.id)
+    database.write(end.cancel, "ann", job.id)
     seen = status(database, job)
     assert seen.status == JobStatus.CANCELLED
     assert (seen.progress.embedded, seen.progress.cancelled, seen.progress.total) == (4, 4, 8)
     with pytest.raises(errors.LeaseLost):
         finish(database, begun)
     assert claim() == []
-    database.write(jobs.cancel, "ann", job.id)
-    cancelled, _ = database.read(lambda s: jobs.items(s, jobs.get(s, "ann", job.id), ItemStatus.CANCELLED, None, 10))
+    database.write(end.cancel, "ann", job.id)
+    cancelled, _ = database.read(lambda s: view.items(s, view.get(s, "ann", job.id), ItemStatus.CANCELLED, None, 10))
     assert len(cancelled) == 4
 
 
@@ -82,34 +85,34 @@ def test_cancelling_while_planning_counts_what_was_planned(database, submit, cla
     job = submit()
     (plan,) = claim()
     pieces = [[{"key": "a", "ref": {}}]]
-    database.write(jobs.plan, plan, pieces, ignored=0, cursor=1, finished=False)
-    database.write(jobs.cancel, "ann", job.id)
+    database.write(outcomes.plan, plan, pieces, ignored=0, cursor=1, finished=False)
+    database.write(end.cancel, "ann", job.id)
     seen = status(database, job)
     assert (seen.status, seen.progress.total, seen.progress.cancelled) == (JobStatus.CANCELLED, 1, 1)
     with pytest.raises(errors.LeaseLost):
-        database.write(jobs.plan, plan, pieces, ignored=0, cursor=2, finished=True)
+        database.write(outcomes.plan, plan, pieces, ignored=0, cursor=2, finished=True)
 
 
 def test_a_finished_job_cannot_be_cancelled(database, planned, claim):
     job = planned(keys=["a"])
     finish(database, claim()[0])
     with pytest.raises(errors.JobFinished):
-        database.write(jobs.cancel, "ann", job.id)
+        database.write(end.cancel, "ann", job.id)
 
 
 def test_retry_names_its_parent_and_needs_an_end(database, planned, claim, settings):
     job = planned(keys=["a", "b"])
     with pytest.raises(errors.JobNotFinished):
-        database.write(jobs.retry, "ann", job.id, "failed", settings)
+        database.write(submit_step.retry, "ann", job.id, "failed", settings)
     finish(database, claim()[0], broken=("a",))
-    child, created = database.write(jobs.retry, "ann", job.id, "failed", settings)
+    child, created = database.write(submit_step.retry, "ann", job.id, "failed", settings)
     assert created and child.parent_id == job.id
     assert child.work["retry"] == {"job_id": job.id, "items": "failed"}
 
 
 def test_one_idempotency_key_is_one_job(database, settings, collection):
     def post():
-        submission = jobs.Submission(
+        submission = submit_step.Submission(
             owner="ann",
             kind=JobKind.EMBED,
             collection_id=collection.id,
@@ -118,7 +121,7 @@ def test_one_idempotency_key_is_one_job(database, settings, collection):
             idempotency_key="key",
             idempotency_digest="digest",
         )
-        made.append(database.write(jobs.submit, submission, settings))
+        made.append(database.write(submit_step.submit, submission, settings))
 
     made, threads = [], []
     for _ in range(20):
@@ -130,17 +133,17 @@ def test_one_idempotency_key_is_one_job(database, settings, collection):
     assert len({job.id for job, _ in made}) == 1
     assert sorted(created for _, created in made) == [False] * 19 + [True]
     with pytest.raises(errors.IdempotencyMismatch):
-        database.read(jobs.find_idempotent, "ann", "key", "another")
+        database.read(submit_step.find_idempotent, "ann", "key", "another")
 
 
 def test_past_quota_and_backlog_nothing_is_taken(database, settings, collection, submit):
     tight = settings.model_copy(update={"max_jobs_per_owner": 2, "max_backlog": 3})
 
     def attempt(owner):
-        submission = jobs.Submission(
+        submission = submit_step.Submission(
             owner=owner, kind=JobKind.SEARCH, collection_id=collection.id, space_id=collection.space_id, params={}
         )
-        database.write(jobs.submit, submission, tight)
+        database.write(submit_step.submit, submission, tight)
 
     attempt("ann")
     attempt("ann")
@@ -154,13 +157,13 @@ def test_past_quota_and_backlog_nothing_is_taken(database, settings, collection,
 def test_what_is_another_owners_is_not_found(database, submit):
     job = submit()
     with pytest.raises(errors.JobNotFound):
-        database.read(jobs.get, "bob", job.id)
+        database.read(view.get, "bob", job.id)
 
 
 def test_deleting_a_collection_cancels_its_jobs(database, submit):
     job = submit()
     database.write(collections.delete, "ann", "photos")
-    seen = database.read(lambda s: jobs.view(s, jobs.get(s, "ann", job.id)))
+    seen = database.read(lambda s: view.view(s, view.get(s, "ann", job.id)))
     assert seen.status == JobStatus.CANCELLED
     assert seen.error.code == "collection_deleted"
     with pytest.raises(errors.CollectionNotFound):

@@ -7,8 +7,10 @@ import pytest
 import sqlalchemy as sa
 from chunks import finish, items_of
 
-from imagekin import collections, jobs, segments
-from imagekin.types import DType, OnConflict
+from imagekin.enums import DType, OnConflict
+from imagekin.jobs import outcomes
+from imagekin.jobs.claim import release, renew
+from imagekin.store import collections, segments
 
 
 @pytest.fixture
@@ -31,8 +33,8 @@ def test_a_claim_looks_at_no_more_rows_in_a_larger_job(database, planned, claim,
     planned(images=8, size=1)
     plans.clear()
     claims = claim(most_images=4, warm=("other",), gathering=True)
-    database.write(jobs.renew, claims, 30.0)
-    database.write(jobs.release, claims)
+    database.write(renew, claims, 30.0)
+    database.write(release, claims)
     assert plans
     assert [plan for plan in plans if plan.startswith("SCAN chunks")] == []
 
@@ -63,7 +65,7 @@ def test_what_is_known_elsewhere_is_copied_with_its_own_vector_and_thumbnail(
             item.vector = np.full(64, len(made) + 1.0, np.float32)
             item.thumbnail = item.key.encode() if made else None
             made[item.content_hash] = item
-        database.write(jobs.finish_images, chunk, items)
+        database.write(outcomes.finish_images, chunk, items)
     database.write(collections.create, "ann", "more", space, DType.FLOAT32)
     more = database.read(collections.get, "ann", "more")
     contents = [("a", "nowhere"), *((f"{at}.jpg", content) for at, content in enumerate(reversed(made)))]

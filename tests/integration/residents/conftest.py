@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 from processes import PLENTY
 
-from imagekin import reading
-from imagekin_worker import residents
-from imagekin_worker.matrix_cache import MatrixCache
+from imagekin.store import reading
+from imagekin_worker.matrix import loaded
+from imagekin_worker.matrix.file_cache import MatrixCache
 
 
 @pytest.fixture(autouse=True)
 def few_changes_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a file be written anew after few changes."""
-    monkeypatch.setattr(residents, "FEWEST_CHANGES", 8)
+    monkeypatch.setattr(loaded, "FEWEST_CHANGES", 8)
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from archive import Archive, vector
 
-from imagekin.types import DType
-from imagekin_worker import matrix_file
-from imagekin_worker.matrix_cache import MatrixCache
-from imagekin_worker.residents import Residents
+from imagekin.enums import DType
+from imagekin_worker.matrix import file
+from imagekin_worker.matrix.file_cache import MatrixCache
+from imagekin_worker.matrix.loaded import Residents
 
 DIM = 64
 PLENTY = 1 << 30
@@ -30,7 +30,7 @@ class Worker:
     def check(self, name: str = "photos", top_k: int = 7) -> None:
         """Assert that searches answer as a loop over all vectors does."""
         collection, contents = self.archive.collection(name), self.archive.contents[name]
-        dtype = matrix_file.WIRE[DType(collection.dtype)]
+        dtype = file.WIRE[DType(collection.dtype)]
         stored = {key: vector(content).astype(dtype).astype(np.float64) for key, content in contents.items()}
         own = list(contents)[:2]
         queries = np.stack([*(stored[key] for key in own), *np.random.default_rng(5).standard_normal((2, DIM))])
@@ -63,10 +63,10 @@ PROCESS = """
     import sys
     from pathlib import Path
     import numpy as np
-    from imagekin.db import Database
-    from imagekin_worker import residents
-    from imagekin_worker.matrix_cache import MatrixCache
-    residents.FEWEST_CHANGES = 1
+    from imagekin.database.engine import Database
+    from imagekin_worker.matrix import loaded
+    from imagekin_worker.matrix.file_cache import MatrixCache
+    loaded.FEWEST_CHANGES = 1
     url, folder, collection_id, budget = sys.argv[1:5]
     database, cache = Database(url), MatrixCache(Path(folder), 1 << 30)
 """

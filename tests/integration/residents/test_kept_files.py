@@ -9,7 +9,8 @@ from processes import PLENTY, Worker, names, the_file
 from sqlalchemy.exc import DataError
 
 from imagekin import errors
-from imagekin_worker import matrix_cache, matrix_file
+from imagekin_worker.matrix import file_cache
+from imagekin_worker.matrix.file import HEADER_BYTES, MatrixFile, Writer
 
 
 def test_a_file_that_much_changed_beside_is_written_anew(archive, cache):
@@ -29,7 +30,7 @@ def test_a_file_that_much_changed_beside_is_written_anew(archive, cache):
 
 
 @pytest.mark.parametrize("budget", [PLENTY, 1000])
-@pytest.mark.parametrize("place", [20, matrix_file.HEADER_BYTES + 1000, -3])
+@pytest.mark.parametrize("place", [20, HEADER_BYTES + 1000, -3])
 def test_a_damaged_file_is_read_from_sql_again(archive, cache, budget, place):
     archive.embed(names(60))
     first = Worker(archive, cache, budget)
@@ -45,7 +46,7 @@ def test_a_damaged_file_is_read_from_sql_again(archive, cache, budget, place):
     second.check()
     second.stop()
     label = second.residents._held[archive.collection().id].label
-    file = matrix_file.MatrixFile(the_file(cache), label)
+    file = MatrixFile(the_file(cache), label)
     assert len(file.vectors(0, 60)) == 60
 
 
@@ -53,14 +54,14 @@ def test_what_changes_while_the_file_is_written_is_not_in_it(archive, cache, mon
     """A row that is replaced under the writer would be half old and half new, under the old revision."""
     archive.embed(names(100))
     worker = Worker(archive, cache)
-    add = matrix_file.Writer.add
+    add = Writer.add
 
     def slow(self, *args):
         archive.embed(["0000"], contents={"0000": "other"})
         worker.residents._held[archive.collection().id].matrix.overwrites += 1
         add(self, *args)
 
-    monkeypatch.setattr(matrix_file.Writer, "add", slow)
+    monkeypatch.setattr(Writer, "add", slow)
     worker.check()
     worker.residents.settle()
     assert list(cache.folder.glob("*.matrix")) == []
@@ -76,7 +77,7 @@ def test_a_full_disk_is_no_reason_to_answer_wrong(archive, cache, monkeypatch, b
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(matrix_file.Writer, "publish", full)
+    monkeypatch.setattr(Writer, "publish", full)
     worker = Worker(archive, cache, budget)
     if budget == PLENTY:
         # each of them tries to keep it, behind the answer's back
@@ -93,14 +94,14 @@ def test_a_full_disk_is_no_reason_to_answer_wrong(archive, cache, monkeypatch, b
 def test_closing_stops_the_writing(archive, cache, monkeypatch):
     archive.embed(names(60))
     worker = Worker(archive, cache)
-    add = matrix_file.Writer.add
+    add = Writer.add
 
     def late(self, *args):
         add(self, *args)
         worker.residents._closed = True
 
-    monkeypatch.setattr(matrix_file.Writer, "add", late)
-    monkeypatch.setattr("imagekin_worker.snapshot.CHECKED_ROWS", 16)
+    monkeypatch.setattr(Writer, "add", late)
+    monkeypatch.setattr("imagekin_worker.matrix.snapshot.CHECKED_ROWS", 16)
     worker.check()
     worker.stop()
     assert [path.suffix for path in cache.folder.iterdir()] == [".lock"]
@@ -113,7 +114,7 @@ def test_a_database_that_goes_while_a_file_is_kept_is_no_later_searchs_trouble(a
     def away(_session, _ids):
         raise DataError("", {}, Exception("gone"))
 
-    monkeypatch.setattr(matrix_cache, "living", away)
+    monkeypatch.setattr(file_cache, "living", away)
     worker.check()
     [held] = worker.residents._held.values()
     assert held.keeping is not None

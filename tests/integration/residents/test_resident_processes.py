@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 from processes import DIM, PLENTY, Worker, names, process, the_file
 
-from imagekin import segments
+from imagekin.store import segments
 
 
 @pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
@@ -20,7 +20,7 @@ def test_a_process_killed_before_the_rename_leaves_nothing_that_counts(archive, 
         """
         import os, signal
         Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-        held = residents.Residents(database, int(budget), cache=cache)
+        held = loaded.Residents(database, int(budget), cache=cache)
         held.get(collection_id)
         held.settle()
         """,
@@ -43,7 +43,7 @@ def test_processes_that_share_a_folder(archive, cache):
     script = """
         query = np.ones((1, 64), np.float32)
         for round in range(25):
-            held = residents.Residents(database, int(budget), cache=cache)
+            held = loaded.Residents(database, int(budget), cache=cache)
             collection = len(held.get(collection_id))
             found = held.search(collection_id, query, 5)[0]
             assert len(found) == 5 and collection >= 64, (collection, found)
@@ -99,8 +99,8 @@ def test_memory_is_bounded_whatever_the_collection(archive, cache):
         """
         def now(name="VmRSS"):
             return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name)) // 1024
-        held = residents.Residents(database, int(budget), cache=cache)
-        from imagekin_worker.neighbors import Matrix
+        held = loaded.Residents(database, int(budget), cache=cache)
+        from imagekin_worker.matrix.neighbors import Matrix
         warm = Matrix(1280)
         warm.upsert(["a"] * 9, np.ones((9, 1280), np.float32))
         warm.search(np.ones((4, 1280), np.float32), 10)

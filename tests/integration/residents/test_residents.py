@@ -9,9 +9,11 @@ from archive import vector
 from processes import DIM, PLENTY, Worker, names
 from sqlalchemy.exc import OperationalError
 
-from imagekin import collections, compaction, errors, reading, segments, upkeep
-from imagekin.types import DType
-from imagekin_worker import matrix_file, residents, scan
+from imagekin import errors
+from imagekin.enums import DType
+from imagekin.maintenance import compaction, upkeep
+from imagekin.store import collections, reading, segments
+from imagekin_worker.matrix import file, loaded, scan
 
 
 @pytest.mark.parametrize("budget", [PLENTY, 1000])
@@ -35,7 +37,7 @@ def test_a_worker_that_starts_reads_the_file_and_what_changed_since(archive, cac
     matrix = second.matrix()
     assert len(matrix) == 103
     assert (matrix.file is not None) == (budget < PLENTY)
-    assert matrix._rows.element_size() == matrix_file.width(1, dtype)
+    assert matrix._rows.element_size() == file.width(1, dtype)
     second.stop()
 
 
@@ -81,7 +83,7 @@ def test_a_revision_before_what_is_forgotten_starts_over(archive, cache):
         # of one that slept, and of one that starts with an old file
         first.residents._closed = False
         for worker in (first, Worker(archive, cache, budget)):
-            worker.residents._keeper = residents.ThreadPoolExecutor(1)
+            worker.residents._keeper = loaded.ThreadPoolExecutor(1)
             worker.check()
             worker.stop()
 

@@ -51,7 +51,7 @@ MODULES = {
 DRIVER = """
 import sys
 from imagekin import stack
-from imagekin.config import Settings
+from imagekin.settings import Settings
 try:
     with stack.Stack(Settings(data_dir=sys.argv[1], port=0), log=lambda line: print(line, flush=True)) as running:
         print("up", flush=True)

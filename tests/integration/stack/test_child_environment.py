@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from imagekin import stack
-from imagekin.config import Settings
+from imagekin.settings import Settings
 from imagekin.stack import embedded
 from imagekin.stack.environment import child_environment
 

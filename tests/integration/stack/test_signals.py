@@ -16,7 +16,7 @@ import pytest
 from programs import SLEEP, STUBBORN, alive, pids
 
 from imagekin import stack
-from imagekin.config import Settings
+from imagekin.settings import Settings
 from imagekin.stack import child, embedded, leftovers
 from patience import until
 

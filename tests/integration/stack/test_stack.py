@@ -17,7 +17,7 @@ import redis
 from programs import alive, pids
 
 from imagekin import errors, stack
-from imagekin.config import Settings
+from imagekin.settings import Settings
 from imagekin.stack import embedded, supervisor
 from imagekin.stack.redis import executable
 from patience import until

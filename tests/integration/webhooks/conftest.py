@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from imagekin.config import Settings
-from imagekin_worker.courier import Courier
+from imagekin.settings import Settings
+from imagekin_worker.process.webhook_sender import Courier
 from receiving import SECRET, Receiver, receiver
 
 

@@ -5,29 +5,29 @@ from __future__ import annotations
 import sqlalchemy as sa
 from archive import Archive
 
-from imagekin import jobs, models
-from imagekin.db import Database
-from imagekin.jobs import deliveries
-from imagekin.jobs.deliveries import Errand
-from imagekin.types import JobKind
+from imagekin.database import tables
+from imagekin.database.engine import Database
+from imagekin.enums import JobKind
+from imagekin.jobs import callbacks, end
+from imagekin.jobs.callbacks import Errand
 from patience import until
 
 
 def ended(archive: Archive, url: str | None) -> str:
     """Return the id of a job that was cancelled."""
     job = archive.submit(kind=JobKind.SEARCH, callback_url=url)
-    archive.database.write(jobs.cancel, archive.owner, job.id)
+    archive.database.write(end.cancel, archive.owner, job.id)
     return job.id
 
 
-def row(database: Database, job_id: str) -> models.Delivery | None:
-    return database.read(lambda session: session.get(models.Delivery, job_id))
+def row(database: Database, job_id: str) -> tables.Delivery | None:
+    return database.read(lambda session: session.get(tables.Delivery, job_id))
 
 
-def wait_for(database: Database, job_id: str, *, attempts: int) -> models.Delivery:
+def wait_for(database: Database, job_id: str, *, attempts: int) -> tables.Delivery:
     """Wait until so many attempts are noted, and return the delivery."""
 
-    def noted() -> models.Delivery | None:
+    def noted() -> tables.Delivery | None:
         found = row(database, job_id)
         return found if found and len(found.attempts) >= attempts else None
 
@@ -36,10 +36,10 @@ def wait_for(database: Database, job_id: str, *, attempts: int) -> models.Delive
 
 def pass_time(database: Database, seconds: float) -> None:
     """Let the deliveries be as they would be later."""
-    Delivery = models.Delivery
+    Delivery = tables.Delivery
     later = {"next_at": Delivery.next_at - seconds, "lease_until": Delivery.lease_until - seconds}
     database.write(lambda session: session.execute(sa.update(Delivery).values(**later)))
 
 
 def claim(database: Database, most: int = 1) -> list[Errand]:
-    return database.write(deliveries.claim, models.new_id(), most)
+    return database.write(callbacks.claim, tables.new_id(), most)

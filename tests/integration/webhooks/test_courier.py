@@ -18,11 +18,12 @@ from archive import Archive
 from outbox import ended, pass_time, row, wait_for
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from imagekin import db, jobs, models, webhooks
-from imagekin.config import Settings
-from imagekin.db import Database
-from imagekin.jobs import deliveries
-from imagekin.jobs.deliveries import DELAYS_S, DeliveryStatus
+from imagekin.database import sql, tables
+from imagekin.database.engine import Database
+from imagekin.jobs import callbacks, view
+from imagekin.jobs.callbacks import DELAYS_S, DeliveryStatus
+from imagekin.net import webhooks
+from imagekin.settings import Settings
 from imagekin.stack.environment import child_environment
 from receiving import SECRET, Receiver, answer, drip, receiver
 
@@ -42,7 +43,7 @@ def test_a_message_arrives_signed(archive: Archive, database: Database, there: R
     said = message.verified()
     assert said.keys() == {"type", "timestamp", "data"}
     assert said["type"] == "job.cancelled"
-    job = database.read(lambda session: jobs.view(session, session.get_one(models.Job, job_id)))
+    job = database.read(lambda session: view.view(session, session.get_one(tables.Job, job_id)))
     assert said["data"] == job.model_dump(mode="json")
     assert said["timestamp"] == said["data"]["finished_at"]
     assert found.status == DeliveryStatus.DELIVERED
@@ -104,7 +105,7 @@ def test_a_slow_receiver_is_given_up_on_and_holds_up_nobody(
     try:
         late = [ended(archive, f"{there.url}/slow") for _ in range(10)]
         courier()
-        there.wait(deliveries.MOST_PER_OWNER)
+        there.wait(callbacks.MOST_PER_OWNER)
         quick = ended(Archive(database, archive.settings, owner="bob"), f"{there.url}/quick")
         assert wait_for(database, quick, attempts=1).status == DeliveryStatus.DELIVERED
         assert not any(found.attempts for each in late if (found := row(database, each)))
@@ -131,7 +132,7 @@ def test_nothing_is_sent_into_the_own_network(
 def test_without_a_secret_nothing_is_sent(archive: Archive, database: Database, there: Receiver, courier: Any) -> None:
     unsigned = courier(webhook_secret="")
     ended(archive, there.url)
-    assert database.read(deliveries.due)
+    assert database.read(callbacks.due)
     assert not any(thread.name == "courier" for thread in threading.enumerate())
     unsigned.stop()
 
@@ -154,8 +155,10 @@ def test_while_the_secret_changes_receivers_take_messages_with_either(
 def test_a_courier_killed_between_sending_and_noting_sends_the_same_again(
     archive: Archive, database: Database, there: Receiver, settings: Settings, courier: Any
 ) -> None:
-    program = "import threading; from imagekin.config import Settings; from imagekin_worker.courier import Courier; "
-    program += "Courier(Settings()); threading.Event().wait()"
+    program = "import threading; from imagekin.settings import Settings; "
+    program += (
+        "from imagekin_worker.process.webhook_sender import Courier; Courier(Settings()); threading.Event().wait()"
+    )
     with subprocess.Popen([sys.executable, "-c", program], env=child_environment(settings)) as process:
 
         def kill(_handler: Any) -> None:
@@ -173,7 +176,7 @@ def test_a_courier_killed_between_sending_and_noting_sends_the_same_again(
     assert (found.status, found.attempts) == (DeliveryStatus.PENDING, [])
     there.behave[""] = answer(204)
     courier()
-    pass_time(database, deliveries.LEASE_S + 1)
+    pass_time(database, callbacks.LEASE_S + 1)
     assert wait_for(database, job_id, attempts=1).status == DeliveryStatus.DELIVERED
     assert [message.id for message in there.messages] == [f"msg_{job_id}"] * 2
     assert len({message.body for message in there.messages}) == 1
@@ -187,7 +190,7 @@ def test_the_workers_wrong_clock_does_not_date_messages(
     courier()
     job_id = ended(archive, there.url)
     wait_for(database, job_id, attempts=1)
-    clock = database.read(lambda session: session.scalars(sa.select(db.clock())).one())
+    clock = database.read(lambda session: session.scalars(sa.select(sql.clock())).one())
     assert abs(clock - int(there.messages[0].headers["webhook-timestamp"])) < 30
 
 
@@ -206,7 +209,7 @@ def test_the_example_takes_what_is_genuine_once(
             courier()
             job_id = ended(archive, url)
             assert wait_for(database, job_id, attempts=1).status == DeliveryStatus.DELIVERED
-            clock = database.read(lambda session: session.scalars(sa.select(db.clock())).one())
+            clock = database.read(lambda session: session.scalars(sa.select(sql.clock())).one())
             again = webhooks.Sender(settings)
             body = '{"type":"job.failed"}'
             # an answer 204 to the same id without a look into it: it is known

@@ -10,11 +10,12 @@ import sqlalchemy as sa
 from archive import Archive
 from outbox import claim, ended, pass_time, row
 
-from imagekin import collections, jobs, models
-from imagekin.db import Database
-from imagekin.jobs import deliveries
-from imagekin.jobs.deliveries import DELAYS_S, DeliveryStatus
-from imagekin_worker.courier import HANDS
+from imagekin.database import tables
+from imagekin.database.engine import Database
+from imagekin.jobs import callbacks, end, submit
+from imagekin.jobs.callbacks import DELAYS_S, DeliveryStatus
+from imagekin.store import collections
+from imagekin_worker.process.webhook_sender import HANDS
 
 
 def test_every_end_of_a_job_with_a_callback_brings_one_delivery(archive: Archive, database: Database) -> None:
@@ -30,7 +31,7 @@ def test_every_end_of_a_job_with_a_callback_brings_one_delivery(archive: Archive
     messages = {errand.job_id: errand.body for errand in claim(database, 3) + claim(database, 3)}
     assert len(messages) == 3, "no more of one owner's at once"
     pass_time(database, 61)
-    database.write(lambda session: session.execute(sa.update(models.Delivery).values(owner=models.Delivery.job_id)))
+    database.write(lambda session: session.execute(sa.update(tables.Delivery).values(owner=tables.Delivery.job_id)))
     found = {errand.job_id: errand for errand in claim(database, 10)}
     assert found.keys() == {*ids.values(), gone.id}
     for status, job_id in ids.items():
@@ -46,7 +47,7 @@ def test_no_delivery_without_a_callback_or_without_an_end(archive: Archive, data
     assert row(database, job.id) is None
 
     def broken(session: Any) -> None:
-        jobs.cancel(session, archive.owner, job.id)
+        end.cancel(session, archive.owner, job.id)
         raise KeyError
 
     with pytest.raises(KeyError):
@@ -56,19 +57,19 @@ def test_no_delivery_without_a_callback_or_without_an_end(archive: Archive, data
 
 def test_a_retried_job_calls_back_as_its_parent_did(archive: Archive, database: Database) -> None:
     parent = ended(archive, "https://example.org/parent")
-    child, _ = database.write(jobs.retry, archive.owner, parent, "all", archive.settings)
+    child, _ = database.write(submit.retry, archive.owner, parent, "all", archive.settings)
     assert child.callback_url == "https://example.org/parent"
     other = "https://example.org/child"
-    child, _ = database.write(jobs.retry, archive.owner, parent, "all", archive.settings, callback_url=other)
+    child, _ = database.write(submit.retry, archive.owner, parent, "all", archive.settings, callback_url=other)
     assert child.callback_url == other
 
 
 def test_a_deleted_jobs_delivery_goes_with_it(archive: Archive, database: Database) -> None:
     job_id = ended(archive, "https://example.org")
     (errand,) = claim(database)
-    database.write(jobs.delete, archive.owner, job_id)
+    database.write(end.delete, archive.owner, job_id)
     assert row(database, job_id) is None
-    assert database.write(deliveries.note, errand, 204, None) is None
+    assert database.write(callbacks.note, errand, 204, None) is None
 
 
 def test_attempts_back_off_for_about_a_day_and_end(archive: Archive, database: Database) -> None:
@@ -76,17 +77,17 @@ def test_attempts_back_off_for_about_a_day_and_end(archive: Archive, database: D
     passed = 0.0
     for delay_s in DELAYS_S:
         (errand,) = claim(database)
-        assert database.write(deliveries.note, errand, 500, "The receiver answered 500.") == DeliveryStatus.PENDING
+        assert database.write(callbacks.note, errand, 500, "The receiver answered 500.") == DeliveryStatus.PENDING
         pass_time(database, 0.9 * delay_s)
-        assert not database.read(deliveries.due), "too early"
+        assert not database.read(callbacks.due), "too early"
         pass_time(database, 0.2 * delay_s)
         passed += delay_s
     (errand,) = claim(database)
-    assert database.write(deliveries.note, errand, None, "Gone.") == DeliveryStatus.GIVEN_UP
+    assert database.write(callbacks.note, errand, None, "Gone.") == DeliveryStatus.GIVEN_UP
     assert 23 * 3600 < passed < 25 * 3600
     pass_time(database, 10 * 24 * 3600)
-    assert not database.read(deliveries.due)
-    log = database.read(lambda session: deliveries.attempts(session, session.get_one(models.Job, job_id)))
+    assert not database.read(callbacks.due)
+    log = database.read(lambda session: callbacks.attempts(session, session.get_one(tables.Job, job_id)))
     assert log is not None
     assert [each.status_code for each in log] == [500] * len(DELAYS_S) + [None]
 
@@ -95,11 +96,11 @@ def test_who_is_late_notes_nothing(archive: Archive, database: Database) -> None
     job_id = ended(archive, "https://example.org")
     (first,) = claim(database)
     assert claim(database) == []
-    pass_time(database, deliveries.LEASE_S + 1)
+    pass_time(database, callbacks.LEASE_S + 1)
     (second,) = claim(database)
     assert second.message_id == first.message_id
-    assert database.write(deliveries.note, first, 500, "late") is None
-    assert database.write(deliveries.note, second, 204, None) == DeliveryStatus.DELIVERED
+    assert database.write(callbacks.note, first, 500, "late") is None
+    assert database.write(callbacks.note, second, 204, None) == DeliveryStatus.DELIVERED
     found = row(database, job_id)
     assert found is not None
     assert [each["status_code"] for each in found.attempts] == [204]
@@ -111,7 +112,7 @@ def test_no_owner_takes_all_hands(archive: Archive, database: Database) -> None:
     other = Archive(database, archive.settings, owner="bob")
     quick = ended(other, "https://example.org/quick")
     errands = claim(database, HANDS)
-    assert len(errands) == deliveries.MOST_PER_OWNER + 1
+    assert len(errands) == callbacks.MOST_PER_OWNER + 1
     assert quick in {errand.job_id for errand in errands}
     assert claim(database, HANDS) == []
 

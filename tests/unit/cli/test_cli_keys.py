@@ -8,9 +8,9 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from imagekin import auth
+from imagekin import api_keys
 from imagekin.cli.app import app
-from imagekin.db import Database
+from imagekin.database.engine import Database
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def test_a_key_is_printed_once_and_lets_its_owner_in(call, database: Database) -
     done = call("create", "ada")
     assert done.exit_code == 0, done.stderr
     text = done.stdout.strip()
-    found = database.read(auth.find, text)
+    found = database.read(api_keys.find, text)
     assert found is not None
     assert found[0].owner == "ada"
     assert found[0].id in done.stderr
@@ -37,8 +37,8 @@ def test_a_key_is_printed_once_and_lets_its_owner_in(call, database: Database) -
 def test_keys_are_json_for_programs(call, database: Database) -> None:
     made = json.loads(call("create", "ada", "--json").stdout)
     assert made.keys() == {"id", "owner", "created_at", "last_used_at", "revoked_at", "key"}
-    assert database.read(auth.find, made["key"]) is not None
-    database.write(auth.note_use, made["id"])
+    assert database.read(api_keys.find, made["key"]) is not None
+    database.write(api_keys.note_use, made["id"])
     assert json.loads(call("revoke", made["id"], "--json").stdout)["revoked_at"]
     (listed,) = json.loads(call("list", "--json").stdout)["items"]
     assert "key" not in listed
@@ -50,7 +50,7 @@ def test_a_revoked_key_is_dead_and_listed(call, database: Database) -> None:
     text = call("create", "ada").stdout.strip()
     key_id = call("list").stdout.splitlines()[1].split("\t")[0]
     assert call("revoke", key_id).exit_code == 0
-    assert database.read(auth.find, text) is None
+    assert database.read(api_keys.find, text) is None
     (row,) = call("list").stdout.splitlines()[1:]
     assert row.split("\t")[4]
 

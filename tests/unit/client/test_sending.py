@@ -12,7 +12,7 @@ import pytest
 from fake_server import BREAK, FakeServer, problem, progress, unpack
 from imagekin import errors
 from imagekin.client import Client, JobGroup, Sending, Unreachable, uploads
-from imagekin.types import JobStatus
+from imagekin.enums import JobStatus
 
 FILE_BYTES = 100
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from imagekin_worker import batches
+from imagekin_worker.kmeans import batches
 
 
 @pytest.fixture(autouse=True)

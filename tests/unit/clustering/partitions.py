@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from imagekin_worker.clustering import Clustering
-from imagekin_worker.kmeans import KMeans
+from imagekin_worker.kmeans.kmeans import KMeans
+from imagekin_worker.kmeans.measure import Clustering
 
 METRICS = ["euclidean", "cosine"]
 

@@ -12,8 +12,8 @@ from partitions import METRICS, all_distances, blobs, check, cluster, directions
 from sklearn.cluster import KMeans as ReferenceKMeans
 
 from imagekin import errors
-from imagekin_worker import clustering, kmeans
-from imagekin_worker.kmeans import KMeans
+from imagekin_worker.kmeans import kmeans, measure
+from imagekin_worker.kmeans.kmeans import KMeans
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -97,7 +97,7 @@ def test_default_n_init() -> None:
 @pytest.mark.parametrize("metric", METRICS)
 def test_slices_change_nothing(metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each slice is the smallest there is, and each goes on from bytes in a new object."""
-    monkeypatch.setattr(clustering, "CPU_BLOCK_ROWS", 128)
+    monkeypatch.setattr(measure, "CPU_BLOCK_ROWS", 128)
     rows = noise(300)
     whole = cluster(rows, 7, metric=metric, n_init=2)
     job, slices, shares = KMeans(rows, 7, metric=metric, n_init=2), 0, []
@@ -116,7 +116,7 @@ def test_slices_change_nothing(metric: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_slices_change_nothing_when_clusters_empty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clustering, "CPU_BLOCK_ROWS", 16)
+    monkeypatch.setattr(measure, "CPU_BLOCK_ROWS", 16)
     rows = np.repeat(noise(6), 8, axis=0)
     whole = cluster(rows, 10, n_init=2)
     job = KMeans(rows, 10, n_init=2)
@@ -212,14 +212,14 @@ def test_memory_map(tmp_path) -> None:
 def test_assign_places_rows_as_the_clustering_did(metric: str) -> None:
     rows = blobs()
     found = cluster(rows, 8, metric=metric)
-    labels, distances = clustering.assign(rows, found.centers, metric)
+    labels, distances = measure.assign(rows, found.centers, metric)
     np.testing.assert_array_equal(labels, found.labels)
     np.testing.assert_allclose(distances, found.distances, atol=1e-6)
     later = noise(40, rows.shape[1])
-    labels, distances = clustering.assign(later, found.centers, metric)
+    labels, distances = measure.assign(later, found.centers, metric)
     expected = all_distances(later, found.centers, metric)
     np.testing.assert_array_equal(labels, expected.argmin(1))
     np.testing.assert_allclose(distances, expected.min(1), rtol=1e-5, atol=1e-6)
-    assert [len(part) for part in clustering.assign(later[:0], found.centers, metric)] == [0, 0]
+    assert [len(part) for part in measure.assign(later[:0], found.centers, metric)] == [0, 0]
     with pytest.raises(errors.InvalidRequest, match="dimensions"):
-        clustering.assign(noise(5, 3), found.centers, metric)
+        measure.assign(noise(5, 3), found.centers, metric)

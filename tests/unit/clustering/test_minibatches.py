@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from partitions import METRICS, blobs, check, cluster, noise
 
-from imagekin_worker import batches, clustering
-from imagekin_worker.kmeans import KMeans
+from imagekin_worker.kmeans import batches, measure
+from imagekin_worker.kmeans.kmeans import KMeans
 
 
 def test_batches_stay_below_the_budget() -> None:
@@ -43,7 +43,7 @@ def test_rows_within_the_budget_are_clustered_as_without_one(small_batches: None
 def test_slices_change_nothing_with_mini_batches(
     metric: str, small_batches: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clustering, "CPU_BLOCK_ROWS", 64)
+    monkeypatch.setattr(measure, "CPU_BLOCK_ROWS", 64)
     rows = noise(700)
     options = {"metric": metric, "n_init": 2, "memory_budget_bytes": 16_000}
     whole = cluster(rows, 7, **options)
@@ -73,7 +73,7 @@ def test_mini_batches_of_duplicates(metric: str, distinct: int, copies: int, k: 
 PEAK = """
 import resource, sys
 import numpy as np, torch
-from imagekin_worker.kmeans import KMeans
+from imagekin_worker.kmeans.kmeans import KMeans
 
 torch.set_num_threads(1)
 rows = np.memmap(sys.argv[1], np.float32, "r").reshape(-1, 512)

@@ -11,7 +11,7 @@ from kmeans_pytorch import kmeans as package
 from partitions import METRICS, blobs, check, noise
 
 from imagekin import errors
-from imagekin_worker import original_kmeans
+from imagekin_worker.kmeans import pytorch_package
 
 
 def original_labels(rows: np.ndarray, n_clusters: int, metric: str, seed: int) -> np.ndarray:
@@ -28,7 +28,7 @@ def test_original_gives_the_packages_own_clusters(metric: str, capfd: pytest.Cap
     capfd.readouterr()
     before = np.random.get_state()[1].copy()
     shares: list[float] = []
-    found = original_kmeans.run(rows, 5, metric=metric, progress=shares.append)
+    found = pytorch_package.run(rows, 5, metric=metric, progress=shares.append)
     check(found, rows, 5, metric)
     assert len(set(zip(expected.tolist(), found.labels.tolist(), strict=True))) == 5
     assert shares == sorted(shares) and shares[-1] == 1 and len(shares) == found.iterations + 1
@@ -38,41 +38,41 @@ def test_original_gives_the_packages_own_clusters(metric: str, capfd: pytest.Cap
 
 def test_original_keeps_the_best_start() -> None:
     rows = noise()
-    inertias = [original_kmeans.run(rows, 6, seed=seed).inertia for seed in (100, 101, 102)]
+    inertias = [pytorch_package.run(rows, 6, seed=seed).inertia for seed in (100, 101, 102)]
     assert len(set(inertias)) > 1
-    assert original_kmeans.run(rows, 6, seed=100, n_init=3).inertia == min(inertias)
+    assert pytorch_package.run(rows, 6, seed=100, n_init=3).inertia == min(inertias)
 
 
 def test_original_is_refused_past_its_memory_budget() -> None:
     rows = noise(100, 10)
     needed = 4 * 100 * 5 * 10
-    original_kmeans.run(rows, 5, metric="cosine", memory_budget_bytes=needed)
+    pytorch_package.run(rows, 5, metric="cosine", memory_budget_bytes=needed)
     with pytest.raises(errors.InvalidRequest, match=r"100 images x 5 clusters x 10 .*algorithm=kmeans"):
-        original_kmeans.run(rows, 5, metric="cosine", memory_budget_bytes=needed - 1)
+        pytorch_package.run(rows, 5, metric="cosine", memory_budget_bytes=needed - 1)
     with pytest.raises(errors.InvalidRequest):
-        original_kmeans.run(rows, 5, metric="euclidean", memory_budget_bytes=needed)
+        pytorch_package.run(rows, 5, metric="euclidean", memory_budget_bytes=needed)
 
 
 def test_original_stops_where_the_package_would_loop_without_end() -> None:
     rows = np.repeat(noise(3), 10, axis=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with pytest.raises(original_kmeans.Diverged, match="algorithm=kmeans"):
-            original_kmeans.run(rows, 6, n_init=2)
+        with pytest.raises(pytorch_package.Diverged, match="algorithm=kmeans"):
+            pytorch_package.run(rows, 6, n_init=2)
 
 
 def test_original_stops_past_its_limit_and_when_told() -> None:
-    with pytest.raises(original_kmeans.Diverged, match="within 2 iterations"):
-        original_kmeans.run(noise(), 6, max_iterations=2)
+    with pytest.raises(pytorch_package.Diverged, match="within 2 iterations"):
+        pytorch_package.run(noise(), 6, max_iterations=2)
     answers = iter([False, False, True])
-    with pytest.raises(original_kmeans.Stopped):
-        original_kmeans.run(noise(), 6, should_stop=lambda: next(answers))
+    with pytest.raises(pytorch_package.Stopped):
+        pytorch_package.run(noise(), 6, should_stop=lambda: next(answers))
 
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_original_with_one_cluster_or_one_row(metric: str) -> None:
     rows = noise(20)
-    check(original_kmeans.run(rows, 1, metric=metric), rows, 1, metric)
-    check(original_kmeans.run(rows[:1], 1, metric=metric), rows[:1], 1, metric)
+    check(pytorch_package.run(rows, 1, metric=metric), rows, 1, metric)
+    check(pytorch_package.run(rows[:1], 1, metric=metric), rows[:1], 1, metric)
     with pytest.raises(errors.InvalidRequest):
-        original_kmeans.run(rows, 21, metric=metric)
+        pytorch_package.run(rows, 21, metric=metric)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from partitions import blobs, check, cluster, noise
 
-from imagekin_worker import seeding
+from imagekin_worker.kmeans import seeding
 
 
 def test_seeds_of_many_rows_come_from_a_sample() -> None:

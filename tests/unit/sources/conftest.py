@@ -9,9 +9,9 @@ import pytest
 from packing import PICTURE, Open, upload
 
 from imagekin import sources
-from imagekin.config import Settings
+from imagekin.settings import Settings
 from imagekin.sources import Source
-from imagekin.storage import Storage
+from imagekin.uploads.files import Storage
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ import pytest
 from packing import Open, RawZip, assert_resumable, codes, header, member, tarred, upload_again, zipped
 
 from imagekin import errors
-from imagekin.config import MEGABYTE, Settings
-from imagekin.storage import Storage
+from imagekin.settings import MEGABYTE, Settings
+from imagekin.uploads.files import Storage
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import tracemalloc
 import pytest
 from packing import PICTURE, Open, assert_resumable, codes, header, member, tarred
 
-from imagekin.config import MEGABYTE
+from imagekin.settings import MEGABYTE
 
 
 def test_a_cut_off_tar_gives_what_is_whole_and_one_failed_entry(open_upload: Open) -> None:

@@ -11,7 +11,7 @@ import pytest
 from packing import PICTURE, Open, RawZip, assert_resumable, codes, zipped
 
 from imagekin import errors
-from imagekin.config import MEGABYTE
+from imagekin.settings import MEGABYTE
 
 
 def test_a_nul_does_not_end_a_zip_name(open_upload: Open) -> None:

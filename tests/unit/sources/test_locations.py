@@ -14,9 +14,9 @@ import pytest
 
 import s3
 from imagekin import errors, formats, sources
-from imagekin.config import Settings
+from imagekin.settings import Settings
 from imagekin.sources import Entry, Source
-from imagekin.storage import Storage
+from imagekin.uploads.files import Storage
 
 Open = Callable[..., Source]
 

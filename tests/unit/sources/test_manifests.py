@@ -17,10 +17,10 @@ from hypothesis import settings as tries
 from hypothesis import strategies as st
 
 from imagekin import errors, sources
-from imagekin.config import Settings
+from imagekin.settings import Settings
 from imagekin.sources import Entry, Source, urls
 from imagekin.sources.lines import MAX_LINE_BYTES
-from imagekin.storage import Storage
+from imagekin.uploads.files import Storage
 
 Open = Callable[..., Source]
 

@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from imagekin import errors, sources
-from imagekin.config import Settings
+from imagekin.settings import Settings
 from imagekin.sources import Entry, Source
-from imagekin.storage import Storage
+from imagekin.uploads.files import Storage
 
 Open = Callable[..., Source]
 

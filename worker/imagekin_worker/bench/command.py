@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from imagekin.cli import output
-from imagekin.config import Settings
+from imagekin.settings import Settings
 
 
 def bench(

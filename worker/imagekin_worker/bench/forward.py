@@ -16,13 +16,13 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from imagekin_worker import backbones, devices
-from imagekin_worker.backbones import Backbone
 from imagekin_worker.bench import timing, weights
 from imagekin_worker.bench.report import Figure
 from imagekin_worker.bench.workbench import DEFAULT, RESNET, Workbench
-from imagekin_worker.embedding import cores
-from imagekin_worker.tuning import Tuner
+from imagekin_worker.network import backbones, devices
+from imagekin_worker.network.backbones import Backbone
+from imagekin_worker.network.devices import cores
+from imagekin_worker.tuning.tuner import Tuner
 
 # Which of them fits the caches differs from one processor to the next.
 CPU_BATCHES = (4, 8, 16)

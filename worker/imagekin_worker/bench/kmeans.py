@@ -12,14 +12,14 @@ import numpy as np
 import torch
 
 from imagekin import errors
-from imagekin.types import Metric
-from imagekin_worker import original_kmeans
+from imagekin.enums import Metric
 from imagekin_worker.bench import timing
 from imagekin_worker.bench.report import Figure, NotMeasured
 from imagekin_worker.bench.search import rows_like_embeddings
 from imagekin_worker.bench.workbench import SEED, Workbench
-from imagekin_worker.clustering import Rows
-from imagekin_worker.kmeans import KMeans
+from imagekin_worker.kmeans import pytorch_package
+from imagekin_worker.kmeans.kmeans import KMeans
+from imagekin_worker.kmeans.measure import Rows
 
 DIM = 1280
 GPU_CLUSTERS = 1000
@@ -104,7 +104,7 @@ def ours(rows: np.ndarray, n_clusters: int, n_init: int, device: str) -> float:
 
 def package(rows: np.ndarray, n_clusters: int, device: str) -> float:
     """Cluster with kmeans-pytorch behind its guard and give the inertia; raises JobError."""
-    return original_kmeans.run(rows, n_clusters, device=device).inertia
+    return pytorch_package.run(rows, n_clusters, device=device).inertia
 
 
 def sklearn_inertia(rows: np.ndarray, n_clusters: int) -> float:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from imagekin.types import Precision
+from imagekin.enums import Precision
 from imagekin_worker.bench import forward, pictures, pipeline, timing
 from imagekin_worker.bench.report import Figure
 from imagekin_worker.bench.workbench import DEFAULT, Workbench
-from imagekin_worker.embedding import cores
+from imagekin_worker.network.devices import cores
 
 LEAST_COSINE = 0.999
 

@@ -15,7 +15,7 @@ from imagekin_worker.bench.report import Figure
 from imagekin_worker.bench.search import filled, rows_like_embeddings
 from imagekin_worker.bench.service import Service
 from imagekin_worker.bench.workbench import DEFAULT, RESNET, Workbench
-from imagekin_worker.embedding import cores
+from imagekin_worker.network.devices import cores
 
 TOP_K = 10
 BUDGET_MS = 100.0

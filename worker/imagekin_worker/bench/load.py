@@ -10,15 +10,16 @@ from pathlib import Path
 import numpy as np
 from sqlalchemy.orm import Session
 
-from imagekin import collections, models, reading, segments
 from imagekin.catalog import Space
-from imagekin.db import Database
-from imagekin.types import DType, OnConflict
+from imagekin.database import tables
+from imagekin.database.engine import Database
+from imagekin.enums import DType, OnConflict
+from imagekin.store import collections, reading, segments
 from imagekin_worker.bench import timing
 from imagekin_worker.bench.report import Figure
 from imagekin_worker.bench.search import rows_like_embeddings
 from imagekin_worker.bench.workbench import DEFAULT, Workbench
-from imagekin_worker.residents import Residents
+from imagekin_worker.matrix.loaded import Residents
 
 OWNER = "bench"
 
@@ -84,7 +85,7 @@ def fill(database: Database, space: Space, rows: np.ndarray, chunk: int) -> str:
 
     imagekin_migrations.upgrade(database)
     made = database.write(collections.create, OWNER, "bench", space, DType.FLOAT32)
-    collection: models.Collection = database.read(collections.get, OWNER, made.name)
+    collection: tables.Collection = database.read(collections.get, OWNER, made.name)
     for start in range(0, len(rows), chunk):
         database.write(segments.store, collection.id, _items(rows[start : start + chunk], start), OnConflict.REPLACE)
     return collection.id

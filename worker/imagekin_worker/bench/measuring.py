@@ -12,12 +12,12 @@ import torch
 
 from imagekin import errors
 from imagekin.cli import output
-from imagekin.config import Settings
-from imagekin_worker import allocator
+from imagekin.settings import Settings
 from imagekin_worker.bench import activity, rows
 from imagekin_worker.bench.report import NOT_SELECTED, Outcome, Row
 from imagekin_worker.bench.sizes import Sizes
 from imagekin_worker.bench.workbench import Workbench
+from imagekin_worker.network import allocator
 
 NO_GPU = "there is no CUDA device"
 INTERRUPTED = "interrupted"

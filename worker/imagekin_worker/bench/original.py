@@ -21,8 +21,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from imagekin.catalog import Space
-from imagekin.config import Settings
-from imagekin_worker import checkpoints
+from imagekin.settings import Settings
+from imagekin_worker.network import checkpoints
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 SEED = 100

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from imagekin_worker.embedding import cores
+from imagekin_worker.network.devices import cores
 
 ORDINARY = (500, 400)
 LARGE = (2000, 2000)

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagekin.catalog import Space
-from imagekin.config import Settings
-from imagekin_worker import preprocess
+from imagekin.settings import Settings
 from imagekin_worker.bench import forward, original, pictures, timing
 from imagekin_worker.bench.activity import Activity, Share
 from imagekin_worker.bench.report import Figure, NotMeasured
 from imagekin_worker.bench.workbench import DEFAULT, RESNET, Workbench
-from imagekin_worker.embedding import Arrangement, Pipeline, cores
+from imagekin_worker.network import preprocess
+from imagekin_worker.network.devices import cores
+from imagekin_worker.pipeline.lanes import Arrangement, Pipeline
 
 DECODED_PICTURES = 64
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from imagekin import errors
-from imagekin_worker.embedding import cores
+from imagekin_worker.network.devices import cores
 
 if TYPE_CHECKING:
     from imagekin_worker.bench.workbench import Workbench

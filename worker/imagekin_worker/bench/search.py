@@ -14,7 +14,7 @@ import torch
 from imagekin_worker.bench import timing
 from imagekin_worker.bench.report import Figure, NotMeasured
 from imagekin_worker.bench.workbench import SEED, Workbench
-from imagekin_worker.neighbors import Matrix
+from imagekin_worker.matrix.neighbors import Matrix
 
 DIM = 1280
 TOP_K = 10

@@ -14,9 +14,9 @@ from typing import Self
 
 from imagekin import errors
 from imagekin.client import Client
-from imagekin.config import Settings
+from imagekin.enums import Precision
+from imagekin.settings import Settings
 from imagekin.stack import Stack, StackError
-from imagekin.types import Precision
 from imagekin_worker.bench.report import NotMeasured
 
 _CHILD = b"billiard.spawn"

@@ -16,10 +16,14 @@ from typing import Any
 import numpy as np
 from sqlalchemy.orm import Session
 
-from imagekin import catalog, collections, jobs, models, segments, statistics, vectors
-from imagekin.config import Settings
-from imagekin.db import Database
-from imagekin.types import DType, JobKind, Lane, OnConflict, Precision
+from imagekin import catalog
+from imagekin.database import analyze, tables
+from imagekin.database.engine import Database
+from imagekin.enums import DType, JobKind, Lane, OnConflict, Precision
+from imagekin.jobs import claim as claim_step
+from imagekin.jobs import outcomes, submit
+from imagekin.settings import Settings
+from imagekin.store import collections, segments, vector_codec
 
 OWNER = "bench"
 CHUNK_IMAGES = 64
@@ -75,9 +79,9 @@ class Writing:
         backbone = catalog.FAKE_BACKBONE if dim == FEW_DIM else "efficientnet_b0"
         space = catalog.resolve_space(backbone, "DEFAULT", Precision.EXACT, settings.weights_dir)
         assert space.dim == dim
-        self.collections: dict[str, models.Collection] = {}
+        self.collections: dict[str, tables.Collection] = {}
         for way in ("ours", "bare"):
-            name = f"{way}-{models.new_id()}"
+            name = f"{way}-{tables.new_id()}"
             database.write(collections.create, OWNER, name, space, DType.FLOAT32)
             self.collections[way] = database.read(collections.get, OWNER, name)
 
@@ -93,7 +97,7 @@ class Writing:
             items = self.items(keys[start : start + FILLED_ROWS])
             for collection in self.collections.values():
                 _write_bare(self.database, _rows(items, collection.id, self.dim))
-        self.database.write(statistics.refresh)
+        self.database.write(analyze.refresh)
 
     def add(self, images: int) -> None:
         """Put `images` more through a job, and as many bare, in turns."""
@@ -102,7 +106,7 @@ class Writing:
         for start in range(0, images, self.chunk_images):
             if start % (self.chunk_images * PIECES_PER_COMMIT) == 0:
                 # as the sweep does every few seconds
-                self.database.write(statistics.refresh)
+                self.database.write(analyze.refresh)
             items = self.items(keys[start : start + self.chunk_images])
             self._ours(items)
             made = _rows(items, self.collections["bare"].id, self.dim)
@@ -122,21 +126,21 @@ class Writing:
 
     def _plan(self, keys: list[str]) -> None:
         collection = self.collections["ours"]
-        submission = jobs.Submission(
+        submission = submit.Submission(
             owner=OWNER,
             kind=JobKind.EMBED,
             collection_id=collection.id,
             space_id=collection.space_id,
             params={"on_conflict": OnConflict.REPLACE.value},
         )
-        self.database.write(jobs.submit, submission, self.settings)
+        self.database.write(submit.submit, submission, self.settings)
         # what `fill` planned comes earlier
-        [claim] = self.database.write(jobs.claim, Lane.BULK, models.new_id(), self.settings, gathering=True)
+        [claim] = self.database.write(claim_step.claim, Lane.BULK, tables.new_id(), self.settings, gathering=True)
         entries = [{"key": key, "ref": {"at": at}} for at, key in enumerate(keys)]
         pieces = [entries[at : at + self.chunk_images] for at in range(0, len(entries), self.chunk_images)]
         for at in range(0, len(pieces), PIECES_PER_COMMIT):
             some, last = pieces[at : at + PIECES_PER_COMMIT], at + PIECES_PER_COMMIT >= len(pieces)
-            self.database.write(jobs.plan, claim, some, ignored=0, cursor=at, finished=last)
+            self.database.write(outcomes.plan, claim, some, ignored=0, cursor=at, finished=last)
 
     def items(self, keys: list[str]) -> list[segments.Item]:
         """Make images of these keys, no two alike."""
@@ -151,7 +155,7 @@ class Writing:
 
     def _ours(self, items: list[segments.Item]) -> None:
         [claim] = self._timed(
-            "claim", lambda: self.database.write(jobs.claim, Lane.BULK, models.new_id(), self.settings)
+            "claim", lambda: self.database.write(claim_step.claim, Lane.BULK, tables.new_id(), self.settings)
         )
         contents = [(item.key, item.content_hash) for item in items]
         collection = self.collections["ours"]
@@ -160,18 +164,18 @@ class Writing:
             lambda: self.database.read(segments.known, collection, contents, OnConflict.REPLACE),
         )
         assert not any(known)
-        self._timed("store", lambda: self.database.write(jobs.finish_images, claim, items))
+        self._timed("store", lambda: self.database.write(outcomes.finish_images, claim, items))
 
 
 def _rows(items: list[segments.Item], collection_id: str, dim: int) -> tuple[tuple, tuple, list[tuple]]:
     """Return the rows of a segment, of its thumbnails and of its images, as `segments.store` makes them."""
-    segment_id, now = models.new_id(), time.time()
-    data = vectors.encode(np.stack([item.vector for item in items if item.vector is not None]), DType.FLOAT32)
+    segment_id, now = tables.new_id(), time.time()
+    data = vector_codec.encode(np.stack([item.vector for item in items if item.vector is not None]), DType.FLOAT32)
     pack = [item.thumbnail or b"" for item in items]
-    segment = (segment_id, collection_id, len(items), dim, "float32", vectors.checksum(data), now, data)
+    segment = (segment_id, collection_id, len(items), dim, "float32", vector_codec.checksum(data), now, data)
     rows = [
         (
-            models.new_id(), collection_id, item.key, item.content_hash, item.width, item.height, item.format,
+            tables.new_id(), collection_id, item.key, item.content_hash, item.width, item.height, item.format,
             json.dumps(item.metadata), segment_id, row, 1, now,
         )
         for row, item in enumerate(items)

@@ -15,9 +15,9 @@ from torch import nn
 
 from imagekin import catalog
 from imagekin.catalog import Space
-from imagekin.config import Settings
-from imagekin.types import Precision
-from imagekin_worker import backbones, checkpoints
+from imagekin.enums import Precision
+from imagekin.settings import Settings
+from imagekin_worker.network import backbones, checkpoints
 
 BACKBONE = "resnet50"
 SEED = 100

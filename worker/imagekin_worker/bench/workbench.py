@@ -12,8 +12,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from imagekin import catalog
 from imagekin.catalog import Space
-from imagekin.config import Settings
-from imagekin.types import Precision
+from imagekin.enums import Precision
+from imagekin.settings import Settings
 from imagekin_worker.bench import pictures, report, weights
 from imagekin_worker.bench.service import Service
 from imagekin_worker.bench.sizes import Sizes

@@ -1,0 +1,1 @@
+"""The contract's documents: OpenAPI and the page made of it."""

@@ -1,0 +1,1 @@
+"""HTTP as every route needs it: who asks, bodies, pages, problems, idempotency."""

@@ -1,0 +1,120 @@
+"""Who asks: an API key's owner, or this machine alone. What is not marked as public is closed."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import flask
+
+from imagekin import api_keys, errors
+from imagekin_api.wiring import service
+
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Port",
+             "X-Forwarded-Prefix", "X-Forwarded-Server", "X-Real-IP")  # fmt: skip
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+
+def public(view: View) -> View:
+    """Mark a view as open to everybody; it may still ask `trusted` how much to show."""
+    view.is_public = True  # pyright: ignore[reportFunctionMemberAccess] - read where the call comes in
+    return view
+
+
+def register(app: flask.Flask) -> None:
+    """Have the app ask every request who it comes from."""
+
+    @app.before_request
+    def _authenticate() -> None:
+        local = service.current().settings.auth == "local"
+        if local:
+            refuse_strangers()
+        endpoint = flask.request.endpoint
+        view = app.view_functions.get(endpoint) if endpoint else None
+        # there is nothing to guard at an address that does not exist, except its not existing below /v1
+        if view is None and not flask.request.path.startswith("/v1/"):
+            return
+        if getattr(view, "is_public", False) or endpoint == "docs.static":
+            return
+        if local:
+            # the one owner of the one machine takes nothing from anybody
+            flask.g.owner = api_keys.LOCAL
+            return
+        owner = owner_of_key()
+        flask.g.owner = owner
+        if (rates := service.current().rates) is not None:
+            rates.take(owner)
+
+
+def refuse_strangers() -> None:
+    """Raise Forbidden for what a web page, another machine or a proxy sends to a server in local mode.
+
+    A page's own origin and name resolution must not lead here (DNS rebinding), so the Host has to be this machine's
+    name and this server's port.
+    """
+    request = flask.request
+    if not _is_loopback(request.remote_addr):
+        raise errors.Forbidden()
+    if any(name in request.headers for name in FORWARDED):
+        raise errors.Forbidden("This server runs in local mode and answers no proxy; run it with IMAGEKIN_AUTH=keys.")
+    host = request.headers.get("Host", "")
+    if not _is_own_host(host, request.environ.get("SERVER_PORT", "")):
+        raise errors.Forbidden("This server runs in local mode and answers only to localhost and its own port.")
+    origin = request.headers.get("Origin")
+    # browsers tell of a foreign page even where they send no Origin; following a link from one is fine
+    foreign = request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site")
+    visit = request.method == "GET" and request.headers.get("Sec-Fetch-Mode") == "navigate"
+    if (origin is not None and origin.lower() != f"http://{host}".lower()) or (foreign and not visit):
+        raise errors.Forbidden("This server runs in local mode and answers no other site's pages.")
+
+
+def owner_of_key() -> str:
+    """Return the owner of the request's key; raises Unauthorized."""
+    scheme, _, text = flask.request.headers.get("Authorization", "").partition(" ")
+    text = text.strip()
+    if scheme.lower() != "bearer" or not text:
+        raise errors.Unauthorized()
+    here = service.current()
+    if api_keys.is_first_key(text, here.settings.first_key):
+        return api_keys.ADMIN
+    found = here.database.read(api_keys.find, text)
+    if found is None:
+        raise errors.Unauthorized("This API key is not valid.")
+    key, unnoted = found
+    if unnoted:
+        here.database.write(api_keys.note_use, key.id)
+    return key.owner
+
+
+def trusted() -> bool:
+    """Tell whether the request may see what operators see: it brings a key, or comes from this machine itself."""
+    request = flask.request
+    direct = not any(name in request.headers for name in FORWARDED)
+    if direct and _is_loopback(request.remote_addr) and _is_own_host(request.headers.get("Host", ""), None):
+        return True
+    try:
+        owner_of_key()
+    except errors.Unauthorized:
+        return False
+    return True
+
+
+def _is_loopback(address: str | None) -> bool:
+    try:
+        return address is None or ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_own_host(host: str, port: str | None) -> bool:
+    try:
+        parts = urlsplit(f"//{host}")
+        name, given = parts.hostname, parts.port or 80
+    except ValueError:
+        return False
+    plain = not (parts.path or parts.query or parts.fragment or "@" in host)
+    return plain and name in LOOPBACK_NAMES and (port is None or str(given) == port)

@@ -1,0 +1,110 @@
+"""Request bodies: JSON within limits, checked against the wire's models."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, TypeVar
+
+import flask
+from pydantic import BaseModel, ValidationError
+
+from imagekin import errors
+from imagekin_api.http import problems
+from imagekin_api.wiring import service
+
+T = TypeVar("T", bound=BaseModel)
+
+_PIECE_BYTES = 1 << 20
+
+
+def is_json() -> bool:
+    """Tell whether the request says that its body is JSON."""
+    return flask.request.mimetype == "application/json" or flask.request.mimetype.endswith("+json")
+
+
+def read_json() -> Any:
+    """Return the request's JSON; raises UnsupportedMediaType, TooLarge, BadRequest and InvalidRequest.
+
+    Numbers that are whole are integers, so that 1.0 is 1. What no database keeps is refused: NUL, halves of surrogate
+    pairs, and numbers past a double.
+    """
+    if not is_json():
+        raise problems.UnsupportedMediaType("Send this as `Content-Type: application/json`.")
+    data = read_bytes(service.current().settings.max_json_bytes)
+    try:
+        return load(data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise errors.BadRequest(f"The body is not UTF-8: {error.reason} at byte {error.start}.") from None
+
+
+def load(text: str, pointer: str = "") -> Any:
+    """Return the JSON in `text`, checked as `read_json` does; `pointer` is where in the request it stands."""
+    try:
+        return _checked(json.loads(text, parse_constant=_refuse_constant), pointer)
+    except RecursionError:
+        raise errors.BadRequest("The JSON is nested too deeply.") from None
+    except ValueError as error:
+        raise errors.BadRequest(f"This is not valid JSON: {error}.") from None
+
+
+def parse(model: type[T], data: Any) -> T:
+    """Return `data`, as JSON has it, as a model; raises InvalidRequest with a pointer to each field that is wrong."""
+    try:
+        return model.model_validate_json(json.dumps(data), strict=True)
+    except ValidationError as error:
+        raise problems.invalid(error, data) from None
+
+
+def parse_form(model: type[T], fields: dict[str, Any]) -> T:
+    """Return a form's fields as a model, their texts read as numbers and the like; raises InvalidRequest."""
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        raise problems.invalid(error, fields) from None
+
+
+def read_bytes(max_bytes: int) -> bytes:
+    """Return the request's body; raises TooLarge past `max_bytes`."""
+    too_large = errors.TooLarge(f"The body is larger than {max_bytes:,} bytes.")
+    if (flask.request.content_length or 0) > max_bytes:
+        raise too_large
+    pieces, size = [], 0
+    while piece := flask.request.stream.read(_PIECE_BYTES):
+        pieces.append(piece)
+        size += len(piece)
+        if size > max_bytes:
+            raise too_large
+    return b"".join(pieces)
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _checked(value: Any, pointer: str) -> Any:
+    match value:
+        case str():
+            _check_text(value, pointer)
+        case float() if not math.isfinite(value):
+            raise _invalid(pointer, "The number is too large.")
+        case float() if value.is_integer() and abs(value) < 2**53:
+            return int(value)
+        case dict():
+            for name in value:
+                _check_text(name, pointer)
+            return {name: _checked(each, f"{pointer}/{name}") for name, each in value.items()}
+        case list():
+            return [_checked(each, f"{pointer}/{at}") for at, each in enumerate(value)]
+    return value
+
+
+def _check_text(text: str, pointer: str) -> None:
+    if "\0" in text:
+        raise _invalid(pointer, "The text contains a NUL character.")
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise _invalid(pointer, "The text is not valid Unicode.")
+
+
+def _invalid(pointer: str, detail: str) -> errors.InvalidRequest:
+    return errors.InvalidRequest(detail, errors=[{"pointer": pointer, "detail": detail}])

@@ -1,0 +1,1 @@
+"""Results as clients take them away: contact sheets, lines of JSON, CSV."""

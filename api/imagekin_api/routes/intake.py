@@ -1,0 +1,117 @@
+"""Taking a job in: what all job requests share, from the upload they bring along to the ring after the commit."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO
+
+import flask
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from imagekin import errors, schemas
+from imagekin.database import tables
+from imagekin.jobs import submit, view
+from imagekin.jobs.submit import lane
+from imagekin.net import webhooks
+from imagekin.settings import Settings
+from imagekin.uploads import rows
+from imagekin.uploads.files import Readable, Stored
+from imagekin_api.http import answers
+from imagekin_api.http.idempotency import Idempotency
+from imagekin_api.wiring import service
+
+
+@dataclass
+class Enclosure:
+    """A file that came with a job request: stored at once, kept if the job is new."""
+
+    id: str
+    filename: str | None
+    stored: Stored | None = None
+    kept: bool = False
+
+    @property
+    def path(self) -> str:
+        """Its name in the storage."""
+        return rows.path(self.id)
+
+    def store(self, stream: Readable | IO[bytes], max_bytes: int) -> None:
+        """Write its bytes; raises TooLarge, QuotaExceeded and Unavailable."""
+        check_room()
+        self.stored = service.current().storage.write(self.path, stream, max_bytes)
+
+    def work(self) -> dict[str, str | None]:
+        """Say where a worker finds it."""
+        return {"upload_id": self.id, "path": self.path, "filename": self.filename}
+
+
+@contextlib.contextmanager
+def enclosure(filename: str | None = None) -> Iterator[Enclosure]:
+    """Give an enclosure whose bytes are removed at the end, unless a new job took it."""
+    enclosed = Enclosure(tables.new_id(), filename)
+    try:
+        yield enclosed
+    finally:
+        if enclosed.stored is not None and not enclosed.kept:
+            service.current().storage.delete(enclosed.path)
+
+
+def check_room() -> None:
+    """Raise QuotaExceeded, before anything is read, for a request that its owner's quota has no room for."""
+    here = service.current()
+    here.database.read(rows.check_room, service.owner(), flask.request.content_length or 1, here.settings)
+
+
+def known(idempotency: Idempotency) -> flask.Response | None:
+    """Answer with the job that the same request brought before; raises IdempotencyMismatch."""
+    if idempotency.key is None:
+        return None
+    job = service.current().database.read(_known, service.owner(), idempotency)
+    return None if job is None else answers.accepted(job)
+
+
+def _known(session: Session, owner: str, idempotency: Idempotency) -> schemas.Job | None:
+    job = submit.find_idempotent(session, owner, idempotency.key, idempotency.digest)
+    return None if job is None else view.view(session, job)
+
+
+def accept(submission: submit.Submission, enclosed: Enclosure | None = None) -> flask.Response:
+    """Write the job with its enclosure, ring, and answer 202."""
+    here = service.current()
+    try:
+        job, new = here.database.write(_submit, submission, enclosed, here.settings)
+    except DBAPIError:
+        # the commit may have arrived and its answer not; bytes without a row are found by the doctor
+        if enclosed is not None:
+            enclosed.kept = True
+        raise
+    if new:
+        if enclosed is not None:
+            enclosed.kept = True
+        here.doorbell.ring(lane(job.kind))
+    return answers.accepted(job)
+
+
+def _submit(
+    session: Session, submission: submit.Submission, enclosed: Enclosure | None, settings: Settings
+) -> tuple[schemas.Job, bool]:
+    job, new = submit.submit(session, submission, settings)
+    if new and enclosed is not None and enclosed.stored is not None:
+        rows.add(session, submission.owner, enclosed.id, enclosed.stored, enclosed.filename, settings)
+    elif new and submission.upload_id is not None:
+        rows.get(session, submission.owner, submission.upload_id, lock=True)
+    return view.view(session, job), new
+
+
+def check_callback(url: str | None) -> None:
+    """Raise InvalidRequest for a callback that no webhook would be sent to."""
+    if url is None:
+        return
+    try:
+        webhooks.check(url, service.current().settings)
+    except errors.InvalidRequest as error:
+        pointer = {"pointer": "/callback_url", "detail": error.detail}
+        raise errors.InvalidRequest(f"callback_url: {error.detail}", errors=[pointer]) from error

@@ -1,0 +1,1 @@
+"""What every request works with: the service's parts, request rates, held answers."""

@@ -1,0 +1,52 @@
+"""What every request works with: built once for a process, found through the running app."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import flask
+
+from imagekin.database.engine import Database
+from imagekin.doorbell import Doorbell
+from imagekin.settings import Settings
+from imagekin.uploads.files import Storage
+from imagekin_api.wiring.rates import Rates
+from imagekin_api.wiring.waiting import Watcher
+
+EXTENSION = "imagekin"
+
+
+@dataclass(frozen=True)
+class Service:
+    """The settings, the database, the storage, the doorbell, what held answers wait for, and the rates of owners."""
+
+    settings: Settings
+    database: Database
+    storage: Storage
+    doorbell: Doorbell
+    watcher: Watcher
+    rates: Rates | None
+
+    @classmethod
+    def open(cls, settings: Settings) -> Service:
+        """Open what the settings name; nothing is connected yet."""
+        database = Database(settings.database, pool_size=settings.api_threads)
+        watcher = Watcher(database, max_waiting=settings.api_threads // 2)
+        return cls(settings, database, Storage(settings), Doorbell(settings), watcher, Rates.of(settings))
+
+    def close(self) -> None:
+        """Answer whoever waits, and close the connections."""
+        self.watcher.close()
+        self.doorbell.close()
+        self.database.dispose()
+
+
+def current() -> Service:
+    """Return the service of the app that answers this request."""
+    return cast(Service, flask.current_app.extensions[EXTENSION])
+
+
+def owner() -> str:
+    """Return whom this request comes from, as auth found it."""
+    return cast(str, flask.g.owner)

@@ -1,0 +1,342 @@
+"""Who has which chunk: claims under leases, round-robin between owners, and what happens when a holder dies."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session, undefer
+
+from imagekin import errors
+from imagekin.database import sql, tables
+from imagekin.enums import STORING, ChunkKind, ChunkStatus, ItemStatus, JobKind, JobStatus, Lane
+from imagekin.jobs import end
+from imagekin.settings import Settings
+from imagekin.store import ledger
+from imagekin.telemetry import metrics
+
+Chunk = tables.Chunk
+
+# Written out, not bound: only so does SQLite see that the partial index covers the query.
+OPEN = sa.text("chunks.status IN ('ready', 'claimed')")
+CLAIMED = sa.text("chunks.status = 'claimed'")
+# How many chunks one claim may hold: a bound on rows locked, not on images.
+MOST_CHUNKS = 64
+# What runs a network, and so waits for its weights where they are not in memory.
+FORWARD = (ChunkKind.EMBED, ChunkKind.SEARCH)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A chunk that is ours until its lease runs out. Whoever finishes names the attempt and the claimant."""
+
+    job_id: str
+    seq: int
+    kind: ChunkKind
+    attempt: int
+    claimed_by: str
+    size: int
+    owner: str
+    collection_id: str
+    space_id: str
+    deaths: int
+
+
+COLUMNS = (
+    Chunk.job_id, Chunk.seq, Chunk.kind, Chunk.attempt, Chunk.claimed_by,
+    Chunk.size, Chunk.owner, Chunk.collection_id, Chunk.space_id, Chunk.deaths,
+)  # fmt: skip
+
+
+def claim(
+    session: Session,
+    lane: Lane,
+    claimed_by: str,
+    settings: Settings,
+    *,
+    after_owner: str = "",
+    most_images: int = 1,
+    most_searches: int = 1,
+    after_planning: bool = False,
+    gathering: bool = False,
+    warm: Collection[str] = (),
+    like: Claim | None = None,
+) -> list[Claim]:
+    """Take the next chunk of the next owner after `after_owner`, and small ones of the same kind and space with it.
+
+    `claimed_by` must be new for each claim. Chunks that killed a process before are claimed alone, so that their
+    neighbors are not blamed with them. `after_planning` says that the claimant has just planned: then images come
+    before more planning, so that a single worker does both in turn. `gathering` says that what it planned does not
+    fill its batches yet: then jobs that have not begun are planned first, so that small ones share a batch. `warm`
+    names the spaces whose networks the claimant has in memory: work of another space is passed over for theirs.
+    `like` is a claim that the next one is to join: nothing is claimed whose turn it is but that is of another kind or
+    space, or killed a process before. Returns [] where nothing is to be done.
+    """
+    first = _unplanned(session, lane, settings) if gathering else None
+    first = first or _first(session, lane, after_owner, settings, after_planning)
+    if first is None:
+        return []
+    if warm and first.kind in FORWARD and first.space_id not in warm:
+        first = _warm(session, lane, settings, warm) or first
+    if like is not None and not _may_join(first, like):
+        return []
+    chosen = [(first.job_id, first.seq)]
+    if first.deaths == 0:
+        chosen += _companions(session, lane, first, settings, most_images, most_searches)
+    rows = session.execute(
+        sa.update(Chunk)
+        .where(_among(chosen))
+        .values(
+            status=ChunkStatus.CLAIMED,
+            attempt=Chunk.attempt + 1,
+            claimed_by=claimed_by,
+            lease_until=sql.clock() + settings.lease_s,
+        )
+        .returning(*COLUMNS)
+        .execution_options(synchronize_session=False)
+    ).all()
+    _start(session, {row.job_id for row in rows})
+    claims = [Claim(row.job_id, row.seq, ChunkKind(row.kind), row.attempt, claimed_by, *row[5:]) for row in rows]
+    return sorted(claims, key=lambda claim: (claim.job_id, claim.seq))
+
+
+def _may_join(first: sa.Row, like: Claim) -> bool:
+    return not first.deaths and not like.deaths and (first.kind, first.space_id) == (like.kind, like.space_id)
+
+
+def _claimable(lane: Lane, settings: Settings) -> sa.ColumnElement[bool]:
+    free = sa.or_(Chunk.status == ChunkStatus.READY, Chunk.lease_until < sql.clock())
+    return sa.and_(OPEN, Chunk.lane == lane, free, Chunk.attempt < settings.max_attempts)
+
+
+def _one(claimable: sa.ColumnElement[bool]) -> sa.Select[str, int, str, str, int, int]:
+    return (
+        sa.select(Chunk.job_id, Chunk.seq, Chunk.kind, Chunk.space_id, Chunk.size, Chunk.deaths)
+        .where(claimable)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+
+
+def _warm(session: Session, lane: Lane, settings: Settings, warm: Collection[str]) -> sa.Row | None:
+    """Return the oldest work for a network that is in memory, whoever's; the owners' turns go on after it."""
+    oldest = _one(_claimable(lane, settings)).where(Chunk.kind.in_(FORWARD)).order_by(Chunk.job_id, Chunk.seq)
+    found = (session.execute(oldest.where(Chunk.space_id == space_id)).first() for space_id in warm)
+    return next((row for row in found if row is not None), None)
+
+
+def _unplanned(session: Session, lane: Lane, settings: Settings) -> sa.Row | None:
+    """Return the planning of the oldest job that has not begun, whoever's; the owners' turns go on after it."""
+    waiting = (
+        sa.select(tables.Job.id)
+        .where(tables.Job.status == JobStatus.QUEUED, tables.Job.kind == JobKind.EMBED)
+        .order_by(tables.Job.id)
+        .limit(MOST_CHUNKS)
+    )
+    planning = _one(_claimable(lane, settings)).where(
+        Chunk.job_id.in_(session.scalars(waiting).all()), Chunk.kind == ChunkKind.PLAN
+    )
+    return session.execute(planning.order_by(Chunk.job_id)).first()
+
+
+def _first(session: Session, lane: Lane, after_owner: str, settings: Settings, after_planning: bool) -> sa.Row | None:
+    claimable = _claimable(lane, settings)
+    owner = session.scalar(sa.select(sa.func.min(Chunk.owner)).where(claimable, Chunk.owner > after_owner))
+    oldest = _one(claimable)
+    # the round starts again where the next owner has nothing; or somebody else is just taking that owner's last chunk
+    turns = [oldest.order_by(Chunk.owner, Chunk.job_id, Chunk.seq)]
+    if owner is not None:
+        turns.insert(0, oldest.where(Chunk.owner == owner).order_by(Chunk.job_id, Chunk.seq))
+    if after_planning:
+        turns = [turn.where(Chunk.kind != ChunkKind.PLAN) for turn in turns] + turns
+    return next((row for turn in turns if (row := session.execute(turn).first()) is not None), None)
+
+
+def _companions(
+    session: Session, lane: Lane, first: sa.Row, settings: Settings, most_images: int, most_searches: int
+) -> list[tuple[str, int]]:
+    """Return more chunks for the same claim: images of many small jobs, or searches for one matrix product."""
+    room, most = most_images - first.size, MOST_CHUNKS
+    if first.kind == ChunkKind.SEARCH:
+        room, most = 0, most_searches - 1
+    elif first.kind != ChunkKind.EMBED or room <= 0:
+        return []
+    if most <= 0:
+        return []
+    rows = session.execute(
+        sa.select(Chunk.job_id, Chunk.seq, Chunk.size)
+        .where(
+            _claimable(lane, settings),
+            Chunk.kind == first.kind,
+            Chunk.space_id == first.space_id,
+            Chunk.deaths == 0,
+            Chunk.size <= room,
+            sa.not_(_among([(first.job_id, first.seq)])),
+        )
+        .order_by(Chunk.job_id, Chunk.seq)
+        .limit(most)
+        .with_for_update(skip_locked=True)
+    )
+    chosen = []
+    for job_id, seq, size in rows:
+        if size <= room:
+            room -= size
+            chosen.append((job_id, seq))
+    return chosen
+
+
+def _start(session: Session, job_ids: Collection[str]) -> None:
+    """Note that work on the jobs has begun.
+
+    Everybody else locks job before chunk; a claim comes the other way, so it must not wait for a job's row.
+    """
+    queued = (
+        sa.select(tables.Job.id)
+        .where(tables.Job.id.in_(job_ids), tables.Job.status == JobStatus.QUEUED)
+        .with_for_update(skip_locked=True)
+    )
+    session.execute(
+        sa.update(tables.Job)
+        .where(tables.Job.id.in_(queued))
+        .values(
+            status=sa.case((tables.Job.planned, JobStatus.RUNNING), else_=JobStatus.PLANNING),
+            started_at=sql.clock(),
+        )
+        .execution_options(synchronize_session=False)
+    )
+
+
+def _among(chunks: Iterable[tuple[str, int]]) -> sa.ColumnElement[bool]:
+    return sql.among((Chunk.job_id, Chunk.seq), chunks)
+
+
+def _held(claims: Sequence[Claim]) -> sa.ColumnElement[bool]:
+    return sa.and_(
+        _among((claim.job_id, claim.seq) for claim in claims),
+        Chunk.claimed_by == claims[0].claimed_by,
+        Chunk.status == ChunkStatus.CLAIMED,
+    )
+
+
+def renew(session: Session, claims: Sequence[Claim], lease_s: float) -> set[tuple[str, int]]:
+    """Renew the leases and return (job_id, seq) of those that are still ours; the others' work must stop."""
+    if not claims:
+        return set()
+    rows = session.execute(
+        sa.update(Chunk)
+        .where(_held(claims))
+        .values(lease_until=sql.clock() + lease_s)
+        .returning(Chunk.job_id, Chunk.seq)
+        .execution_options(synchronize_session=False)
+    )
+    return {(job_id, seq) for job_id, seq in rows}
+
+
+def release(session: Session, claims: Sequence[Claim]) -> int:
+    """Hand chunks back after a slice of them; return how many were still ours."""
+    if not claims:
+        return 0
+    rows = session.execute(
+        sa.update(Chunk)
+        .where(_held(claims))
+        # it went forward, so what went wrong before must not add up over a long job
+        .values(status=ChunkStatus.READY, claimed_by=None, lease_until=None, attempt=0, deaths=0)
+        .returning(Chunk.seq)
+        .execution_options(synchronize_session=False)
+    )
+    return len(rows.all())
+
+
+def died(session: Session, claimed_by: str, reason: str, settings: Settings) -> int:
+    """Blame the chunks held under names that begin so for a process's death under a living parent; return how many.
+
+    One that was blamed `settings.max_deaths` times is split in half, down to the single image, which is quarantined
+    with the reason while its neighbors finish.
+    """
+    keys = session.execute(
+        sa.select(Chunk.job_id, Chunk.seq).where(
+            OPEN, Chunk.claimed_by.startswith(claimed_by, autoescape=True), Chunk.status == ChunkStatus.CLAIMED
+        )
+    ).all()
+    for job_id, seq in keys:
+        blame(session, job_id, seq, reason, settings)
+    return len(keys)
+
+
+def blame(session: Session, job_id: str, seq: int, reason: str, settings: Settings, *, deaths: int = 1) -> None:
+    """Count `deaths` against a claimed chunk and make it ready again, or isolate what is at fault.
+
+    One that was claimed `settings.max_attempts` times is at fault, however that ended: nobody may claim it any more.
+    """
+    session.get(tables.Job, job_id, with_for_update=True)
+    chunk = session.get(
+        Chunk, (job_id, seq), with_for_update=True, options=[undefer(Chunk.manifest)], populate_existing=True
+    )
+    if chunk is None or chunk.status != ChunkStatus.CLAIMED:
+        return
+    chunk.deaths += deaths
+    chunk.status = ChunkStatus.READY
+    chunk.claimed_by = chunk.lease_until = None
+    if chunk.deaths < settings.max_deaths and chunk.attempt < settings.max_attempts:
+        return
+    if chunk.kind not in STORING:
+        session.flush()
+        detail = f"This job was begun {chunk.attempt} times and broke its worker {chunk.deaths} times: {reason}"
+        end.fail(session, job_id, "internal_error", detail)
+    elif chunk.size > 1:
+        _split(session, chunk, settings)
+    else:
+        _quarantine(session, chunk, reason)
+
+
+def _split(session: Session, chunk: tables.Chunk, settings: Settings) -> None:
+    """Leave the first half in its row and put the second into a row of its own, so that the order stays.
+
+    Each half is one death short of the next split: the poison is in one of them.
+    """
+    assert chunk.manifest is not None
+    entries = ledger.unpack(chunk.manifest)
+    half = len(entries) // 2
+    deaths = settings.max_deaths - 1
+    session.add(
+        Chunk(
+            job_id=chunk.job_id,
+            seq=chunk.seq + half,
+            kind=chunk.kind,
+            lane=chunk.lane,
+            owner=chunk.owner,
+            collection_id=chunk.collection_id,
+            space_id=chunk.space_id,
+            status=ChunkStatus.READY,
+            size=len(entries) - half,
+            deaths=max(deaths, 1),
+            manifest=ledger.pack(entries[half:]),
+        )
+    )
+    chunk.manifest = ledger.pack(entries[:half])
+    chunk.size = half
+    chunk.deaths = max(deaths, 1)
+    chunk.attempt = 0
+
+
+def _quarantine(session: Session, chunk: tables.Chunk, reason: str) -> None:
+    assert chunk.manifest is not None
+    entry = ledger.unpack(chunk.manifest)[0]
+    detail = (
+        f"Tried {chunk.attempt} times, this image broke its worker {chunk.deaths} times; it was set aside ({reason})."
+    )
+    chunk.status = ChunkStatus.QUARANTINED
+    chunk.failed = 1
+    record = ledger.Record(entry["key"], ItemStatus.FAILED, None, errors.Quarantined.code, detail)
+    chunk.ledger = ledger.pack([record])
+    job = session.get_one(tables.Job, chunk.job_id)
+    job.failed += 1
+    session.flush()
+    sql.after_commit(session, _count_quarantined)
+    end.settle(session, job)
+
+
+def _count_quarantined() -> None:
+    metrics.JOBS.note_images(ItemStatus.FAILED, 1)
+    metrics.JOBS.note_errors([errors.Quarantined.code])

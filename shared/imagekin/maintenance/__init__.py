@@ -1,0 +1,1 @@
+"""What is done when nobody asks: expiry, compaction, removal of deleted collections."""

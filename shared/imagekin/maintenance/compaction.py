@@ -1,0 +1,242 @@
+"""Compaction: segments that are mostly dead or tiny become one, and deleted images are forgotten at last.
+
+No vector changes, so no revision rises. Readers see one moment (`Database.read`): the segments before or those after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import sqlalchemy as sa
+import structlog
+from sqlalchemy.orm import Session
+
+from imagekin.database import sql, tables
+from imagekin.enums import STORING, TERMINAL, JobKind
+from imagekin.store import segments, vector_codec
+
+log = structlog.get_logger()
+
+Collection, Image, Job, Segment, Thumbnails = (
+    tables.Collection, tables.Image, tables.Job, tables.Segment, tables.Thumbnails
+)  # fmt: skip
+
+# A segment of fewer rows is small. Sixteen small ones at least become one, so a row moves a few times in its life.
+SMALL_ROWS = 32
+FEWEST_SMALL = 16
+# One in so many rows dead is too many: of a segment, and of the collection before its segments are looked through.
+DEAD_ONE_IN = 4
+# What one transaction writes, reads and replaces at most.
+TARGET_ROWS = 512
+SOURCE_ROWS = 4 * TARGET_ROWS
+MOST_SEGMENTS = 256
+# Resident matrices that are older than this read their collection anew; younger ones catch up.
+FORGET_S = 3600.0
+FORGET_SLICE = 500
+
+
+class Candidate(NamedTuple):
+    """A segment that is worth compacting, with its rows, the live among them."""
+
+    id: str
+    rows: int
+    live: int
+
+
+def choose(session: Session, collection_id: str) -> list[list[str]]:
+    """Return the segments of a collection that are to be compacted, in groups of which each becomes one segment."""
+    collection = session.get_one(Collection, collection_id)
+    small = sa.func.coalesce(sa.func.sum(sa.case((Segment.count < SMALL_ROWS, 1), else_=0)), 0)
+    rows = sa.func.coalesce(sa.func.sum(Segment.count), 0)
+    n_small, n_rows = session.execute(sa.select(small, rows).where(Segment.collection_id == collection_id)).one()
+    crowded = n_small >= FEWEST_SMALL
+    wasteful = _wasteful(n_rows, collection.image_count)
+    if not crowded and not wasteful:
+        return []
+    live = sa.select(sa.func.count()).where(Image.segment_id == Segment.id, Image.deleted_at.is_(None))
+    query = sa.select(Segment.id, Segment.count, live.correlate(Segment).scalar_subquery())
+    query = query.where(Segment.collection_id == collection_id).order_by(Segment.id)
+    if not wasteful:
+        query = query.where(Segment.count < SMALL_ROWS)
+    found = (Candidate(*row) for row in session.execute(query))
+    return _groups([one for one in found if (crowded and one.rows < SMALL_ROWS) or _wasteful(one.rows, one.live)])
+
+
+def _wasteful(rows: int, live: int) -> bool:
+    return live < rows and (rows - live) * DEAD_ONE_IN >= rows
+
+
+def _groups(candidates: Sequence[Candidate]) -> list[list[str]]:
+    groups: list[list[Candidate]] = [[]]
+    for candidate in candidates:
+        group = [*groups[-1], candidate]
+        full = sum(one.live for one in group) > TARGET_ROWS or sum(one.rows for one in group) > SOURCE_ROWS
+        if groups[-1] and (full or len(group) > MOST_SEGMENTS):
+            groups.append([candidate])
+        else:
+            groups[-1].append(candidate)
+    # one segment alone that is all alive would become itself
+    return [
+        [one.id for one in group] for group in groups if len(group) > 1 or (group and group[0].live < group[0].rows)
+    ]
+
+
+def merge(session: Session, collection_id: str, segment_ids: Sequence[str]) -> int:
+    """Copy the live rows of some segments into a new one, point their images there, and delete the old ones.
+
+    Returns how many segments went. One that is gone, or not sound, is left as it is: the doctor is to see it. Nothing
+    happens while a clustering runs, which finds its vectors again by their order. Raises CollectionDeleted.
+    """
+    collection = segments.lock(session, collection_id)
+    if clustering(session, collection_id):
+        return 0
+    dim = session.get_one(tables.Space, collection.space_id).dim
+    pack = _Pack(dim, collection.dtype)
+    for segment_id in segment_ids:
+        pack.add(session, collection_id, segment_id)
+    if not pack.sources:
+        return 0
+    target, data = tables.new_id(), b"".join(pack.vectors)
+    session.execute(
+        sa.insert(Segment).values(
+            id=target,
+            collection_id=collection_id,
+            count=len(pack.images),
+            dim=dim,
+            dtype=collection.dtype,
+            checksum=vector_codec.checksum(data),
+            data=data,
+        )
+    )
+    session.execute(
+        sa.insert(Thumbnails).values(
+            segment_id=target, offsets=segments.offsets(pack.thumbnails), data=b"".join(pack.thumbnails)
+        )
+    )
+    moved = [{"id": id, "segment_id": target, "row": row} for row, id in enumerate(pack.images)]
+    if moved:
+        session.execute(sa.update(Image), moved)
+    # of deleted images nothing but the row is left, which must point somewhere
+    session.execute(
+        sa.update(Image)
+        .where(Image.segment_id.in_(pack.sources))
+        .values(segment_id=target, row=0)
+        .execution_options(synchronize_session=False)
+    )
+    segments.drop(session, pack.sources)
+    segments.drop_unused(session, [target])
+    return len(pack.sources)
+
+
+def clustering(session: Session, collection_id: str) -> bool:
+    """Tell whether an unfinished clustering, or an assignment to one, is about the collection."""
+    running = sa.select(Job.id).where(
+        Job.collection_id == collection_id,
+        Job.kind.in_((JobKind.CLUSTER, JobKind.ASSIGN)),
+        Job.status.not_in(TERMINAL),
+    )
+    return session.scalar(running.limit(1)) is not None
+
+
+class _Pack:
+    """The live rows of the segments that are to become one: vectors and thumbnails bit for bit."""
+
+    def __init__(self, dim: int, dtype: str) -> None:
+        self.sources: list[str] = []
+        self.images: list[str] = []
+        self.vectors: list[bytes] = []
+        self.thumbnails: list[bytes] = []
+        self._space = (dim, dtype)
+        self._width = vector_codec.width(dim, dtype)
+
+    def add(self, session: Session, collection_id: str, segment_id: str) -> None:
+        """Take a segment's live rows."""
+        segment = session.execute(
+            sa.select(Segment.data, Segment.checksum, Segment.count.label("rows"), Segment.dim, Segment.dtype).where(
+                Segment.id == segment_id, Segment.collection_id == collection_id
+            )
+        ).one_or_none()
+        if segment is None:
+            return
+        live = sa.select(Image.id, Image.row).where(Image.segment_id == segment_id, Image.deleted_at.is_(None))
+        images = session.execute(live.order_by(Image.row)).all()
+        sound = (
+            (segment.dim, segment.dtype) == self._space
+            and vector_codec.checksum(segment.data) == segment.checksum
+            and len(segment.data) == segment.rows * self._width
+            and all(0 <= image.row < segment.rows for image in images)
+        )
+        thumbnails = _thumbnails(session, segment_id, segment.rows)
+        if not sound or thumbnails is None:
+            log.error("segment_not_sound", segment_id=segment_id, hint="run `imagekin doctor`")
+            return
+        self.sources.append(segment_id)
+        for id, row in images:
+            self.images.append(id)
+            self.vectors.append(segment.data[row * self._width : (row + 1) * self._width])
+            self.thumbnails.append(thumbnails[row])
+
+
+def _thumbnails(session: Session, segment_id: str, count: int) -> list[bytes] | None:
+    """Return a segment's thumbnails, empty where it has none; None where their offsets are not sound."""
+    packed = session.execute(
+        sa.select(Thumbnails.offsets, Thumbnails.data).where(Thumbnails.segment_id == segment_id)
+    ).one_or_none()
+    if packed is None:
+        return [b""] * count
+    if not offsets_hold(packed.offsets, count, len(packed.data)):
+        return None
+    ends = np.frombuffer(packed.offsets, dtype="<u4").tolist()
+    return [packed.data[start:end] for start, end in pairwise(ends)]
+
+
+def offsets_hold(offsets: bytes, count: int, size: int) -> bool:
+    """Tell whether offsets cut `size` bytes into `count` thumbnails."""
+    if len(offsets) != 4 * (count + 1):
+        return False
+    ends = np.frombuffer(offsets, dtype="<u4").astype(np.int64)
+    return bool(ends[0] == 0 and ends[-1] == size and (np.diff(ends) >= 0).all())
+
+
+def forgettable(session: Session) -> list[str]:
+    """Return the collections that have images whose deletion is past its life."""
+    return list(
+        session.scalars(
+            sa.select(Image.collection_id)
+            .join(Collection, Collection.id == Image.collection_id)
+            .where(Image.deleted_at < sql.clock() - FORGET_S, Collection.deleted_at.is_(None))
+            .distinct()
+        )
+    )
+
+
+def forget(session: Session, collection_id: str) -> int:
+    """Delete some rows of images that were deleted long ago, with segments of which nothing is left; return how many.
+
+    A row stays for an hour, and for as long as the ledger of a job that may have stored the image: so a ledger's
+    image that is not there was lost. Raises CollectionDeleted.
+    """
+    collection = segments.lock(session, collection_id)
+    clock = session.scalars(sa.select(sql.clock())).one()
+    named_since = session.scalar(
+        sa.select(sa.func.min(Job.created_at)).where(
+            Job.collection_id == collection_id,
+            Job.kind.in_(STORING),
+            sa.or_(Job.expires_at.is_(None), Job.expires_at > clock),
+        )
+    )
+    before = min(clock - FORGET_S, clock if named_since is None else named_since)
+    gone = session.execute(
+        sa.select(Image.id, Image.segment_id, Image.revision)
+        .where(Image.collection_id == collection_id, Image.deleted_at < before)
+        .limit(FORGET_SLICE)
+    ).all()
+    if not gone:
+        return 0
+    collection.pruned_revision = max(collection.pruned_revision, *(image.revision for image in gone))
+    session.execute(sa.delete(Image).where(Image.id.in_([image.id for image in gone])))
+    segments.drop_unused(session, {image.segment_id for image in gone})
+    return len(gone)

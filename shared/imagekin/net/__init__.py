@@ -1,0 +1,1 @@
+"""Connections to other machines: images fetched, webhooks sent, private addresses refused."""

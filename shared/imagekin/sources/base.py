@@ -1,0 +1,85 @@
+"""What every source gives, and what a module of sources has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from imagekin import errors
+from imagekin.settings import Settings
+from imagekin.uploads.files import Storage
+
+
+class Fault(NamedTuple):
+    """Why an item is known to fail before it is read: the code of an item error, and its detail."""
+
+    code: str
+    detail: str
+
+    @classmethod
+    def of(cls, error: type[errors.ItemError], detail: str | None = None) -> Fault:
+        return cls(error.code, error(detail).detail)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One thing that a source holds: an item, an item already known to fail, or something ignored.
+
+    `ref` says where its bytes are and `cursor` where planning goes on after it; both are JSON, opaque to the caller.
+    An ignored entry is counted and is no item: what is an image by neither name nor content, and hidden files.
+    """
+
+    key: str
+    ref: dict[str, Any]
+    cursor: Any
+    error: Fault | None = None
+    ignored: bool = False
+    metadata: dict[str, Any] | None = None
+
+
+class Source(Protocol):
+    """An open source."""
+
+    def entries(self, cursor: Any | None = None) -> Iterator[Entry]:
+        """Yield the entries that come after `cursor`, or all, in bounded memory.
+
+        Raises SourceUnreadable where the source as a whole turns out to be broken.
+        """
+        ...
+
+    def read(self, ref: dict[str, Any]) -> bytes:
+        """Return the bytes of the entry with that `ref`; several threads may read at once.
+
+        Raises an ItemError where this one cannot be had, UploadExpired where the source is gone.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of what the source holds open."""
+        ...
+
+
+class SourceType(Protocol):
+    """A module that knows one type of source."""
+
+    def check(self, spec: Mapping[str, Any], settings: Settings) -> None: ...
+
+    def open_source(self, spec: Mapping[str, Any], storage: Storage, settings: Settings) -> Source: ...
+
+
+def text_field(spec: Mapping[str, Any], field: str) -> str:
+    """Return the text that `spec` has in `field`; raises InvalidRequest where it has none."""
+    value = spec.get(field)
+    if not isinstance(value, str) or not value or "\0" in value or not _is_unicode(value):
+        detail = f"A source of type {spec.get('type')!r} needs {field!r}, a text."
+        raise errors.InvalidRequest(detail, errors=[{"pointer": f"/source/{field}", "detail": detail}])
+    return value
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

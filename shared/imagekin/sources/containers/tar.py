@@ -1,0 +1,195 @@
+"""Tar files, read header by header.
+
+Not through tarfile: it keeps every member, takes whatever lengths an archive announces, and recurses as deep as one
+nests its headers. Here names and pax records are bounded, and planning can go on from any member's place.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from imagekin import errors, formats
+from imagekin.sources import names
+from imagekin.sources.base import Entry, Fault
+from imagekin.sources.containers.entry import Archive
+from imagekin.uploads.unpack import TAR_BLOCK, TarHeader, tar_header
+
+_LONG_NAME, _LONG_LINK = tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK
+_PLAIN = (tarfile.AREGTYPE, tarfile.REGTYPE)
+_PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
+_EXTENSIONS = (_LONG_NAME, _LONG_LINK, tarfile.XGLTYPE, *_PAX)
+_MAX_EXTENSION_BYTES = 1 << 20
+_MAX_EXTENSIONS = 16
+_MAX_NUMBER_DIGITS = 19
+_SPARSE_MORE_AT = 482
+_SPARSE_BLOCK_MORE_AT = 504
+
+
+class _Damage(Exception):
+    """What is at this place is no header."""
+
+
+@dataclass(slots=True)
+class _Extension:
+    """What the blocks before a member's header say about it."""
+
+    name: bytes | None = None
+    size: int | None = None
+    sparse: bool = False
+
+
+@dataclass(slots=True)
+class _Member:
+    name: str
+    type: bytes
+    size: int
+    data_at: int
+    next_at: int
+    sparse: bool = field(default=False)
+
+
+class Tar(Archive):
+    """A tar file: ustar, GNU or pax."""
+
+    def entries(self, cursor: Any | None = None) -> Iterator[Entry]:
+        """Yield the members after `cursor`; directories are nothing, links, devices and fifos ignored.
+
+        A cut-off or damaged archive gives what is whole, and then one last entry that failed with decode_error.
+        Raises SourceUnreadable where there are too many members.
+        """
+        at, count = cursor if cursor is not None else (0, 0)
+        while True:
+            try:
+                member = self._member(at)
+            except _Damage as damage:
+                yield self._damaged(at, count, str(damage))
+                return
+            if member is None:
+                return
+            count += 1
+            self._check_count(count)
+            entry = self._entry_of(member, [member.next_at, count])
+            if entry is not None:
+                yield entry
+            at = member.next_at
+
+    def read(self, ref: dict[str, Any]) -> bytes:
+        """Return a member's bytes; raises EmptyFile, ImageTooLarge or DecodeError."""
+        self._check_size(ref["s"])
+        data = self._blob.read_at(ref["o"], ref["s"])
+        if len(data) != ref["s"]:
+            raise errors.DecodeError("The tar ends in the middle of this member.")
+        return data
+
+    def _member(self, at: int) -> _Member | None:
+        """Return the member whose headers begin at `at`, or None at the archive's end."""
+        extension = _Extension()
+        for _ in range(_MAX_EXTENSIONS):
+            block = self._blob.read_at(at, TAR_BLOCK)
+            if not any(block):
+                return None
+            header = _header(block)
+            at += TAR_BLOCK
+            if header.type not in _EXTENSIONS:
+                return self._whole(header, block, at, extension)
+            self._extend(extension, header, at)
+            at += _padded(header.size)
+        raise _Damage("has too many extended headers in a row")
+
+    def _extend(self, extension: _Extension, header: TarHeader, at: int) -> None:
+        if header.size > _MAX_EXTENSION_BYTES:
+            raise _Damage("has an extended header that is too long")
+        data = self._blob.read_at(at, header.size)
+        if len(data) < header.size:
+            raise _Damage("ends in the middle of a header")
+        if header.type == _LONG_NAME:
+            extension.name = data.partition(b"\0")[0]
+        elif header.type in _PAX:
+            _apply_pax(extension, data)
+
+    def _whole(self, header: TarHeader, block: bytes, at: int, extension: _Extension) -> _Member:
+        sparse = extension.sparse or header.type == tarfile.GNUTYPE_SPARSE
+        if header.type == tarfile.GNUTYPE_SPARSE and block[_SPARSE_MORE_AT]:
+            at = self._after_sparse_map(at)
+        name = _text(header.name if extension.name is None else extension.name)
+        size = header.size if extension.size is None else extension.size
+        # As tarfile has it: links, devices, fifos and directories carry no data, unknown types may.
+        stored = size if header.type in tarfile.REGULAR_TYPES or header.type not in tarfile.SUPPORTED_TYPES else 0
+        kind = tarfile.DIRTYPE if header.type in _PLAIN and name.endswith("/") else header.type
+        return _Member(name, kind, size, at, at + _padded(stored), sparse)
+
+    def _after_sparse_map(self, at: int) -> int:
+        while True:
+            block = self._blob.read_at(at, TAR_BLOCK)
+            if len(block) < TAR_BLOCK:
+                raise _Damage("ends in the middle of a header")
+            at += TAR_BLOCK
+            if not block[_SPARSE_BLOCK_MORE_AT]:
+                return at
+
+    def _entry_of(self, member: _Member, cursor: list[int]) -> Entry | None:
+        if member.type == tarfile.DIRTYPE:
+            return None
+        if member.type not in tarfile.REGULAR_TYPES:
+            return Entry(names.key_of(member.name)[0], {}, cursor, ignored=True)
+        if member.data_at + member.size > self._blob.size:
+            cut = Fault.of(errors.DecodeError, "The tar ends in the middle of this member; what came after is missing.")
+            return Entry(names.key_of(member.name)[0], {}, cursor, error=cut)
+        fault = Fault.of(errors.UnsupportedFormat, "The tar's member is sparse.") if member.sparse else None
+        ref = {"o": member.data_at, "s": member.size}
+        return self._entry(member.name, member.size, ref, cursor, fault=fault, head=lambda: self._head(member))
+
+    def _head(self, member: _Member) -> bytes:
+        return b"" if member.sparse else self._blob.read_at(member.data_at, min(member.size, formats.HEAD_BYTES))
+
+    def _damaged(self, at: int, count: int, what: str) -> Entry:
+        fault = Fault.of(errors.DecodeError, f"The tar {what} at byte {at:,}; what comes after cannot be read.")
+        return Entry(f"damaged archive at byte {at}", {}, [self._blob.size, count + 1], error=fault)
+
+
+def _header(block: bytes) -> TarHeader:
+    header = tar_header(block)
+    if header is None:
+        raise _Damage("is damaged" if len(block) == TAR_BLOCK else "ends in the middle of a header")
+    return header
+
+
+def _apply_pax(extension: _Extension, data: bytes) -> None:
+    """Take name, size and sparseness from pax records, `<length> <keyword>=<value>\\n` each; stop at a broken one."""
+    at = 0
+    while at < len(data):
+        space = data.find(b" ", at, at + _MAX_NUMBER_DIGITS)
+        length = _number(data[at:space]) if space > 0 else None
+        if not length or at + length <= space:
+            return
+        keyword, equals, value = data[space + 1 : at + length - 1].partition(b"=")
+        if not equals:
+            return
+        if keyword == b"size":
+            extension.size = _number(value)
+        elif keyword == b"path" and not extension.sparse:
+            extension.name = value
+        elif keyword.startswith(b"GNU.sparse."):
+            extension.sparse = True
+            if keyword == b"GNU.sparse.name":
+                extension.name = value
+        at += length
+
+
+def _number(digits: bytes) -> int | None:
+    return int(digits) if digits.isdigit() and len(digits) <= _MAX_NUMBER_DIGITS else None
+
+
+def _padded(size: int) -> int:
+    return -(-size // TAR_BLOCK) * TAR_BLOCK
+
+
+def _text(name: bytes) -> str:
+    """Decode a member's name: UTF-8, or Latin-1 where it is not that."""
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        return name.decode("latin-1")

@@ -1,0 +1,121 @@
+"""Collections: images in one space, under a name that is unique for its owner."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from imagekin import errors, schemas
+from imagekin.catalog import Space
+from imagekin.database import sql, tables
+from imagekin.database.sql import moment
+from imagekin.enums import DType, Precision
+from imagekin.jobs import end
+
+
+def create(session: Session, owner: str, name: str, space: Space, dtype: DType) -> schemas.Collection:
+    """Create an empty collection in `space`; raises CollectionExists."""
+    _ensure_space(session, space)
+    inserted = session.execute(
+        sql.insert(session, tables.Collection)
+        .values(id=tables.new_id(), owner=owner, name=name, space_id=space.fingerprint, dtype=dtype.value)
+        .on_conflict_do_nothing()
+        .returning(tables.Collection.id)
+    ).scalar()
+    if inserted is None:
+        raise errors.CollectionExists(f"A collection named {name!r} exists already.")
+    return view(session, session.get_one(tables.Collection, inserted))
+
+
+def _ensure_space(session: Session, space: Space) -> None:
+    session.execute(
+        sql.insert(session, tables.Space)
+        .values(
+            id=space.fingerprint,
+            backbone=space.backbone,
+            weights=space.weights,
+            dim=space.dim,
+            precision=space.precision.value,
+            description=space.to_json(),
+        )
+        .on_conflict_do_nothing()
+    )
+
+
+def get(session: Session, owner: str, name: str) -> tables.Collection:
+    """Return the owner's collection; raises CollectionNotFound."""
+    found = session.scalar(sa.select(tables.Collection).filter_by(owner=owner, name=name, deleted_at=None))
+    if found is None:
+        raise errors.CollectionNotFound(f"There is no collection named {name!r}.")
+    return found
+
+
+def page(session: Session, owner: str, after: str | None, limit: int) -> tuple[list[schemas.Collection], str | None]:
+    """Return up to `limit` collections by name, from the first past `after`, and the last name if there are more."""
+    query = sa.select(tables.Collection).filter_by(owner=owner, deleted_at=None).order_by(tables.Collection.name)
+    if after is not None:
+        query = query.where(tables.Collection.name > after)
+    found = session.scalars(query.limit(limit + 1)).all()
+    shown = found[:limit]
+    return views(session, shown), shown[-1].name if len(found) > limit else None
+
+
+def delete(session: Session, owner: str, name: str) -> None:
+    """Put a tombstone on the collection, which frees its name, and end its unfinished jobs.
+
+    The sweep deletes the rest in slices. Raises CollectionNotFound.
+    """
+    collection = get(session, owner, name)
+    # jobs before the collection, as everywhere: rows are locked in one order
+    end.cancel_collection(session, collection.id)
+    gone = session.execute(
+        sa.update(tables.Collection)
+        .where(tables.Collection.id == collection.id, tables.Collection.deleted_at.is_(None))
+        .values(deleted_at=sql.clock(), revision=tables.Collection.revision + 1)
+        .returning(tables.Collection.id)
+        .execution_options(synchronize_session=False)
+    ).scalar()
+    if gone is None:
+        raise errors.CollectionNotFound(f"There is no collection named {name!r}.")
+    # once more: a job that was being submitted held the row that we have now
+    end.cancel_collection(session, collection.id)
+
+
+def touch(session: Session, collection_id: str, *, images: int = 0) -> int:
+    """Raise the collection's revision, which locks its row, and return it; `images` is added to its count."""
+    return session.execute(
+        sa.update(tables.Collection)
+        .where(tables.Collection.id == collection_id)
+        .values(revision=tables.Collection.revision + 1, image_count=tables.Collection.image_count + images)
+        .returning(tables.Collection.revision)
+        .execution_options(synchronize_session=False)
+    ).scalar_one()
+
+
+def view(session: Session, collection: tables.Collection) -> schemas.Collection:
+    """Return the collection as a client sees it."""
+    return views(session, [collection])[0]
+
+
+def views(session: Session, collections: Iterable[tables.Collection]) -> list[schemas.Collection]:
+    """Return the collections as a client sees them."""
+    collections = list(collections)
+    ids = {collection.space_id for collection in collections}
+    spaces = {space.id: space for space in session.scalars(sa.select(tables.Space).where(tables.Space.id.in_(ids)))}
+    return [_view(collection, spaces[collection.space_id]) for collection in collections]
+
+
+def _view(collection: tables.Collection, space: tables.Space) -> schemas.Collection:
+    return schemas.Collection(
+        name=collection.name,
+        backbone=space.backbone,
+        weights=space.weights,
+        dim=space.dim,
+        dtype=DType(collection.dtype),
+        precision=Precision(space.precision),
+        space_id=space.id,
+        image_count=collection.image_count,
+        created_at=moment(collection.created_at),
+    )

@@ -1,0 +1,105 @@
+"""What exports are made of: a collection at one moment, column by column, a segment in memory at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+import numpy as np
+import sqlalchemy as sa
+from numpy.typing import NDArray
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+from imagekin.database import tables
+from imagekin.store import collections, vector_codec
+
+Image, Segment = tables.Image, tables.Segment
+
+ROWS_PER_READ = 2048
+
+
+class Block(NamedTuple):
+    """Some images that lie together: `vectors` (n, dim) in the collection's dtype, little-endian."""
+
+    ids: list[str]
+    keys: list[str]
+    metadata: list[str]
+    vectors: NDArray[Any]
+
+
+class Contents:
+    """A collection's images in the order in which they are stored; each walk over them gives the same ones.
+
+    That holds in one transaction that sees the database at one moment: `session` is that of `Database.snapshot`.
+    """
+
+    def __init__(self, session: Session, collection: tables.Collection) -> None:
+        self._session = session
+        self._mine = sa.and_(Image.collection_id == collection.id, Image.deleted_at.is_(None))
+        self._revision = collection.revision
+        self.about = collections.view(session, collection)
+        self.dtype = vector_codec.WIRE[self.about.dtype]
+        self.count = session.scalars(sa.select(sa.func.count()).where(self._mine)).one()
+
+    @property
+    def description(self) -> dict[str, str]:
+        """What the file says of its vectors; an import holds `space_id` against its own collection's."""
+        about = self.about
+        return {
+            "space_id": about.space_id,
+            "backbone": about.backbone,
+            "weights": about.weights,
+            "precision": about.precision.value,
+            "dim": str(about.dim),
+            "dtype": about.dtype.value,
+            "collection": about.name,
+            "revision": str(self._revision),
+        }
+
+    def longest_key(self) -> int:
+        """Return the number of characters of the longest key, 0 where there is none."""
+        longest = sa.select(sa.func.coalesce(sa.func.max(sa.func.length(Image.key)), 0))
+        return self._session.scalars(longest.where(self._mine)).one()
+
+    def ids(self) -> Iterator[str]:
+        return self._column(Image.id)
+
+    def keys(self) -> Iterator[str]:
+        return self._column(Image.key)
+
+    def metadata(self) -> Iterator[str]:
+        """Yield each image's metadata as one line of JSON."""
+        return map(_line, self._column(Image.metadata_))
+
+    def vectors(self) -> Iterator[bytes]:
+        """Yield the vectors of some images after the other, as their bytes."""
+        return (block.vectors.tobytes() for block in self._blocks(Image.segment_id, Image.row))
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield everything, a segment's images at a time."""
+        return self._blocks(Image.segment_id, Image.row, Image.id, Image.key, Image.metadata_)
+
+    def _rows(self, *columns: InstrumentedAttribute[Any]) -> Iterator[sa.Row]:
+        ordered = sa.select(*columns).where(self._mine).order_by(Image.segment_id, Image.row)
+        # closed also where the reader leaves
+        with self._session.execute(ordered.execution_options(yield_per=ROWS_PER_READ)) as rows:
+            yield from rows
+
+    def _column(self, column: InstrumentedAttribute[Any]) -> Iterator[Any]:
+        return (value for (value,) in self._rows(column))
+
+    def _blocks(self, *columns: InstrumentedAttribute[Any]) -> Iterator[Block]:
+        for segment_id, group in groupby(self._rows(*columns), key=attrgetter("segment_id")):
+            rows = list(group)
+            data = self._session.scalars(sa.select(Segment.data).where(Segment.id == segment_id)).one()
+            matrix = np.frombuffer(data, self.dtype).reshape(-1, self.about.dim)
+            _, at, *rest = zip(*rows, strict=True)
+            ids, keys, metadata = map(list, rest) if rest else ([], [], [])
+            yield Block(ids, keys, list(map(_line, metadata)), matrix[list(at)])
+
+
+def _line(metadata: dict[str, Any]) -> str:
+    return json.dumps(metadata, ensure_ascii=False, separators=(",", ":"))

@@ -1,0 +1,161 @@
+"""Images of a collection: the rows beside their vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+from imagekin import errors, schemas
+from imagekin.database import sql, tables
+from imagekin.database.sql import moment
+from imagekin.schemas import keys
+from imagekin.store import collections
+
+# no value of JSON, so equal to none
+_NOTHING = object()
+
+
+def get(session: Session, collection: tables.Collection, image_id: str) -> tables.Image:
+    """Return the collection's image by its id; raises ImageNotFound."""
+    return _one(session, collection, id=image_id)
+
+
+def by_key(session: Session, collection: tables.Collection, key: str) -> tables.Image:
+    """Return the collection's image by the client's key, in any spelling of it; raises ImageNotFound, InvalidKey."""
+    return _one(session, collection, key=keys.normalize(key))
+
+
+def _one(session: Session, collection: tables.Collection, **by: str) -> tables.Image:
+    found = session.scalar(sa.select(tables.Image).filter_by(collection_id=collection.id, deleted_at=None, **by))
+    if found is None:
+        named = ", ".join(f"{name} {value!r}" for name, value in by.items())
+        raise errors.ImageNotFound(f"The collection {collection.name!r} has no image with the {named}.")
+    return found
+
+
+def all_by_id(session: Session, collection: tables.Collection, ids: Sequence[str]) -> list[str]:
+    """Return the ids, each once, if all are images of the collection; raises ImageNotFound with the first missing."""
+    return list(_all(session, collection, tables.Image.id, list(dict.fromkeys(ids))))
+
+
+def all_by_key(session: Session, collection: tables.Collection, names: Sequence[str]) -> list[str]:
+    """Return the ids of the images with these keys, each once; raises ImageNotFound, InvalidKey."""
+    return list(_all(session, collection, tables.Image.key, list(dict.fromkeys(map(keys.normalize, names)))))
+
+
+def _all(
+    session: Session, collection: tables.Collection, column: InstrumentedAttribute[str], values: Sequence[str]
+) -> Iterator[str]:
+    here = sa.select(column, tables.Image.id).filter_by(collection_id=collection.id, deleted_at=None)
+    for some in sql.batches(values):
+        found = dict(session.execute(here.where(column.in_(some))).all())
+        for value in some:
+            if value not in found:
+                raise errors.ImageNotFound(
+                    f"The collection {collection.name!r} has no image with the {column.key} {value!r}."
+                )
+            yield found[value]
+
+
+def known(
+    session: Session, collection: tables.Collection, contents: Sequence[schemas.Content]
+) -> list[schemas.KnownImage]:
+    """Return those that the collection has, key and content alike; a key that cannot be one is not there."""
+    spelled = {content: key for content in contents if (key := _key(content.key)) is not None}
+    columns = sa.select(tables.Image.key, tables.Image.content_hash, tables.Image.id)
+    mine = columns.where(tables.Image.collection_id == collection.id, tables.Image.deleted_at.is_(None))
+    found: dict[tuple[str, str], str] = {}
+    for some in sql.batches(list(dict.fromkeys(spelled.values()))):
+        found |= {
+            (row.key, row.content_hash): row.id for row in session.execute(mine.where(tables.Image.key.in_(some)))
+        }
+    return [
+        schemas.KnownImage(key=content.key, content_hash=content.content_hash, id=id)
+        for content, key in spelled.items()
+        if (id := found.get((key, content.content_hash))) is not None
+    ]
+
+
+def _key(name: str) -> str | None:
+    try:
+        return keys.normalize(name)
+    except errors.InvalidKey:
+        return None
+
+
+def page(
+    session: Session, collection: tables.Collection, after: str | None, limit: int
+) -> tuple[list[schemas.Image], str | None]:
+    """Return up to `limit` images by id, from the first past `after`, and the last id if there are more."""
+    query = sa.select(tables.Image).filter_by(collection_id=collection.id, deleted_at=None).order_by(tables.Image.id)
+    if after is not None:
+        query = query.where(tables.Image.id > after)
+    found = session.scalars(query.limit(limit + 1)).all()
+    shown = found[:limit]
+    return [view(image) for image in shown], shown[-1].id if len(found) > limit else None
+
+
+def annotate(session: Session, collection: tables.Collection, image_id: str, metadata: dict[str, Any]) -> tables.Image:
+    """Replace the image's metadata; raises ImageNotFound."""
+    # the collection's row lock comes first: whoever else touches the image holds it too
+    revision = collections.touch(session, collection.id)
+    image = get(session, collection, image_id)
+    image.metadata_ = metadata
+    image.revision = revision
+    session.flush()
+    return image
+
+
+def delete(session: Session, collection: tables.Collection, image_id: str) -> None:
+    """Mark the image as deleted; the sweep compacts its segment. Raises ImageNotFound."""
+    revision = collections.touch(session, collection.id, images=-1)
+    image = get(session, collection, image_id)
+    session.execute(
+        sa.update(tables.Image)
+        .where(tables.Image.id == image.id)
+        .values(deleted_at=sql.clock(), revision=revision)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def view(image: tables.Image) -> schemas.Image:
+    """Return the image as a client sees it."""
+    return schemas.Image(
+        id=image.id,
+        key=image.key,
+        content_hash=image.content_hash,
+        width=image.width,
+        height=image.height,
+        format=image.format,
+        metadata=image.metadata_,
+        created_at=moment(image.created_at),
+    )
+
+
+def matching(session: Session, collection_id: str, wanted: dict[str, Any]) -> set[str]:
+    """Return the ids of the collection's images whose metadata has all of the `wanted` names with equal values."""
+    Image = tables.Image
+    query = sa.select(Image.id).where(Image.collection_id == collection_id, Image.deleted_at.is_(None))
+    if session.get_bind().dialect.name == "postgresql":
+        query = query.where(sa.type_coerce(Image.metadata_, postgresql.JSONB).contains(wanted))
+        # it takes a part of an object or a list for the whole
+        if not any(isinstance(value, dict | list) for value in wanted.values()):
+            return set(session.scalars(query))
+    rows = session.execute(query.add_columns(Image.metadata_).execution_options(yield_per=4096))
+    return {
+        id for id, metadata in rows if all(_same(metadata.get(name, _NOTHING), value) for name, value in wanted.items())
+    }
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Tell whether two values of JSON are equal; to Python, `true` is 1."""
+    match one, other:
+        case dict(), dict():
+            return one.keys() == other.keys() and all(_same(one[name], other[name]) for name in one)
+        case list(), list():
+            return len(one) == len(other) and all(map(_same, one, other))
+    return isinstance(one, bool) == isinstance(other, bool) and one == other

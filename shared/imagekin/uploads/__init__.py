@@ -1,0 +1,1 @@
+"""Uploads: their rows, their files, and what kind of file they are."""

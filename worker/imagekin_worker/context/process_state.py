@@ -1,0 +1,159 @@
+"""What one worker process has: settings, database, storage, warm models, resident matrices."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import structlog
+from celery.utils.log import current_process_index
+from sqlalchemy.orm import Session
+
+from imagekin import catalog, doorbell
+from imagekin.database import tables
+from imagekin.database.engine import Database
+from imagekin.enums import ChunkKind, Lane, Precision
+from imagekin.jobs import claim
+from imagekin.settings import Settings
+from imagekin.telemetry import metrics
+from imagekin.uploads.files import Storage
+from imagekin_worker.context.lease import Lease
+from imagekin_worker.matrix.loaded import Residents
+from imagekin_worker.network import backbones, devices
+from imagekin_worker.network.devices import cores
+from imagekin_worker.pipeline.single import Passes
+from imagekin_worker.tuning import tuner
+
+log = structlog.get_logger()
+
+MOST_SEARCHES = 64
+# Until the speed of a backbone is known: few enough for the slowest one.
+FIRST_IMAGES = 16
+# Claims that follow the owners' turns whatever is in memory; at random, so that no order of owners can keep step with
+# them and wait forever. A network takes about as long to load as a few claims take.
+BY_TURNS = 1 / 8
+# How much of the newest measurement goes into the speed.
+SMOOTHING = 0.3
+
+
+class Node:
+    """One process of a worker; not shared between threads but where its parts are."""
+
+    def __init__(self, settings: Settings, lane: Lane) -> None:
+        self.settings = settings
+        self.lane = lane
+        self.database = Database(settings.database)
+        self.storage = Storage(settings)
+        self.device = devices.choose(settings, process_index())
+        self.models = backbones.Models(settings, self._load)
+        self.tuner = tuner.Tuner(settings)
+        self.passes = Passes(settings.lanes)
+        self.residents = Residents.of(settings, self.database, self.device)
+        self.doorbell = doorbell.Doorbell(settings)
+        # what this process keeps of a job between two of its slices, by the job's id
+        self.slices: dict[str, Any] = {}
+        # set when the process must go: what it has in hand is handed back
+        self.leaving = threading.Event()
+        self.last_owner = ""
+        self._images_per_s: dict[str, float] = {}
+        self._last_space = ""
+        self._planned = 0
+        batch = backbones.GPU_BATCH if self.device.type == "cuda" else backbones.CPU_BATCH
+        # what all lanes take at once
+        self._fill = (settings.batch_size or batch) * (1 if self.device.type == "cuda" else settings.lanes or cores())
+        self._last_kind: ChunkKind | None = None
+
+    def warm(self) -> None:
+        """Load the backbones that the settings name, so that no job waits for them, and see how fast they are."""
+        for name in self.settings.warm:
+            space = catalog.resolve_space(name, None, Precision.EXACT, self.settings.weights_dir)
+            backbone = self.models.get(space)
+            batch = np.zeros((backbone.batch_size, 3, space.preprocess.crop, space.preprocess.crop), np.uint8)
+            backbone.embed(batch)  # the first one makes what later ones use
+            started = time.monotonic()
+            backbone.embed(batch)
+            self.note_speed(space.fingerprint, len(batch), time.monotonic() - started)
+
+    def claim(self, claimed_by: str, like: claim.Claim | None = None) -> list[claim.Claim]:
+        """Claim what comes next in the lane, about `chunk_target_s` of it; nothing where that is not `like` a claim."""
+        claims = self.database.write(
+            claim.claim,
+            self.lane,
+            claimed_by,
+            self.settings,
+            after_owner=self.last_owner,
+            most_images=self.images_per_claim(self._last_space),
+            most_searches=MOST_SEARCHES,
+            after_planning=self._last_kind == ChunkKind.PLAN,
+            gathering=0 < self._planned < self._fill,
+            warm=() if random.random() < BY_TURNS else self.models.warm,
+            like=like,
+        )
+        if claims:
+            self._last_kind = claims[0].kind
+            if self._last_kind != ChunkKind.PLAN:
+                self._planned = 0
+            self.last_owner = claims[0].owner
+            self._last_space = claims[0].space_id
+        return claims
+
+    def images_per_claim(self, space_id: str) -> int:
+        """Return how many images of a space take about `chunk_target_s`, by what was measured."""
+        speed = self._images_per_s.get(space_id)
+        return FIRST_IMAGES if speed is None else max(1, int(speed * self.settings.chunk_target_s))
+
+    def note_planned(self, images: int) -> None:
+        """Count images that were planned and wait for a claim: as few as do not fill a batch wait for more."""
+        self._planned += images
+
+    def note_speed(self, space_id: str, images: int, seconds: float) -> None:
+        """Learn from `images` of a space that took `seconds`."""
+        if images and seconds > 0:
+            speed = images / seconds
+            known = self._images_per_s.get(space_id, speed)
+            self._images_per_s[space_id] = known + SMOOTHING * (speed - known)
+
+    def lease(self, claims: Sequence[claim.Claim]) -> Lease:
+        """Return what keeps the claims while its block works on them."""
+        lease_s, renew_s = self.settings.lease_s, self.settings.renew_s
+        return Lease(self.database, claims, lease_s=lease_s, renew_s=renew_s, leaving=self.leaving)
+
+    def backbone(self, space_id: str) -> backbones.Backbone:
+        """Return the warm backbone of a space; raises WeightsUnavailable."""
+        description = self.database.read(_description, space_id)
+        return self.models.get(catalog.Space.from_json(description))
+
+    def _load(self, space: catalog.Space, settings: Settings) -> backbones.Backbone:
+        started = time.monotonic()
+        backbone = backbones.load(space, settings, device=self.device)
+        seconds = time.monotonic() - started
+        metrics.WORK.model_load_seconds.labels(space.backbone).observe(seconds)
+        log.info("backbone_loaded", backbone=space.backbone, weights=space.weights, seconds=round(seconds, 2))
+        return backbone
+
+    @property
+    def name(self) -> str:
+        """The process's name in SQL."""
+        return f"{self.lane}.{os.getpid()}@{socket.gethostname()}"
+
+    def close(self) -> None:
+        """Let go of connections, and of what is being compiled."""
+        self.tuner.close()
+        self.residents.close()
+        self.doorbell.close()
+        self.database.dispose()
+
+
+def process_index() -> int:
+    """Return this process's place among those of its worker, from 0; 0 where it is not a worker's child."""
+    return current_process_index(base=0) or 0
+
+
+def _description(session: Session, space_id: str) -> dict:
+    return session.get_one(tables.Space, space_id).description

@@ -1,0 +1,1 @@
+"""What is done with a claimed chunk: a module for each kind of chunk, named as the kind."""

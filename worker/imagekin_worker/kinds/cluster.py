@@ -1,0 +1,236 @@
+"""Cluster jobs, in slices of a few seconds; how far a slice came is kept in SQL."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import struct
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sqlalchemy.orm import Session
+
+from imagekin import errors
+from imagekin.database import tables
+from imagekin.enums import Algorithm, DType
+from imagekin.jobs import outcomes, results
+from imagekin.jobs.claim import Claim, release
+from imagekin.settings import Settings
+from imagekin.store import ledger, reading, vector_codec
+from imagekin_worker.context.lease import Lease
+from imagekin_worker.context.process_state import Node
+from imagekin_worker.kmeans import pytorch_package
+from imagekin_worker.kmeans.kmeans import KMeans, default_n_init
+from imagekin_worker.kmeans.measure import Clustering
+
+SLICE_S = 4.0
+PARTS_PER_COMMIT = 16
+# kmeans-pytorch cannot be cut into slices: it must be through before the task's own limit.
+SHARE_OF_TIME_LIMIT = 0.75
+
+
+class Pinned:
+    """A collection's vectors as of one revision, by key: chance then meets the same images in whatever order they came.
+
+    So the same collection, seed and number of clusters give the same clusters.
+    """
+
+    def __init__(self, revision: int, ids: list[str], keys: list[str], rows: np.ndarray) -> None:
+        self.revision = revision
+        self.ids, self.keys, self.rows = ids, keys, rows
+        self.digest = hashlib.blake2b("\n".join(ids).encode(), digest_size=16).hexdigest()
+
+
+@dataclass
+class Slice:
+    """What a process keeps of a job between two slices; `saved` is the state that it left in SQL."""
+
+    pinned: Pinned
+    kmeans: KMeans
+    saved: bytes = b""
+
+
+def run(node: Node, claim: Claim, lease: Lease) -> None:
+    """Work on a cluster job for a slice; the last one writes the result.
+
+    Raises InvalidRequest and JobError where it cannot be done, LeaseLost.
+    """
+    job = node.database.read(outcomes.of, claim)
+    if job.params["algorithm"] == Algorithm.KMEANS_PYTORCH:
+        pinned = _pin(node, claim)
+        _write(node, claim, job, pinned, _original(node, claim, job, pinned, lease), batch_rows=None)
+        return
+    part = _resume(node, claim, job)
+    deadline = time.monotonic() + SLICE_S
+    if part.kmeans.advance(until=lambda: lease.lost or time.monotonic() > deadline):
+        _write(node, claim, job, part.pinned, part.kmeans.result(), part.kmeans.batch_rows)
+        return
+    part.saved = _packed(part)
+    node.database.write(outcomes.checkpoint, claim, part.saved, round(part.kmeans.progress, 4))
+    node.slices[claim.job_id] = part
+    node.database.write(release, [claim])
+
+
+def _pin(node: Node, claim: Claim, revision: int | None = None) -> Pinned:
+    """Return the vectors as of `revision`, or as they are; beyond the memory budget they are in a mapped file."""
+    return node.database.read(_pinned, claim, revision, node.settings)
+
+
+def _pinned(session: Session, claim: Claim, revision: int | None, settings: Settings) -> Pinned:
+    current, _ = reading.head(session, claim.collection_id)
+    upto = current if revision is None else revision
+    ids, keys = reading.names(session, claim.collection_id, upto)
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    places = np.argsort(order)
+    shape = (len(order), session.get_one(tables.Space, claim.space_id).dim)
+    changes = reading.changes(session, claim.collection_id, 0, upto)
+    if 4 * math.prod(shape) > settings.cluster_memory_bytes:
+        rows = _spooled(changes, places, shape, settings.cache_folder)
+    else:
+        rows = np.empty(shape, np.float32)
+        for at, change in _placed(changes, places):
+            rows[at] = change.stored
+    return Pinned(upto, [ids[row] for row in order], [keys[row] for row in order], rows)
+
+
+def _placed(changes: Iterable[reading.Change], places: np.ndarray) -> Iterator[tuple[np.ndarray, reading.Change]]:
+    """Yield the changes that have rows, each with the places of these."""
+    start = 0
+    for change in changes:
+        if len(change.names):
+            yield places[start : start + len(change.names)], change
+            start += len(change.names)
+
+
+def _spooled(changes: Iterable[reading.Change], places: np.ndarray, shape: tuple[int, int], folder: Path) -> np.ndarray:
+    """Write the vectors one segment after the other into a file without a name, which is gone with its mapping."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        for at, change in _placed(changes, places):
+            found = np.ascontiguousarray(change.vectors)
+            # the images of a segment mostly follow each other by key, too
+            breaks = np.flatnonzero(np.diff(at) != 1) + 1
+            for start, run in zip(at[[0, *breaks]], np.split(found, breaks), strict=True):
+                file.seek(int(start) * 4 * shape[1])
+                file.write(run.data)
+        file.flush()
+        return np.memmap(file, np.float32, "r", shape=shape)
+
+
+def _resume(node: Node, claim: Claim, job: tables.Job) -> Slice:
+    """Go on where the last slice ended: from memory if that was here, else from SQL, else from the start."""
+    saved = node.database.read(outcomes.checkpointed, claim)
+    kept: Slice | None = node.slices.pop(claim.job_id, None)
+    node.slices.clear()
+    if saved is not None:
+        if kept is not None and kept.saved == saved:
+            return kept
+        about, state = _unpacked(saved)
+        pinned = _pin(node, claim, about["revision"])
+        # images that were replaced or deleted since are gone from the pinned revision: then it starts over
+        if pinned.digest == about["digest"]:
+            return Slice(pinned, KMeans.resume(pinned.rows, state, device=node.device))
+    pinned = _pin(node, claim)
+    kmeans = KMeans(
+        pinned.rows,
+        job.params["n_clusters"],
+        metric=job.params["metric"],
+        seed=job.params["seed"],
+        n_init=job.params.get("n_init"),
+        device=node.device,
+        memory_budget_bytes=node.settings.cluster_memory_bytes,
+    )
+    return Slice(pinned, kmeans)
+
+
+def _packed(part: Slice) -> bytes:
+    about = ledger.pack({"revision": part.pinned.revision, "digest": part.pinned.digest})
+    return struct.pack("<I", len(about)) + about + part.kmeans.state()
+
+
+def _unpacked(saved: bytes) -> tuple[dict[str, Any], bytes]:
+    (length,) = struct.unpack_from("<I", saved)
+    return ledger.unpack(saved[4 : 4 + length]), saved[4 + length :]
+
+
+def _original(node: Node, claim: Claim, job: tables.Job, pinned: Pinned, lease: Lease) -> Clustering:
+    seconds = SHARE_OF_TIME_LIMIT * node.settings.soft_time_limit_s
+    deadline = time.monotonic() + seconds
+    n_init = job.params.get("n_init")
+    try:
+        return pytorch_package.run(
+            pinned.rows,
+            job.params["n_clusters"],
+            metric=job.params["metric"],
+            seed=job.params["seed"],
+            n_init=default_n_init(len(pinned.rows)) if n_init is None else n_init,
+            device=node.device,
+            progress=lambda share: node.database.write(outcomes.checkpoint, claim, b"", round(share, 4)),
+            should_stop=lambda: lease.lost or time.monotonic() > deadline,
+        )
+    except pytorch_package.Stopped as stopped:
+        if lease.lost:
+            raise errors.LeaseLost from stopped
+        raise errors.JobError(
+            f"kmeans-pytorch was not done after {seconds:.0f} s; use algorithm=kmeans, or fewer starts (n_init)."
+        ) from stopped
+
+
+def _write(
+    node: Node, claim: Claim, job: tables.Job, pinned: Pinned, found: Clustering, batch_rows: int | None
+) -> None:
+    """Write the assignments in parts, then the summary and the centers, which end the job."""
+    for first, parts in _parts(pinned, found):
+        node.database.write(outcomes.finalize, claim, first, parts)
+    summary = {
+        "n_clusters": found.n_clusters,
+        "metric": job.params["metric"],
+        "algorithm": job.params["algorithm"],
+        "seed": job.params["seed"],
+        "revision": pinned.revision,
+        "inertia": float(found.inertia),
+        "iterations": int(found.iterations),
+        "batch_rows": batch_rows,
+        "clusters": [
+            {
+                "label": label,
+                "size": int(found.sizes[label]),
+                "medoid": {"id": pinned.ids[row], "key": pinned.keys[row]},
+                "cohesion": round(float(found.cohesion[label]), 6),
+            }
+            for label, row in enumerate(found.medoids)
+        ],
+    }
+    centers = tables.Clustering(
+        job_id=claim.job_id,
+        owner=claim.owner,
+        collection_id=claim.collection_id,
+        metric=job.params["metric"],
+        n_clusters=found.n_clusters,
+        dim=found.centers.shape[1],
+        revision=pinned.revision,
+        centers=vector_codec.encode(found.centers, DType.FLOAT32),
+    )
+    node.database.write(outcomes.finish_result, claim, summary, clustering=centers)
+
+
+def _parts(pinned: Pinned, found: Clustering) -> Iterator[tuple[int, list[list[dict[str, Any]]]]]:
+    """Yield (number of the first part, parts) of the assignments, by key."""
+    per_commit = results.ROWS_PER_PART * PARTS_PER_COMMIT
+    for start in range(0, len(pinned.keys), per_commit):
+        rows = [
+            {
+                "id": pinned.ids[row],
+                "key": pinned.keys[row],
+                "label": int(found.labels[row]),
+                "distance": round(float(found.distances[row]), 6),
+            }
+            for row in range(start, min(start + per_commit, len(pinned.keys)))
+        ]
+        parts = [rows[at : at + results.ROWS_PER_PART] for at in range(0, len(rows), results.ROWS_PER_PART)]
+        yield 1 + start // results.ROWS_PER_PART, parts

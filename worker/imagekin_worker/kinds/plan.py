@@ -1,0 +1,146 @@
+"""Turning a source into chunks, in slices, in bounded memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session, undefer
+
+from imagekin import sources
+from imagekin.database import tables
+from imagekin.enums import STORING, ItemStatus, JobKind, Lane
+from imagekin.jobs import outcomes
+from imagekin.jobs.claim import Claim, release
+from imagekin.settings import Settings
+from imagekin.sources import Entry
+from imagekin.store import ledger
+from imagekin_worker.context.lease import Lease
+from imagekin_worker.context.process_state import Node
+
+# A transaction's worth of chunks, and of ignored entries.
+CHUNKS_PER_COMMIT = 32
+# Short: a single worker embeds between two slices.
+SLICE_S = 1.0
+# Below this a chunk costs more in the database than in the network.
+SMALLEST_CHUNK = 4
+# Vectors need no network: a chunk's worth is a few megabytes.
+IMPORTED_ROWS = 512
+
+
+def run(node: Node, claim: Claim, lease: Lease) -> None:
+    """Plan a slice of a job: commit chunks with the source's cursor, and hand the rest back for the next slice.
+
+    Raises JobError where the source cannot be read, LeaseLost.
+    """
+    job = node.database.read(outcomes.of, claim)
+    cursor = node.database.read(outcomes.state, claim)
+    if cursor is None or "chunk" not in cursor:
+        cursor = {"chunk": _chunk_size(node, claim, job), "at": None}
+    deadline = time.monotonic() + SLICE_S
+    for pieces, ignored, reached, finished in _commits(node, job, cursor, deadline):
+        chunks = node.database.write(outcomes.plan, claim, pieces, ignored=ignored, cursor=reached, finished=finished)
+        node.note_planned(sum(map(len, pieces)))
+        node.doorbell.ring(Lane.BULK, min(chunks, 8))
+        if finished:
+            return
+        if time.monotonic() > deadline or lease.lost:
+            break
+    node.database.write(release, [claim])
+
+
+def _chunk_size(node: Node, claim: Claim, job: tables.Job) -> int:
+    if job.kind == JobKind.IMPORT:
+        return IMPORTED_ROWS
+    size = max(SMALLEST_CHUNK, min(node.settings.chunk_images, node.images_per_claim(claim.space_id)))
+    return min(size, remote_chunk(node.settings)) if sources.is_remote(job.work["source"]) else size
+
+
+def remote_chunk(settings: Settings) -> int:
+    """Return how many images that come over a network make a chunk.
+
+    A fetch takes at most a quarter of the soft time limit, so what is under way when a chunk is begun, and the chunk,
+    take three quarters.
+    """
+    return 2 * settings.fetch_threads
+
+
+def _commits(
+    node: Node, job: tables.Job, cursor: dict[str, Any], deadline: float
+) -> Iterator[tuple[list[list[dict[str, Any]]], int, dict[str, Any], bool]]:
+    """Yield (chunks of entries, number of ignored entries, cursor after them, whether the source has ended)."""
+    size = cursor["chunk"]
+    entries: list[dict[str, Any]] = []
+    ignored = 0
+    at = cursor["at"]
+    for entry in _entries(node, job, at):
+        at = entry.cursor
+        if entry.ignored:
+            ignored += 1
+        else:
+            entries.append(_packed(entry))
+        full = len(entries) == size * CHUNKS_PER_COMMIT or ignored == size * CHUNKS_PER_COMMIT
+        # a source that is slow to list keeps what it has told so far
+        if full or time.monotonic() > deadline:
+            yield _pieces(entries, size), ignored, {"chunk": size, "at": at}, False
+            entries, ignored = [], 0
+    yield _pieces(entries, size), ignored, {"chunk": size, "at": at}, True
+
+
+def _pieces(entries: list[dict[str, Any]], size: int) -> list[list[dict[str, Any]]]:
+    return [entries[start : start + size] for start in range(0, len(entries), size)]
+
+
+def _packed(entry: Entry) -> dict[str, Any]:
+    packed: dict[str, Any] = {"key": entry.key, "ref": entry.ref}
+    if entry.error is not None:
+        packed["error"] = list(entry.error)
+    if entry.metadata is not None:
+        packed["metadata"] = entry.metadata
+    return packed
+
+
+def _entries(node: Node, job: tables.Job, at: Any) -> Iterator[Entry]:
+    if "retry" in job.work:
+        yield from _again(node, job.work["retry"], at)
+        return
+    source = sources.open_source(job.work["source"], node.storage, node.settings)
+    try:
+        yield from source.entries(at)
+    finally:
+        source.close()
+
+
+def _again(node: Node, retry: dict[str, Any], at: Any) -> Iterator[Entry]:
+    """Yield the entries of an earlier job's chunks that it asks for again; a cursor is [seq, index in the chunk]."""
+    seq, skip = at or (0, 0)
+    while (found := node.database.read(_chunk_from, retry["job_id"], seq)) is not None:
+        seq, manifest, records = found
+        for index, (entry, record) in enumerate(zip(manifest, records, strict=True)):
+            unfinished = record.status in (ItemStatus.FAILED, ItemStatus.CANCELLED)
+            if index < skip or not (unfinished or retry["items"] == "all"):
+                continue
+            # that it came twice is for this job to find out again
+            error = entry.get("error")
+            fault = None if error is None or error[0] == "duplicate_key" else sources.Fault(*error)
+            yield Entry(entry["key"], entry["ref"], [seq, index + 1], error=fault, metadata=entry.get("metadata"))
+        seq, skip = seq + 1, 0
+
+
+def _chunk_from(
+    session: Session, job_id: str, seq: int
+) -> tuple[int, list[dict[str, Any]], list[ledger.Record]] | None:
+    chunk = session.scalar(
+        sa.select(tables.Chunk)
+        .options(undefer(tables.Chunk.manifest), undefer(tables.Chunk.ledger))
+        .filter_by(job_id=job_id)
+        .where(tables.Chunk.kind.in_(STORING), tables.Chunk.seq >= seq)
+        .order_by(tables.Chunk.seq)
+        .limit(1)
+    )
+    if chunk is None or chunk.manifest is None:
+        return None
+    records = ledger.records(chunk.ledger) if chunk.ledger else ledger.all_cancelled(chunk.manifest)
+    return chunk.seq, ledger.unpack(chunk.manifest), records

@@ -1,0 +1,1 @@
+"""K-means in slices: ours, and the package of the original class."""

@@ -1,0 +1,296 @@
+"""Collections' vectors, caught up with SQL before they answer: in memory, or in a file where memory is too small."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import structlog
+import torch
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from imagekin import errors
+from imagekin.database import tables
+from imagekin.database.engine import Database
+from imagekin.settings import Settings
+from imagekin.store import reading
+from imagekin.telemetry import metrics
+from imagekin_worker.matrix import file_cache, lengths, scan
+from imagekin_worker.matrix.file import Damaged, Label, MatrixFile
+from imagekin_worker.matrix.file_cache import MatrixCache
+from imagekin_worker.matrix.neighbors import Matrix, Neighbor
+from imagekin_worker.matrix.scan import Scanner
+from imagekin_worker.matrix.snapshot import Snapshot
+
+log = structlog.get_logger()
+
+# A file is written anew once so many rows changed since, in all and of all: reading fewer of them from SQL is quick,
+# and writing costs as much as the file is large.
+FEWEST_CHANGES = 1024
+SHARE_OF_CHANGES = 8
+# Times that a search begins again because its file turned out damaged, or the past it stood at was forgotten.
+ATTEMPTS = 3
+
+
+@dataclass
+class Held:
+    """A matrix that stands at `revision`; `kept_edits`: how many of its edits its file has."""
+
+    label: Label
+    revision: int
+    matrix: Matrix
+    kept_edits: int = 0
+    keeping: Future[int | None] | None = None
+
+
+class Residents:
+    """The matrices of collections under a memory budget; the least recently used go first.
+
+    With a `cache` they outlive the process: what was read from SQL is written to a file behind the searches' back, and
+    the next process reads that and what changed since. A collection beyond the budget is searched in its file, block by
+    block, and only what changed since lies in memory. On a GPU the budget is of its memory.
+    """
+
+    @classmethod
+    def of(cls, settings: Settings, database: Database, device: torch.device) -> Residents:
+        """Return those of a worker's process."""
+        cache = MatrixCache.of(settings) if settings.matrix_cache_bytes else None
+        return cls(database, settings.matrix_memory_bytes, cache=cache, scanner=Scanner(device, threads=settings.lanes))
+
+    def __init__(
+        self,
+        database: Database,
+        budget_bytes: int,
+        *,
+        cache: MatrixCache | None = None,
+        scanner: Scanner | None = None,
+    ) -> None:
+        self._database = database
+        self._budget_bytes = budget_bytes
+        self._cache = cache
+        self._scanner = scanner or scan.default()
+        self._held: OrderedDict[str, Held] = OrderedDict()
+        self._keeper = ThreadPoolExecutor(1, "keeper")
+        self._closed = False
+
+    def search(
+        self,
+        collection_id: str,
+        queries: np.ndarray,
+        top_k: int,
+        *,
+        exclude: Sequence[str | None] | None = None,
+        among: Sequence[Collection[str] | None] | None = None,
+    ) -> list[list[Neighbor]]:
+        """Search a collection as of its current revision, or a later one, as `Matrix.search` does.
+
+        Raises CollectionDeleted, and what `Matrix.search` raises of the query.
+        """
+        for _ in range(ATTEMPTS - 1):
+            matrix = self.get(collection_id)
+            try:
+                return matrix.search(queries, top_k, exclude=exclude, among=among, keys=self._keys)
+            except Damaged as damage:
+                self._drop(collection_id, damage)
+        return self.get(collection_id).search(queries, top_k, exclude=exclude, among=among, keys=self._keys)
+
+    def get(self, collection_id: str) -> Matrix:
+        """Return the collection's matrix as of its current revision, or a later one. Raises CollectionDeleted."""
+        label, count = self._database.read(_label, collection_id)
+        held = self._adopted(self._held.pop(collection_id, None), label, count)
+        while held is None or not self._database.read(_follow, held):
+            # it cannot go on from where it stands, so it starts from the beginning
+            if held is not None and self._cache is not None:
+                self._cache.remove(label)
+            held = self._load(label, count)
+        self._held[collection_id] = held
+        self._evict()
+        self._keep(held)
+        metrics.WORK.matrix_bytes.set(self.nbytes)
+        return held.matrix
+
+    @property
+    def nbytes(self) -> int:
+        return sum(held.matrix.nbytes for held in self._held.values())
+
+    def settle(self) -> None:
+        """Wait until the files that are being written are."""
+        for held in self._held.values():
+            if held.keeping is not None:
+                held.keeping.result()
+
+    def close(self) -> None:
+        """Stop writing files; what is half written is removed."""
+        self._closed = True
+        self._keeper.shutdown()
+
+    def _keys(self, ids: Sequence[str]) -> dict[str, str]:
+        return self._database.read(reading.keys, ids)
+
+    def _evict(self) -> None:
+        while len(self._held) > 1 and self.nbytes > self._budget_bytes:
+            self._held.popitem(last=False)
+
+    def _drop(self, collection_id: str, damage: Damaged) -> None:
+        held = self._held.pop(collection_id, None)
+        if held is not None and self._cache is not None:
+            self._cache.damaged(held.label, damage)
+
+    def _too_large(self, label: Label, count: int) -> bool:
+        return self._cache is not None and count * (label.row_bytes + 4) > self._budget_bytes
+
+    def _adopted(self, held: Held | None, label: Label, count: int) -> Held | None:
+        """Return what is held if it may go on: not where it outgrew the memory, or its file is newer by now."""
+        if held is None:
+            return None
+        # what changed beside a file is in memory, so it may not grow as it likes
+        crowded = held.matrix.file is not None and held.matrix.nbytes > self._budget_bytes
+        if held.keeping is not None and (crowded or held.keeping.done()):
+            edits = held.keeping.result()
+            held.keeping = None
+            if edits is not None:
+                held.kept_edits = edits
+                if held.matrix.file is not None:
+                    return None
+        return None if held.matrix.file is None and self._too_large(label, count) else held
+
+    def _load(self, label: Label, count: int) -> Held:
+        """Start from the collection's file, from nothing where there is none; one beyond the budget gets its file."""
+        file = self._cache.open(label) if self._cache is not None else None
+        if self._too_large(label, count):
+            if file is None or _outgrown(file, count):
+                file = self._build(label, count)
+            return Held(label, file.revision, self._matrix(label, 0, file))
+        if file is not None:
+            matrix = self._matrix(label, max(count, len(file)))
+            try:
+                matrix.load(file)
+            except Damaged as damage:
+                assert self._cache is not None
+                self._cache.damaged(label, damage)
+            else:
+                return Held(label, file.revision, matrix, matrix.edits)
+        return Held(label, 0, self._matrix(label, count))
+
+    def _matrix(self, label: Label, capacity: int, file: MatrixFile | None = None) -> Matrix:
+        return Matrix(label.dim, capacity, dtype=label.dtype, scanner=self._scanner, file=file)
+
+    def _build(self, label: Label, count: int) -> MatrixFile:
+        """Write a collection's file from SQL, a segment in memory at a time. Raises Unavailable where that fails."""
+        assert self._cache is not None
+        try:
+            # somebody may remove it before it is open
+            for _ in range(ATTEMPTS):
+                with self._cache.turn(label, wait=True):
+                    file = self._cache.open(label)
+                    # whoever had the turn before may have written it
+                    if file is None or _outgrown(file, count):
+                        self._database.read(_written, self._cache, label)
+                        file = self._cache.open(label)
+                if file is not None:
+                    return file
+        except OSError as error:
+            raise errors.Unavailable(f"The file of a collection's vectors cannot be written: {error}") from error
+        raise errors.Unavailable("The file of a collection's vectors does not stay as it is written.")
+
+    def _keep(self, held: Held) -> None:
+        """Have the matrix written to its file if enough of it has changed."""
+        changed = held.matrix.edits - held.kept_edits
+        if (
+            self._cache is None
+            or held.keeping is not None
+            or changed < max(FEWEST_CHANGES, len(held.matrix) // SHARE_OF_CHANGES)
+        ):
+            return
+        held.keeping = self._keeper.submit(self._write, held, held.matrix.snapshot(), held.revision)
+
+    def _write(self, held: Held, snapshot: Snapshot, revision: int) -> int | None:
+        """Write a snapshot, on the keeper's thread; return its edits, None where it came to nothing."""
+        cache, label = self._cache, held.label
+        assert cache is not None
+        try:
+            with cache.turn(label, wait=False) as free:
+                if not free:
+                    return None
+                if cache.revision(label) < revision:
+                    with cache.writer(label) as writer:
+                        for piece in snapshot.pieces():
+                            if self._closed or held.matrix.overwrites != snapshot.overwrites:
+                                return None
+                            writer.add(*piece)
+                        if held.matrix.overwrites != snapshot.overwrites:
+                            return None
+                        writer.publish(revision)
+                cache.prune(lambda ids: self._database.read(file_cache.living, ids))
+        except (OSError, Damaged, DBAPIError) as error:
+            log.warning("matrix_not_kept", collection_id=label.collection_id, reason=str(error))
+            return None
+        return snapshot.edits
+
+
+def _outgrown(file: MatrixFile, count: int) -> bool:
+    """Tell whether so many images came since that they would not fit in memory beside the file."""
+    return count > len(file) + max(FEWEST_CHANGES, len(file) // SHARE_OF_CHANGES)
+
+
+def _label(session: Session, collection_id: str) -> tuple[Label, int]:
+    """Return what a collection's vectors are, and how many."""
+    _, count = reading.head(session, collection_id)
+    collection = session.get_one(tables.Collection, collection_id)
+    dim = session.get_one(tables.Space, collection.space_id).dim
+    return Label(collection_id, collection.space_id, collection.dtype, dim), count
+
+
+def _follow(session: Session, held: Held) -> bool:
+    """Bring what is held to the current revision; tell whether that could be.
+
+    It cannot where the deleted that it missed are forgotten, nor where the first reading broke off and is run again.
+    """
+    if not held.revision and len(held.matrix):
+        return False
+    if held.revision and reading.forgotten(session, held.label.collection_id, held.revision):
+        return False
+    held.revision, _ = catch_up(session, held.label.collection_id, held.revision, held.matrix)
+    return True
+
+
+def _written(session: Session, cache: MatrixCache, label: Label) -> None:
+    revision, _ = reading.head(session, label.collection_id)
+    with cache.writer(label) as writer:
+        for change in reading.changes(session, label.collection_id, 0, revision):
+            writer.add(change.names, change.stored, lengths.inverted(change.stored))
+        writer.publish(revision)
+
+
+def catch_up(
+    session: Session, collection_id: str, revision: int = 0, matrix: Matrix | None = None, upto: int | None = None
+) -> tuple[int, Matrix]:
+    """Bring a matrix that stands at `revision` to revision `upto`, or to the current one; return that and the matrix.
+
+    Ids and clocks would miss rows that commit late; revisions rise under the collection's lock, so they don't. Where
+    none is given, or the deleted that it missed are forgotten, it is a new one in memory, of float32.
+    """
+    current, count = reading.head(session, collection_id)
+    if upto is not None:
+        current = upto
+    if matrix is None or (revision and reading.forgotten(session, collection_id, revision)):
+        revision = 0
+        space = session.get_one(tables.Space, session.get_one(tables.Collection, collection_id).space_id)
+        matrix = Matrix(space.dim, capacity=count)
+    if current > revision:
+        if matrix.file is None:
+            matrix.reserve(count)
+        changes = reading.changes(session, collection_id, revision, current)
+        if revision:
+            for change in changes:
+                if change.deleted:
+                    matrix.remove(change.deleted)
+                if len(change.names):
+                    matrix.upsert(change.ids, change.stored)
+        else:
+            matrix.fill((change.names, change.stored) for change in changes)
+    return current, matrix

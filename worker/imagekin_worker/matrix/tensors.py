@@ -1,0 +1,54 @@
+"""Tensors that hold a matrix's rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from imagekin.enums import DType
+
+DTYPES = {DType.FLOAT32: torch.float32, DType.FLOAT16: torch.float16}
+_NUMPY = {torch.float32: np.float32, torch.float16: np.float16}
+
+
+def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return a tensor of any numbers."""
+    # numpy asks the system for large pages, which fill twice as fast
+    return (
+        torch.from_numpy(np.empty(shape, _NUMPY[dtype]))
+        if device.type == "cpu"
+        else torch.empty(shape, dtype=dtype, device=device)
+    )
+
+
+def grown(tensor: Tensor, rows: int) -> Tensor:
+    """Return a copy with so many rows."""
+    larger = empty((rows, *tensor.shape[1:]), tensor.dtype, tensor.device)
+    larger[: len(tensor)] = tensor
+    return larger
+
+
+# On a CPU numpy reads and writes: no thread of torch, which wait for each other even over a few rows.
+
+
+def take(tensor: Tensor, places: np.ndarray) -> np.ndarray:
+    """Return a copy of some of a tensor's rows."""
+    if tensor.device.type == "cpu":
+        return tensor.numpy()[places]
+    return tensor[torch.from_numpy(places).to(tensor.device)].cpu().numpy()
+
+
+def put(tensor: Tensor, places: slice | np.ndarray, values: np.ndarray) -> None:
+    """Write values over some of a tensor's rows."""
+    if tensor.device.type == "cpu":
+        tensor.numpy()[places] = values
+    else:
+        there = places if isinstance(places, slice) else torch.from_numpy(places).to(tensor.device)
+        tensor[there] = of(values).to(tensor)
+
+
+def of(array: np.ndarray) -> Tensor:
+    """Return an array as a tensor, without a copy."""
+    # through DLPack because torch.from_numpy warns of read-only memory
+    return torch.from_dlpack(array)

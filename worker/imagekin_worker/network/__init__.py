@@ -1,0 +1,1 @@
+"""Networks: weights, devices, preprocessing, and a backbone that is ready to run."""

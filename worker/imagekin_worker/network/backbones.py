@@ -1,0 +1,267 @@
+"""Backbones made ready to run: weights found and checked, head cut off, made fast, kept warm within a budget."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from imagekin import catalog
+from imagekin.catalog import Preprocess, Space
+from imagekin.settings import Settings
+from imagekin_worker.network import checkpoints, devices, fake, fusion, lite0, slots
+
+CPU_BATCH = 4
+"""Pictures a forward pass on one core: larger batches leave the cache and lose."""
+
+GPU_BATCH = 64
+
+SLOTS = 2
+"""Batches at once on a GPU: one is computed while the other comes and goes."""
+
+Batch = NDArray[np.uint8] | NDArray[np.float32]
+
+
+class Backbone(Protocol):
+    """What a pipeline needs of a network without its head."""
+
+    space: Space
+    batch_size: int
+    on_gpu: bool
+    nbytes: int
+
+    def embed(self, batch: Batch) -> NDArray[np.float32]:
+        """Embed pictures (n, 3, crop, crop) into (n, dim) float32.
+
+        uint8 are pixels, scaled here by the preprocess's mean and std; float32 are scaled already. Neighbors in the
+        batch change nothing. What overflows comes out as it is: the caller looks for numbers that are not finite.
+        """
+        ...
+
+    def stream(self, batch: int) -> slots.Stream:
+        """Return the slots that batches of one size go through where `on_gpu`; one thread may use them at a time."""
+        ...
+
+
+def load(space: Space, settings: Settings, *, device: torch.device | None = None, reference: bool = False) -> Backbone:
+    """Load the backbone of a space; `reference` keeps it eager, unfolded, NCHW and float32, to hold others against.
+
+    `device`: by default that of the settings. Raises WeightsUnavailable, whose detail says which file to put where.
+    """
+    if space.backbone == catalog.FAKE_BACKBONE:
+        return fake.load(space, settings)
+    return TorchBackbone(space, _filled(space, settings), device or devices.choose(settings), reference=reference)
+
+
+def scaled(space: Space, settings: Settings, device: torch.device) -> Scaled:
+    """Make what a compiler takes: the network, folded, with its scaling. Raises WeightsUnavailable."""
+    dtype = devices.numbers(device, space.precision)
+    folded = fusion.fold(_filled(space, settings), pads=device.type == "cpu")
+    network = _prepared(folded, device, dtype, torch.channels_last)
+    return Scaled(network, space.preprocess, dtype).to(device).eval()
+
+
+def _filled(space: Space, settings: Settings) -> nn.Module:
+    network = build(space)
+    checkpoints.fill(network, checkpoints.read(space, settings), space)
+    return network
+
+
+def _prepared(network: nn.Module, device: torch.device, dtype: torch.dtype, layout: torch.memory_format) -> nn.Module:
+    network = network.eval().requires_grad_(False)
+    return network.to(device=device, dtype=dtype).to(memory_format=layout)
+
+
+class Models:
+    """The warm backbones by space, at most `model_memory_bytes` of them; least recently used go first."""
+
+    def __init__(self, settings: Settings, loader: Callable[[Space, Settings], Backbone] = load) -> None:
+        self._settings = settings
+        self._loader = loader
+        self._warm: OrderedDict[str, Backbone] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, space: Space) -> Backbone:
+        """Give the backbone of a space, loading it where it is not warm. Raises WeightsUnavailable."""
+        key = space.fingerprint
+        with self._lock:
+            if key not in self._warm:
+                self._warm[key] = self._loader(space, self._settings)
+            self._warm.move_to_end(key)
+            self._evict()
+            return self._warm[key]
+
+    @property
+    def warm(self) -> tuple[str, ...]:
+        """The fingerprints of the spaces whose backbones are warm, least recently used first."""
+        return tuple(self._warm)
+
+    def _evict(self) -> None:
+        while len(self._warm) > 1 and sum(each.nbytes for each in self._warm.values()) > (
+            self._settings.model_memory_bytes
+        ):
+            self._warm.popitem(last=False)
+
+
+class Compiled(Protocol):
+    """A network compiled for batches of exactly `batch` pictures; see Scaled for what goes in and comes out."""
+
+    batch: int
+    nbytes: int
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Embed pixels uint8 (batch, crop, crop, 3) into (batch, dim) float32."""
+        ...
+
+
+class Scaled(nn.Module):
+    """Take pixels as they lie in memory, uint8 (n, h, w, 3), through a network that wants them scaled, in float32."""
+
+    def __init__(self, network: nn.Module, preprocess: Preprocess, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.network = network
+        self._dtype = dtype
+        mean, std = (torch.tensor(values, dtype=torch.float64) for values in (preprocess.mean, preprocess.std))
+        # over whole rows of a picture, as loops over three channels cost four times as much
+        self.factor: Tensor
+        self.offset: Tensor
+        self.register_buffer("factor", (1 / (255 * std)).float().repeat(preprocess.crop))
+        self.register_buffer("offset", (-mean / std).float().repeat(preprocess.crop))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        count, height, width, channels = pixels.shape
+        rows = pixels.reshape(count * height, width * channels).float()
+        scaled = torch.addcmul(self.offset, rows, self.factor).view(count, height, width, channels)
+        return self.network(scaled.permute(0, 3, 1, 2).to(self._dtype)).float()
+
+
+class TorchBackbone:
+    """A network on a device. `exact`: float32. `fast`: half of that on a GPU; on a CPU that is slower than float32."""
+
+    def __init__(self, space: Space, network: nn.Module, device: torch.device, *, reference: bool = False) -> None:
+        self.space = space
+        self.device = device
+        self.on_gpu = device.type == "cuda"
+        self.batch_size = GPU_BATCH if self.on_gpu else CPU_BATCH
+        self._reference = reference
+        self._layout = torch.contiguous_format if reference else torch.channels_last
+        self._dtype = torch.float32 if reference else devices.numbers(device, space.precision)
+        folded = network if reference else fusion.fold(network, pads=device.type == "cpu")
+        self._network = _prepared(folded, device, self._dtype, self._layout)
+        tensors = [*self._network.parameters(), *self._network.buffers()]
+        self.nbytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        if device.type == "cpu" and not reference:
+            self._network = fusion.fuse(self._network, self._example())
+        self.scaled = Scaled(self._network, space.preprocess, self._dtype).to(device)
+        self._compiled: Compiled | None = None
+        self._stream: slots.Stream | None = None
+
+    @torch.inference_mode()
+    def embed(self, batch: Batch) -> NDArray[np.float32]:
+        """Embed pictures; see Backbone.embed."""
+        if self._reference or batch.dtype != np.uint8:
+            return self._network(self._plainly_scaled(batch)).float().cpu().numpy()
+        pixels = torch.from_numpy(np.ascontiguousarray(batch.transpose(0, 2, 3, 1))).to(self.device)
+        compiled = self._compiled
+        network = self.scaled if compiled is None or len(batch) != compiled.batch else compiled
+        return network(pixels).cpu().numpy()
+
+    def stream(self, batch: int) -> slots.Stream:
+        """Return the slots for batches of one size; made once, as recording a GPU's graphs takes time."""
+        if self._stream is None or self._stream.batch != batch:
+            self._stream = None  # its memory goes before the new one's comes
+            self._stream = slots.Stream(self._slots(batch))
+        return self._stream
+
+    def switch(self, compiled: Compiled) -> None:
+        """Use a compiled network from now on for batches of its size; one that is being computed is not disturbed."""
+        self.nbytes += compiled.nbytes
+        self._compiled, self._stream = compiled, None
+
+    @property
+    def compiled_batch(self) -> int | None:
+        """The batch size of the compiled network that is in use; None while there is none."""
+        return None if self._compiled is None else self._compiled.batch
+
+    def _slots(self, batch: int) -> list[slots.Slot]:
+        side = self.space.preprocess.crop
+        if not self.on_gpu:
+            return [slots.HostSlot(self.embed, batch, side) for _ in range(SLOTS)]
+        from imagekin_worker.network import cuda
+
+        compiled = self._compiled
+        network = compiled if compiled is not None and compiled.batch == batch else self.scaled
+        queue = cuda.Queue(network, self.device)
+        return [cuda.CudaSlot(queue, batch, side) for _ in range(SLOTS)]
+
+    def _plainly_scaled(self, batch: Batch) -> Tensor:
+        pixels = torch.from_numpy(batch).to(self.device)
+        if batch.dtype == np.uint8:
+            mean, std = self._channels(self.space.preprocess.mean), self._channels(self.space.preprocess.std)
+            pixels = pixels.float().div_(255).sub_(mean).div_(std)
+        return pixels.to(self._dtype).contiguous(memory_format=self._layout)
+
+    def _example(self) -> Tensor:
+        side = self.space.preprocess.crop
+        return torch.zeros(self.batch_size, 3, side, side).contiguous(memory_format=torch.channels_last)
+
+    def _channels(self, values: tuple[float, ...]) -> Tensor:
+        return torch.tensor(values, device=self.device).view(1, 3, 1, 1)
+
+
+def build(space: Space) -> nn.Module:
+    """Build a space's network without its head and, on the meta device, without numbers."""
+    network = skeleton(space.backbone, space.preprocess.crop)
+    network.set_submodule(space.layer, nn.Identity())
+    return network.eval()
+
+
+def skeleton(name: str, crop: int = 224) -> nn.Module:
+    """Build a network of the catalog on the meta device: shapes without numbers, in no time and no memory."""
+    with _OnMeta():
+        if name == catalog.DEFAULT_BACKBONE:
+            return lite0.EfficientNetLite0()
+        # seconds of every worker's start that the default backbone can do without
+        from torchvision import models
+
+        return models.get_model(name, weights=None, **_arguments(name, crop))
+
+
+def head_of(network: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
+    """Find the classifying module: the last Linear, or the last convolution where that is what classifies.
+
+    For resnet50, vgg19 and efficientnet_b0 its input is what `children()[:-1]`, pooled, and `classifier[:-1]` give.
+    """
+    return [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1]
+
+
+def inputs_of(head: nn.Linear | nn.Conv2d) -> int:
+    """Count the numbers that go into a head: the embedding's dim."""
+    return head.in_features if isinstance(head, nn.Linear) else head.in_channels
+
+
+def _arguments(name: str, crop: int) -> dict[str, Any]:
+    # What torchvision's builders pass only together with its weights; without it the same weights mean another network.
+    if name in ("googlenet", "inception_v3"):
+        return {"transform_input": True, "init_weights": False}
+    return {"image_size": crop} if name.startswith("vit_") else {}
+
+
+class _OnMeta(TorchFunctionMode):
+    """Makes parameters on the meta device. `with torch.device("meta")` would catch small computations too, and some
+    builders compute their widths with tensors."""
+
+    _FACTORIES = (torch.empty, torch.ones, torch.zeros, torch.full)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in self._FACTORIES:
+            kwargs.setdefault("device", "meta")
+        return func(*args, **kwargs)

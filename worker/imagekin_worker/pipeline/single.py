@@ -1,0 +1,51 @@
+"""Single passes, as searches make them: on as many of the cores as make them quickest."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from imagekin_worker.network.backbones import Backbone, Batch
+from imagekin_worker.network.devices import cores
+
+# How often each number of threads is tried before the best of them stays.
+TRIALS = 2
+
+
+class Passes:
+    """Runs networks on one batch at a time, and learns from it.
+
+    More threads are not always faster, as they wait for each other after each layer: one picture can take longer on
+    two cores than on one of them. Which number is best depends on machine, network and batch, so the first batches of
+    each size are run with one after the other.
+    """
+
+    def __init__(self, threads: int = 0, clock: Callable[[], float] = time.perf_counter) -> None:
+        most = threads or cores()
+        self._choices = [most] + [2**power for power in range(most.bit_length()) if 2**power < most]
+        self._clock = clock
+        # by space and size of the batch, then by number of threads
+        self._times: dict[tuple[str, int], dict[int, list[float]]] = {}
+
+    def embed(self, backbone: Backbone, batch: Batch) -> NDArray[np.float32]:
+        """Embed pictures as `Backbone.embed` does."""
+        if backbone.on_gpu:
+            return backbone.embed(batch)
+        work = backbone.space.fingerprint, len(batch)
+        times = self._times.setdefault(work, {choice: [] for choice in self._choices})
+        untried = [choice for choice in self._choices if len(times[choice]) < TRIALS]
+        threads = untried[0] if untried else min(times, key=lambda choice: min(times[choice]))
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            began = self._clock()
+            found = backbone.embed(batch)
+            if untried:
+                times[threads].append(self._clock() - began)
+        finally:
+            torch.set_num_threads(before)
+        return found

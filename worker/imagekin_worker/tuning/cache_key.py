@@ -1,0 +1,45 @@
+"""What a figure or a compiled network that was made on a machine depends on, and where such things are kept."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import platform
+from pathlib import Path
+
+import torch
+
+from imagekin.settings import Settings
+
+# Where it is decided how a network is computed: a change there makes what is kept worthless.
+_PACKAGES = ("network", "pipeline", "tuning")
+
+
+def folder(settings: Settings, kind: str) -> Path:
+    """Return the folder of what is kept of a kind for this machine, this PyTorch and this code."""
+    return settings.cache_folder / kind / key()
+
+
+@functools.cache
+def key() -> str:
+    """Name the machine, PyTorch and the code by 16 hex characters."""
+    parts = [platform.machine(), _processor(), torch.__version__, *_gpus()]
+    digest = hashlib.sha256("\n".join(parts).encode())
+    for package in _PACKAGES:
+        for path in sorted((Path(__file__).parents[1] / package).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _processor() -> str:
+    """Tell the processor's model and abilities: native code for others must not be run, times do not carry over."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return f"{platform.processor()} {torch.backends.cpu.get_cpu_capability()}"
+    told = {line.partition(":")[0].strip(): line for line in reversed(lines)}
+    return "\n".join(told.get(name, "") for name in ("model name", "flags", "CPU part", "Features"))
+
+
+def _gpus() -> list[str]:
+    return [str(torch.cuda.get_device_properties(at).name) for at in range(torch.cuda.device_count())]

@@ -1,0 +1,204 @@
+"""Makes backbones faster when they have worked long enough for that to pay: first the cores' arrangement, then a
+compiled network.
+
+Both cost seconds to a minute once, and both are kept for the machine's other processes and for later ones. A job that
+is shorter than what they cost never waits for them; one that is longer pays at most as much as it saves.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from contextlib import suppress
+from pathlib import Path
+
+import structlog
+
+from imagekin.settings import Settings
+from imagekin_worker.network.backbones import Backbone, TorchBackbone
+from imagekin_worker.pipeline.lanes import Arrangement, arrangement_of
+from imagekin_worker.tuning import cache_key, calibration, compiled
+from imagekin_worker.tuning.compile import Order
+
+log = structlog.get_logger()
+
+CALIBRATION_S = 4.0
+STOP_S = 5.0
+_COMPILERS = ("g++", "c++", "clang++")
+
+
+class Tuner:
+    """What one process knows of how its backbones run best. Not for several threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._worked_s: dict[str, float] = defaultdict(float)
+        self._arrangements: dict[str, Arrangement] = {}
+        self._compilation: Compilation | None = None
+        self._calibrated: set[str] = set()
+        self._begun: set[str] = set()
+        # files that could not be loaded: once told, and not tried in each claim
+        self._unusable: set[Path] = set()
+
+    def arrangement(self, backbone: Backbone) -> Arrangement:
+        """Say how the cores should share a backbone's work, by a calibration if there was one."""
+        name = backbone.space.fingerprint
+        if name not in self._arrangements:
+            found = None if backbone.on_gpu else calibration.kept(backbone, self._settings)
+            self._arrangements[name] = found or arrangement_of(backbone, self._settings)
+            if found is not None:
+                self._calibrated.add(name)
+        self._use_compiled(backbone)
+        return self._arrangements[name]
+
+    def worked(self, backbone: Backbone, images: int, seconds: float) -> None:
+        """Note what a backbone did, and do what has become worth while; to be called between two claims."""
+        name = backbone.space.fingerprint
+        self._worked_s[name] += seconds
+        if not isinstance(backbone, TorchBackbone) or not images:
+            return
+        if not backbone.on_gpu and name not in self._calibrated and self._has_worked(name, "calibrate_after_s"):
+            self._calibrated.add(name)
+            self._calibrate(backbone, images / seconds)
+        if self._compilation is not None:
+            self._look_after(self._compilation)
+        elif self._has_worked(name, "compile_after_s"):
+            self._compile(backbone)
+
+    @property
+    def compiling(self) -> bool:
+        """Whether a network is being compiled, or was and is not in use yet."""
+        return self._compilation is not None
+
+    def close(self) -> None:
+        """Give up what is being compiled."""
+        if self._compilation is not None:
+            self._compilation.stop()
+            self._compilation = None
+
+    def _has_worked(self, name: str, setting: str) -> bool:
+        return 0 < getattr(self._settings, setting) <= self._worked_s[name]
+
+    def _calibrate(self, backbone: TorchBackbone, images_per_s: float) -> None:
+        name = backbone.space.fingerprint
+        if calibration.least_seconds(self._arrangements[name], images_per_s) > CALIBRATION_S:
+            log.info("not_calibrated", backbone=backbone.space.backbone, reason="a few seconds are too short for it")
+            return
+        self._arrangements[name] = calibration.calibrate(backbone, self._settings, CALIBRATION_S)
+
+    def _compile(self, backbone: TorchBackbone) -> None:
+        """Begin to compile a network, once in this process."""
+        if self._use_compiled(backbone) or backbone.space.fingerprint in self._begun:
+            return
+        self._begun.add(backbone.space.fingerprint)
+        if backbone.device.type == "cpu" and _compiler() is None:
+            log.info("not_compiled", backbone=backbone.space.backbone, reason="there is no C++ compiler")
+            return
+        self._compilation = Compilation(self._order(backbone), backbone)
+
+    def _look_after(self, compilation: Compilation) -> None:
+        if compilation.ended:
+            compilation.report()
+            self._compilation = None
+            self._use_compiled(compilation.backbone)
+
+    def _use_compiled(self, backbone: Backbone) -> bool:
+        """Switch to a compiled network where one is kept; tell whether nothing is left to do."""
+        if not isinstance(backbone, TorchBackbone) or not self._settings.compile_after_s:
+            return True
+        order = self._order(backbone)
+        if order.path in self._unusable:
+            return True
+        if order.path.exists() and backbone.compiled_batch != order.batch:
+            try:
+                lanes = self._arrangements[backbone.space.fingerprint].lanes
+                backbone.switch(compiled.load(order.path, backbone.device, order.batch, lanes))
+            # AttributeError: a library without what is called in it
+            except (OSError, RuntimeError, AttributeError) as error:
+                self._unusable.add(order.path)
+                log.warning("compiled_network_unusable", path=str(order.path), error=str(error).splitlines()[0])
+                return True
+            log.info("compiled_network_used", backbone=backbone.space.backbone, batch=order.batch)
+        return order.done
+
+    def _order(self, backbone: TorchBackbone) -> Order:
+        arrangement, device = self._arrangements[backbone.space.fingerprint], backbone.device
+        suffix = ".so" if device.type == "cpu" else ".pt2"
+        name = f"{backbone.space.fingerprint}-{device.type}-{arrangement.batch}-{arrangement.threads}{suffix}"
+        path = cache_key.folder(self._settings, "compiled") / name
+        weights_dir = self._settings.weights_dir.resolve()
+        return Order(backbone.space, weights_dir, str(device), arrangement.batch, arrangement.threads, path)
+
+
+class Compilation:
+    """A process that compiles one network; see compiler."""
+
+    def __init__(self, order: Order, backbone: TorchBackbone) -> None:
+        self.backbone = backbone
+        self._order = order
+        self._started = time.monotonic()
+        # a file, as a pipe that nobody empties fills up
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115  closed in `report` or `stop`
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "imagekin_worker.tuning.compile"],
+            stdin=subprocess.PIPE,
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            # its own group, with which it ends itself and the C++ compiler
+            start_new_session=True,
+            env={**os.environ, "TORCHINDUCTOR_COMPILE_THREADS": "1"},
+        )
+        log.info("compiling", backbone=order.space.backbone, batch=order.batch)
+        assert self._process.stdin is not None
+        # a process that died at once is found dead later
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(order.to_json().encode() + b"\n")
+            self._process.stdin.flush()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process has ended, however."""
+        return self._process.poll() is not None
+
+    def report(self) -> None:
+        """Log how it ended."""
+        said = self._said()
+        about = {"backbone": self._order.space.backbone, "seconds": round(time.monotonic() - self._started, 1)}
+        if self._process.returncode:
+            log.warning("not_compiled", reason=said, **about)
+        else:
+            log.info("compiled", **about, **(json.loads(said) if said.startswith("{") else {}))
+
+    def stop(self) -> None:
+        """End the process; it does so itself when the pipe to it closes."""
+        self._close()
+        try:
+            self._process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._output.close()
+
+    def _said(self) -> str:
+        """Return the last line of what it wrote: an error's own, or the figures of a trial."""
+        self._close()
+        with self._output as output:
+            output.seek(0)
+            lines = output.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else ""
+
+    def _close(self) -> None:
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
+
+
+def _compiler() -> str | None:
+    """Find the C++ compiler that PyTorch will use."""
+    return next(filter(None, map(shutil.which, (os.environ.get("CXX") or "", *_COMPILERS))), None)
