@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from imagekin import errors
-from imagekin_worker import seeding
 from imagekin_worker.analysis import nearest, stepper
 from imagekin_worker.analysis.stepper import Stepper, ViewedRows
 from imagekin_worker.analysis.view import View
+from imagekin_worker.kmeans import seeding
 
 DEFAULT_SEED = 100
 # More images than these would take hours.

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 
 from imagekin import errors
-from imagekin.types import Metric
+from imagekin.enums import Metric
 from imagekin_worker.analysis import stepper
 from imagekin_worker.analysis.stepper import Stepper, ViewedRows
 from imagekin_worker.analysis.view import View
-from imagekin_worker.kmeans import KMeans
+from imagekin_worker.kmeans.kmeans import KMeans
 
 DEFAULT_SEED = 100
 # One start: medoids of as many clusters as images are wanted depend little on it.

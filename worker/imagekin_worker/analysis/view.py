@@ -27,7 +27,7 @@ import torch
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from imagekin import errors
-from imagekin_worker import lengths
+from imagekin_worker.matrix import lengths
 
 CALIBRATED, RAW = "calibrated", "raw"
 EXPONENT = 0.4
