@@ -10,6 +10,7 @@ import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 
 import web
 from imagekin import errors
-from imagekin.net import fetch
+from imagekin.net import content_coding, fetch
 from imagekin.net.fetch import Fetcher
 from imagekin.settings import Settings
 from web import Web
@@ -202,14 +203,133 @@ def test_compressed_answers(server: Web, make: Make) -> None:
     for encoding, data in pages.items():
         server.pages[f"/{encoding}"] = web.body(data, Content_Encoding=encoding)
         assert fetcher.fetch(server.url(f"/{encoding}")) == b"picture", encoding
-    for encoding in ("br", "zstd", "gzip, gzip", "nonsense"):
-        server.pages["/"] = web.body(packed, Content_Encoding=encoding)
-        with pytest.raises(errors.FetchFailed, match="not asked for"):
+    for encoding in ("br", "zstd", "gzip, br"):
+        server.pages["/"] = web.body(b"\x1b compressed", Content_Encoding=encoding)
+        with pytest.raises(errors.FetchFailed, match="was not asked"):
             fetcher.fetch(server.url())
-    for broken, reason in ((b"not gzip at all", "decompressed"), (packed[:-9], "cut off")):
-        server.pages["/"] = web.body(broken, Content_Encoding="gzip")
-        with pytest.raises(errors.FetchFailed, match=reason):
-            fetcher.fetch(server.url())
+    server.pages["/"] = web.body(packed[:-9], Content_Encoding="gzip")
+    with pytest.raises(errors.FetchFailed, match="cut off"):
+        fetcher.fetch(server.url())
+    server.pages["/"] = web.body(packed[:10] + b"\xff" * 50, Content_Encoding="gzip")
+    with pytest.raises(errors.FetchFailed, match="decompressed"):
+        fetcher.fetch(server.url())
+    server.pages["/"] = web.body(packed, Content_Encoding=", ".join(["gzip"] * 5))
+    with pytest.raises(errors.FetchFailed, match="over and over"):
+        fetcher.fetch(server.url())
+
+
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 3
+RAW_DEFLATE = zlib.compress(PNG, wbits=-15)
+TWO_MEMBERS = gzip.compress(PNG[:300]) + gzip.compress(PNG[300:])
+CODED = [
+    ("UTF-8", PNG), ("none", PNG), ("binary", PNG), ("aws-chunked", PNG), ("", PNG), ("identity", PNG), ("8bit", PNG),
+    ("image/png", PNG), ("base64", PNG), ("identity, gzip", gzip.compress(PNG)), ("gzip, identity", gzip.compress(PNG)),
+    ("aws-chunked,gzip", gzip.compress(PNG)), ("gzip,", gzip.compress(PNG)), ("GZIP", gzip.compress(PNG)),
+    ("gzip", TWO_MEMBERS), ("gzip", TWO_MEMBERS + bytes(100)), ("gzip", gzip.compress(PNG) + b"behind"),
+    ("gzip", PNG), ("deflate", PNG), ("br", PNG), ("zstd", PNG), ("gzip", zlib.compress(PNG)), ("deflate", RAW_DEFLATE),
+    ("deflate", gzip.compress(PNG)), ("gzip, gzip", gzip.compress(gzip.compress(PNG))),
+    ("deflate, gzip", gzip.compress(zlib.compress(PNG))), ("gzip, gzip", gzip.compress(PNG)),
+    ("gzip", gzip.compress(PNG, 0)), ("gzip", b"".join(gzip.compress(PNG[at : at + 1]) for at in range(len(PNG)))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("encoding", "data"), CODED, ids=[f"{at}-{coding}" for at, (coding, _) in enumerate(CODED)])
+def test_what_a_body_is_shows_its_start_and_not_its_header(server: Web, make: Make, encoding: str, data: bytes) -> None:
+    server.pages["/"] = web.body(data, Content_Encoding=encoding)
+    assert make(max_image_bytes=100_000).fetch(server.url()) == PNG
+
+
+def test_pieces_of_any_size_are_decoded() -> None:
+    for data, coding in ((TWO_MEMBERS, "gzip"), (RAW_DEFLATE, "deflate"), (PNG, "gzip"), (gzip.compress(PNG), "gzip")):
+        for size in (1, 2, 63, 64, 65, len(data)):
+            pieces = (data[at : at + size] for at in range(0, len(data), size))
+            assert b"".join(content_coding.decoded(pieces, coding)) == PNG
+
+
+def test_the_header_twice_is_one_list(server: Web, make: Make) -> None:
+    data = gzip.compress(PNG)
+    head = b"Content-Encoding: aws-chunked\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(data)
+    server.pages["/"] = web.raw(OK + head, data)
+    assert make().fetch(server.url()) == PNG
+
+
+LOCATIONS = {
+    "/café.png".encode(): "/caf%C3%A9.png",
+    b"/caf\xe9.png": "/caf%E9.png",
+    "/写真/猫.png?größe=1".encode(): "/%E5%86%99%E7%9C%9F/%E7%8C%AB.png?gr%C3%B6%C3%9Fe=1",
+    b"/a b.png": "/a%20b.png",
+    b"  /trimmed.png ": "/trimmed.png",
+    b"\\sub\\c.png?a=\\": "/sub/c.png?a=\\",
+    b"/100%.png": "/100%.png",
+    b"?only=query": "/start?only=query",
+    b"/a%2Fb.png": "/a%2Fb.png",
+}
+
+
+@pytest.mark.parametrize("location", LOCATIONS)
+def test_redirects_go_where_browsers_go(server: Web, make: Make, location: bytes) -> None:
+    answer = b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: " + location + b"\r\n\r\n"
+    server.pages["/start"] = web.raw(answer)
+    server.pages[LOCATIONS[location]] = server.pages[LOCATIONS[location].replace("\\", "%5C")] = web.body(PNG)
+    assert make().fetch(server.url("/start")) == PNG
+
+
+@pytest.mark.parametrize("location", [b"\\\\10.0.0.1\\a.png", b"http:\\\\127.0.0.2\\a.png", b"http://127.0.0.1:22\\"])
+def test_a_backslash_leads_nowhere_that_a_slash_does_not(server: Web, make: Make, location: bytes) -> None:
+    answer = b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: " + location + b"\r\n\r\n"
+    server.pages["/"] = web.raw(answer)
+    with pytest.raises(errors.FetchRefused):
+        make().fetch(server.url())
+
+
+def test_what_a_proxy_has_changed_is_an_answer(server: Web, make: Make) -> None:
+    server.pages["/"] = web.body(PNG, 203)
+    assert make().fetch(server.url()) == PNG
+
+
+def busy(times: int, status: int, **headers: str) -> web.Answer:
+    """Answer that the server is busy so many times, and then with the picture."""
+    left = [times]
+
+    def answer(request: Any) -> None:
+        left[0] -= 1
+        (web.body(b"later", status, **headers) if left[0] >= 0 else web.body(PNG))(request)
+
+    return answer
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_short_retry_after_is_waited_for_once(server: Web, make: Make, status: int) -> None:
+    in_a_second = formatdate(time.time() + 1, usegmt=True)
+    for number, value in enumerate(("1", " 0 ", in_a_second, "Thu, 01 Jan 1970 00:00:00 GMT")):
+        server.pages[f"/{number}"] = busy(1, status, Retry_After=value)
+        assert make().fetch(server.url(f"/{number}")) == PNG
+    server.pages["/again"] = busy(2, status, Retry_After="0")
+    with pytest.raises(errors.FetchFailed, match=str(status)):
+        make().fetch(server.url("/again"))
+    assert server.paths.count("/again") == 2
+
+
+@pytest.mark.parametrize("headers", [{}, {"Retry_After": "6"}, {"Retry_After": "soon"}, {"Retry_After": "9" * 400}])
+def test_no_other_busy_server_is_waited_for(server: Web, make: Make, headers: dict[str, str]) -> None:
+    server.pages["/"] = busy(1, 503, **headers)
+    with pytest.raises(errors.FetchFailed, match="503"):
+        make().fetch(server.url())
+    assert len(server.paths) == 1
+
+
+def test_a_pause_that_does_not_fit_into_the_time_is_not_made(server: Web, make: Make) -> None:
+    server.pages["/"] = busy(1, 503, Retry_After="2")
+    begun = time.monotonic()
+    with pytest.raises(errors.FetchFailed, match="503"):
+        make(fetch_timeout_s=1).fetch(server.url())
+    assert time.monotonic() - begun < 1
+
+
+def test_a_busy_server_may_be_one_that_redirects(server: Web, make: Make) -> None:
+    server.pages["/"] = web.redirect("/busy")
+    server.pages["/busy"] = busy(1, 503, Retry_After="0")
+    assert make().fetch(server.url()) == PNG
 
 
 def test_a_gzip_bomb_is_too_large_and_takes_no_memory(server: Web, make: Make) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import Any
 
 import httpx2
 
 from imagekin import errors, schemas
+from imagekin.net import retry_after
 
 
 class Unreachable(errors.Unavailable):
@@ -44,7 +43,11 @@ def from_response(response: httpx2.Response) -> errors.ImagekinError:
     known = _request_errors().get(code) if isinstance(code, str) else None
     kind = known or _unknown(errors.ImagekinError, code, response.status_code)
     pointers = problem.get("errors")
-    return kind(detail, errors=pointers if isinstance(pointers, list) else None, retry_after_s=_retry_after_s(response))
+    return kind(
+        detail,
+        errors=pointers if isinstance(pointers, list) else None,
+        retry_after_s=retry_after.seconds(response.headers.get("retry-after", "")),
+    )
 
 
 def from_job(error: schemas.Error) -> errors.ImagekinError:
@@ -66,19 +69,6 @@ def _unknown(base: type[errors.ImagekinError], code: object, status: int) -> typ
     return type(
         base.__name__, (base,), {"code": named, "http_status": status, "retryable": status in (429, 502, 503, 504)}
     )
-
-
-def _retry_after_s(response: httpx2.Response) -> int | None:
-    """Read Retry-After, seconds or a date (RFC 9110, 10.2.3)."""
-    value = response.headers.get("retry-after", "").strip()
-    if value.isdigit():
-        return int(value)
-    try:
-        at = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    at = at if at.tzinfo else at.replace(tzinfo=UTC)
-    return max(0, round((at - datetime.now(UTC)).total_seconds()))
 
 
 @cache

@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import http
-import zlib
+import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
+from urllib.parse import quote
 
 import httpcore2
 import httpx2
 
 from imagekin import errors
+from imagekin.net import content_coding, retry_after
 from imagekin.net.public_addresses import Backend, Policy, Resolve, resolve
 from imagekin.settings import Settings
 
 MAX_REDIRECTS = 5
 MAX_URL_CHARS = 4096
+LONGEST_RETRY_AFTER_S = 5.0
+"""How long a server may ask to be left alone, once, before it is asked again."""
+
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+# 203: a proxy on the way has changed the answer, as those that make pictures smaller do.
+_GOOD = frozenset({http.HTTPStatus.OK, http.HTTPStatus.NON_AUTHORITATIVE_INFORMATION})
+_BUSY = frozenset({http.HTTPStatus.TOO_MANY_REQUESTS, http.HTTPStatus.SERVICE_UNAVAILABLE})
+_ASCII = bytes(range(0x21, 0x7F)).decode()
+_LINE_BREAKS = {ord(character): None for character in "\t\r\n"}
 _PORTS = {"http": 80, "https": 443}
 # Below are services that have nothing to do with the web and everything to lose.
 _FIRST_FREE_PORT = 1024
 _KEPT_CONNECTIONS = 16
 _KEPT_S = 5.0
-# zlib's own number for "gzip or zlib, see the header"
-_ANY_WBITS = 47
 
 
 class Fetcher:
@@ -52,19 +61,27 @@ class Fetcher:
     def fetch(self, url: str, timeout_s: float | None = None) -> bytes:
         """Return the bytes at an http or https address, after at most 5 redirects.
 
-        Raises FetchRefused for an address that is no such, has a user or a password in it, or leads to a host or a
-        port where images do not come from; FetchFailed with the status or the reason; ItemTimeout; ImageTooLarge,
-        EmptyFile.
+        A server that is busy and says for how short a time is asked once more. Raises FetchRefused for an address that
+        is no such, has a user or a password in it, or leads to a host or a port where images do not come from;
+        FetchFailed with the status or the reason; ItemTimeout; ImageTooLarge, EmptyFile.
         """
-        with self._backend.within(min(timeout_s or self._timeout_s, self._timeout_s)), _failures():
-            target = parse(url)
-            for _ in range(MAX_REDIRECTS + 1):
+        allowed_s = min(timeout_s or self._timeout_s, self._timeout_s)
+        with self._backend.within(allowed_s) as deadline, _failures():
+            target, redirects, patient = parse(url), 0, True
+            while True:
                 with self._open(target) as response:
-                    location = _header(response, b"location") if response.status in _REDIRECTS else None
-                    if location is None:
+                    pause_s = _pause_s(response) if patient else None
+                    location = _location(response)
+                    if location is None and (pause_s is None or pause_s >= deadline.cut(None)):
                         return self._body(response)
+                if location is None:
+                    patient = False
+                    time.sleep(pause_s or 0)
+                    continue
+                redirects += 1
+                if redirects > MAX_REDIRECTS:
+                    raise errors.FetchFailed(f"The address redirects more than {MAX_REDIRECTS} times.")
                 target = _next(target, location)
-            raise errors.FetchFailed(f"The address redirects more than {MAX_REDIRECTS} times.")
 
     def close(self) -> None:
         """Close the connections that were kept."""
@@ -92,13 +109,14 @@ class Fetcher:
         return self._pool.handle_request(request)
 
     def _body(self, response: httpcore2.Response) -> bytes:
-        if response.status != http.HTTPStatus.OK:
+        if response.status not in _GOOD:
             raise errors.FetchFailed(f"The server answered {_status(response.status)}.")
         length = _header(response, b"content-length")
         if length is not None and length.isdigit() and int(length) > self._max_bytes:
             raise self._too_large()
         pieces, size = [], 0
-        for piece in self._decoded(response):
+        encoding = _header(response, b"content-encoding") or ""
+        for piece in content_coding.decoded(response.iter_stream(), encoding):
             size += len(piece)
             if size > self._max_bytes:
                 raise self._too_large()
@@ -106,25 +124,6 @@ class Fetcher:
         if not size:
             raise errors.EmptyFile("The server answered with nothing.")
         return b"".join(pieces)
-
-    def _decoded(self, response: httpcore2.Response) -> Iterator[bytes]:
-        """Yield the body in bounded pieces, decompressed where a server compresses though asked not to."""
-        encoding = (_header(response, b"content-encoding") or "identity").strip().lower()
-        if encoding == "identity":
-            yield from response.iter_stream()
-            return
-        if encoding not in ("gzip", "x-gzip", "deflate"):
-            raise errors.FetchFailed("The server compresses its answer in a way that it was not asked for.")
-        inflater = zlib.decompressobj(_ANY_WBITS)
-        try:
-            for piece in response.iter_stream():
-                yield inflater.decompress(piece, self._max_bytes + 1)
-                if inflater.unconsumed_tail:
-                    raise self._too_large()
-        except zlib.error:
-            raise errors.FetchFailed("The server's answer cannot be decompressed.") from None
-        if not inflater.eof:
-            raise errors.FetchFailed("The server's answer is cut off.")
 
     def _too_large(self) -> errors.ImageTooLarge:
         return errors.ImageTooLarge(f"The file has more than the {self._max_bytes:,} bytes that are accepted.")
@@ -167,8 +166,37 @@ def _next(url: httpx2.URL, location: str) -> httpx2.URL:
         raise errors.FetchRefused(f"The server redirects to where nothing is fetched from: {error.detail}") from None
 
 
+def _location(response: httpcore2.Response) -> str | None:
+    """Return where a response redirects to, as browsers read it (WHATWG URL): UTF-8, and a backslash is a slash."""
+    raw = _raw_header(response, b"location") if response.status in _REDIRECTS else None
+    if raw is None:
+        return None
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        text = quote(raw, safe=_ASCII)
+    text = text.strip().translate(_LINE_BREAKS)
+    path = re.match(r"[^?#]*", text)
+    assert path is not None
+    return path[0].replace("\\", "/") + text[path.end() :]
+
+
+def _pause_s(response: httpcore2.Response) -> float | None:
+    """Return how soon a busy server wants to be asked again, or None where that is not soon."""
+    value = _header(response, b"retry-after") if response.status in _BUSY else None
+    wanted_s = None if value is None else retry_after.seconds(value)
+    return None if wanted_s is None or wanted_s > LONGEST_RETRY_AFTER_S else wanted_s
+
+
 def _header(response: httpcore2.Response, name: bytes) -> str | None:
-    return next((value.decode("latin-1") for key, value in response.headers if key.lower() == name), None)
+    raw = _raw_header(response, name)
+    return None if raw is None else raw.decode("latin-1")
+
+
+def _raw_header(response: httpcore2.Response, name: bytes) -> bytes | None:
+    values = [value for key, value in response.headers if key.lower() == name]
+    # the same header twice is one list (RFC 9110, 5.3)
+    return b", ".join(values) if name == b"content-encoding" and values else next(iter(values), None)
 
 
 def _status(status: int) -> str:

@@ -14,6 +14,10 @@ MAX_KEY_BYTES = 1024
 _MAX_NAME_CHARS = 4 * MAX_KEY_BYTES
 _DIGEST_CHARS = 16
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+# In the encodings of East Asia (CP932, GBK, Big5, CP949), a backslash can be the second byte of a character.
+_INNER_BACKSLASH = re.compile(rb"(?<=[\x80-\xff])\\")
+# Latin-1 has control characters there, and a percent sign that could be read as one of ours is written as one.
+_UNSHOWN = re.compile(rb"[\x80-\x9f]|(?<=[\x80-\xff])\\|%(?=[0-9A-Fa-f]{2})")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+://)?(.*)", re.DOTALL)
 
 
@@ -54,6 +58,30 @@ def harmless(name: str) -> str:
         return key
     digest = "…" + hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()[:_DIGEST_CHARS]
     return key.encode()[: MAX_KEY_BYTES - len(digest.encode())].decode("utf-8", "ignore") + digest
+
+
+def of_bytes(name: bytes) -> str:
+    """Return a name of unknown encoding as text that no byte is lost from.
+
+    UTF-8 where it is that; else Latin-1, with `%81` for a byte that is not a letter there and for a backslash inside of
+    a character: `urllib.parse.unquote_to_bytes(text.encode("latin-1"))` gives the bytes back.
+    """
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        return _UNSHOWN.sub(lambda found: b"%%%02X" % found[0][0], name).decode("latin-1")
+
+
+def of_zip_bytes(name: bytes) -> str:
+    """Return a zip's name without a statement of its encoding as text that no byte is lost from.
+
+    UTF-8 where it is that, whatever its flag says (macOS does not set it); else cp437, as APPNOTE.TXT has it, with
+    `%5C` for a backslash inside of a character: `text.replace("%5C", "\\").encode("cp437")` gives the bytes back.
+    """
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        return _INNER_BACKSLASH.sub(b"%5C", name).decode("cp437")
 
 
 def split(name: str) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from imagekin import errors, formats
+from imagekin.schemas import keys
 from imagekin.settings import Settings
 from imagekin.sources import names
 from imagekin.sources.base import Entry, Fault, Source, text_field
@@ -150,7 +151,8 @@ class Folder:
             return None if path == f"{level.path}/{name}" else self._ignored(relative)
         except OSError as error:
             return self._failed(relative, error)
-        if names.is_hidden(name):
+        # one part of a path, whatever it has in it: here a backslash parts nothing
+        if name[0] == "." or name == names.RESOURCE_FORKS:
             return self._ignored(relative)
         if stat.S_ISDIR(mode):
             try:
@@ -206,11 +208,7 @@ def _is_below(path: str, folder: str) -> bool:
 
 
 def _text(path: str) -> str:
-    """Decode a path: UTF-8, or Latin-1 where it is not that."""
-    try:
-        return os.fsencode(path).decode()
-    except UnicodeDecodeError:
-        return os.fsencode(path).decode("latin-1")
+    return keys.of_bytes(os.fsencode(path))
 
 
 def _packed(path: str) -> dict[str, str]:

@@ -70,7 +70,14 @@ class Manifest:
         """Return the bytes at an address or a path; raises as `Fetcher.fetch`, `Remote.read` and `Roots.read` do."""
         if (url := ref.get("u")) is not None:
             return self._remote.read(url) if self._remote.named(url) else self._fetcher.fetch(url)
-        return self._roots.read(self._roots.absolute(ref["p"]), self._max_bytes)
+        path = self._roots.absolute(ref["p"])
+        try:
+            return self._roots.read(path, self._max_bytes)
+        except errors.ItemNotFound:
+            # as Windows writes it; a name may have a backslash in it here, too
+            if "\\" not in path:
+                raise
+            return self._roots.read(path.replace("\\", "/"), self._max_bytes)
 
     def close(self) -> None:
         """Close the manifest and all connections."""
@@ -97,7 +104,7 @@ class Manifest:
 
     def _url(self, path: str) -> str | None:
         """Return the URL of a path below a remote location."""
-        return path if self._remote.named(path) else self._remote.absolute(path)
+        return path if self._remote.named(path) else self._remote.absolute(path.replace("\\", "/").removeprefix("./"))
 
 
 def url_key(key: str | None, url: str) -> tuple[str, Fault | None]:

@@ -8,6 +8,9 @@ from imagekin import errors, formats
 from imagekin.schemas import keys
 from imagekin.sources.base import Fault
 
+RESOURCE_FORKS = "__MACOSX"
+"""The folder that macOS puts beside the files of a zip."""
+
 _SHOWN_CHARS = 80
 
 
@@ -33,9 +36,9 @@ def is_image(name: str) -> bool:
 
 def is_hidden(name: str) -> bool:
     """Say whether a part of `name` hides it: a leading dot, or macOS's folder of resource forks."""
-    if "." not in name and "__MACOSX" not in name:
+    if "." not in name and RESOURCE_FORKS not in name:
         return False
-    return any((part[0] == "." and part != "..") or part == "__MACOSX" for part in _parts(name))
+    return any((part[0] == "." and part != "..") or part == RESOURCE_FORKS for part in _parts(name))
 
 
 def _parts(name: str) -> list[str]:

@@ -5,18 +5,23 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 from imagekin import errors, formats
 from imagekin.sources.containers.blob import Blob
-from imagekin.sources.lines import MAX_LINE_BYTES, Line, lines
+from imagekin.sources.lines import HEAD_BYTES, MAX_LINE_BYTES, Line, Writing, lines
 from imagekin.uploads import unpack
 
-_HEAD_BYTES = 4096
-_BOM = b"\xef\xbb\xbf"
 _DELIMITERS = ",;\t"
+# What Excel writes before the header, and reads.
+_SEPARATOR = re.compile(r'"?sep=([^"\r\n])"?[,;\t]*\s*', re.IGNORECASE)
+# What PowerShell writes before the header.
+_TYPE = "#TYPE "
+# What Excel's plain CSV is in Western Europe and America; no byte of it tells.
+_ANSI = "cp1252"
 _TOO_LONG = f"It has more than the {MAX_LINE_BYTES:,} bytes that are accepted."
 
 
@@ -42,48 +47,62 @@ class Records(Protocol):
 
 def records(blob: Blob) -> Records:
     """Tell how a manifest is written, by its content; raises SourceUnreadable where it is none."""
-    head = blob.read_at(0, _HEAD_BYTES)
-    text = head.removeprefix(_BOM).lstrip()
+    head = blob.read_at(0, HEAD_BYTES)
+    writing = Writing.of(head)
+    text = head[writing.mark_bytes :].decode(writing.encoding, "replace").lstrip()
     if not text:
         raise errors.SourceUnreadable("The manifest is empty.")
-    if unpack.is_gzip(head) or unpack.is_zip(head) or formats.looks_like_image(head) or b"\0" in head:
+    if unpack.is_gzip(head) or unpack.is_zip(head) or formats.looks_like_image(head) or "\0" in text:
         raise errors.SourceUnreadable("The manifest is no text; send JSONL or CSV in UTF-8, not compressed.")
-    if text.startswith(b"["):
+    if text.startswith("["):
         raise errors.SourceUnreadable("The manifest is a JSON list; send JSONL: one object a line, no brackets around.")
-    return JsonLines(blob) if text.startswith(b"{") else Csv(blob)
+    return JsonLines(blob, writing) if text.startswith("{") else Csv(blob, writing)
 
 
 class JsonLines:
     """A JSON object a line."""
 
-    def __init__(self, blob: Blob) -> None:
+    def __init__(self, blob: Blob, writing: Writing) -> None:
         self._blob = blob
+        self._writing = writing
 
     def read(self, at: int, line: int) -> Iterator[Record]:
         """Yield the records from byte `at` on; blank lines are none."""
-        for number, each in enumerate(lines(self._blob, at), line):
-            data = each.data if number > 1 or each.data is None else each.data.removeprefix(_BOM)
-            if data is None or data.strip():
-                fields, reason = _object(data)
-                yield Record(fields, reason, number, (each.end, number + 1))
+        for number, each in enumerate(lines(self._blob, at, self._writing), line):
+            if each.data is None:
+                yield Record(None, _TOO_LONG, number, (each.after, number + 1))
+            elif each.data.strip(b" \t\r\n\0"):
+                fields, reason = _object(each.data, self._writing.encoding)
+                yield Record(fields, reason, number, (each.after, number + 1))
 
 
-def _object(data: bytes | None) -> tuple[dict[str, Any] | None, str | None]:
-    if data is None:
-        return None, _TOO_LONG
+def _object(data: bytes, encoding: str) -> tuple[dict[str, Any] | None, str | None]:
     try:
-        return load(data.decode()), None
+        # what was cut out of a JSON list has commas between its objects
+        return load(data.decode(encoding).rstrip().removesuffix(",")), None
     except UnicodeDecodeError as error:
-        return None, f"It is not UTF-8: {error.reason} at byte {error.start}."
+        return None, _undecodable(error)
     except ValueError as error:
         return None, str(error)
 
 
-def load(text: str) -> dict[str, Any]:
-    """Return a JSON object; raises ValueError, in words, where it is none or holds what no database keeps."""
+def _undecodable(error: UnicodeDecodeError) -> str:
+    name = "UTF-8" if error.encoding == "utf-8" else "UTF-16"
+    return f"It is not {name}: {error.reason} at byte {error.start}."
+
+
+def _refuse(name: str) -> Any:
+    raise ValueError(f"It is not JSON: {name} is no number.")
+
+
+def load(text: str, constant: Callable[[str], Any] = _refuse) -> dict[str, Any]:
+    """Return a JSON object; raises ValueError, in words, where it is none or holds what no database keeps.
+
+    `constant` says what becomes of NaN and infinities, which are not JSON.
+    """
     try:
-        value = json.loads(text, parse_constant=_refuse)
-        _check(value)
+        value = json.loads(text, parse_constant=constant)
+        check(value)
     except json.JSONDecodeError as error:
         raise ValueError(f"It is not JSON: {error.msg} at character {error.pos + 1}.") from None
     except RecursionError:
@@ -93,11 +112,8 @@ def load(text: str) -> dict[str, Any]:
     return value
 
 
-def _refuse(name: str) -> Any:
-    raise ValueError(f"It is not JSON: {name} is no number.")
-
-
-def _check(value: Any) -> None:
+def check(value: Any) -> None:
+    """Raise ValueError, in words, for what JSON may hold and no database keeps."""
     match value:
         case str():
             _check_text(value)
@@ -106,10 +122,10 @@ def _check(value: Any) -> None:
         case dict():
             for name, each in value.items():
                 _check_text(name)
-                _check(each)
+                check(each)
         case list():
             for each in value:
-                _check(each)
+                check(each)
 
 
 def _check_text(text: str) -> None:
@@ -124,22 +140,33 @@ class _Broken(Exception):
 
 
 class Csv:
-    """CSV (RFC 4180) with a header; commas, semicolons or tabs, whichever the header has."""
+    """CSV (RFC 4180) with a header; commas, semicolons or tabs, whichever the header has, or what `sep=` says."""
 
-    def __init__(self, blob: Blob) -> None:
+    def __init__(self, blob: Blob, writing: Writing) -> None:
         self._blob = blob
-        first = next(lines(blob), Line(b"", 0)).data or b""
-        self._delimiter = max(_DELIMITERS.encode(), key=first.count)
-        header = next(self._rows(self._feed(0, 1)), None)
+        self._writing = writing
+        first = next(lines(blob, 0, writing), Line(b"", 0))
+        text = (first.data or b"").decode(writing.encoding, "replace")
+        at, line = 0, 1
+        if (separator := _SEPARATOR.fullmatch(text)) is not None:
+            self._delimiter = separator[1]
+            at, line = first.after, 2
+        else:
+            if text.startswith(_TYPE):
+                at, line = first.after, 2
+                text = (next(lines(blob, at, writing), first).data or b"").decode(writing.encoding, "replace")
+            self._delimiter = max(_DELIMITERS, key=text.count)
+        header = next(self._rows(self._feed(at, line)), None)
         if header is None or header[0] is None:
             raise errors.SourceUnreadable(
                 f"The manifest's header cannot be read. {header[1] if header else ''}".strip()
             )
         self._names = [name.strip().lower() for name in header[0]]
         self._start = header[3]
-        if not {"url", "path"} & set(self._names):
+        named = [name for name in self._names if name]
+        if not {"url", "path"} & set(named):
             raise errors.SourceUnreadable("The manifest is neither JSONL nor a CSV whose header has `url` or `path`.")
-        if len(set(self._names)) < len(self._names):
+        if len(set(named)) < len(named):
             raise errors.SourceUnreadable("The manifest's header has a name twice.")
 
     def read(self, at: int, line: int) -> Iterator[Record]:
@@ -147,10 +174,12 @@ class Csv:
         if at == 0:
             at, line = self._start
         for row, reason, number, cursor in self._rows(self._feed(at, line)):
-            yield Record(*((None, reason) if row is None else self._fields(row)), number, cursor)
+            # a sheet's empty rows have their separators yet
+            if row is None or any(value.strip() for value in row):
+                yield Record(*((None, reason) if row is None else self._fields(row)), number, cursor)
 
     def _feed(self, at: int, line: int) -> _Feed:
-        return _Feed(self._blob, at, line)
+        return _Feed(self._blob, at, line, self._writing)
 
     def _rows(self, feed: _Feed) -> Iterator[tuple[list[str] | None, str | None, int, tuple[int, int]]]:
         """Yield each row, or the reason why there is none, with its line and the cursor after it.
@@ -158,7 +187,7 @@ class Csv:
         After a row that cannot be read it goes on with the next line, however many lines the row swallowed.
         """
         while True:
-            reader = csv.reader(feed, delimiter=chr(self._delimiter), strict=True)
+            reader = csv.reader(feed, delimiter=self._delimiter, strict=True)
             try:
                 while True:
                     feed.begin()
@@ -173,11 +202,12 @@ class Csv:
 
     def _fields(self, row: list[str]) -> tuple[dict[str, Any] | None, str | None]:
         """Return a row as a JSON line would have it: columns beyond the four are metadata, as text."""
-        if len(row) != len(self._names):
+        # a spreadsheet leaves out empty fields at a row's end, or adds some
+        if any(value.strip() for value in row[len(self._names) :]):
             return None, f"It has {len(row)} fields, and the header {len(self._names)}."
         fields: dict[str, Any] = {}
         more: dict[str, Any] = {}
-        for name, value in zip(self._names, row, strict=True):
+        for name, value in zip(self._names, row, strict=False):
             if not value.strip():
                 continue
             if name == "metadata":
@@ -190,7 +220,7 @@ class Csv:
             elif name:
                 more[name] = value
         try:
-            _check(more)
+            check(more)
         except ValueError as error:
             return None, str(error)
         if more:
@@ -204,8 +234,9 @@ class _Feed:
     `first`: the number of the record's first line.
     """
 
-    def __init__(self, blob: Blob, at: int, line: int) -> None:
-        self._lines = lines(blob, at)
+    def __init__(self, blob: Blob, at: int, line: int, writing: Writing) -> None:
+        self._lines = lines(blob, at, writing)
+        self._encoding = writing.encoding
         self._waiting: deque[Line] = deque()
         self._taken: list[Line] = []
         self._bytes = 0
@@ -228,7 +259,7 @@ class _Feed:
         self._waiting.extendleft(reversed(self._taken[1:]))
         if self._taken:
             self._line -= len(self._taken) - 1
-            self._at = self._taken[0].end
+            self._at = self._taken[0].after
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -236,14 +267,21 @@ class _Feed:
     def __next__(self) -> str:
         line = self._waiting.popleft() if self._waiting else next(self._lines)
         self._taken.append(line)
-        first = self._line == 1
-        self._at, self._line = line.end, self._line + 1
+        self._at, self._line = line.after, self._line + 1
         if line.data is None:
             raise _Broken(_TOO_LONG)
         self._bytes += len(line.data)
         if self._bytes > MAX_LINE_BYTES:
             raise _Broken("a quoted field does not end")
+        return self._text(line.data) + "\n"
+
+    def _text(self, data: bytes) -> str:
         try:
-            return (line.data.removeprefix(_BOM) if first else line.data).decode() + "\n"
+            return data.decode(self._encoding)
         except UnicodeDecodeError as error:
-            raise _Broken(f"not UTF-8: {error.reason} at byte {error.start}") from None
+            try:
+                if self._encoding == "utf-8":
+                    return data.decode(_ANSI)
+            except UnicodeDecodeError:
+                pass
+            raise _Broken(_undecodable(error)) from None

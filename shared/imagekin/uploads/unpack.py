@@ -22,11 +22,12 @@ _PROBE_BYTES = 1 << 20
 
 
 class TarHeader(NamedTuple):
-    """A tar header: the member's name in bytes, its type flag and the size of its data."""
+    """A tar header: the member's name in bytes, its type flag, the size of its data, and the name it links to."""
 
     name: bytes
     type: bytes
     size: int
+    link: bytes
 
 
 def is_zip(head: bytes) -> bool:
@@ -62,7 +63,7 @@ def tar_header(block: bytes) -> TarHeader | None:
     name = block[:100].partition(b"\0")[0]
     if block[257:263] == b"ustar\0" and (prefix := block[345:500].partition(b"\0")[0]):
         name = prefix + b"/" + name
-    return TarHeader(name, block[156:157], size)
+    return TarHeader(name, block[156:157], size, block[157:257].partition(b"\0")[0])
 
 
 def _tar_number(field: bytes) -> int | None:

@@ -148,7 +148,7 @@ def test_a_bad_line_fails_alone(opened: Open, line: str) -> None:
 
 def test_lines_that_are_not_utf8(opened: Open) -> None:
     for start, row in ((b"", b'{"url": "http://a.org/%s"}\n'), (b"url\n", b"http://a.org/%s\n")):
-        data = start + row % b"1" + row % b"\xe9" + row % b"2"
+        data = start + row % b"1" + row % b"\xe9\x81" + row % b"2"
         one, bad, two = opened(data).entries()
         assert (one.error, two.error, bad.error and "UTF-8" in bad.error.detail) == (None, None, True)
 
@@ -191,11 +191,11 @@ def test_an_address_given_as_the_key_is_the_same_key(opened: Open) -> None:
 
 BAD_CSV = {
     "a,b,c": "3 fields",
-    "a": "1 fields",
+    "a": "either a `url` or a `path`",
     'x,"http://a.org/"b': "not CSV",
     'x,"http://a.org/b': "not CSV",
     'x,http://a.org/b,"{""a"": }"': "fields",
-    ",": "either a `url` or a `path`",
+    ",,,x": "4 fields",
 }
 
 
@@ -225,7 +225,7 @@ def test_a_quote_that_never_ends_costs_its_line_only(opened: Open) -> None:
 
 
 def test_quoted_fields_span_lines(opened: Open) -> None:
-    one, two = opened('url,note\nhttp://a.org/1,"two\nlines, ""quoted"""\nbad\n').entries()
+    one, two = opened('url,note\nhttp://a.org/1,"two\nlines, ""quoted"""\nbad,of,three\n').entries()
     assert one.metadata == {"note": 'two\nlines, "quoted"'}
     assert two.error is not None
     assert two.error.detail.startswith("Line 4")
@@ -236,7 +236,7 @@ def test_quoted_fields_span_lines(opened: Open) -> None:
     [
         b"", b" \n \n", b"\xef\xbb\xbf", b'[{"url": "http://a.org/1"}]', b"name,age\nx,1\n", b"url,url\nx,y\n",
         gzip.compress(b'{"url": "http://a.org/1"}\n', mtime=0), b"PK\x03\x04 and so on", b"\x89PNG\r\n\x1a\n0000",
-        '{"url": "http://a.org/1"}'.encode("utf-16"), b'"url', b"\xff\xfe", b"x" * 100_000,
+        '[{"url": "http://a.org/1"}]'.encode("utf-16"), "url\0".encode("utf-16"), b'"url', b"\xff\xfe", b"x" * 100_000,
     ],
 )  # fmt: skip
 def test_what_is_no_manifest(opened: Open, data: bytes) -> None:

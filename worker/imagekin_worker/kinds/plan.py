@@ -30,6 +30,24 @@ SMALLEST_CHUNK = 4
 IMPORTED_ROWS = 512
 
 
+class _Slice:
+    """The time of a slice, from its first entry on: what a source has to read again before it goes on is not counted.
+
+    So each slice gets somewhere, however long that takes.
+    """
+
+    def __init__(self) -> None:
+        self._deadline = float("inf")
+
+    @property
+    def over(self) -> bool:
+        return time.monotonic() > self._deadline
+
+    def begin(self) -> None:
+        """Begin with the first entry; the later ones change nothing."""
+        self._deadline = min(self._deadline, time.monotonic() + SLICE_S)
+
+
 def run(node: Node, claim: Claim, lease: Lease) -> None:
     """Plan a slice of a job: commit chunks with the source's cursor, and hand the rest back for the next slice.
 
@@ -39,14 +57,14 @@ def run(node: Node, claim: Claim, lease: Lease) -> None:
     cursor = node.database.read(outcomes.state, claim)
     if cursor is None or "chunk" not in cursor:
         cursor = {"chunk": _chunk_size(node, claim, job), "at": None}
-    deadline = time.monotonic() + SLICE_S
-    for pieces, ignored, reached, finished in _commits(node, job, cursor, deadline):
+    part = _Slice()
+    for pieces, ignored, reached, finished in _commits(node, job, cursor, part):
         chunks = node.database.write(outcomes.plan, claim, pieces, ignored=ignored, cursor=reached, finished=finished)
         node.note_planned(sum(map(len, pieces)))
         node.doorbell.ring(Lane.BULK, min(chunks, 8))
         if finished:
             return
-        if time.monotonic() > deadline or lease.lost:
+        if part.over or lease.lost:
             break
     node.database.write(release, [claim])
 
@@ -68,7 +86,7 @@ def remote_chunk(settings: Settings) -> int:
 
 
 def _commits(
-    node: Node, job: tables.Job, cursor: dict[str, Any], deadline: float
+    node: Node, job: tables.Job, cursor: dict[str, Any], part: _Slice
 ) -> Iterator[tuple[list[list[dict[str, Any]]], int, dict[str, Any], bool]]:
     """Yield (chunks of entries, number of ignored entries, cursor after them, whether the source has ended)."""
     size = cursor["chunk"]
@@ -77,13 +95,14 @@ def _commits(
     at = cursor["at"]
     for entry in _entries(node, job, at):
         at = entry.cursor
+        part.begin()
         if entry.ignored:
             ignored += 1
         else:
             entries.append(_packed(entry))
         full = len(entries) == size * CHUNKS_PER_COMMIT or ignored == size * CHUNKS_PER_COMMIT
         # a source that is slow to list keeps what it has told so far
-        if full or time.monotonic() > deadline:
+        if full or part.over:
             yield _pieces(entries, size), ignored, {"chunk": size, "at": at}, False
             entries, ignored = [], 0
     yield _pieces(entries, size), ignored, {"chunk": size, "at": at}, True

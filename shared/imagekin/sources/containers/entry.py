@@ -2,35 +2,106 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from imagekin import errors, formats
 from imagekin.settings import Settings
 from imagekin.sources import names
 from imagekin.sources.base import Entry, Fault
+from imagekin.sources.containers import sidecars
 from imagekin.sources.containers.blob import Blob
+from imagekin.sources.containers.sidecars import Beside, Found
 
 
-class Archive:
-    """An archive in a stored file, read member by member and never extracted."""
+class Archive(ABC):
+    """An archive in a stored file, read block by block of its members and never extracted."""
+
+    #: where the first member is, in the archive's own terms
+    _start: Sequence[int]
 
     def __init__(self, blob: Blob, settings: Settings) -> None:
         self._blob = blob
         self._settings = settings
 
+    def entries(self, cursor: Any | None = None) -> Iterator[Entry]:
+        """Yield the members after `cursor`, each image with what its sidecars say.
+
+        Directories are nothing, and sidecars part of their images; links to elsewhere, devices and the like, and what
+        is not an image are ignored. A cursor is where a block begins, and how many of its members are done.
+        Raises SourceUnreadable where there are too many members, or the archive as a whole is broken.
+        """
+        begin, given = list(self._start), 0
+        if cursor is not None:
+            begin = list(cursor[: len(begin)])
+            given = cursor[len(begin)] if len(cursor) > len(begin) else 0
+        for block in sidecars.blocks(self._members(begin)):
+            for place, entry in self._entries(block, given):
+                yield replace(entry, cursor=[*begin, place + 1])
+            if block:
+                begin, given = list(block[-1].after), 0
+
+    @abstractmethod
+    def read(self, ref: dict[str, Any]) -> bytes:
+        """Return a member's bytes; raises an ItemError."""
+
+    @abstractmethod
+    def _members(self, start: list[int]) -> Iterator[Found]:
+        """Yield what the archive holds from `start` on; the entries' cursors are not looked at."""
+
+    def _entries(self, block: list[Found], done: int) -> Iterator[tuple[int, Entry]]:
+        """Yield the entries of a block but for those that are `done`, each with its member's place in the block."""
+        beside = Beside(block)
+        usable: dict[int, bool] = {}
+        for place, found in enumerate(block[done:], done):
+            if (entry := found.entry) is None:
+                continue
+            if (suffix := beside.suffix_of(found)) is not None:
+                if id(found) not in usable:
+                    usable[id(found)] = self._said(suffix, found) is not None
+                if not usable[id(found)]:
+                    yield place, entry
+                continue
+            # what JSON says goes before the text beside it
+            for suffix, file in () if entry.ignored else sorted(beside.of(entry.key).items(), reverse=True):
+                said = self._said(suffix, file)
+                usable[id(file)] = said is not None
+                if said is not None:
+                    entry = replace(entry, metadata={**(entry.metadata or {}), **said})
+            yield place, entry
+
+    def _said(self, suffix: str, found: Found) -> dict[str, Any] | None:
+        """Return what a sidecar says, or None where it cannot be used."""
+        if found.size > sidecars.MAX_BYTES or found.ref is None:
+            return None
+        try:
+            return sidecars.metadata(suffix, self.read(found.ref) if found.size else b"")
+        except (errors.ItemError, ValueError):
+            return None
+
     def close(self) -> None:
         """Close the stored file."""
         self._blob.close()
 
-    def _entry(
-        self, name: str, size: int, ref: dict[str, Any], cursor: Any, *, fault: Fault | None, head: Callable[[], bytes]
-    ) -> Entry:
-        """Return the entry of a regular member; `head` reads the start of its data where the name does not tell."""
+    def _found(
+        self,
+        name: str,
+        size: int,
+        ref: dict[str, Any],
+        after: Sequence[int],
+        *,
+        fault: Fault | None,
+        head: Callable[[], bytes],
+    ) -> Found:
+        """Return a regular member; `head` reads the start of its data where the name does not tell."""
         key, refused = names.key_of(name)
-        if names.is_hidden(name) or not (names.is_image(name) or formats.looks_like_image(head())):
-            return Entry(key, {}, cursor, ignored=True)
-        return Entry(key, ref, cursor, error=refused or fault or self._size_fault(size))
+        if names.is_hidden(name):
+            return Found(Entry(key, {}, None, ignored=True), after)
+        if not (names.is_image(name) or formats.looks_like_image(head())):
+            return Found(Entry(key, {}, None, ignored=True), after, ref if fault is None else None, size)
+        return Found(Entry(key, ref, None, error=refused or fault or self._size_fault(size)), after)
 
     def _size_fault(self, size: int) -> Fault | None:
         try:

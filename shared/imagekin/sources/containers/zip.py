@@ -13,18 +13,23 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from imagekin import errors, formats
+from imagekin.schemas import keys
 from imagekin.settings import Settings
 from imagekin.sources import names
 from imagekin.sources.base import Entry, Fault
 from imagekin.sources.containers.blob import Blob
 from imagekin.sources.containers.entry import Archive
+from imagekin.sources.containers.sidecars import Found
 
 _STORED, _DEFLATED = 0, 8
 _METHODS = {1: "shrink", 6: "implode", 9: "deflate64", 12: "bzip2", 14: "lzma", 93: "zstandard", 95: "xz", 98: "ppmd"}
 _ENCRYPTED = 0x1 | 0x40 | 0x2000
 _UNIX, _DARWIN = 3, 19
 _UNKNOWN = 0xFFFFFFFF
+_UTF8_NAME = 0x800
 _ZIP64_EXTRA = 1
+_UNICODE_PATH_EXTRA = 0x7075
+_UNICODE_PATH = struct.Struct("<BL")
 
 _END = struct.Struct("<4s4H2LH")
 _END_MAGIC = b"PK\x05\x06"
@@ -92,20 +97,16 @@ class Zip(Archive):
     def __init__(self, blob: Blob, settings: Settings) -> None:
         super().__init__(blob, settings)
         self._directory = _find_directory(blob)
+        self._start = _Cursor(self._directory.start)
         self._check_count(self._directory.members)
 
-    def entries(self, cursor: Any | None = None) -> Iterator[Entry]:
-        """Yield the members after `cursor`; directories are nothing, links and other special members ignored.
-
-        Raises SourceUnreadable where the directory is broken, where members overlap or where there are too many.
-        """
-        state = _Cursor(*cursor) if cursor is not None else _Cursor(self._directory.start)
+    def _members(self, start: list[int]) -> Iterator[Found]:
+        """Yield the members from a cursor on; raises SourceUnreadable where they overlap or the directory is broken."""
+        state = _Cursor(*start)
         for at, record in self._records(state.at):
             member = self._member(record)
             state = self._after(state, at, member)
-            entry = self._entry_of(member, list(state))
-            if entry is not None:
-                yield entry
+            yield self._found_as(member, state)
         # Old writers count modulo 65,536.
         if state.members != self._directory.members and state.members & 0xFFFF != self._directory.members:
             raise errors.SourceUnreadable(
@@ -170,7 +171,7 @@ class Zip(Archive):
         except struct.error:
             fault = Fault.of(errors.DecodeError, "The zip's directory does not tell the member's sizes.")
         return _Member(
-            name=_text(name),
+            name=_unicode_path(name, extra, flags) or keys.of_zip_bytes(name),
             offset=offset + self._directory.prefix,
             packed=packed,
             size=size,
@@ -197,14 +198,14 @@ class Zip(Archive):
             raise errors.SourceUnreadable("The zip's members overlap, as they do in zip bombs only.")
         return _Cursor(at, state.members + 1, packed, member.offset, end)
 
-    def _entry_of(self, member: _Member, cursor: list[int]) -> Entry | None:
+    def _found_as(self, member: _Member, after: _Cursor) -> Found:
         if member.name.endswith(("/", "\\")) or member.file_type == stat.S_IFDIR:
-            return None
+            return Found(None, after)
         if member.file_type not in (0, stat.S_IFREG):
-            return Entry(names.key_of(member.name)[0], {}, cursor, ignored=True)
+            return Found(Entry(names.key_of(member.name)[0], {}, None, ignored=True), after)
         ref = {"o": member.offset, "z": member.packed, "s": member.size, "m": member.method, "c": member.crc}
         fault = member.fault or self._fault(member)
-        return self._entry(member.name, member.size, ref, cursor, fault=fault, head=lambda: self._head(member))
+        return self._found(member.name, member.size, ref, after, fault=fault, head=lambda: self._head(member))
 
     def _fault(self, member: _Member) -> Fault | None:
         if (fault := self._unreadable(member)) is not None:
@@ -332,23 +333,37 @@ def _wide(size: int, packed: int, offset: int, extra: bytes) -> tuple[int, int, 
     values = [size, packed, offset]
     if _UNKNOWN not in values:
         return size, packed, offset
-    at = 0
-    while at + 4 <= len(extra):
-        tag, length = struct.unpack_from("<2H", extra, at)
+    for tag, body in _extra_fields(extra):
         if tag == _ZIP64_EXTRA:
-            body = extra[at + 4 : at + 4 + length]
+            at = 0
             for index, value in enumerate(values):
                 if value == _UNKNOWN:
-                    (values[index],) = struct.unpack_from("<Q", body)
-                    body = body[8:]
+                    (values[index],) = struct.unpack_from("<Q", body, at)
+                    at += 8
             return values[0], values[1], values[2]
-        at += 4 + length
     raise struct.error("no zip64 extra field")
 
 
-def _text(name: bytes) -> str:
-    """Decode a member's name: UTF-8 where it is that, whatever its flag says (macOS does not set it), else cp437."""
-    try:
-        return name.decode()
-    except UnicodeDecodeError:
-        return name.decode("cp437")
+def _unicode_path(name: bytes, extra: bytes, flags: int) -> str | None:
+    """Return the name that the Unicode Path field (4.6.9) has for this very `name`, or None where there is none."""
+    if flags & _UTF8_NAME:
+        return None
+    for tag, body in _extra_fields(extra):
+        if tag == _UNICODE_PATH_EXTRA and len(body) > _UNICODE_PATH.size:
+            version, checksum = _UNICODE_PATH.unpack_from(body)
+            # a program that does not know the field renames a member without it
+            if version == 1 and checksum == zlib.crc32(name):
+                try:
+                    return body[_UNICODE_PATH.size :].decode()
+                except UnicodeDecodeError:
+                    return None
+    return None
+
+
+def _extra_fields(extra: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the tag and the body of each extra field, those that are cut off as they are."""
+    at = 0
+    while at + 4 <= len(extra):
+        tag, length = struct.unpack_from("<2H", extra, at)
+        yield tag, extra[at + 4 : at + 4 + length]
+        at += 4 + length
