@@ -238,6 +238,18 @@ class CollectionDeleted(JobError):
     code = "collection_deleted"
 
 
+class TooFewLabels(JobError):
+    """Too few labelled images: at least two classes need two examples each."""
+
+    code = "too_few_labels"
+
+
+class NotBetter(JobError):
+    """The labels do not make neighbors better beyond doubt, so nothing was made; add labels, or use `force`."""
+
+    code = "not_better"
+
+
 # --- what ends an image ----------------------------------------------------------------------------------------
 
 
