@@ -19,11 +19,11 @@ import torch
 from numpy.typing import NDArray
 
 from imagekin import errors
-from imagekin_worker import seeding
 from imagekin_worker.analysis import discriminant, folds, stepper
 from imagekin_worker.analysis.labelled import Labelled
 from imagekin_worker.analysis.stepper import Stepper
 from imagekin_worker.analysis.view import View
+from imagekin_worker.kmeans import seeding
 
 DEFAULT_SEED = 100
 # Times that the examples are halved.

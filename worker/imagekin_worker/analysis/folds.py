@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from imagekin_worker import seeding
+from imagekin_worker.kmeans import seeding
 
 # The two-sided 95 % point of the normal distribution.
 Z = 1.959963984540054

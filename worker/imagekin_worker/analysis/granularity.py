@@ -10,15 +10,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from imagekin.enums import Metric
 
 from imagekin import errors
-from imagekin.types import Metric
-from imagekin_worker import seeding
 from imagekin_worker.analysis import stepper
 from imagekin_worker.analysis.blocks import Blocks
 from imagekin_worker.analysis.stepper import Stepper
 from imagekin_worker.analysis.view import View
-from imagekin_worker.kmeans import KMeans
+from imagekin_worker.kmeans import seeding
+from imagekin_worker.kmeans.kmeans import KMeans
 
 DEFAULT_SEED = 100
 DEFAULT_MAX_CLUSTERS = 50

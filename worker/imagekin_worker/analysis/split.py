@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from imagekin import errors
-from imagekin_worker import seeding
+from imagekin_worker.kmeans import seeding
 
 DEFAULT_SEED = 100
 # How far shares may be from 1 together.
