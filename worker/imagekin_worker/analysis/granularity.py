@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from imagekin.enums import Metric
 
 from imagekin import errors
+from imagekin.enums import Metric
 from imagekin_worker.analysis import stepper
 from imagekin_worker.analysis.blocks import Blocks
 from imagekin_worker.analysis.stepper import Stepper
