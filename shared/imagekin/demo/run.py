@@ -18,6 +18,7 @@ from rich.text import Text
 
 from imagekin.client import Client, Job
 from imagekin.client.progress import JobBar, UploadBar
+from imagekin.demo import furniture
 from imagekin.enums import ItemStatus
 from imagekin.schemas import ClusterResult, EmbedResult, Neighbor, SearchResult
 
@@ -63,19 +64,15 @@ class Figures:
 
 
 def demonstrate(client: Client, own: Path | None, data_dir: Path, console: Console) -> Figures:
-    """Run the demonstration on the caller's own folder, or on thirty drawn pictures that are sent over HTTP.
+    """Run the demonstration on the caller's own folder, or on the package's thirty pictures, sent over HTTP.
 
     Contact sheets go to `data_dir`/sheets/<collection>. Raises the job's error where no picture could be embedded.
     """
     if own is not None:
         name = _collection(own)
         return run(client, own, data_dir / "sheets" / name, console, collection=name)
-    from imagekin.demo import pictures
-
-    folder = data_dir / "pictures"
-    _say("drawing 30 pictures of furniture")
-    pictures.draw(folder)
-    return run(client, folder, data_dir / "sheets" / "demo", console, collection="demo", label=pictures.label)
+    out = data_dir / "sheets" / "demo"
+    return run(client, furniture.FOLDER, out, console, collection="demo", label=furniture.label)
 
 
 def run(
@@ -87,7 +84,7 @@ def run(
     are printed. Without it, queries are picked evenly and k is about the root of half the number of pictures.
     """
     out.mkdir(parents=True, exist_ok=True)
-    # What is drawn stands for a remote client's pictures; what is there already need not be copied.
+    # The package's pictures stand for a remote client's; a folder of the caller's need not be copied.
     job = _embed(client, folder, collection, upload=True if label else None)
     embedded = job.result()
     _print_embedded(console, job, embedded)
@@ -132,7 +129,7 @@ def _search(
     label: Label | None,
     sheets: list[Path],
 ) -> Search:
-    # A drawn picture goes as a file, which finds itself first; a stored one is left out of its own neighbors.
+    # The package's pictures go as files, which find themselves first; a stored one is left out of its own neighbors.
     query: dict[str, Any] = {"picture": folder / key} if label else {"image_key": key}
     job = client.search_job(**query, collection=collection, top_k=TOP_K)
     result: SearchResult = job.result()
@@ -263,7 +260,3 @@ def _print_table(console: Console, title: str, table: Table) -> None:
 def _write(path: Path, content: bytes) -> Path:
     path.write_bytes(content)
     return path
-
-
-def _say(message: str) -> None:
-    Console(stderr=True).print(message, highlight=False)
