@@ -13,9 +13,8 @@ from sqlalchemy.orm import Session
 
 from imagekin.database import sql, tables
 from imagekin.database.engine import Database
-from imagekin.enums import TERMINAL, ChunkStatus, JobStatus, Lane
+from imagekin.enums import UNFINISHED, ChunkStatus, JobStatus, Lane
 from imagekin.jobs import view
-from imagekin.jobs.claim import CLAIMED, OPEN
 from imagekin.telemetry.metrics import JOBS, Requests, Snapshot
 
 EXTENSION = "imagekin_metrics"
@@ -84,16 +83,16 @@ def _images_left() -> sa.Select[int]:
 
 
 def _unfinished() -> sa.ColumnElement[bool]:
-    return tables.Job.status.in_([status for status in JobStatus if status not in TERMINAL])
+    return tables.Job.status.in_(UNFINISHED)
 
 
 def _claimed(lane: Lane) -> sa.Select[int]:
-    return sa.select(sa.func.count()).select_from(tables.Chunk).where(CLAIMED, tables.Chunk.lane == lane)
+    return sa.select(sa.func.count()).select_from(tables.Chunk).where(tables.CLAIMED_CHUNK, tables.Chunk.lane == lane)
 
 
 def _open(lane: Lane) -> sa.Select[int]:
     # as many more as workers can hold, so that the limit is one of ready chunks
-    some = sa.select(tables.Chunk.lane).where(OPEN, tables.Chunk.lane == lane).limit(MOST_COUNTED + 10_000)
+    some = sa.select(tables.Chunk.lane).where(tables.OPEN_CHUNK, tables.Chunk.lane == lane).limit(MOST_COUNTED + 10_000)
     return sa.select(sa.func.count()).select_from(some.subquery())
 
 
@@ -101,7 +100,7 @@ def _oldest(lane: Lane) -> sa.Select[float]:
     """Find when the oldest job was submitted that has a ready chunk: jobs in their order, each by one look."""
     Job, Chunk = tables.Job, tables.Chunk
     waits = sa.exists().where(
-        OPEN,
+        tables.OPEN_CHUNK,
         Chunk.lane == lane,
         Chunk.owner == Job.owner,
         Chunk.job_id == Job.id,

@@ -33,6 +33,7 @@ class JobStatus(StrEnum):
 
 
 TERMINAL = frozenset({JobStatus.SUCCEEDED, JobStatus.PARTIAL, JobStatus.FAILED, JobStatus.CANCELLED})
+UNFINISHED = tuple(status for status in JobStatus if status not in TERMINAL)
 
 
 class ItemStatus(StrEnum):
@@ -41,6 +42,10 @@ class ItemStatus(StrEnum):
     SKIPPED = "skipped"
     FAILED = "failed"
     CANCELLED = "cancelled"
+
+
+# What a chunk and its job count of the images that a worker dealt with.
+COUNTED = (ItemStatus.EMBEDDED, ItemStatus.REUSED, ItemStatus.SKIPPED, ItemStatus.FAILED)
 
 
 class ChunkKind(StrEnum):
@@ -60,6 +65,10 @@ class ChunkStatus(StrEnum):
     DONE = "done"
     QUARANTINED = "quarantined"
     CANCELLED = "cancelled"
+
+
+OPEN_CHUNKS = (ChunkStatus.READY, ChunkStatus.CLAIMED)
+ENDED_CHUNKS = (ChunkStatus.DONE, ChunkStatus.QUARANTINED, ChunkStatus.CANCELLED)
 
 
 class Lane(StrEnum):

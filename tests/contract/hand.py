@@ -14,7 +14,8 @@ from imagekin.database import tables
 from imagekin.database.engine import Database
 from imagekin.enums import DType, Lane, OnConflict, Precision
 from imagekin.jobs import claim as claim_step
-from imagekin.jobs import outcomes
+from imagekin.jobs import finish
+from imagekin.jobs import plan as plan_step
 from imagekin.settings import Settings
 from imagekin.store import collections, segments
 
@@ -72,21 +73,21 @@ class Hand:
 
     def finish_search(self, summary: dict[str, Any], thumbnail: bytes | None = None) -> None:
         claim = self.claim(Lane.INTERACTIVE)
-        self.database.write(outcomes.finish_result, claim, summary, thumbnail=thumbnail)
+        self.database.write(finish.result, claim, summary, thumbnail=thumbnail)
 
     def finish_cluster(self, summary: dict[str, Any], rows: list[dict[str, Any]]) -> None:
         claim = self.claim(Lane.BULK)
-        self.database.write(outcomes.finalize, claim, 1, [rows[:2], rows[2:]])
-        self.database.write(outcomes.finish_result, claim, summary)
+        self.database.write(finish.finalize, claim, 1, [rows[:2], rows[2:]])
+        self.database.write(finish.result, claim, summary)
 
     def finish_embed(self, *items: segments.Item) -> None:
         """Plan one chunk of these items and finish it."""
         entries = [{"key": item.key, "ref": {}, "error": None, "metadata": None} for item in items]
         plan = self.claim(Lane.BULK)
         pieces = [entries] if entries else []
-        self.database.write(outcomes.plan, plan, pieces, ignored=1, cursor=None, finished=True)
+        self.database.write(plan_step.add, plan, pieces, ignored=1, cursor=None, finished=True)
         if entries:
-            self.database.write(outcomes.finish_images, self.claim(Lane.BULK), list(items))
+            self.database.write(finish.images, self.claim(Lane.BULK), list(items))
 
     def item(self, key: str, seed: int = 0) -> segments.Item:
         dim = catalog.backbones()[catalog.FAKE_BACKBONE].dim

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, undefer
 
 from imagekin.database import tables
 from imagekin.database.engine import Database
-from imagekin.enums import TERMINAL, ChunkKind, ChunkStatus, ItemStatus, JobKind, JobStatus
+from imagekin.enums import ENDED_CHUNKS, TERMINAL, ChunkKind, ChunkStatus, ItemStatus, JobKind, JobStatus
 from imagekin.jobs import view
 from imagekin.store import ledger, vector_codec
 
@@ -89,7 +89,7 @@ def _check_embed(session: Session, job: tables.Job, keys: Sequence[str], report:
         where = f"chunk {chunk.seq} of {job.id}"
         report.expect(chunk.seq == at, f"{where} begins elsewhere than the one before ends, at {at}")
         at = chunk.seq + chunk.size
-        report.expect(chunk.status in view.ENDED, f"{where} of a finished job is {chunk.status}")
+        report.expect(chunk.status in ENDED_CHUNKS, f"{where} of a finished job is {chunk.status}")
         records = _records(chunk)
         counts = Counter(record.status.value for record in records)
         report.expect(len(records) == chunk.size, f"{where} has {len(records)} records for {chunk.size} images")

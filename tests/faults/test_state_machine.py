@@ -9,8 +9,9 @@ from imagekin import catalog
 from imagekin.database import tables
 from imagekin.database.engine import Database
 from imagekin.enums import DType, JobKind, JobStatus, Lane, Precision
+from imagekin.jobs import blame, submit, view
 from imagekin.jobs import claim as claim_step
-from imagekin.jobs import outcomes, submit, view
+from imagekin.jobs import plan as plan_step
 from imagekin.settings import Settings
 from imagekin.store import collections
 
@@ -56,8 +57,8 @@ def test_planning_again_what_was_committed_adds_nothing(
 ) -> None:
     planning = claim(database, settings)
     for _ in range(2):  # the connection was lost as the first commit's answer came
-        database.write(outcomes.plan, planning, pieces("a", "b"), ignored=1, cursor={"at": 2}, finished=False)
-    database.write(outcomes.plan, planning, pieces("c"), ignored=0, cursor={"at": 3}, finished=True)
+        database.write(plan_step.add, planning, pieces("a", "b"), ignored=1, cursor={"at": 2}, finished=False)
+    database.write(plan_step.add, planning, pieces("c"), ignored=0, cursor={"at": 3}, finished=True)
     seen = database.read(lambda session: session.get_one(tables.Job, job.id))
     assert (seen.total, seen.ignored, seen.planned) == (3, 1, True)
 
@@ -66,11 +67,11 @@ def test_a_last_attempt_that_ends_a_process_ends_the_job(
     database: Database, settings: Settings, job: tables.Job
 ) -> None:
     planning = claim(database, settings)
-    database.write(outcomes.plan, planning, pieces("a"), ignored=0, cursor={"at": 1}, finished=True)
+    database.write(plan_step.add, planning, pieces("a"), ignored=0, cursor={"at": 1}, finished=True)
     last = {"attempt": settings.max_attempts - 1}
     database.write(lambda session: session.execute(sa.update(tables.Chunk).values(last)))
     claim(database, settings, "ring/2")
-    database.write(claim_step.died, "ring/2", "signal 9", settings)
+    database.write(blame.died, "ring/2", "signal 9", settings)
     seen = database.read(lambda session: view.view(session, session.get_one(tables.Job, job.id)))
     # nobody could claim it again, so it must not be ready
     assert seen.status == JobStatus.FAILED
@@ -83,7 +84,7 @@ def test_slices_do_not_add_up_to_poison(database: Database, settings: Settings, 
         database.write(lambda session: session.execute(sa.update(tables.Chunk).values(lease_until=0)))
         planning = claim(database, settings, f"ring-{slice}/1")
         assert planning.attempt == lost.attempt + 1
-        database.write(outcomes.plan, planning, pieces(str(slice)), ignored=0, cursor={"at": slice}, finished=False)
+        database.write(plan_step.add, planning, pieces(str(slice)), ignored=0, cursor={"at": slice}, finished=False)
         database.write(claim_step.release, [planning])
         database.write(lambda session: session.execute(sa.delete(tables.Chunk).where(tables.Chunk.seq >= 0)))
     assert database.read(lambda session: session.get_one(tables.Job, job.id)).status == JobStatus.PLANNING

@@ -15,7 +15,9 @@ from imagekin.database import tables
 from imagekin.database.engine import Database
 from imagekin.enums import DType, JobKind, Lane, OnConflict, Precision
 from imagekin.jobs import claim as claim_step
-from imagekin.jobs import outcomes, submit
+from imagekin.jobs import finish as finish_step
+from imagekin.jobs import plan as plan_step
+from imagekin.jobs import submit
 from imagekin.settings import Settings
 from imagekin.store import collections, images, ledger, reading, segments
 from imagekin.uploads import rows
@@ -80,7 +82,7 @@ class Archive:
         job = self.submit(name, **fields)
         entries = [{"key": key, "ref": {}} for key in keys]
         pieces = [entries[at : at + size] for at in range(0, len(entries), size)]
-        self.database.write(outcomes.plan, self.claim(), pieces, ignored=1, cursor=None, finished=True)
+        self.database.write(plan_step.add, self.claim(), pieces, ignored=1, cursor=None, finished=True)
         return job
 
     def finish(self, claim: claim_step.Claim, name: str, contents: dict[str, str], broken: Sequence[str] = ()) -> None:
@@ -103,7 +105,7 @@ class Archive:
                 one.vector, one.known = None, answer
             elif answer is not None:
                 one.vector, one.thumbnail, one.reused = answer.vector, answer.thumbnail, True
-        self.database.write(outcomes.finish_images, claim, made)
+        self.database.write(finish_step.images, claim, made)
         self.contents[name] |= {one.key: contents.get(one.key, one.key) for one in made if one.error is None}
 
     def embed(
@@ -129,7 +131,7 @@ class Archive:
 
     def search(self) -> tables.Job:
         job = self.submit(kind=JobKind.SEARCH)
-        self.database.write(outcomes.finish_result, self.claim(Lane.INTERACTIVE), {"neighbors": []})
+        self.database.write(finish_step.result, self.claim(Lane.INTERACTIVE), {"neighbors": []})
         return job
 
     def delete(self, *keys: str, name: str = "photos") -> None:

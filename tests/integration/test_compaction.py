@@ -12,9 +12,9 @@ from archive import vector
 from imagekin import errors
 from imagekin.database import tables
 from imagekin.enums import JobKind, JobStatus
-from imagekin.jobs import end, outcomes, view
+from imagekin.jobs import end, finish, view
 from imagekin.maintenance import collection_deletion, compaction, upkeep
-from imagekin.store import collections, ledger, reading, segments
+from imagekin.store import ledger, reading, segments
 from imagekin_worker.matrix.loaded import Residents, catch_up
 
 
@@ -197,9 +197,9 @@ def test_a_deleted_collection_goes_in_slices_and_leaves_nothing(archive, keep, m
         job_id=cluster.id, owner="ann", collection_id=collection.id, metric="cosine", n_clusters=1, dim=64,
         revision=1, centers=b"",
     )  # fmt: skip
-    archive.database.write(outcomes.finish_result, archive.claim(), {"clusters": []}, clustering=centers)
+    archive.database.write(finish.result, archive.claim(), {"clusters": []}, clustering=centers)
     open_job = archive.plan(["x"])
-    archive.database.write(collections.delete, "ann", "photos")
+    archive.database.write(collection_deletion.delete, "ann", "photos")
     assert keep.run(9)["slices_removed"] > 40 // 7 + 10 // 3
     left = {table: archive.count(table) for table in (tables.Image, tables.Segment, tables.Thumbnails)}
     assert left == {tables.Image: 1, tables.Segment: 1, tables.Thumbnails: 1}
@@ -217,7 +217,7 @@ def test_a_deleted_collection_goes_in_slices_and_leaves_nothing(archive, keep, m
 def test_upkeep_stops_when_its_time_is_up_and_goes_on(archive, keep, monkeypatch):
     monkeypatch.setattr(collection_deletion, "ROWS_PER_SLICE", 1)
     archive.embed(["a", "b", "c"])
-    archive.database.write(collections.delete, "ann", "photos")
+    archive.database.write(collection_deletion.delete, "ann", "photos")
     slices = 0
     while done := keep.run(0):
         assert done["slices_removed"] <= 1
@@ -238,7 +238,7 @@ def test_half_written_files_are_removed(archive, keep, monkeypatch):
 def test_a_deleted_collection_is_not_compacted(archive):
     archive.embed(["a"])
     collection = archive.collection()
-    archive.database.write(collections.delete, "ann", "photos")
+    archive.database.write(collection_deletion.delete, "ann", "photos")
     with pytest.raises(errors.CollectionDeleted):
         archive.database.write(compaction.merge, collection.id, [])
 

@@ -6,6 +6,7 @@ import flask
 from sqlalchemy.orm import Session
 
 from imagekin import catalog, errors, schemas
+from imagekin.maintenance import collection_deletion
 from imagekin.store import collections
 from imagekin_api.documents.operations import PAGED, operation
 from imagekin_api.http import answers, bodies, pagination
@@ -58,5 +59,5 @@ def _view(session: Session, owner: str, name: str) -> schemas.Collection:
 @operation("Delete a collection", status=204, errors=(errors.CollectionNotFound,))
 def delete(name: str) -> flask.Response:
     """Its name is free at once and its unfinished jobs end; the images are removed in the background."""
-    service.current().database.write(collections.delete, service.owner(), name)
+    service.current().database.write(collection_deletion.delete, service.owner(), name)
     return answers.nothing()

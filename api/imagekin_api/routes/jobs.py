@@ -13,6 +13,7 @@ from imagekin import errors, schemas
 from imagekin.database import tables
 from imagekin.enums import ItemStatus, JobKind, JobStatus
 from imagekin.jobs import callbacks, end, submit, view
+from imagekin.jobs import items as job_items
 from imagekin.jobs.submit import lane
 from imagekin.jobs.view import expired
 from imagekin_api.documents.operations import IDEMPOTENCY_KEY, PAGED, WAIT, Parameter, operation
@@ -143,7 +144,7 @@ def _items(
     job = view.get(session, owner, job_id)
     if expired(session, job):
         raise errors.ResultExpired()
-    return view.items(session, job, status, after, limit)
+    return job_items.page(session, job, status, after, limit)
 
 
 @blueprint.post("/jobs/<job_id>/cancel")

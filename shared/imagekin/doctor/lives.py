@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from imagekin.database import sql, tables
 from imagekin.doctor.checks import Batch, Check, Finding, System, walk
 from imagekin.enums import TERMINAL, ChunkStatus
-from imagekin.jobs import claim, end
+from imagekin.jobs import blame, end
 from imagekin.maintenance import collection_deletion
 
 Chunk, Collection, Job, Upload = tables.Chunk, tables.Collection, tables.Job, tables.Upload
@@ -35,7 +35,7 @@ def _ran_out(system: System) -> sa.ColumnElement[bool]:
 
 def _leases(session: Session, batch: Batch, after: tuple[str, int], system: System) -> tuple[str, int] | None:
     query = sa.select(Chunk.job_id, Chunk.seq, Chunk.claimed_by, _ran_out(system)).where(
-        claim.OPEN, Chunk.status == ChunkStatus.CLAIMED, sa.tuple_(Chunk.job_id, Chunk.seq) > after
+        tables.OPEN_CHUNK, Chunk.status == ChunkStatus.CLAIMED, sa.tuple_(Chunk.job_id, Chunk.seq) > after
     )
     found = session.execute(query.order_by(Chunk.job_id, Chunk.seq).limit(ROWS_PER_BATCH)).all()
     for job_id, seq, claimed_by, stuck in found:
@@ -56,7 +56,7 @@ def _release(session: Session, job_id: str, seq: int, system: System) -> bool:
     attempt = session.scalar(stuck)
     if attempt is not None:
         reason = f"claimed {attempt} times, never finished"
-        claim.blame(session, job_id, seq, reason, system.settings, deaths=0)
+        blame.blame(session, job_id, seq, reason, system.settings, deaths=0)
     return True
 
 

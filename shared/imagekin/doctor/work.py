@@ -11,10 +11,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from imagekin import errors
+from imagekin import enums, errors
 from imagekin.database import sql, tables
 from imagekin.doctor.checks import Batch, Check, Finding, System, walk
-from imagekin.enums import STORING, TERMINAL, ChunkKind, ChunkStatus, ItemStatus
+from imagekin.enums import ENDED_CHUNKS, STORING, TERMINAL, ChunkKind, ChunkStatus, ItemStatus
 from imagekin.jobs import end, view
 from imagekin.store import ledger
 
@@ -24,9 +24,8 @@ Chunk, Collection, Image, Job, ResultPart = (
 
 JOBS_PER_BATCH = 200
 CHUNKS_PER_BATCH = 16
-COUNTED = ("embedded", "reused", "skipped", "failed")
+COUNTED = tuple(status.value for status in enums.COUNTED)
 NAMES_IMAGE = (ItemStatus.EMBEDDED, ItemStatus.REUSED, ItemStatus.SKIPPED)
-ENDED = (ChunkStatus.DONE, ChunkStatus.QUARANTINED, ChunkStatus.CANCELLED)
 UNREADABLE = (zlib.error, ValueError, TypeError, KeyError, IndexError)
 
 
@@ -43,7 +42,7 @@ class Tally:
 
     def add(self, chunk: sa.Row) -> None:
         self.chunks += 1
-        self.open += chunk.status not in ENDED
+        self.open += chunk.status not in ENDED_CHUNKS
         if chunk.kind != ChunkKind.PLAN:
             if chunk.seq != self.total:
                 self.gaps.append(chunk.seq)
@@ -125,7 +124,7 @@ def _ledgers(session: Session, batch: Batch, after: tuple[str, int], _: System) 
         .where(
             sa.tuple_(Chunk.job_id, Chunk.seq) > after,
             Chunk.kind.in_(STORING),
-            Chunk.status.in_(ENDED),
+            Chunk.status.in_(ENDED_CHUNKS),
             sa.or_(Job.expires_at.is_(None), Job.expires_at > sql.clock()),
             Collection.deleted_at.is_(None),
         )
@@ -188,7 +187,7 @@ def _end_job(session: Session, job_id: str) -> bool:
     job = end.lock(session, job_id)
     if job is None:
         return True
-    still_open = sa.and_(Chunk.job_id == job_id, Chunk.status.not_in(ENDED))
+    still_open = sa.and_(Chunk.job_id == job_id, Chunk.status.not_in(ENDED_CHUNKS))
     if job.status in TERMINAL:
         left = session.scalars(sa.select(sa.func.coalesce(sa.func.sum(Chunk.size), 0)).where(still_open)).one()
         closed = {"status": ChunkStatus.CANCELLED, "claimed_by": None, "lease_until": None}

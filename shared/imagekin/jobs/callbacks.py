@@ -31,9 +31,6 @@ LEASE_S = 60.0
 # How many of one owner's are sent at once, by whomever: a receiver that hangs must leave hands for the others.
 MOST_PER_OWNER = 3
 
-# Written out, not bound: only so does SQLite see that the partial index covers the query.
-PENDING = sa.text("deliveries.status = 'pending'")
-
 
 class DeliveryStatus(StrEnum):
     PENDING = "pending"
@@ -65,7 +62,7 @@ def add(session: Session, job: tables.Job) -> None:
 
 def due(session: Session) -> bool:
     """Tell whether there is something to send."""
-    return session.scalar(sa.select(Delivery.job_id).where(PENDING, _due()).limit(1)) is not None
+    return session.scalar(sa.select(Delivery.job_id).where(tables.PENDING_DELIVERY, _due()).limit(1)) is not None
 
 
 def claim(session: Session, claimed_by: str, most: int) -> list[Errand]:
@@ -74,13 +71,13 @@ def claim(session: Session, claimed_by: str, most: int) -> list[Errand]:
         partition_by=Delivery.owner, order_by=(sa.case((_free(), 1), else_=0), Delivery.next_at)
     )
     pending = sa.select(Delivery.job_id, Delivery.next_at, _free().label("free"), place.label("place"))
-    ranked = pending.where(PENDING, Delivery.next_at <= sql.clock()).subquery()
+    ranked = pending.where(tables.PENDING_DELIVERY, Delivery.next_at <= sql.clock()).subquery()
     chosen = sa.select(ranked.c.job_id).where(ranked.c.free, ranked.c.place <= MOST_PER_OWNER)
     ids = session.scalars(chosen.order_by(ranked.c.place, ranked.c.next_at).limit(most)).all()
     # whoever else chose the same has committed by the time our update sees the row, and it is free no more
     taken = session.scalars(
         sa.update(Delivery)
-        .where(Delivery.job_id.in_(ids), PENDING, _due())
+        .where(Delivery.job_id.in_(ids), tables.PENDING_DELIVERY, _due())
         .values(claimed_by=claimed_by, lease_until=sql.clock() + LEASE_S)
         .returning(Delivery.job_id)
         .execution_options(synchronize_session=False)

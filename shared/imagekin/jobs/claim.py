@@ -1,4 +1,4 @@
-"""Who has which chunk: claims under leases, round-robin between owners, and what happens when a holder dies."""
+"""Who has which chunk: claims under leases, round-robin between owners."""
 
 from __future__ import annotations
 
@@ -6,21 +6,14 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session, undefer
+from sqlalchemy.orm import Session
 
-from imagekin import errors
 from imagekin.database import sql, tables
-from imagekin.enums import STORING, ChunkKind, ChunkStatus, ItemStatus, JobKind, JobStatus, Lane
-from imagekin.jobs import end
+from imagekin.enums import ChunkKind, ChunkStatus, JobKind, JobStatus, Lane
 from imagekin.settings import Settings
-from imagekin.store import ledger
-from imagekin.telemetry import metrics
 
 Chunk = tables.Chunk
 
-# Written out, not bound: only so does SQLite see that the partial index covers the query.
-OPEN = sa.text("chunks.status IN ('ready', 'claimed')")
-CLAIMED = sa.text("chunks.status = 'claimed'")
 # How many chunks one claim may hold: a bound on rows locked, not on images.
 MOST_CHUNKS = 64
 # What runs a network, and so waits for its weights where they are not in memory.
@@ -49,41 +42,49 @@ COLUMNS = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True, kw_only=True)
+class Preference:
+    """What a claimant would rather have than what comes next, and how much it takes at once.
+
+    `after_owner` is the owner whose turn was last. `after_planning` says that the claimant has just planned: then
+    images come before more planning, so that a single worker does both in turn. `gathering` says that what it planned
+    does not fill its batches yet: then jobs that have not begun are planned first, so that small ones share a batch.
+    `warm` names the spaces whose networks the claimant has in memory: work of another space is passed over for theirs.
+    `like` is a claim that the next one is to join: nothing is claimed whose turn it is but that is of another kind or
+    space, or killed a process before.
+    """
+
+    after_owner: str = ""
+    most_images: int = 1
+    most_searches: int = 1
+    after_planning: bool = False
+    gathering: bool = False
+    warm: Collection[str] = ()
+    like: Claim | None = None
+
+
+NO_PREFERENCE = Preference()
+
+
 def claim(
-    session: Session,
-    lane: Lane,
-    claimed_by: str,
-    settings: Settings,
-    *,
-    after_owner: str = "",
-    most_images: int = 1,
-    most_searches: int = 1,
-    after_planning: bool = False,
-    gathering: bool = False,
-    warm: Collection[str] = (),
-    like: Claim | None = None,
+    session: Session, lane: Lane, claimed_by: str, settings: Settings, preference: Preference = NO_PREFERENCE
 ) -> list[Claim]:
-    """Take the next chunk of the next owner after `after_owner`, and small ones of the same kind and space with it.
+    """Take the next chunk of the next owner, and small ones of the same kind and space with it; [] where none is due.
 
     `claimed_by` must be new for each claim. Chunks that killed a process before are claimed alone, so that their
-    neighbors are not blamed with them. `after_planning` says that the claimant has just planned: then images come
-    before more planning, so that a single worker does both in turn. `gathering` says that what it planned does not
-    fill its batches yet: then jobs that have not begun are planned first, so that small ones share a batch. `warm`
-    names the spaces whose networks the claimant has in memory: work of another space is passed over for theirs.
-    `like` is a claim that the next one is to join: nothing is claimed whose turn it is but that is of another kind or
-    space, or killed a process before. Returns [] where nothing is to be done.
+    neighbors are not blamed with them.
     """
-    first = _unplanned(session, lane, settings) if gathering else None
-    first = first or _first(session, lane, after_owner, settings, after_planning)
+    first = _unplanned(session, lane, settings) if preference.gathering else None
+    first = first or _first(session, lane, settings, preference)
     if first is None:
         return []
-    if warm and first.kind in FORWARD and first.space_id not in warm:
-        first = _warm(session, lane, settings, warm) or first
-    if like is not None and not _may_join(first, like):
+    if preference.warm and first.kind in FORWARD and first.space_id not in preference.warm:
+        first = _warm(session, lane, settings, preference.warm) or first
+    if preference.like is not None and not _may_join(first, preference.like):
         return []
     chosen = [(first.job_id, first.seq)]
     if first.deaths == 0:
-        chosen += _companions(session, lane, first, settings, most_images, most_searches)
+        chosen += _companions(session, lane, first, settings, preference)
     rows = session.execute(
         sa.update(Chunk)
         .where(_among(chosen))
@@ -107,7 +108,7 @@ def _may_join(first: sa.Row, like: Claim) -> bool:
 
 def _claimable(lane: Lane, settings: Settings) -> sa.ColumnElement[bool]:
     free = sa.or_(Chunk.status == ChunkStatus.READY, Chunk.lease_until < sql.clock())
-    return sa.and_(OPEN, Chunk.lane == lane, free, Chunk.attempt < settings.max_attempts)
+    return sa.and_(tables.OPEN_CHUNK, Chunk.lane == lane, free, Chunk.attempt < settings.max_attempts)
 
 
 def _one(claimable: sa.ColumnElement[bool]) -> sa.Select[str, int, str, str, int, int]:
@@ -140,26 +141,26 @@ def _unplanned(session: Session, lane: Lane, settings: Settings) -> sa.Row | Non
     return session.execute(planning.order_by(Chunk.job_id)).first()
 
 
-def _first(session: Session, lane: Lane, after_owner: str, settings: Settings, after_planning: bool) -> sa.Row | None:
+def _first(session: Session, lane: Lane, settings: Settings, preference: Preference) -> sa.Row | None:
     claimable = _claimable(lane, settings)
-    owner = session.scalar(sa.select(sa.func.min(Chunk.owner)).where(claimable, Chunk.owner > after_owner))
+    owner = session.scalar(sa.select(sa.func.min(Chunk.owner)).where(claimable, Chunk.owner > preference.after_owner))
     oldest = _one(claimable)
     # the round starts again where the next owner has nothing; or somebody else is just taking that owner's last chunk
     turns = [oldest.order_by(Chunk.owner, Chunk.job_id, Chunk.seq)]
     if owner is not None:
         turns.insert(0, oldest.where(Chunk.owner == owner).order_by(Chunk.job_id, Chunk.seq))
-    if after_planning:
+    if preference.after_planning:
         turns = [turn.where(Chunk.kind != ChunkKind.PLAN) for turn in turns] + turns
     return next((row for turn in turns if (row := session.execute(turn).first()) is not None), None)
 
 
 def _companions(
-    session: Session, lane: Lane, first: sa.Row, settings: Settings, most_images: int, most_searches: int
+    session: Session, lane: Lane, first: sa.Row, settings: Settings, preference: Preference
 ) -> list[tuple[str, int]]:
     """Return more chunks for the same claim: images of many small jobs, or searches for one matrix product."""
-    room, most = most_images - first.size, MOST_CHUNKS
+    room, most = preference.most_images - first.size, MOST_CHUNKS
     if first.kind == ChunkKind.SEARCH:
-        room, most = 0, most_searches - 1
+        room, most = 0, preference.most_searches - 1
     elif first.kind != ChunkKind.EMBED or room <= 0:
         return []
     if most <= 0:
@@ -246,97 +247,3 @@ def release(session: Session, claims: Sequence[Claim]) -> int:
         .execution_options(synchronize_session=False)
     )
     return len(rows.all())
-
-
-def died(session: Session, claimed_by: str, reason: str, settings: Settings) -> int:
-    """Blame the chunks held under names that begin so for a process's death under a living parent; return how many.
-
-    One that was blamed `settings.max_deaths` times is split in half, down to the single image, which is quarantined
-    with the reason while its neighbors finish.
-    """
-    keys = session.execute(
-        sa.select(Chunk.job_id, Chunk.seq).where(
-            OPEN, Chunk.claimed_by.startswith(claimed_by, autoescape=True), Chunk.status == ChunkStatus.CLAIMED
-        )
-    ).all()
-    for job_id, seq in keys:
-        blame(session, job_id, seq, reason, settings)
-    return len(keys)
-
-
-def blame(session: Session, job_id: str, seq: int, reason: str, settings: Settings, *, deaths: int = 1) -> None:
-    """Count `deaths` against a claimed chunk and make it ready again, or isolate what is at fault.
-
-    One that was claimed `settings.max_attempts` times is at fault, however that ended: nobody may claim it any more.
-    """
-    session.get(tables.Job, job_id, with_for_update=True)
-    chunk = session.get(
-        Chunk, (job_id, seq), with_for_update=True, options=[undefer(Chunk.manifest)], populate_existing=True
-    )
-    if chunk is None or chunk.status != ChunkStatus.CLAIMED:
-        return
-    chunk.deaths += deaths
-    chunk.status = ChunkStatus.READY
-    chunk.claimed_by = chunk.lease_until = None
-    if chunk.deaths < settings.max_deaths and chunk.attempt < settings.max_attempts:
-        return
-    if chunk.kind not in STORING:
-        session.flush()
-        detail = f"This job was begun {chunk.attempt} times and broke its worker {chunk.deaths} times: {reason}"
-        end.fail(session, job_id, "internal_error", detail)
-    elif chunk.size > 1:
-        _split(session, chunk, settings)
-    else:
-        _quarantine(session, chunk, reason)
-
-
-def _split(session: Session, chunk: tables.Chunk, settings: Settings) -> None:
-    """Leave the first half in its row and put the second into a row of its own, so that the order stays.
-
-    Each half is one death short of the next split: the poison is in one of them.
-    """
-    assert chunk.manifest is not None
-    entries = ledger.unpack(chunk.manifest)
-    half = len(entries) // 2
-    deaths = settings.max_deaths - 1
-    session.add(
-        Chunk(
-            job_id=chunk.job_id,
-            seq=chunk.seq + half,
-            kind=chunk.kind,
-            lane=chunk.lane,
-            owner=chunk.owner,
-            collection_id=chunk.collection_id,
-            space_id=chunk.space_id,
-            status=ChunkStatus.READY,
-            size=len(entries) - half,
-            deaths=max(deaths, 1),
-            manifest=ledger.pack(entries[half:]),
-        )
-    )
-    chunk.manifest = ledger.pack(entries[:half])
-    chunk.size = half
-    chunk.deaths = max(deaths, 1)
-    chunk.attempt = 0
-
-
-def _quarantine(session: Session, chunk: tables.Chunk, reason: str) -> None:
-    assert chunk.manifest is not None
-    entry = ledger.unpack(chunk.manifest)[0]
-    detail = (
-        f"Tried {chunk.attempt} times, this image broke its worker {chunk.deaths} times; it was set aside ({reason})."
-    )
-    chunk.status = ChunkStatus.QUARANTINED
-    chunk.failed = 1
-    record = ledger.Record(entry["key"], ItemStatus.FAILED, None, errors.Quarantined.code, detail)
-    chunk.ledger = ledger.pack([record])
-    job = session.get_one(tables.Job, chunk.job_id)
-    job.failed += 1
-    session.flush()
-    sql.after_commit(session, _count_quarantined)
-    end.settle(session, job)
-
-
-def _count_quarantined() -> None:
-    metrics.JOBS.note_images(ItemStatus.FAILED, 1)
-    metrics.JOBS.note_errors([errors.Quarantined.code])

@@ -10,13 +10,11 @@ from sqlalchemy.orm import Session
 
 from imagekin import errors
 from imagekin.database import sql, tables
-from imagekin.enums import STORING, TERMINAL, ChunkStatus, ItemStatus, JobStatus
-from imagekin.jobs import callbacks, view
+from imagekin.enums import OPEN_CHUNKS, STORING, TERMINAL, ChunkStatus, ItemStatus, JobStatus
+from imagekin.jobs import callbacks, items, view
 from imagekin.telemetry import metrics
 
 log = structlog.get_logger()
-
-OPEN = (ChunkStatus.READY, ChunkStatus.CLAIMED)
 
 
 def lock(session: Session, job_id: str) -> tables.Job | None:
@@ -43,7 +41,7 @@ def settle(session: Session, job: tables.Job) -> bool:
 
 
 def _first_failure(session: Session, job: tables.Job) -> tuple[str, str]:
-    page, _ = view.items(session, job, None, None, 1)
+    page, _ = items.page(session, job, None, None, 1)
     first = page[0]
     assert first.error is not None
     return (
@@ -107,7 +105,7 @@ def _abandon(
     if job is None or job.status in TERMINAL:
         return False
     Chunk = tables.Chunk
-    still_open = sa.and_(Chunk.job_id == job_id, Chunk.status.in_(OPEN))
+    still_open = sa.and_(Chunk.job_id == job_id, Chunk.status.in_(OPEN_CHUNKS))
     left = session.scalars(sa.select(sa.func.coalesce(sa.func.sum(Chunk.size), 0)).where(still_open)).one()
     job.cancelled += left
     sql.after_commit(session, lambda: metrics.JOBS.note_images(ItemStatus.CANCELLED, left))

@@ -10,14 +10,13 @@ from sqlalchemy.orm import Session
 
 from imagekin import errors
 from imagekin.database import sql, tables
-from imagekin.enums import STORING, TERMINAL, ChunkKind, ChunkStatus, JobKind, JobStatus, Lane
+from imagekin.enums import STORING, TERMINAL, UNFINISHED, ChunkKind, ChunkStatus, JobKind, JobStatus, Lane
 from imagekin.jobs import view
 from imagekin.settings import Settings
 
 RETRY_AFTER_S = 10
 PLAN_SEQ = -1
 
-UNFINISHED = tuple(status for status in JobStatus if status not in TERMINAL)
 INTERACTIVE = frozenset({JobKind.SEARCH, JobKind.ASSIGN})
 
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session, undefer
+from sqlalchemy.orm import Session
 
 from imagekin import errors, schemas
 from imagekin.database import sql, tables
-from imagekin.enums import STORING, TERMINAL, ChunkStatus, ItemStatus, JobKind, JobStatus
-from imagekin.store import ledger
+from imagekin.enums import STORING, TERMINAL, JobKind, JobStatus
 
-ENDED = (ChunkStatus.DONE, ChunkStatus.QUARANTINED, ChunkStatus.CANCELLED)
 # Rates over less than this are noise.
 SHORTEST_RATE_S = 0.2
 
@@ -107,49 +105,3 @@ def _queue_position(session: Session, job: tables.Job) -> int | None:
         return None
     before = sa.select(sa.func.count()).where(tables.Job.status == JobStatus.QUEUED, tables.Job.id < job.id)
     return session.scalars(before).one() + 1
-
-
-def items(
-    session: Session, job: tables.Job, status: ItemStatus | None, cursor: tuple[int, int] | None, limit: int
-) -> tuple[list[schemas.Item], tuple[int, int] | None]:
-    """Return a page of the job's ended images in the source's order, and where the next page starts.
-
-    A cursor is (seq of the chunk, index in its ledger). Images that have not ended yet are not listed.
-    """
-    seq, index = cursor or (0, 0)
-    page: list[schemas.Item] = []
-    chunks = (
-        sa.select(tables.Chunk)
-        .options(undefer(tables.Chunk.ledger), undefer(tables.Chunk.manifest))
-        .filter_by(job_id=job.id)
-        .where(tables.Chunk.kind.in_(STORING), tables.Chunk.seq >= seq, tables.Chunk.status.in_(ENDED))
-        .order_by(tables.Chunk.seq)
-        .execution_options(yield_per=8)
-    )
-    if status is not None:
-        chunks = chunks.where(_has(status))
-    for chunk in session.scalars(chunks):
-        for at, record in enumerate(_records(chunk)):
-            if (chunk.seq == seq and at < index) or (status is not None and record.status != status):
-                continue
-            if len(page) == limit:
-                return page, (chunk.seq, at)
-            page.append(_item(record))
-    return page, None
-
-
-def _has(status: ItemStatus) -> sa.ColumnElement[bool]:
-    if status == ItemStatus.CANCELLED:
-        return tables.Chunk.status == ChunkStatus.CANCELLED
-    return getattr(tables.Chunk, status.value) > 0
-
-
-def _records(chunk: tables.Chunk) -> list[ledger.Record]:
-    if chunk.ledger is not None:
-        return ledger.records(chunk.ledger)
-    return ledger.all_cancelled(chunk.manifest) if chunk.manifest is not None else []
-
-
-def _item(record: ledger.Record) -> schemas.Item:
-    error = schemas.Error(code=record.code, detail=record.detail or "") if record.code else None
-    return schemas.Item(key=record.key, status=record.status, image_id=record.image_id, error=error)

@@ -1,14 +1,15 @@
-"""Removal: what deleted collections leave, in slices, so that no transaction is long."""
+"""Deletion of collections: a tombstone at once, then what they leave in slices, so that no transaction is long."""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from imagekin import errors
 from imagekin.database import sql, tables
 from imagekin.enums import TERMINAL
 from imagekin.jobs import end
-from imagekin.store import segments
+from imagekin.store import collections, segments
 
 Chunk, Collection, Image, Job = tables.Chunk, tables.Collection, tables.Image, tables.Job
 
@@ -17,6 +18,27 @@ ROWS_PER_SLICE = 500
 SEGMENTS_PER_SLICE = 64
 # Whoever still polls a job of the collection learns how it ended.
 JOBS_STAY_S = 24 * 3600.0
+
+
+def delete(session: Session, owner: str, name: str) -> None:
+    """Put a tombstone on the collection, which frees its name, and end its unfinished jobs.
+
+    The sweep deletes the rest in slices. Raises CollectionNotFound.
+    """
+    collection = collections.get(session, owner, name)
+    # jobs before the collection, as everywhere: rows are locked in one order
+    end.cancel_collection(session, collection.id)
+    gone = session.execute(
+        sa.update(Collection)
+        .where(Collection.id == collection.id, Collection.deleted_at.is_(None))
+        .values(deleted_at=sql.clock(), revision=Collection.revision + 1)
+        .returning(Collection.id)
+        .execution_options(synchronize_session=False)
+    ).scalar()
+    if gone is None:
+        raise errors.CollectionNotFound(f"There is no collection named {name!r}.")
+    # once more: a job that was being submitted held the row that we have now
+    end.cancel_collection(session, collection.id)
 
 
 def pending(session: Session) -> list[str]:

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from imagekin.database import sql, tables
 from imagekin.enums import TERMINAL, ChunkStatus, Lane
-from imagekin.jobs import claim, end
+from imagekin.jobs import blame, end
 from imagekin.settings import Settings
 
 Chunk = tables.Chunk
@@ -58,18 +58,18 @@ def sweep(session: Session, settings: Settings) -> Swept:
 
 def _ready(session: Session, lane: Lane) -> int:
     """Count the lane's ready chunks, up to MOST_RINGS: there may be a million."""
-    some = sa.select(Chunk.seq).where(claim.OPEN, Chunk.lane == lane, Chunk.status == ChunkStatus.READY)
+    some = sa.select(Chunk.seq).where(tables.OPEN_CHUNK, Chunk.lane == lane, Chunk.status == ChunkStatus.READY)
     return session.scalars(sa.select(sa.func.count()).select_from(some.limit(MOST_RINGS).subquery())).one()
 
 
 def _release_expired(session: Session, settings: Settings) -> int:
     rows = session.execute(
         sa.select(Chunk.job_id, Chunk.seq, Chunk.attempt)
-        .where(claim.CLAIMED, Chunk.lease_until < sql.clock())
+        .where(tables.CLAIMED_CHUNK, Chunk.lease_until < sql.clock())
         .limit(SLICE)
     ).all()
     for job_id, seq, attempt in rows:
-        claim.blame(session, job_id, seq, f"claimed {attempt} times, never finished", settings, deaths=0)
+        blame.blame(session, job_id, seq, f"claimed {attempt} times, never finished", settings, deaths=0)
     return len(rows)
 
 

@@ -12,7 +12,6 @@ from imagekin.catalog import Space
 from imagekin.database import sql, tables
 from imagekin.database.sql import moment
 from imagekin.enums import DType, Precision
-from imagekin.jobs import end
 
 
 def create(session: Session, owner: str, name: str, space: Space, dtype: DType) -> schemas.Collection:
@@ -60,27 +59,6 @@ def page(session: Session, owner: str, after: str | None, limit: int) -> tuple[l
     found = session.scalars(query.limit(limit + 1)).all()
     shown = found[:limit]
     return views(session, shown), shown[-1].name if len(found) > limit else None
-
-
-def delete(session: Session, owner: str, name: str) -> None:
-    """Put a tombstone on the collection, which frees its name, and end its unfinished jobs.
-
-    The sweep deletes the rest in slices. Raises CollectionNotFound.
-    """
-    collection = get(session, owner, name)
-    # jobs before the collection, as everywhere: rows are locked in one order
-    end.cancel_collection(session, collection.id)
-    gone = session.execute(
-        sa.update(tables.Collection)
-        .where(tables.Collection.id == collection.id, tables.Collection.deleted_at.is_(None))
-        .values(deleted_at=sql.clock(), revision=tables.Collection.revision + 1)
-        .returning(tables.Collection.id)
-        .execution_options(synchronize_session=False)
-    ).scalar()
-    if gone is None:
-        raise errors.CollectionNotFound(f"There is no collection named {name!r}.")
-    # once more: a job that was being submitted held the row that we have now
-    end.cancel_collection(session, collection.id)
 
 
 def touch(session: Session, collection_id: str, *, images: int = 0) -> int:

@@ -13,11 +13,12 @@ from archive import Archive
 from imagekin.database import tables
 from imagekin.database.engine import Database
 from imagekin.enums import JobKind, Lane
+from imagekin.jobs import blame, end
 from imagekin.jobs import claim as claim_step
-from imagekin.jobs import end, outcomes
-from imagekin.maintenance import sweep
+from imagekin.jobs import plan as plan_step
+from imagekin.maintenance import collection_deletion, sweep
 from imagekin.settings import Settings
-from imagekin.store import collections, ledger
+from imagekin.store import ledger
 
 
 def live_an_eventful_life(archive: Archive) -> None:
@@ -35,7 +36,7 @@ def live_an_eventful_life(archive: Archive) -> None:
     archive.database.write(end.cancel, "ann", cancelled.id)
     planning = archive.submit()
     pieces = [[{"key": "y", "ref": {}}]]
-    archive.database.write(outcomes.plan, archive.claim(), pieces, ignored=0, cursor=None, finished=False)
+    archive.database.write(plan_step.add, archive.claim(), pieces, ignored=0, cursor=None, finished=False)
     archive.database.write(end.cancel, "ann", planning.id)
     # poison: split down to the image
     archive.plan(["p1", "p2", "poison", "p3"])
@@ -43,7 +44,7 @@ def live_an_eventful_life(archive: Archive) -> None:
         claims = archive.database.write(claim_step.claim, Lane.BULK, tables.new_id(), archive.settings)
         for claim in claims:
             if "poison" in manifest_keys(archive, claim):
-                archive.database.write(claim_step.died, claim.claimed_by, "signal 9", archive.settings)
+                archive.database.write(blame.died, claim.claimed_by, "signal 9", archive.settings)
             else:
                 archive.finish(claim, "photos", {})
     archive.search()
@@ -54,7 +55,7 @@ def live_an_eventful_life(archive: Archive) -> None:
     archive.sql("UPDATE jobs SET expires_at = 1 WHERE id = :id", id=expired.id)
     archive.database.write(sweep.sweep, archive.settings)
     archive.embed(["gone"], name="gone")
-    archive.database.write(collections.delete, "ann", "gone")
+    archive.database.write(collection_deletion.delete, "ann", "gone")
     archive.plan(["open1", "open2"], size=1)
     archive.claim()
     # the tests that look at this may take longer than a lease

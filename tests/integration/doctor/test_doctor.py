@@ -19,7 +19,7 @@ from imagekin.database import tables
 from imagekin.doctor.command import doctor as command
 from imagekin.enums import DType, ItemStatus, Precision
 from imagekin.jobs import end
-from imagekin.maintenance import compaction, upkeep
+from imagekin.maintenance import collection_deletion, compaction, upkeep
 from imagekin.store import collections, ledger, vector_codec
 
 
@@ -55,7 +55,7 @@ def test_a_live_system_gives_no_false_alarm(archive):
                 ids = archive.database.read(lambda s: s.scalars(sa.select(tables.Segment.id)).all())
                 archive.database.write(compaction.merge, archive.collection(name).id, ids)
                 archive.database.write(end.cancel, "ann", archive.submit(name).id)
-                archive.database.write(collections.delete, "ann", name)
+                archive.database.write(collection_deletion.delete, "ann", name)
                 upkeep.Upkeep(archive.database, archive.storage).run(1)
                 rounds += 1
         except BaseException as fault:

@@ -6,7 +6,8 @@ import numpy as np
 import sqlalchemy as sa
 
 from imagekin.database import tables
-from imagekin.jobs import outcomes, view
+from imagekin.jobs import finish as finish_step
+from imagekin.jobs import view
 from imagekin.store import ledger, segments
 
 
@@ -35,4 +36,4 @@ def items_of(database, claim, broken=()):
 
 
 def finish(database, claim, **options):
-    return database.write(outcomes.finish_images, claim, items_of(database, claim, **options))
+    return database.write(finish_step.images, claim, items_of(database, claim, **options))

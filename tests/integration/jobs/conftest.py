@@ -7,7 +7,7 @@ import pytest
 from imagekin import catalog
 from imagekin.enums import ChunkKind, DType, JobKind, Lane, Precision
 from imagekin.jobs import claim as claim_step
-from imagekin.jobs import outcomes
+from imagekin.jobs import plan as plan_step
 from imagekin.jobs import submit as submit_step
 from imagekin.store import collections
 
@@ -43,7 +43,9 @@ def claim(database, settings):
     counter = iter(range(1000))
 
     def claim(lane=Lane.BULK, **options):
-        return database.write(claim_step.claim, lane, f"ring-{next(counter)}/x", settings, **options)
+        return database.write(
+            claim_step.claim, lane, f"ring-{next(counter)}/x", settings, claim_step.Preference(**options)
+        )
 
     return claim
 
@@ -58,7 +60,7 @@ def planned(database, submit, claim):
         assert plan.job_id == job.id and plan.kind == ChunkKind.PLAN
         entries = [{"key": key, "ref": {}} for key in (keys or [f"{number:03}" for number in range(images)])]
         pieces = [entries[at : at + size] for at in range(0, len(entries), size)]
-        database.write(outcomes.plan, plan, pieces, ignored=2, cursor=len(entries), finished=True)
+        database.write(plan_step.add, plan, pieces, ignored=2, cursor=len(entries), finished=True)
         return job
 
     return planned

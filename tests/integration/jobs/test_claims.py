@@ -14,7 +14,8 @@ from imagekin import errors
 from imagekin.database import tables
 from imagekin.enums import ChunkKind, ItemStatus, JobKind, Lane
 from imagekin.jobs import claim as claim_step
-from imagekin.jobs import outcomes
+from imagekin.jobs import finish as finish_step
+from imagekin.jobs import plan as plan_step
 
 
 def test_one_chunk_goes_to_one_claimant(database, planned, claim, settings):
@@ -23,7 +24,8 @@ def test_one_chunk_goes_to_one_claimant(database, planned, claim, settings):
 
     def work(name):
         while True:
-            claims = database.write(claim_step.claim, Lane.BULK, f"{name}-{len(taken)}/{name}", settings, most_images=2)
+            pair = claim_step.Preference(most_images=2)
+            claims = database.write(claim_step.claim, Lane.BULK, f"{name}-{len(taken)}/{name}", settings, pair)
             if not claims:
                 return
             with lock:
@@ -60,8 +62,8 @@ def test_finishing_again_what_is_finished_changes_nothing(database, planned, cla
     job = planned(images=2, size=2)
     (chunk,) = claim()
     items = items_of(database, chunk)
-    assert database.write(outcomes.finish_images, chunk, items)[ItemStatus.EMBEDDED] == 2
-    assert database.write(outcomes.finish_images, chunk, items) == Counter()
+    assert database.write(finish_step.images, chunk, items)[ItemStatus.EMBEDDED] == 2
+    assert database.write(finish_step.images, chunk, items) == Counter()
     assert status(database, job).progress.done == 2
 
 
@@ -94,7 +96,7 @@ def test_a_claim_takes_small_chunks_of_many_jobs(database, submit, claim):
         submit()
     for plan in [claim()[0] for _ in range(3)]:
         pieces = [[{"key": "a", "ref": {}}, {"key": "b", "ref": {}}]]
-        database.write(outcomes.plan, plan, pieces, ignored=0, cursor=2, finished=True)
+        database.write(plan_step.add, plan, pieces, ignored=0, cursor=2, finished=True)
     assert len(claim(most_images=5)) == 2
     assert len(claim(most_images=5)) == 1
 
@@ -103,7 +105,7 @@ def test_planning_and_images_take_turns(database, submit, claim):
     submit()
     (plan,) = claim()
     pieces = [[{"key": "a", "ref": {}}], [{"key": "b", "ref": {}}]]
-    database.write(outcomes.plan, plan, pieces, ignored=0, cursor=2, finished=False)
+    database.write(plan_step.add, plan, pieces, ignored=0, cursor=2, finished=False)
     database.write(claim_step.release, [plan])
     assert claim(after_planning=True)[0].kind == ChunkKind.EMBED
     assert claim()[0].kind == ChunkKind.PLAN

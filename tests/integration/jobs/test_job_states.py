@@ -9,9 +9,10 @@ from chunks import finish, status
 
 from imagekin import errors
 from imagekin.enums import ItemStatus, JobKind, JobStatus
-from imagekin.jobs import end, outcomes, view
+from imagekin.jobs import end, items, view
+from imagekin.jobs import plan as plan_step
 from imagekin.jobs import submit as submit_step
-from imagekin.store import collections
+from imagekin.maintenance import collection_deletion
 
 
 def test_a_job_goes_from_queued_to_succeeded(database, submit, claim):
@@ -22,7 +23,7 @@ def test_a_job_goes_from_queued_to_succeeded(database, submit, claim):
     (plan,) = claim()
     assert status(database, job).status == JobStatus.PLANNING
     pieces = [[{"key": "a", "ref": {}}, {"key": "b", "ref": {}}]]
-    database.write(outcomes.plan, plan, pieces, ignored=1, cursor=2, finished=True)
+    database.write(plan_step.add, plan, pieces, ignored=1, cursor=2, finished=True)
     seen = status(database, job)
     assert (seen.status, seen.progress.total, seen.progress.ignored) == (JobStatus.RUNNING, 2, 1)
     (chunk,) = claim()
@@ -55,7 +56,7 @@ def test_the_second_entry_of_a_key_fails(database, planned, claim):
     job = planned(keys=["a", "b", "a", "c", "a"], size=2)
     for _ in range(3):
         finish(database, claim()[0])
-    page, _ = database.read(lambda s: view.items(s, view.get(s, "ann", job.id), None, None, 10))
+    page, _ = database.read(lambda s: items.page(s, view.get(s, "ann", job.id), None, None, 10))
     assert [(item.key, item.status.value, item.error.code if item.error else None) for item in page] == [
         ("a", "embedded", None),
         ("b", "embedded", None),
@@ -77,7 +78,7 @@ def test_cancelling_ends_a_job_at_once(database, planned, claim):
         finish(database, begun)
     assert claim() == []
     database.write(end.cancel, "ann", job.id)
-    cancelled, _ = database.read(lambda s: view.items(s, view.get(s, "ann", job.id), ItemStatus.CANCELLED, None, 10))
+    cancelled, _ = database.read(lambda s: items.page(s, view.get(s, "ann", job.id), ItemStatus.CANCELLED, None, 10))
     assert len(cancelled) == 4
 
 
@@ -85,12 +86,12 @@ def test_cancelling_while_planning_counts_what_was_planned(database, submit, cla
     job = submit()
     (plan,) = claim()
     pieces = [[{"key": "a", "ref": {}}]]
-    database.write(outcomes.plan, plan, pieces, ignored=0, cursor=1, finished=False)
+    database.write(plan_step.add, plan, pieces, ignored=0, cursor=1, finished=False)
     database.write(end.cancel, "ann", job.id)
     seen = status(database, job)
     assert (seen.status, seen.progress.total, seen.progress.cancelled) == (JobStatus.CANCELLED, 1, 1)
     with pytest.raises(errors.LeaseLost):
-        database.write(outcomes.plan, plan, pieces, ignored=0, cursor=2, finished=True)
+        database.write(plan_step.add, plan, pieces, ignored=0, cursor=2, finished=True)
 
 
 def test_a_finished_job_cannot_be_cancelled(database, planned, claim):
@@ -162,7 +163,7 @@ def test_what_is_another_owners_is_not_found(database, submit):
 
 def test_deleting_a_collection_cancels_its_jobs(database, submit):
     job = submit()
-    database.write(collections.delete, "ann", "photos")
+    database.write(collection_deletion.delete, "ann", "photos")
     seen = database.read(lambda s: view.view(s, view.get(s, "ann", job.id)))
     assert seen.status == JobStatus.CANCELLED
     assert seen.error.code == "collection_deleted"

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from chunks import finish, items_of
 
 from imagekin.enums import DType, OnConflict
-from imagekin.jobs import outcomes
+from imagekin.jobs import finish as finish_step
 from imagekin.jobs.claim import release, renew
 from imagekin.store import collections, segments
 
@@ -65,7 +65,7 @@ def test_what_is_known_elsewhere_is_copied_with_its_own_vector_and_thumbnail(
             item.vector = np.full(64, len(made) + 1.0, np.float32)
             item.thumbnail = item.key.encode() if made else None
             made[item.content_hash] = item
-        database.write(outcomes.finish_images, chunk, items)
+        database.write(finish_step.images, chunk, items)
     database.write(collections.create, "ann", "more", space, DType.FLOAT32)
     more = database.read(collections.get, "ann", "more")
     contents = [("a", "nowhere"), *((f"{at}.jpg", content) for at, content in enumerate(reversed(made)))]

@@ -7,8 +7,7 @@ from chunks import finish, items_of, status
 
 from imagekin.database import tables
 from imagekin.enums import ItemStatus, JobKind, JobStatus, Lane
-from imagekin.jobs import view
-from imagekin.jobs.claim import died
+from imagekin.jobs import blame, items, view
 from imagekin.maintenance import sweep
 
 
@@ -22,14 +21,14 @@ def test_poison_is_split_down_to_the_image(database, planned, claim, settings):
         keys = [item.key for item in items_of(database, chunk)]
         if "005" in keys:
             deaths += 1
-            database.write(died, chunk.claimed_by.split("/")[0] + "/", "signal 9", settings)
+            database.write(blame.died, chunk.claimed_by.split("/")[0] + "/", "signal 9", settings)
         else:
             finish(database, chunk)
     seen = status(database, job)
     assert (seen.status, seen.progress.embedded, seen.progress.failed) == (JobStatus.PARTIAL, 7, 1)
-    failed, _ = database.read(lambda s: view.items(s, view.get(s, "ann", job.id), ItemStatus.FAILED, None, 10))
+    failed, _ = database.read(lambda s: items.page(s, view.get(s, "ann", job.id), ItemStatus.FAILED, None, 10))
     assert [(item.key, item.error.code) for item in failed] == [("005", "quarantined")]
-    every, _ = database.read(lambda s: view.items(s, view.get(s, "ann", job.id), None, None, 10))
+    every, _ = database.read(lambda s: items.page(s, view.get(s, "ann", job.id), None, None, 10))
     assert [item.key for item in every] == [f"{number:03}" for number in range(8)]
     assert deaths == settings.max_deaths + 3
 
@@ -38,7 +37,7 @@ def test_a_search_that_kills_twice_fails(database, submit, claim, settings):
     job = submit(kind=JobKind.SEARCH)
     for _ in range(settings.max_deaths):
         (chunk,) = claim(Lane.INTERACTIVE)
-        database.write(died, chunk.claimed_by, "signal 9", settings)
+        database.write(blame.died, chunk.claimed_by, "signal 9", settings)
     assert status(database, job).error.code == "internal_error"
 
 

@@ -11,8 +11,8 @@ from sqlalchemy.exc import OperationalError
 
 from imagekin import errors
 from imagekin.enums import DType
-from imagekin.maintenance import compaction, upkeep
-from imagekin.store import collections, reading, segments
+from imagekin.maintenance import collection_deletion, compaction, upkeep
+from imagekin.store import reading, segments
 from imagekin_worker.matrix import file, loaded, scan
 
 
@@ -135,7 +135,7 @@ def test_a_deleted_collection_is_said_to_be(archive, cache):
     worker = Worker(archive, cache)
     worker.check()
     collection = archive.collection()
-    archive.database.write(collections.delete, "ann", "photos")
+    archive.database.write(collection_deletion.delete, "ann", "photos")
     with pytest.raises(errors.CollectionDeleted):
         worker.residents.search(collection.id, np.ones((1, DIM), np.float32), 3)
     worker.stop()

@@ -14,7 +14,7 @@ from imagekin.database import tables
 from imagekin.database.engine import Database
 from imagekin.jobs import callbacks, end, submit
 from imagekin.jobs.callbacks import DELAYS_S, DeliveryStatus
-from imagekin.store import collections
+from imagekin.maintenance import collection_deletion
 from imagekin_worker.process.webhook_sender import HANDS
 
 
@@ -27,7 +27,7 @@ def test_every_end_of_a_job_with_a_callback_brings_one_delivery(archive: Archive
         "cancelled": ended(archive, url),
     }
     gone = archive.submit("other", callback_url=url)
-    database.write(collections.delete, archive.owner, "other")
+    database.write(collection_deletion.delete, archive.owner, "other")
     messages = {errand.job_id: errand.body for errand in claim(database, 3) + claim(database, 3)}
     assert len(messages) == 3, "no more of one owner's at once"
     pass_time(database, 61)

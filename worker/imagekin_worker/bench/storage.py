@@ -21,7 +21,7 @@ from imagekin.database import analyze, tables
 from imagekin.database.engine import Database
 from imagekin.enums import DType, JobKind, Lane, OnConflict, Precision
 from imagekin.jobs import claim as claim_step
-from imagekin.jobs import outcomes, submit
+from imagekin.jobs import finish, plan, submit
 from imagekin.settings import Settings
 from imagekin.store import collections, segments, vector_codec
 
@@ -135,12 +135,13 @@ class Writing:
         )
         self.database.write(submit.submit, submission, self.settings)
         # what `fill` planned comes earlier
-        [claim] = self.database.write(claim_step.claim, Lane.BULK, tables.new_id(), self.settings, gathering=True)
+        new_jobs = claim_step.Preference(gathering=True)
+        [claim] = self.database.write(claim_step.claim, Lane.BULK, tables.new_id(), self.settings, new_jobs)
         entries = [{"key": key, "ref": {"at": at}} for at, key in enumerate(keys)]
         pieces = [entries[at : at + self.chunk_images] for at in range(0, len(entries), self.chunk_images)]
         for at in range(0, len(pieces), PIECES_PER_COMMIT):
             some, last = pieces[at : at + PIECES_PER_COMMIT], at + PIECES_PER_COMMIT >= len(pieces)
-            self.database.write(outcomes.plan, claim, some, ignored=0, cursor=at, finished=last)
+            self.database.write(plan.add, claim, some, ignored=0, cursor=at, finished=last)
 
     def items(self, keys: list[str]) -> list[segments.Item]:
         """Make images of these keys, no two alike."""
@@ -164,7 +165,7 @@ class Writing:
             lambda: self.database.read(segments.known, collection, contents, OnConflict.REPLACE),
         )
         assert not any(known)
-        self._timed("store", lambda: self.database.write(outcomes.finish_images, claim, items))
+        self._timed("store", lambda: self.database.write(finish.images, claim, items))
 
 
 def _rows(items: list[segments.Item], collection_id: str, dim: int) -> tuple[tuple, tuple, list[tuple]]:

@@ -82,11 +82,7 @@ class Node:
 
     def claim(self, claimed_by: str, like: claim.Claim | None = None) -> list[claim.Claim]:
         """Claim what comes next in the lane, about `chunk_target_s` of it; nothing where that is not `like` a claim."""
-        claims = self.database.write(
-            claim.claim,
-            self.lane,
-            claimed_by,
-            self.settings,
+        preference = claim.Preference(
             after_owner=self.last_owner,
             most_images=self.images_per_claim(self._last_space),
             most_searches=MOST_SEARCHES,
@@ -95,6 +91,7 @@ class Node:
             warm=() if random.random() < BY_TURNS else self.models.warm,
             like=like,
         )
+        claims = self.database.write(claim.claim, self.lane, claimed_by, self.settings, preference)
         if claims:
             self._last_kind = claims[0].kind
             if self._last_kind != ChunkKind.PLAN:

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, undefer
 from imagekin import errors
 from imagekin.database import tables
 from imagekin.enums import DType
-from imagekin.jobs import outcomes, results
+from imagekin.jobs import checkpoint, fence, finish, results
 from imagekin.jobs.claim import Claim, release
 from imagekin.store import ledger, reading, vector_codec
 from imagekin.store.reading import Change
@@ -74,11 +74,11 @@ def run(node: Node, claim: Claim, lease: Lease) -> None:
         node.database.write(release, [claim])
         return
     summary = {"clustering_id": found.job_id, "metric": found.metric}
-    node.database.write(outcomes.finish_result, claim, summary)
+    node.database.write(finish.result, claim, summary)
 
 
 def _load(session: Session, claim: Claim) -> tuple[tables.Job, tables.Clustering]:
-    job = outcomes.of(session, claim)
+    job = fence.job_of(session, claim)
     found = session.get(tables.Clustering, job.work["clustering_id"], options=[undefer(tables.Clustering.centers)])
     if found is None:
         raise errors.JobNotFound("The clustering was deleted before its job of assigning began.")
@@ -93,7 +93,7 @@ def _named(node: Node, claim: Claim, ids: list[str], placer: Placer) -> None:
         rows = [row for change in found for row in placer.rows(session, change)]
     rows.sort(key=lambda row: place[row["id"]])
     parts = [rows[at : at + results.ROWS_PER_PART] for at in range(0, len(rows), results.ROWS_PER_PART)]
-    node.database.write(outcomes.finalize, claim, 1, parts)
+    node.database.write(finish.finalize, claim, 1, parts)
 
 
 def _slice(node: Node, claim: Claim, lease: Lease, placer: Placer) -> bool:
@@ -119,7 +119,7 @@ def _slice(node: Node, claim: Claim, lease: Lease, placer: Placer) -> bool:
 
 
 def _resume(session: Session, claim: Claim, placer: Placer) -> Progress:
-    kept = outcomes.state(session, claim)
+    kept = checkpoint.unpacked(session, claim)
     if kept is not None:
         return Progress(**kept)
     upto, _ = reading.head(session, claim.collection_id)
@@ -134,8 +134,8 @@ def _resume(session: Session, claim: Claim, placer: Placer) -> Progress:
 
 def _keep(node: Node, claim: Claim, progress: Progress, rows: list[dict[str, Any]]) -> None:
     if not rows:  # of images that were deleted since, say
-        node.database.write(outcomes.checkpoint, claim, ledger.pack(asdict(progress)), progress.fraction)
+        node.database.write(checkpoint.keep, claim, ledger.pack(asdict(progress)), progress.fraction)
         return
     part = progress.part
     progress.part, progress.done = part + 1, progress.done + len(rows)
-    node.database.write(outcomes.extend, claim, part, rows, ledger.pack(asdict(progress)), progress.fraction)
+    node.database.write(finish.extend, claim, part, rows, ledger.pack(asdict(progress)), progress.fraction)

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from imagekin import errors
 from imagekin.database import tables
 from imagekin.enums import Algorithm, DType
-from imagekin.jobs import outcomes, results
+from imagekin.jobs import checkpoint, fence, finish, results
 from imagekin.jobs.claim import Claim, release
 from imagekin.settings import Settings
 from imagekin.store import ledger, reading, vector_codec
@@ -60,7 +60,7 @@ def run(node: Node, claim: Claim, lease: Lease) -> None:
 
     Raises InvalidRequest and JobError where it cannot be done, LeaseLost.
     """
-    job = node.database.read(outcomes.of, claim)
+    job = node.database.read(fence.job_of, claim)
     if job.params["algorithm"] == Algorithm.KMEANS_PYTORCH:
         pinned = _pin(node, claim)
         _write(node, claim, job, pinned, _original(node, claim, job, pinned, lease), batch_rows=None)
@@ -71,7 +71,7 @@ def run(node: Node, claim: Claim, lease: Lease) -> None:
         _write(node, claim, job, part.pinned, part.kmeans.result(), part.kmeans.batch_rows)
         return
     part.saved = _packed(part)
-    node.database.write(outcomes.checkpoint, claim, part.saved, round(part.kmeans.progress, 4))
+    node.database.write(checkpoint.keep, claim, part.saved, round(part.kmeans.progress, 4))
     node.slices[claim.job_id] = part
     node.database.write(release, [claim])
 
@@ -124,7 +124,7 @@ def _spooled(changes: Iterable[reading.Change], places: np.ndarray, shape: tuple
 
 def _resume(node: Node, claim: Claim, job: tables.Job) -> Slice:
     """Go on where the last slice ended: from memory if that was here, else from SQL, else from the start."""
-    saved = node.database.read(outcomes.checkpointed, claim)
+    saved = node.database.read(checkpoint.kept, claim)
     kept: Slice | None = node.slices.pop(claim.job_id, None)
     node.slices.clear()
     if saved is not None:
@@ -170,7 +170,7 @@ def _original(node: Node, claim: Claim, job: tables.Job, pinned: Pinned, lease: 
             seed=job.params["seed"],
             n_init=default_n_init(len(pinned.rows)) if n_init is None else n_init,
             device=node.device,
-            progress=lambda share: node.database.write(outcomes.checkpoint, claim, b"", round(share, 4)),
+            progress=lambda share: node.database.write(checkpoint.keep, claim, b"", round(share, 4)),
             should_stop=lambda: lease.lost or time.monotonic() > deadline,
         )
     except pytorch_package.Stopped as stopped:
@@ -186,7 +186,7 @@ def _write(
 ) -> None:
     """Write the assignments in parts, then the summary and the centers, which end the job."""
     for first, parts in _parts(pinned, found):
-        node.database.write(outcomes.finalize, claim, first, parts)
+        node.database.write(finish.finalize, claim, first, parts)
     summary = {
         "n_clusters": found.n_clusters,
         "metric": job.params["metric"],
@@ -216,7 +216,7 @@ def _write(
         revision=pinned.revision,
         centers=vector_codec.encode(found.centers, DType.FLOAT32),
     )
-    node.database.write(outcomes.finish_result, claim, summary, clustering=centers)
+    node.database.write(finish.result, claim, summary, clustering=centers)
 
 
 def _parts(pinned: Pinned, found: Clustering) -> Iterator[tuple[int, list[list[dict[str, Any]]]]]:

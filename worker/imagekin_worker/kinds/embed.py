@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session, undefer
 from imagekin import errors, sources
 from imagekin.database import tables
 from imagekin.enums import OnConflict
-from imagekin.jobs import end, outcomes
+from imagekin.jobs import end, fence, finish
 from imagekin.jobs.claim import Claim, release
 from imagekin.store import ledger, segments
 from imagekin.store.segments import Copy, Item
@@ -211,7 +211,7 @@ def _open(node: Node, claim: Claim, opened: dict[str, sources.Source], lease: Le
 
 def load(session: Session, claim: Claim) -> tuple[tables.Job, tables.Collection, bytes]:
     """Return a chunk's job and collection, and its packed entries. Raises LeaseLost."""
-    job = outcomes.of(session, claim)
+    job = fence.job_of(session, claim)
     chunk = session.get(tables.Chunk, (claim.job_id, claim.seq), options=[undefer(tables.Chunk.manifest)])
     if chunk is None:
         raise errors.LeaseLost()
@@ -284,7 +284,7 @@ def _finish(node: Node, work: Work, lease: Lease) -> None:
     try:
         # the job may end with it, which is told in there
         with structlog.contextvars.bound_contextvars(**claim_log.about([work.claim])):
-            counts = node.database.write(outcomes.finish_images, work.claim, items)
+            counts = node.database.write(finish.images, work.claim, items)
     except errors.LeaseLost:
         lease.lose(work.claim)
         log.info("chunk_lost", **claim_log.about([work.claim]))

@@ -11,7 +11,7 @@ import structlog
 from imagekin import errors, sources
 from imagekin.database import tables
 from imagekin.enums import DType
-from imagekin.jobs import outcomes
+from imagekin.jobs import finish
 from imagekin.jobs.claim import Claim
 from imagekin.store import ledger, vector_codec
 from imagekin.store.segments import Item
@@ -33,7 +33,7 @@ def run(node: Node, claim: Claim) -> None:
         items = [embed.refused(entry) or _item(entry, source, collection) for entry in ledger.unpack(manifest)]
     finally:
         source.close()
-    node.database.write(outcomes.finish_images, claim, items)
+    node.database.write(finish.images, claim, items)
 
 
 def _item(entry: dict[str, Any], source: sources.Source, collection: tables.Collection) -> Item:

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, undefer
 from imagekin import sources
 from imagekin.database import tables
 from imagekin.enums import STORING, ItemStatus, JobKind, Lane
-from imagekin.jobs import outcomes
+from imagekin.jobs import checkpoint, fence, plan
 from imagekin.jobs.claim import Claim, release
 from imagekin.settings import Settings
 from imagekin.sources import Entry
@@ -53,13 +53,13 @@ def run(node: Node, claim: Claim, lease: Lease) -> None:
 
     Raises JobError where the source cannot be read, LeaseLost.
     """
-    job = node.database.read(outcomes.of, claim)
-    cursor = node.database.read(outcomes.state, claim)
+    job = node.database.read(fence.job_of, claim)
+    cursor = node.database.read(checkpoint.unpacked, claim)
     if cursor is None or "chunk" not in cursor:
         cursor = {"chunk": _chunk_size(node, claim, job), "at": None}
     part = _Slice()
     for pieces, ignored, reached, finished in _commits(node, job, cursor, part):
-        chunks = node.database.write(outcomes.plan, claim, pieces, ignored=ignored, cursor=reached, finished=finished)
+        chunks = node.database.write(plan.add, claim, pieces, ignored=ignored, cursor=reached, finished=finished)
         node.note_planned(sum(map(len, pieces)))
         node.doorbell.ring(Lane.BULK, min(chunks, 8))
         if finished:

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from imagekin import errors
 from imagekin.catalog import Space
 from imagekin.database import tables
-from imagekin.jobs import end, outcomes
+from imagekin.jobs import end, fence, finish
 from imagekin.jobs.claim import Claim
 from imagekin.net.fetch import Fetcher
 from imagekin.store import images, segments
@@ -89,7 +89,7 @@ def _answer(node: Node, searches: Sequence[Search], lease: Lease) -> None:
 
 def _begun(node: Node, claim: Claim, lease: Lease) -> Search | None:
     try:
-        return Search(claim, node.database.read(outcomes.of, claim))
+        return Search(claim, node.database.read(fence.job_of, claim))
     except errors.LeaseLost:
         lease.lose(claim)
         return None
@@ -210,7 +210,7 @@ def _finish(node: Node, search: Search, neighbors: Sequence[Neighbor], lease: Le
         ],
     }
     try:
-        node.database.write(outcomes.finish_result, search.claim, summary, thumbnail=search.thumbnail)
+        node.database.write(finish.result, search.claim, summary, thumbnail=search.thumbnail)
     except errors.LeaseLost:
         lease.lose(search.claim)
         log.info("search_lost", **claim_log.about([search.claim]))

@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from imagekin import doorbell, errors, presence
 from imagekin.database.engine import Database
 from imagekin.enums import Lane
-from imagekin.jobs import claim
+from imagekin.jobs import blame
 from imagekin.maintenance import sweep
 from imagekin.maintenance.upkeep import Upkeep
 from imagekin.settings import Settings
@@ -58,7 +58,7 @@ class Supervisor:
     def child_died(self, task_id: str, reason: str) -> None:
         """Blame what the dead child had claimed, and have it taken again."""
         metrics.WORK.child_deaths.inc()
-        blamed = self.database.write(claim.died, f"{task_id}/", reason, self._settings)
+        blamed = self.database.write(blame.died, f"{task_id}/", reason, self._settings)
         log.warning("child_died", task_id=task_id, reason=reason, chunks=blamed)
         self._doorbell.ring(self._lane)
 
@@ -146,7 +146,7 @@ def finish(**_: object) -> None:
 
 
 @task_failure.connect
-def blame(task_id: str | None = None, exception: BaseException | None = None, **_: object) -> None:
+def hear_death(task_id: str | None = None, exception: BaseException | None = None, **_: object) -> None:
     """Hear that a child is gone, or was killed for its time."""
     if _supervisor is not None and task_id and isinstance(exception, WorkerLostError | TimeLimitExceeded):
         _supervisor.child_died(task_id, str(exception) or type(exception).__name__)

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from imagekin import doorbell, errors
 from imagekin.database import engine
 from imagekin.enums import Lane
-from imagekin.jobs import claim, end
+from imagekin.jobs import blame, claim, end
 from imagekin.settings import Settings
 from imagekin.telemetry import logs, metrics
 from imagekin_worker.context import claim_log
@@ -138,4 +138,4 @@ def _work(node, claims: Sequence[claim.Claim]) -> None:
 
 
 def _blame(node, claims: Sequence[claim.Claim], reason: str) -> None:
-    node.database.write(claim.died, claims[0].claimed_by, reason, node.settings)
+    node.database.write(blame.died, claims[0].claimed_by, reason, node.settings)

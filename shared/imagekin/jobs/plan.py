@@ -1,0 +1,88 @@
+"""Planning: what a job's source lists becomes chunks, a few at a time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from imagekin import errors
+from imagekin.database import sql, tables
+from imagekin.database.tables import CHUNKS
+from imagekin.enums import ChunkKind, ChunkStatus, JobStatus, Lane
+from imagekin.jobs import checkpoint, end, fence
+from imagekin.jobs.claim import Claim
+from imagekin.store import ledger
+
+
+def add(
+    session: Session,
+    claim: Claim,
+    pieces: Sequence[Sequence[dict[str, Any]]],
+    *,
+    ignored: int,
+    cursor: Any,
+    finished: bool,
+) -> int:
+    """Add chunks of entries (see imagekin.store.ledger) to the job and keep the source's cursor; return how many.
+
+    The second entry of a key fails as a duplicate. With `finished` the planning ends, and with it a job that has
+    nothing left to do. Raises LeaseLost.
+    """
+    changes: dict[str, Any] = {"state": ledger.pack(cursor)}
+    if not finished and checkpoint.kept(session, claim) == changes["state"]:  # our own commit whose answer got lost
+        return len(pieces)
+    if finished:
+        changes |= {"status": ChunkStatus.DONE, "lease_until": None}
+    job = fence.hold(session, claim, **changes)
+    marked = iter(_mark_duplicates(session, claim.job_id, [entry for piece in pieces for entry in piece]))
+    chunks: list[dict[str, Any]] = []
+    for piece in pieces:
+        chunks.append(
+            {
+                "job_id": claim.job_id,
+                "seq": job.total,
+                "kind": ChunkKind(job.kind),
+                "lane": Lane.BULK,
+                "owner": claim.owner,
+                "collection_id": claim.collection_id,
+                "space_id": claim.space_id,
+                "status": ChunkStatus.READY,
+                "size": len(piece),
+                "manifest": ledger.pack(list(islice(marked, len(piece)))),
+            }
+        )
+        job.total += len(piece)
+    if chunks:
+        session.execute(sa.insert(CHUNKS), chunks)
+    job.ignored += ignored
+    if finished:
+        job.planned = True
+        if job.status == JobStatus.PLANNING:
+            job.status = JobStatus.RUNNING
+        session.execute(sa.delete(tables.PlannedKey).where(tables.PlannedKey.job_id == claim.job_id))
+        end.settle(session, job)
+    session.flush()
+    return len(pieces)
+
+
+def _mark_duplicates(session: Session, job_id: str, entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    digests = [
+        hashlib.blake2b(entry["key"].encode("utf-8", "surrogatepass"), digest_size=16).digest() for entry in entries
+    ]
+    rows = [{"job_id": job_id, "digest": digest} for digest in dict.fromkeys(digests)]
+    insert = sql.insert(session, tables.PlannedKey).on_conflict_do_nothing().returning(tables.PlannedKey.digest)
+    # rows beside the statement, not in it: one with its rows would be compiled anew for each number of them
+    fresh = set(session.scalars(insert, rows)) if rows else set()
+    marked = []
+    for entry, digest in zip(entries, digests, strict=True):
+        if digest not in fresh and not entry.get("error"):
+            marked.append({**entry, "error": [errors.DuplicateKey.code, "The same key came earlier in this job."]})
+        else:
+            marked.append(entry)
+        fresh.discard(digest)
+    return marked
