@@ -5,36 +5,23 @@ It asks the database, as the API's /readyz does; a `celery inspect ping` would a
 
 from __future__ import annotations
 
-import socket
 import sys
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
 
-from imagekin.database import engine, sql
-from imagekin.database.tables import Worker
+from imagekin import presence
+from imagekin.database import engine
 from imagekin.settings import Settings
-
-# three heartbeats, as the API counts them
-LIVE_S = 30.0
-
-
-def is_live(session: Session, host: str) -> bool:
-    """Say whether a worker of this host has a fresh row."""
-    rows = sa.select(Worker.name).where(
-        Worker.name.endswith(f"@{host}", autoescape=True), Worker.seen_at > sql.clock() - LIVE_S
-    )
-    return session.scalar(rows.limit(1)) is not None
 
 
 def main() -> None:
     """Exit 0 or say what is wrong."""
     try:
-        live = engine.Database(Settings().database, pool_size=1).read(is_live, socket.gethostname())
+        live = engine.Database(Settings().database, pool_size=1).read(presence.lives_here)
     except sa.exc.SQLAlchemyError as error:
         sys.exit(f"The database does not answer: {error}")
     if not live:
-        sys.exit(f"No worker of this container was heard of in the last {LIVE_S:g} s.")
+        sys.exit(f"No worker of this container was heard of in the last {presence.LIVE_S} s.")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import typer
 from pydantic import ValidationError
 
 from imagekin import errors
-from imagekin.settings import Settings
+from imagekin.settings import Settings, complaints
 
 FAILURE = 1
 USAGE = 2
@@ -26,8 +26,8 @@ def api(
         settings = Settings(**{name: value for name, value in given.items() if value is not None})
         server.serve(settings)
     except ValidationError as error:
-        for each in error.errors():
-            typer.echo(f"IMAGEKIN_{str(each['loc'][0]).upper()}: {each['msg']}", err=True)
+        for complaint in complaints(error):
+            typer.echo(complaint, err=True)
         raise typer.Exit(USAGE) from None
     except errors.ImagekinError as error:
         typer.echo(error.detail, err=True)

@@ -11,6 +11,7 @@ import prometheus_client as prometheus
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from imagekin import presence
 from imagekin.database import sql, tables
 from imagekin.database.engine import Database
 from imagekin.enums import UNFINISHED, ChunkStatus, JobStatus, Lane
@@ -19,8 +20,6 @@ from imagekin.telemetry.metrics import JOBS, Requests, Snapshot
 
 EXTENSION = "imagekin_metrics"
 _CONVERTER = re.compile(r"<\w+:")
-# A worker that was heard of within three of its heartbeats of 10 s lives.
-LIVE_S = 30
 # Counting a million chunks would take a quarter of a second at every scrape.
 MOST_COUNTED = 100_000
 
@@ -67,14 +66,8 @@ def _snapshot(session: Session) -> Snapshot:
         snapshot.queue_chunks.labels(lane, ChunkStatus.READY).set(min(ready, MOST_COUNTED))
         oldest = session.scalar(_oldest(lane))
         snapshot.queue_age.labels(lane).set(0 if oldest is None else max(0.0, clock - oldest))
-        snapshot.workers.labels(lane).set(session.scalars(live_workers(lane)).one())
+        snapshot.workers.labels(lane).set(presence.count(session, lane))
     return snapshot
-
-
-def live_workers(lane: Lane) -> sa.Select[int]:
-    """Count the workers of a lane that were heard of lately."""
-    Worker = tables.Worker
-    return sa.select(sa.func.count(Worker.name)).where(Worker.lane == lane, Worker.seen_at > sql.clock() - LIVE_S)
 
 
 def _images_left() -> sa.Select[int]:

@@ -11,10 +11,27 @@ from imagekin.database import sql
 from imagekin.database.tables import Worker
 from imagekin.enums import Lane
 
+HEARTBEAT_S = 10
+# A worker that was heard of within three of its heartbeats lives.
+LIVE_S = 3 * HEARTBEAT_S
+
 
 def name(lane: Lane, pid: int) -> str:
-    """Return the name of the worker of a lane whose parent process has this pid."""
+    """Return the name of a process of a lane by its pid; a worker goes by the name of its parent process."""
     return f"{lane}.{pid}@{socket.gethostname()}"
+
+
+def count(session: Session, lane: Lane) -> int:
+    """Return how many workers of a lane were heard of in the last LIVE_S seconds."""
+    live = Worker.seen_at > sql.clock() - LIVE_S
+    return session.scalars(sa.select(sa.func.count(Worker.name)).where(Worker.lane == lane, live)).one()
+
+
+def lives_here(session: Session) -> bool:
+    """Tell whether a worker of this host was heard of in the last LIVE_S seconds."""
+    here = Worker.name.endswith(f"@{socket.gethostname()}", autoescape=True)
+    live = sa.select(Worker.name).where(here, Worker.seen_at > sql.clock() - LIVE_S)
+    return session.scalar(live.limit(1)) is not None
 
 
 def appear(session: Session, name: str, lane: Lane, device: str) -> None:

@@ -7,15 +7,19 @@ import binascii
 import ipaddress
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import unquote
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from imagekin import errors
 
+# What fsspec calls the files of this machine.
+LOCAL_PROTOCOLS = ("file", "local")
 MEGABYTE = 1 << 20
 GIGABYTE = 1 << 30
 DAY_S = 24 * 3600
+PREFIX = "IMAGEKIN_"
 # As Standard Webhooks has it.
 MIN_SECRET_BYTES, MAX_SECRET_BYTES = 24, 64
 
@@ -24,7 +28,7 @@ class Settings(BaseSettings):
     """The settings of API, workers and command line; each field is the variable IMAGEKIN_<FIELD>."""
 
     # what is wrong with a setting is told without its value, which may be a secret
-    model_config = SettingsConfigDict(env_prefix="IMAGEKIN_", frozen=True, extra="ignore", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", hide_input_in_errors=True)
 
     # --- where things are
     data_dir: Path = Field(
@@ -237,6 +241,22 @@ class Settings(BaseSettings):
                 f"IMAGEKIN_AUTH=local answers this machine only, so IMAGEKIN_HOST must be 127.0.0.1, not {self.host}; "
                 "use IMAGEKIN_AUTH=keys to serve others."
             )
+
+
+def complaints(error: ValidationError) -> list[str]:
+    """Return a line for each setting that `Settings()` refused: its variable, and what is wrong with its value."""
+    return [
+        f"{PREFIX}{'_'.join(map(str, found['loc'])).upper()}: {found['msg']}"
+        for found in error.errors(include_url=False)
+    ]
+
+
+def local_path(url: str) -> str | None:
+    """Return the path that a file:// URL names, unquoted; None for any other URL and for a plain path."""
+    protocol, found, rest = url.partition("://")
+    if not found or protocol.lower() not in LOCAL_PROTOCOLS:
+        return None
+    return unquote(f"/{rest.removeprefix('localhost/')}" if rest.startswith("localhost/") else rest)
 
 
 def _is_loopback(host: str) -> bool:

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from imagekin import schemas
 
 MEDIA_TYPE = "application/json"
-RETRY_AFTER_S = 1
+POLL_AFTER_S = 1
 
 
 def of(model: BaseModel, status: int = 200) -> flask.Response:
@@ -20,7 +20,7 @@ def accepted(job: schemas.Job) -> flask.Response:
     """Answer 202 with a job, where it is and when to look again."""
     answer = of(job, 202)
     answer.headers["Location"] = job.links.self
-    answer.headers["Retry-After"] = str(RETRY_AFTER_S)
+    answer.headers["Retry-After"] = str(POLL_AFTER_S)
     flask.g.job_id = job.id
     return answer
 

@@ -16,7 +16,7 @@ from imagekin.database import engine
 log = structlog.get_logger()
 
 MEDIA_TYPE = "application/problem+json"
-RETRY_AFTER_S = 5
+UNAVAILABLE_RETRY_AFTER_S = 5
 # What is read of a body that nobody wants, so that the client gets to read the answer instead of a broken pipe.
 MAX_DRAINED_BYTES = 64 << 20
 _DRAIN_PIECE_BYTES = 1 << 20
@@ -65,7 +65,7 @@ def of_error(error: errors.ImagekinError) -> flask.Response:
         return response(500, errors.ImagekinError.code, errors.ImagekinError().detail)
     answer = response(error.http_status, error.code, error.detail, pointers=error.errors)
     if error.http_status in (429, 503):
-        answer.headers["Retry-After"] = str(error.retry_after_s or RETRY_AFTER_S)
+        answer.headers["Retry-After"] = str(error.retry_after_s or UNAVAILABLE_RETRY_AFTER_S)
     return answer
 
 

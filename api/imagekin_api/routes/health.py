@@ -10,9 +10,8 @@ import flask
 import redis
 import sqlalchemy as sa
 from sqlalchemy import exc
-from sqlalchemy.orm import Session
 
-from imagekin import errors
+from imagekin import errors, presence
 from imagekin.database import engine
 from imagekin.enums import Lane
 from imagekin_api import metrics
@@ -52,7 +51,7 @@ def ready() -> flask.Response:
         return flask.jsonify(members)
     detail = f"Not ready: {', '.join(missing)}." if trusted else "The service is not ready."
     answer = problems.response(503, errors.NotReady.code, detail, **members)
-    answer.headers["Retry-After"] = str(problems.RETRY_AFTER_S)
+    answer.headers["Retry-After"] = str(problems.UNAVAILABLE_RETRY_AFTER_S)
     return answer
 
 
@@ -117,17 +116,13 @@ def _storage() -> None:
 
 def _worker(lane: Lane) -> Callable[[], None]:
     def check() -> None:
-        if not service.current().database.read(_live_workers, lane):
+        if not service.current().database.read(presence.count, lane):
             raise Unready(
-                f"No {lane} worker was heard of in the last {metrics.LIVE_S} s; "
+                f"No {lane} worker was heard of in the last {presence.LIVE_S} s; "
                 f"start one: `imagekin worker --lane {lane}`."
             )
 
     return check
-
-
-def _live_workers(session: Session, lane: Lane) -> int:
-    return session.scalars(metrics.live_workers(lane)).one()
 
 
 CHECKS: dict[str, Callable[[], None]] = {"database": _database, "redis": _redis, "storage": _storage}

@@ -41,9 +41,10 @@ class _Root(TyperGroup):
                 output.say(hint)
             raise typer.Exit(FAILURE) from error
         except ValidationError as error:
-            for found in error.errors(include_url=False):
-                name = "_".join(str(part) for part in found["loc"]).upper()
-                _complain(f"IMAGEKIN_{name}: {found['msg']}")
+            from imagekin import settings
+
+            for complaint in settings.complaints(error):
+                _complain(complaint)
             raise typer.Exit(USAGE) from error
         except ModuleNotFoundError as error:
             # Own modules are always there; the others come with the extras.

@@ -14,7 +14,7 @@ from imagekin.enums import STORING, TERMINAL, UNFINISHED, ChunkKind, ChunkStatus
 from imagekin.jobs import view
 from imagekin.settings import Settings
 
-RETRY_AFTER_S = 10
+FULL_RETRY_AFTER_S = 10
 PLAN_SEQ = -1
 
 INTERACTIVE = frozenset({JobKind.SEARCH, JobKind.ASSIGN})
@@ -173,6 +173,6 @@ def _make_room(session: Session, owner: str, settings: Settings) -> None:
         return session.scalar(sa.select(sa.func.count()).select_from(rows.subquery())) or 0
 
     if unfinished(settings.max_jobs_per_owner, tables.Job.owner == owner) >= settings.max_jobs_per_owner:
-        raise errors.QuotaExceeded(retry_after_s=RETRY_AFTER_S)
+        raise errors.QuotaExceeded(retry_after_s=FULL_RETRY_AFTER_S)
     if unfinished(settings.max_backlog) >= settings.max_backlog:
-        raise errors.Backlog(retry_after_s=RETRY_AFTER_S)
+        raise errors.Backlog(retry_after_s=FULL_RETRY_AFTER_S)

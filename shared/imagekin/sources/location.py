@@ -9,21 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
-from urllib.parse import unquote
 
 import fsspec
 from fsspec.asyn import AsyncFileSystem
 
 from imagekin import errors, formats
 from imagekin.net import fetch
-from imagekin.settings import Settings
+from imagekin.settings import LOCAL_PROTOCOLS, Settings, local_path
 from imagekin.sources import folder, names
 from imagekin.sources.base import Entry, Fault, Source, text_field
 from imagekin.sources.containers.entry import check_size
 from imagekin.sources.listing import LIST_S, Found, Listing, S3Listing, Tree
 from imagekin.uploads.files import Storage
 
-_LOCAL = ("file", "local")
 _ALIASES = {"s3a": "s3", "gcs": "gs"}
 # They go wherever a stranger points them; addresses are fetched by the sources that check where they lead.
 _ADDRESSES = ("http", "https", "ftp", "data")
@@ -47,7 +45,7 @@ class Place(NamedTuple):
 def check(spec: Mapping[str, Any], settings: Settings) -> None:
     """Check that the `url` lies below the source roots; raises SourceRefused. Nothing is connected to."""
     url = text_field(spec, "url")
-    if path := _local_path(url):
+    if path := local_path(url):
         folder.check({"type": "folder", "path": path}, settings)
     else:
         _allowed(url, settings)
@@ -59,7 +57,7 @@ def open_source(spec: Mapping[str, Any], storage: Storage, settings: Settings) -
     Raises SourceRefused where it does not lie below the roots, SourceUnreadable where it cannot be reached.
     """
     url = text_field(spec, "url")
-    if path := _local_path(url):
+    if path := local_path(url):
         return folder.open_source({"type": "folder", "path": path}, storage, settings)
     fs, path = _connected(_allowed(url, settings))
     return Location(fs, path, settings)
@@ -131,12 +129,12 @@ class Remote:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._roots = [place for root in settings.source_roots if _local_path(root) is None and (place := _place(root))]
+        self._roots = [place for root in settings.source_roots if local_path(root) is None and (place := _place(root))]
 
     def named(self, url: str) -> bool:
         """Tell whether `url` is one of a location, not one on the web nor a path."""
         protocol, found, _ = url.partition("://")
-        return bool(found) and protocol.isalnum() and protocol.lower() not in (*_ADDRESSES, *_LOCAL)
+        return bool(found) and protocol.isalnum() and protocol.lower() not in (*_ADDRESSES, *LOCAL_PROTOCOLS)
 
     def absolute(self, path: str) -> str | None:
         """Return the URL of a relative `path` where a remote location is the only root; None where it is not."""
@@ -209,11 +207,6 @@ def _item_errors() -> Iterator[None]:
 def _reason(error: Exception) -> str:
     text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
     return text.rstrip(".")[:200]
-
-
-def _local_path(url: str) -> str | None:
-    protocol, found, path = url.partition("://")
-    return unquote(path) if found and protocol.lower() in _LOCAL else None
 
 
 def _allowed(url: str, settings: Settings) -> Place:

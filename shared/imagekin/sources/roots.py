@@ -9,10 +9,9 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import unquote, urlsplit
 
 from imagekin import errors
-from imagekin.settings import Settings
+from imagekin.settings import Settings, local_path
 from imagekin.sources.containers.entry import check_size
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -111,7 +110,4 @@ def _open_regular(name: str, folder: int) -> int:
 
 
 def _local(root: str) -> str | None:
-    if "://" not in root:
-        return os.path.expanduser(root)
-    parts = urlsplit(root)
-    return unquote(parts.path) if parts.scheme in ("file", "local") else None
+    return local_path(root) if "://" in root else os.path.expanduser(root)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from imagekin.settings import Settings
+from imagekin.settings import PREFIX, Settings
 from imagekin.stack.errors import StackError
-
-PREFIX = "IMAGEKIN_"
 
 
 def environment(settings: Settings) -> dict[str, str]:

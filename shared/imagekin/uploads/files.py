@@ -12,12 +12,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
-from urllib.parse import unquote, urlsplit
 
 import fsspec
 
 from imagekin import errors
-from imagekin.settings import Settings
+from imagekin.settings import Settings, local_path
 from imagekin.uploads import unpack
 
 _PIECE_BYTES = 1 << 20
@@ -53,8 +52,9 @@ class Storage:
     """The files of one deployment, in a local folder or behind any other fsspec URL."""
 
     def __init__(self, settings: Settings) -> None:
-        folder = _local_folder(settings.storage)
-        fs, root = fsspec.url_to_fs(settings.storage) if folder is None else (fsspec.filesystem("file"), folder)
+        # Path.as_uri() quotes spaces and the like, which fsspec would take literally
+        folder = local_path(settings.storage) if "://" in settings.storage else settings.storage
+        fs, root = fsspec.url_to_fs(settings.storage) if folder is None else (fsspec.filesystem("file"), Path(folder))
         self._fs: Any = fs
         self._root = str(root).rstrip("/")
 
@@ -190,11 +190,3 @@ def is_full(error: OSError) -> bool:
 
 def _too_large(max_bytes: int) -> errors.TooLarge:
     return errors.TooLarge(f"The upload is larger than {max_bytes:,} bytes, archives counted as they are after gunzip.")
-
-
-def _local_folder(url: str) -> Path | None:
-    if "://" not in url:
-        return Path(url)
-    # Path.as_uri() quotes spaces and the like, which fsspec would take literally.
-    parts = urlsplit(url)
-    return Path(unquote(parts.path)) if parts.scheme in ("file", "local") else None

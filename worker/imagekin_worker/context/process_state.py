@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import socket
 import threading
 import time
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ import structlog
 from celery.utils.log import current_process_index
 from sqlalchemy.orm import Session
 
-from imagekin import catalog, doorbell
+from imagekin import catalog, doorbell, presence
 from imagekin.database import tables
 from imagekin.database.engine import Database
 from imagekin.enums import ChunkKind, Lane, Precision
@@ -137,7 +136,7 @@ class Node:
     @property
     def name(self) -> str:
         """The process's name in SQL."""
-        return f"{self.lane}.{os.getpid()}@{socket.gethostname()}"
+        return presence.name(self.lane, os.getpid())
 
     def close(self) -> None:
         """Let go of connections, and of what is being compiled."""

@@ -17,6 +17,7 @@ import torch
 
 from imagekin import errors
 from imagekin.enums import Metric
+from imagekin_worker.matrix import lengths
 
 # Scores of one block of rows against all centers. More rows than the second number gain nothing on a CPU.
 CPU_BLOCK_BYTES, CPU_BLOCK_ROWS = 32 << 20, 8192
@@ -26,8 +27,6 @@ CUDA_BLOCK_BYTES, CUDA_BLOCK_ROWS = 256 << 20, 65536
 GATHERED_ROWS = 64
 # Rows that are measured in float64 at a time.
 MEASURED_ROWS = 1024
-# A vector shorter than this has no direction: its square is 0 in float32.
-SHORTEST = 1e-18
 
 
 @dataclass(frozen=True)
@@ -151,7 +150,9 @@ class Scorer:
             rows.release()
         if not torch.isfinite(extent).all():
             raise errors.InvalidRequest("Clustering needs finite vectors; one has NaN, infinite or huge numbers.")
-        return cls(rows, metric, shift, _reciprocal(extent.sqrt_()) if metric is Metric.COSINE else extent)
+        return cls(
+            rows, metric, shift, lengths.tensor_reciprocals(extent.sqrt_()) if metric is Metric.COSINE else extent
+        )
 
     def aim(self, centers: torch.Tensor) -> None:
         """Set the centers (k, dim) that `nearest` compares with."""
@@ -213,7 +214,7 @@ def measure_block(
 def _distances(metric: Metric, rows: torch.Tensor, own: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     cosines = (rows.double() * own).sum(1)
     for side in (rows, own):
-        cosines *= _reciprocal(torch.linalg.vector_norm(side, dim=1, dtype=torch.float64))
+        cosines *= lengths.tensor_reciprocals(torch.linalg.vector_norm(side, dim=1, dtype=torch.float64))
     cosines.clamp_(-1, 1)
     if metric is Metric.COSINE:
         return 1 - cosines, cosines
@@ -273,10 +274,6 @@ def _ordered(metric: Metric, centers: np.ndarray, placement: Placement, iteratio
     )
 
 
-def _reciprocal(norms: torch.Tensor) -> torch.Tensor:
-    return torch.where(norms < SHORTEST, 0, 1 / norms)
-
-
 def unit(rows: torch.Tensor) -> torch.Tensor:
     """Return rows of length 1; a row of zeros stays one."""
-    return rows * _reciprocal(torch.linalg.vector_norm(rows, dim=1, keepdim=True))
+    return rows * lengths.tensor_reciprocals(torch.linalg.vector_norm(rows, dim=1, keepdim=True))

@@ -1,8 +1,9 @@
-"""Lengths of vectors. Without torch, whose threads wait for each other even over a few rows."""
+"""Lengths of vectors. By NumPy where it can be: torch's threads wait for each other even over a few rows."""
 
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 # A vector shorter than this has no direction: its square is 0 in float32.
 SHORTEST = 1e-18
@@ -19,6 +20,11 @@ def of(vectors: np.ndarray) -> np.ndarray:
 def reciprocals(norms: np.ndarray) -> np.ndarray:
     """Return 1 / length for each length (n,), 0 where there is no direction."""
     return np.where(norms < SHORTEST, 0, 1 / np.maximum(norms, SHORTEST))
+
+
+def tensor_reciprocals(norms: torch.Tensor) -> torch.Tensor:
+    """Return what `reciprocals` does for a tensor of lengths of any shape, in its precision and on its device."""
+    return torch.where(norms < SHORTEST, 0, 1 / norms)
 
 
 def inverted(vectors: np.ndarray) -> np.ndarray:

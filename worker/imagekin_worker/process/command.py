@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from imagekin import errors
+from imagekin import errors, presence
 from imagekin.database import engine
 from imagekin.enums import Lane
 from imagekin.settings import Settings
@@ -78,7 +78,7 @@ def _run(lane: Lane, concurrency: int, log_level: str) -> None:
             "--quiet",
             "worker",
             f"--queues={lane.value}",
-            f"--hostname={lane.value}.{os.getpid()}@%h",
+            f"--hostname={presence.name(lane, os.getpid())}",
             f"--concurrency={concurrency}",
             f"--loglevel={log_level}",
             "--without-mingle",

@@ -30,7 +30,6 @@ from imagekin_worker.process.webhook_sender import Courier
 
 log = structlog.get_logger()
 
-HEARTBEAT_S = 10.0
 SWEEP_LOCK = "sweep"
 # How often files of matrices are looked through that nobody needs; what is deleted is gone from them that soon.
 PRUNE_S = 600.0
@@ -85,7 +84,7 @@ class Supervisor:
         while not self._stopped.wait(max(0.05, min(beat_at, sweep_at) - time.monotonic())):
             try:
                 if time.monotonic() >= beat_at:
-                    beat_at = time.monotonic() + HEARTBEAT_S
+                    beat_at = time.monotonic() + presence.HEARTBEAT_S
                     self.database.write(presence.refresh, self._name)
                 if time.monotonic() >= sweep_at:
                     sweep_at = time.monotonic() + self._settings.sweep_s
