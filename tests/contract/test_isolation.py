@@ -17,7 +17,7 @@ from wire import ADMIN_KEY, PROBLEM, check_problem
 
 from imagekin import api_keys, catalog
 from imagekin.enums import DType, OnConflict, Precision
-from imagekin.store import collections, segments
+from imagekin.store import collections, reuse
 
 OWN = "mine"
 
@@ -208,7 +208,7 @@ def test_the_content_of_others_is_not_reused(world: World) -> None:
 
     def known(session: Session, owner: str, name: str) -> bool:
         collection = collections.get(session, owner, name)
-        (answer,) = segments.known(session, collection, [("new.jpg", f"{0:064x}")], OnConflict.REPLACE)
+        (answer,) = reuse.known(session, collection, [("new.jpg", f"{0:064x}")], OnConflict.REPLACE)
         return answer is not None
 
     settings = world.server.settings

@@ -19,7 +19,7 @@ from imagekin.jobs import finish as finish_step
 from imagekin.jobs import plan as plan_step
 from imagekin.jobs import submit
 from imagekin.settings import Settings
-from imagekin.store import collections, images, ledger, reading, segments
+from imagekin.store import collections, images, ledger, reading, reuse, segments, thumbnails
 from imagekin.uploads import rows
 from imagekin.uploads.files import Storage
 
@@ -89,7 +89,7 @@ class Archive:
         """Finish a claimed chunk: an image's content is its key, unless `contents` says otherwise."""
 
         def known(session, made):
-            return segments.known(
+            return reuse.known(
                 session, self.collection(name), [(one.key, one.content_hash) for one in made], OnConflict.REPLACE
             )
 
@@ -167,7 +167,5 @@ def _read(session, collection):
         keys = reading.keys(session, change.ids)
         whole |= {keys[id]: row.tobytes() for id, row in zip(change.ids, change.vectors, strict=True)}
     live = session.scalars(sa.select(tables.Image).filter_by(collection_id=collection.id, deleted_at=None)).all()
-    single = {
-        image.key: (segments.vector(session, image).tobytes(), segments.thumbnail(session, image)) for image in live
-    }
+    single = {image.key: (segments.vector(session, image).tobytes(), thumbnails.of(session, image)) for image in live}
     return whole, single

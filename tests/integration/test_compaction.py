@@ -13,7 +13,7 @@ from imagekin import errors
 from imagekin.database import tables
 from imagekin.enums import JobKind, JobStatus
 from imagekin.jobs import end, finish, view
-from imagekin.maintenance import collection_deletion, compaction, upkeep
+from imagekin.maintenance import collection_deletion, compaction, forgetting, upkeep
 from imagekin.store import ledger, reading, segments
 from imagekin_worker.matrix.loaded import Residents, catch_up
 
@@ -141,7 +141,7 @@ def test_deleted_images_are_forgotten_when_no_ledger_names_them(archive, keep):
     keep.run(9)
     assert archive.count(tables.Image) == 3, "the job's ledger names them"
     archive.sql("UPDATE jobs SET expires_at = 1")
-    assert archive.database.write(compaction.forget, archive.collection().id) == 2
+    assert archive.database.write(forgetting.forget, archive.collection().id) == 2
     assert archive.count(tables.Image) == 1
     archive.check()
     assert archive.collection().pruned_revision == archive.collection().revision
@@ -151,7 +151,7 @@ def test_with_its_last_image_forgotten_a_segment_is_gone(archive):
     archive.embed(["a"])
     archive.delete("a")
     forget_now(archive)
-    archive.database.write(compaction.forget, archive.collection().id)
+    archive.database.write(forgetting.forget, archive.collection().id)
     assert archive.count(tables.Segment) == archive.count(tables.Thumbnails) == 0
 
 
@@ -166,7 +166,7 @@ def test_a_matrix_from_before_what_is_forgotten_reads_anew(archive):
     assert keys_of(archive, residents.get(collection.id)) == ["a", "b", "c"]
     archive.delete("b")
     forget_now(archive)
-    archive.database.write(compaction.forget, collection.id)
+    archive.database.write(forgetting.forget, collection.id)
     archive.embed(["d"])
     matrix = residents.get(collection.id)
     assert keys_of(archive, matrix) == ["a", "c", "d"]
@@ -180,7 +180,7 @@ def test_a_matrix_that_saw_the_deletion_catches_up(archive):
     archive.delete("b")
     revision, matrix = archive.database.read(catch_up, collection.id)
     forget_now(archive)
-    archive.database.write(compaction.forget, collection.id)
+    archive.database.write(forgetting.forget, collection.id)
     archive.embed(["c"])
     _, same = archive.database.read(catch_up, collection.id, revision, matrix)
     assert same is matrix and keys_of(archive, same) == ["a", "c"]

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from imagekin import errors, schemas
 from imagekin.enums import DType
-from imagekin.store import collections, images, segments
+from imagekin.store import collections, images, segments, thumbnails
 from imagekin_api.documents.operations import BINARY, PAGED, operation
 from imagekin_api.http import answers, bodies, pagination
 from imagekin_api.wiring import service
@@ -140,4 +140,4 @@ def thumbnail(name: str, image_id: str) -> flask.Response:
 
 def _thumbnail(session: Session, owner: str, name: str, image_id: str) -> tuple[str, bytes | None]:
     image = images.get(session, collections.get(session, owner, name), image_id)
-    return image.content_hash, segments.thumbnail(session, image)
+    return image.content_hash, thumbnails.of(session, image)

@@ -15,7 +15,7 @@ from imagekin.database import tables
 from imagekin.enums import STORING, TERMINAL, JobKind
 from imagekin.jobs import results, view
 from imagekin.jobs.view import expired
-from imagekin.store import segments
+from imagekin.store import thumbnails
 from imagekin_api.documents.operations import BINARY, Parameter, operation
 from imagekin_api.http import answers
 from imagekin_api.render import renditions, sheets
@@ -122,7 +122,7 @@ def _search_pictures(session: Session, job: tables.Job, ids: list[str]) -> tuple
     queried = job.work.get("query", {}).get("image_id")
     image = session.get(tables.Image, queried) if queried else None
     if image is not None and image.deleted_at is None:
-        return segments.thumbnail(session, image), _pictures(session, job.collection_id, ids)
+        return thumbnails.of(session, image), _pictures(session, job.collection_id, ids)
     return results.thumbnail(session, job.id), _pictures(session, job.collection_id, ids)
 
 
@@ -158,7 +158,7 @@ def _pictures(session: Session, collection_id: str, ids: list[str]) -> dict[str,
             tables.Image.id.in_(ids), tables.Image.collection_id == collection_id, tables.Image.deleted_at.is_(None)
         )
     ).all()
-    return segments.thumbnails(session, found)
+    return thumbnails.by_id(session, found)
 
 
 def _label() -> int:

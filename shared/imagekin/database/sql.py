@@ -51,6 +51,11 @@ def moment(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
 
+def cut(blob: sa.Column[bytes], start: sa.ColumnElement[int], length: sa.ColumnElement[int]) -> sa.ColumnElement[bytes]:
+    """Return `length` bytes of a blob from byte `start` (0 for the first) on."""
+    return sa.func.substr(blob, start + 1, length, type_=sa.LargeBinary())
+
+
 def among(columns: Sequence[sa.SQLColumnExpression[Any]], rows: Iterable[Sequence[Any]]) -> sa.ColumnElement[bool]:
     """Say that one or two columns, which lead an index, are those of one of the rows.
 

@@ -10,9 +10,9 @@ from sqlalchemy.orm import Session
 
 from imagekin.database import sql, tables
 from imagekin.doctor.checks import Batch, Check, Finding, System, walk
-from imagekin.enums import TERMINAL, ChunkStatus
+from imagekin.enums import ChunkStatus
 from imagekin.jobs import blame, end
-from imagekin.maintenance import collection_deletion
+from imagekin.maintenance import collection_deletion, expiry
 
 Chunk, Collection, Job, Upload = tables.Chunk, tables.Collection, tables.Job, tables.Upload
 
@@ -29,7 +29,7 @@ def leases(system: System) -> Iterator[Batch]:
 
 
 def _ran_out(system: System) -> sa.ColumnElement[bool]:
-    stuck = sa.or_(Chunk.lease_until.is_(None), Chunk.lease_until < sql.clock() - system.patience_s)
+    stuck = sa.or_(Chunk.lease_until.is_(None), expiry.lease_past(system.patience_s))
     return sa.and_(Chunk.status == ChunkStatus.CLAIMED, stuck)
 
 
@@ -66,10 +66,7 @@ def expired_jobs(system: System) -> Iterator[Batch]:
 
 
 def _expired_jobs(session: Session, batch: Batch, after: str, _: System) -> str | None:
-    leftover = sa.or_(sa.exists().where(Chunk.job_id == Job.id), sa.exists().where(tables.ResultPart.job_id == Job.id))
-    query = sa.select(Job.id, leftover).where(
-        Job.id > after, Job.status.in_(TERMINAL), Job.expires_at < sql.clock() - OVERDUE_S
-    )
+    query = sa.select(Job.id, expiry.job_left_something()).where(Job.id > after, expiry.job_past(OVERDUE_S))
     found = session.execute(query.order_by(Job.id).limit(ROWS_PER_BATCH)).all()
     for job_id, left in found:
         batch.hold("expired_jobs", not left, f"job {job_id} is past its life and has a ledger or a result", job_id)
@@ -83,7 +80,7 @@ def erase(system: System, finding: Finding) -> bool:
 
 def _erase(session: Session, job_id: str) -> bool:
     job = end.lock(session, job_id)
-    past = sa.select(Job.id).where(Job.id == job_id, Job.status.in_(TERMINAL), Job.expires_at < sql.clock())
+    past = sa.select(Job.id).where(Job.id == job_id, expiry.job_past())
     if job is not None and session.scalar(past) is not None:
         end.erase(session, job_id)
     return True
@@ -105,13 +102,8 @@ def _stands(system: System, finding: Finding) -> bool:
     return not system.storage.exists(path) and system.database.read(_is_there, id)
 
 
-def _overdue(s: float) -> sa.ColumnElement[bool]:
-    living = sa.or_(Job.expires_at.is_(None), Job.expires_at > sql.clock() - s)
-    return sa.and_(Upload.expires_at < sql.clock() - s, sa.not_(sa.exists().where(Job.upload_id == Upload.id, living)))
-
-
 def _uploads(session: Session, batch: Batch, after: str, _: System) -> str | None:
-    query = sa.select(Upload.id, Upload.path, _overdue(OVERDUE_S).label("overdue")).where(Upload.id > after)
+    query = sa.select(Upload.id, Upload.path, expiry.upload_past(OVERDUE_S).label("overdue")).where(Upload.id > after)
     found = session.execute(query.order_by(Upload.id).limit(ROWS_PER_BATCH)).all()
     for id, path, overdue in found:
         batch.hold("expired_uploads", not overdue, f"upload {id} is past its life", id, path)
@@ -132,7 +124,7 @@ def expire_upload(system: System, finding: Finding) -> bool:
 
 
 def _expire_upload(session: Session, upload_id: str) -> bool:
-    gone = sa.delete(Upload).where(Upload.id == upload_id, _overdue(0)).returning(Upload.id)
+    gone = sa.delete(Upload).where(Upload.id == upload_id, expiry.upload_past()).returning(Upload.id)
     return session.scalar(gone, execution_options={"synchronize_session": False}) is not None
 
 

@@ -11,8 +11,7 @@ from sqlalchemy.orm import Session
 from imagekin import catalog, errors
 from imagekin.database import tables
 from imagekin.doctor.checks import Batch, Check, Finding, System, walk
-from imagekin.maintenance import compaction
-from imagekin.store import segments
+from imagekin.store import segments, thumbnails
 from imagekin.store import vector_codec as codec
 
 Collection, Image, Segment, Space, Thumbnails = (
@@ -158,7 +157,7 @@ def _pack(session: Session, batch: Batch, segment: tables.Segment) -> None:
         sa.select(Thumbnails.offsets, size).where(Thumbnails.segment_id == segment.id)
     ).one_or_none()
     if packed is not None:
-        holds = compaction.offsets_hold(packed[0], segment.count, packed[1])
+        holds = thumbnails.holds(packed[0], segment.count, packed[1])
         batch.hold("thumbnail_offsets", holds, f"the thumbnails of segment {segment.id} do not add up")
 
 

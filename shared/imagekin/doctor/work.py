@@ -16,6 +16,7 @@ from imagekin.database import sql, tables
 from imagekin.doctor.checks import Batch, Check, Finding, System, walk
 from imagekin.enums import ENDED_CHUNKS, STORING, TERMINAL, ChunkKind, ChunkStatus, ItemStatus
 from imagekin.jobs import end, view
+from imagekin.maintenance import expiry
 from imagekin.store import ledger
 
 Chunk, Collection, Image, Job, ResultPart = (
@@ -58,7 +59,7 @@ def jobs(system: System) -> Iterator[Batch]:
 
 
 def _jobs(session: Session, batch: Batch, after: str, _: System) -> str | None:
-    expired = sa.and_(Job.expires_at.is_not(None), Job.expires_at <= sql.clock())
+    expired = sa.not_(expiry.job_lives())
     found = session.execute(sa.select(Job, expired).where(Job.id > after).order_by(Job.id).limit(JOBS_PER_BATCH)).all()
     if not found:
         return None
@@ -125,7 +126,7 @@ def _ledgers(session: Session, batch: Batch, after: tuple[str, int], _: System) 
             sa.tuple_(Chunk.job_id, Chunk.seq) > after,
             Chunk.kind.in_(STORING),
             Chunk.status.in_(ENDED_CHUNKS),
-            sa.or_(Job.expires_at.is_(None), Job.expires_at > sql.clock()),
+            expiry.job_lives(),
             Collection.deleted_at.is_(None),
         )
         .order_by(Chunk.job_id, Chunk.seq)

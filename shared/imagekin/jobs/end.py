@@ -16,6 +16,9 @@ from imagekin.telemetry import metrics
 
 log = structlog.get_logger()
 
+# What a job leaves behind beside its own row: ledger, result and centers.
+LEFTOVERS = (tables.Chunk, tables.ResultPart, tables.PlannedKey, tables.Clustering)
+
 
 def lock(session: Session, job_id: str) -> tables.Job | None:
     """Return the job with its row locked, as it is now; None where it is gone."""
@@ -94,7 +97,7 @@ def delete(session: Session, owner: str, job_id: str) -> None:
 
 def erase(session: Session, job_id: str) -> None:
     """Remove what a finished job left behind: ledger, result and centers, but not the job's own row."""
-    for table in (tables.Chunk, tables.PlannedKey, tables.ResultPart, tables.Clustering):
+    for table in LEFTOVERS:
         session.execute(sa.delete(table).where(table.job_id == job_id))
 
 

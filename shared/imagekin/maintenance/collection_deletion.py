@@ -9,9 +9,10 @@ from imagekin import errors
 from imagekin.database import sql, tables
 from imagekin.enums import TERMINAL
 from imagekin.jobs import end
+from imagekin.maintenance import expiry
 from imagekin.store import collections, segments
 
-Chunk, Collection, Image, Job = tables.Chunk, tables.Collection, tables.Image, tables.Job
+Collection, Image, Job = tables.Collection, tables.Image, tables.Job
 
 ROWS_PER_SLICE = 500
 # Each has a blob of some hundred KiB.
@@ -66,7 +67,7 @@ def _expire(session: Session, collection_id: str) -> bool:
     living = sa.select(Job.id).where(
         Job.collection_id == collection_id,
         Job.status.in_(TERMINAL),
-        sa.or_(Job.expires_at.is_(None), Job.expires_at > sql.clock()),
+        expiry.job_lives(),
     )
     ids = session.scalars(living.limit(ROWS_PER_SLICE)).all()
     if ids:
@@ -97,7 +98,7 @@ def _segments(session: Session, collection_id: str) -> bool:
 def _leftovers(session: Session, collection_id: str) -> bool:
     """Delete some of what the collection's jobs left behind but their own rows."""
     jobs = sa.select(Job.id).where(Job.collection_id == collection_id)
-    for table in (Chunk, tables.ResultPart, tables.PlannedKey, tables.Clustering):
+    for table in end.LEFTOVERS:
         keys = sa.inspect(table).primary_key
         some = session.execute(sa.select(*keys).where(table.job_id.in_(jobs)).limit(ROWS_PER_SLICE)).all()
         if some:

@@ -1,4 +1,4 @@
-"""Compaction: segments that are mostly dead or tiny become one, and deleted images are forgotten at last.
+"""Compaction: segments that are mostly dead or tiny become one.
 
 No vector changes, so no revision rises. Readers see one moment (`Database.read`): the segments before or those after.
 """
@@ -6,17 +6,15 @@ No vector changes, so no revision rises. Readers see one moment (`Database.read`
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
-import numpy as np
 import sqlalchemy as sa
 import structlog
 from sqlalchemy.orm import Session
 
-from imagekin.database import sql, tables
-from imagekin.enums import STORING, TERMINAL, JobKind
-from imagekin.store import segments, vector_codec
+from imagekin.database import tables
+from imagekin.enums import TERMINAL, JobKind
+from imagekin.store import segments, thumbnails, vector_codec
 
 log = structlog.get_logger()
 
@@ -33,9 +31,6 @@ DEAD_ONE_IN = 4
 TARGET_ROWS = 512
 SOURCE_ROWS = 4 * TARGET_ROWS
 MOST_SEGMENTS = 256
-# Resident matrices that are older than this read their collection anew; younger ones catch up.
-FORGET_S = 3600.0
-FORGET_SLICE = 500
 
 
 class Candidate(NamedTuple):
@@ -111,11 +106,7 @@ def merge(session: Session, collection_id: str, segment_ids: Sequence[str]) -> i
             data=data,
         )
     )
-    session.execute(
-        sa.insert(Thumbnails).values(
-            segment_id=target, offsets=segments.offsets(pack.thumbnails), data=b"".join(pack.thumbnails)
-        )
-    )
+    session.execute(sa.insert(Thumbnails).values(segment_id=target, **thumbnails.pack(pack.thumbnails)))
     moved = [{"id": id, "segment_id": target, "row": row} for row, id in enumerate(pack.images)]
     if moved:
         session.execute(sa.update(Image), moved)
@@ -169,15 +160,15 @@ class _Pack:
             and len(segment.data) == segment.rows * self._width
             and all(0 <= image.row < segment.rows for image in images)
         )
-        thumbnails = _thumbnails(session, segment_id, segment.rows)
-        if not sound or thumbnails is None:
+        pictures = _thumbnails(session, segment_id, segment.rows)
+        if not sound or pictures is None:
             log.error("segment_not_sound", segment_id=segment_id, hint="run `imagekin doctor`")
             return
         self.sources.append(segment_id)
         for id, row in images:
             self.images.append(id)
             self.vectors.append(segment.data[row * self._width : (row + 1) * self._width])
-            self.thumbnails.append(thumbnails[row])
+            self.thumbnails.append(pictures[row])
 
 
 def _thumbnails(session: Session, segment_id: str, count: int) -> list[bytes] | None:
@@ -187,56 +178,6 @@ def _thumbnails(session: Session, segment_id: str, count: int) -> list[bytes] | 
     ).one_or_none()
     if packed is None:
         return [b""] * count
-    if not offsets_hold(packed.offsets, count, len(packed.data)):
+    if not thumbnails.holds(packed.offsets, count, len(packed.data)):
         return None
-    ends = np.frombuffer(packed.offsets, dtype="<u4").tolist()
-    return [packed.data[start:end] for start, end in pairwise(ends)]
-
-
-def offsets_hold(offsets: bytes, count: int, size: int) -> bool:
-    """Tell whether offsets cut `size` bytes into `count` thumbnails."""
-    if len(offsets) != 4 * (count + 1):
-        return False
-    ends = np.frombuffer(offsets, dtype="<u4").astype(np.int64)
-    return bool(ends[0] == 0 and ends[-1] == size and (np.diff(ends) >= 0).all())
-
-
-def forgettable(session: Session) -> list[str]:
-    """Return the collections that have images whose deletion is past its life."""
-    return list(
-        session.scalars(
-            sa.select(Image.collection_id)
-            .join(Collection, Collection.id == Image.collection_id)
-            .where(Image.deleted_at < sql.clock() - FORGET_S, Collection.deleted_at.is_(None))
-            .distinct()
-        )
-    )
-
-
-def forget(session: Session, collection_id: str) -> int:
-    """Delete some rows of images that were deleted long ago, with segments of which nothing is left; return how many.
-
-    A row stays for an hour, and for as long as the ledger of a job that may have stored the image: so a ledger's
-    image that is not there was lost. Raises CollectionDeleted.
-    """
-    collection = segments.lock(session, collection_id)
-    clock = session.scalars(sa.select(sql.clock())).one()
-    named_since = session.scalar(
-        sa.select(sa.func.min(Job.created_at)).where(
-            Job.collection_id == collection_id,
-            Job.kind.in_(STORING),
-            sa.or_(Job.expires_at.is_(None), Job.expires_at > clock),
-        )
-    )
-    before = min(clock - FORGET_S, clock if named_since is None else named_since)
-    gone = session.execute(
-        sa.select(Image.id, Image.segment_id, Image.revision)
-        .where(Image.collection_id == collection_id, Image.deleted_at < before)
-        .limit(FORGET_SLICE)
-    ).all()
-    if not gone:
-        return 0
-    collection.pruned_revision = max(collection.pruned_revision, *(image.revision for image in gone))
-    session.execute(sa.delete(Image).where(Image.id.in_([image.id for image in gone])))
-    segments.drop_unused(session, {image.segment_id for image in gone})
-    return len(gone)
+    return thumbnails.unpack(packed.offsets, packed.data)

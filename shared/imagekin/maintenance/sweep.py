@@ -8,8 +8,9 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from imagekin.database import sql, tables
-from imagekin.enums import TERMINAL, ChunkStatus, Lane
+from imagekin.enums import ChunkStatus, Lane
 from imagekin.jobs import blame, end
+from imagekin.maintenance import expiry
 from imagekin.settings import Settings
 
 Chunk = tables.Chunk
@@ -64,9 +65,7 @@ def _ready(session: Session, lane: Lane) -> int:
 
 def _release_expired(session: Session, settings: Settings) -> int:
     rows = session.execute(
-        sa.select(Chunk.job_id, Chunk.seq, Chunk.attempt)
-        .where(tables.CLAIMED_CHUNK, Chunk.lease_until < sql.clock())
-        .limit(SLICE)
+        sa.select(Chunk.job_id, Chunk.seq, Chunk.attempt).where(tables.CLAIMED_CHUNK, expiry.lease_past()).limit(SLICE)
     ).all()
     for job_id, seq, attempt in rows:
         blame.blame(session, job_id, seq, f"claimed {attempt} times, never finished", settings, deaths=0)
@@ -75,11 +74,8 @@ def _release_expired(session: Session, settings: Settings) -> int:
 
 def expire_jobs(session: Session) -> int:
     """Erase ledgers and results past their life; the job's own row stays, so that asking for them says why."""
-    past = sa.select(tables.Job.id).where(tables.Job.status.in_(TERMINAL), tables.Job.expires_at < sql.clock())
-    leftover = sa.or_(
-        sa.exists().where(Chunk.job_id == tables.Job.id), sa.exists().where(tables.ResultPart.job_id == tables.Job.id)
-    )
-    ids = session.scalars(past.where(leftover).limit(SLICE)).all()
+    past = sa.select(tables.Job.id).where(expiry.job_past(), expiry.job_left_something())
+    ids = session.scalars(past.limit(SLICE)).all()
     for id in ids:
         end.erase(session, id)
     return len(ids)
@@ -87,9 +83,6 @@ def expire_jobs(session: Session) -> int:
 
 def expire_uploads(session: Session) -> list[str]:
     """Forget uploads that are old and that no living job names; return their storage paths."""
-    Job, Upload = tables.Job, tables.Upload
-    named = sa.exists().where(
-        Job.upload_id == Upload.id, sa.or_(Job.expires_at.is_(None), Job.expires_at > sql.clock())
-    )
-    old = sa.select(Upload.id).where(Upload.expires_at < sql.clock(), sa.not_(named)).limit(SLICE)
+    Upload = tables.Upload
+    old = sa.select(Upload.id).where(expiry.upload_past()).limit(SLICE)
     return list(session.scalars(sa.delete(Upload).where(Upload.id.in_(old)).returning(Upload.path)))

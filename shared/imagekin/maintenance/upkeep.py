@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from imagekin import errors
 from imagekin.database import analyze, tables
 from imagekin.database.engine import Database
-from imagekin.maintenance import collection_deletion, compaction, sweep
+from imagekin.maintenance import collection_deletion, compaction, forgetting, sweep
 from imagekin.uploads.files import Storage
 
 # How often what only time makes due is looked for.
@@ -55,8 +55,8 @@ class Upkeep:
                 yield "slices_removed", 1
         yield from self._compact()
         if time.monotonic() >= self._due_at:
-            for collection_id in self._database.read(compaction.forgettable):
-                while count := self._in(collection_id, compaction.forget):
+            for collection_id in self._database.read(forgetting.forgettable):
+                while count := self._in(collection_id, forgetting.forget):
                     yield "images_forgotten", count
             yield "files_abandoned", self._storage.remove_abandoned(ABANDONED_S)
             self._due_at = time.monotonic() + SELDOM_S

@@ -10,7 +10,7 @@ from chunks import finish, items_of
 from imagekin.enums import DType, OnConflict
 from imagekin.jobs import finish as finish_step
 from imagekin.jobs.claim import release, renew
-from imagekin.store import collections, segments
+from imagekin.store import collections, reuse
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_storing_looks_at_no_more_images_in_a_larger_collection(database, collec
     items = items_of(database, chunk)
     plans.clear()
     contents = [(item.key, item.content_hash) for item in items]
-    assert database.read(segments.known, collection, contents, OnConflict.REPLACE) == [None, None]
+    assert database.read(reuse.known, collection, contents, OnConflict.REPLACE) == [None, None]
     finish(database, chunk)
     indexes = {plan.removeprefix("SEARCH images USING ") for plan in plans if " images " in plan}
     assert indexes == {
@@ -69,9 +69,9 @@ def test_what_is_known_elsewhere_is_copied_with_its_own_vector_and_thumbnail(
     database.write(collections.create, "ann", "more", space, DType.FLOAT32)
     more = database.read(collections.get, "ann", "more")
     contents = [("a", "nowhere"), *((f"{at}.jpg", content) for at, content in enumerate(reversed(made)))]
-    nowhere, *copies = database.read(segments.known, more, contents, OnConflict.REPLACE)
+    nowhere, *copies = database.read(reuse.known, more, contents, OnConflict.REPLACE)
     assert nowhere is None
     for copy, item in zip(copies, reversed(made.values()), strict=True):
-        assert isinstance(copy, segments.Copy)
+        assert isinstance(copy, reuse.Copy)
         assert (copy.vector == item.vector).all()
         assert copy.thumbnail == item.thumbnail

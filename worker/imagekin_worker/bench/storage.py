@@ -23,7 +23,7 @@ from imagekin.enums import DType, JobKind, Lane, OnConflict, Precision
 from imagekin.jobs import claim as claim_step
 from imagekin.jobs import finish, plan, submit
 from imagekin.settings import Settings
-from imagekin.store import collections, segments, vector_codec
+from imagekin.store import collections, reuse, segments, thumbnails, vector_codec
 
 OWNER = "bench"
 CHUNK_IMAGES = 64
@@ -162,7 +162,7 @@ class Writing:
         collection = self.collections["ours"]
         known = self._timed(
             "lookup",
-            lambda: self.database.read(segments.known, collection, contents, OnConflict.REPLACE),
+            lambda: self.database.read(reuse.known, collection, contents, OnConflict.REPLACE),
         )
         assert not any(known)
         self._timed("store", lambda: self.database.write(finish.images, claim, items))
@@ -181,7 +181,7 @@ def _rows(items: list[segments.Item], collection_id: str, dim: int) -> tuple[tup
         )
         for row, item in enumerate(items)
     ]  # fmt: skip
-    return segment, (segment_id, segments.offsets(pack), b"".join(pack)), rows
+    return segment, (segment_id, *thumbnails.pack(pack).values()), rows
 
 
 def _write_bare(database: Database, made: tuple[tuple, tuple, list[tuple]]) -> None:

@@ -18,8 +18,9 @@ from imagekin.database import tables
 from imagekin.enums import OnConflict
 from imagekin.jobs import end, fence, finish
 from imagekin.jobs.claim import Claim, release
-from imagekin.store import ledger, segments
-from imagekin.store.segments import Copy, Item
+from imagekin.store import ledger, reuse
+from imagekin.store.reuse import Copy
+from imagekin.store.segments import Item
 from imagekin.telemetry import metrics
 from imagekin_worker.context import claim_log
 from imagekin_worker.context.lease import Lease
@@ -237,9 +238,7 @@ def _settle(node: Node, fetched: list[Fetched[Place]]) -> set[int]:
     for work in {id(each.item.work): each.item.work for each in fetched}.values():
         mine = [at for at, each in enumerate(fetched) if each.item.work is work]
         contents = [(work.entries[fetched[at].item.at]["key"], fetched[at].content_hash) for at in mine]
-        answers = node.database.read(
-            segments.known, work.collection, contents, OnConflict(work.job.params["on_conflict"])
-        )
+        answers = node.database.read(reuse.known, work.collection, contents, OnConflict(work.job.params["on_conflict"]))
         for at, answer in zip(mine, answers, strict=True):
             place, content = fetched[at].item, fetched[at].content_hash
             if answer is not None:

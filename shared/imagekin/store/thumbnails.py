@@ -1,0 +1,62 @@
+"""Thumbnails: JPEGs packed beside a segment, one after another, and the offsets at which they are cut apart.
+
+Offsets are count + 1 little-endian uint32: where each thumbnail starts, and where the last one ends.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from imagekin.database import sql, tables
+from imagekin.database.tables import THUMBNAILS
+
+_OFFSETS = sa.select(THUMBNAILS.c.offsets).where(THUMBNAILS.c.segment_id == sa.bindparam("segment"))
+_THUMBNAIL = sa.select(
+    sql.cut(THUMBNAILS.c.data, sa.bindparam("start", type_=sa.Integer()), sa.bindparam("length", type_=sa.Integer()))
+).where(THUMBNAILS.c.segment_id == sa.bindparam("segment"))
+
+
+def pack(pictures: Sequence[bytes]) -> dict[str, bytes]:
+    """Return the `offsets` and `data` of a segment's thumbnails, one for each of its rows; an empty one is none."""
+    ends = np.cumsum([0, *map(len, pictures)], dtype="<u4")
+    return {"offsets": ends.tobytes(), "data": b"".join(pictures)}
+
+
+def holds(offsets: bytes, count: int, size: int) -> bool:
+    """Tell whether offsets cut `size` bytes into `count` thumbnails."""
+    if len(offsets) != 4 * (count + 1):
+        return False
+    ends = np.frombuffer(offsets, dtype="<u4").astype(np.int64)
+    return bool(ends[0] == 0 and ends[-1] == size and (np.diff(ends) >= 0).all())
+
+
+def unpack(offsets: bytes, data: bytes) -> list[bytes]:
+    """Return the thumbnails of a segment whose offsets hold."""
+    ends = np.frombuffer(offsets, dtype="<u4").tolist()
+    return [data[start:end] for start, end in pairwise(ends)]
+
+
+def of(session: Session, image: tables.Image) -> bytes | None:
+    """Return an image's JPEG thumbnail, or None where it has none, as an imported vector."""
+    offsets = session.scalar(_OFFSETS, {"segment": image.segment_id})
+    return at(session, image.segment_id, image.row, offsets)
+
+
+def at(session: Session, segment_id: str, row: int, offsets: bytes | None) -> bytes | None:
+    """Return the thumbnail of a segment's row by the segment's offsets, or None where there is none."""
+    start, end = (0, 0) if offsets is None else struct.unpack_from("<2I", offsets, 4 * row)
+    if start == end:
+        return None
+    return session.scalar(_THUMBNAIL, {"segment": segment_id, "start": start, "length": end - start})
+
+
+def by_id(session: Session, images: Sequence[tables.Image]) -> dict[str, bytes]:
+    """Return the thumbnails of some images by image id; one that has none is left out."""
+    found = ((image.id, of(session, image)) for image in images)
+    return {id: data for id, data in found if data is not None}
