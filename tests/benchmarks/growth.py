@@ -42,6 +42,7 @@ from imagekin.store import exports, reading, segments
 from imagekin_worker.bench import storage
 from imagekin_worker.bench.kmeans import rows_in_groups
 from imagekin_worker.kmeans.kmeans import KMeans
+from imagekin_worker.kmeans.measure import Options
 from imagekin_worker.matrix.loaded import catch_up
 from imagekin_worker.matrix.neighbors import Matrix
 
@@ -228,7 +229,7 @@ def batches(sizes: list[int], database: str) -> Iterator[Row]:
         row: Row = {"rows": size}
         inertias = []
         for way, budget in (("full", None), ("batches", rows.nbytes // MINI_BATCH_SHARE)):
-            work = KMeans(rows, CLUSTERS, n_init=1, memory_budget_bytes=budget)
+            work = KMeans(rows, CLUSTERS, Options(n_init=1, memory_budget_bytes=budget))
             row[f"{way}_s"] = _seconds(work.advance)
             inertias.append(work.result().inertia)
         yield row | {"inertia_over_full": inertias[1] / inertias[0]}
@@ -251,7 +252,7 @@ def _iteration(rows: np.ndarray, n_clusters: int) -> Spent:
 
 
 def _run(rows: np.ndarray, n_clusters: int, iterations: int) -> KMeans:
-    return KMeans(rows, n_clusters, n_init=1, tolerance=0, max_iterations=iterations)
+    return KMeans(rows, n_clusters, Options(n_init=1, tolerance=0, max_iterations=iterations))
 
 
 def _spent(work: Callable[[], object]) -> Spent:

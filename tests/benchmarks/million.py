@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from imagekin_worker.kmeans.kmeans import KMeans
+from imagekin_worker.kmeans.measure import Options
 
 DIM, LATENT_DIM, CLUSTERS = 1280, 32, 100
 DRAWN_ROWS = 50_000
@@ -47,9 +48,9 @@ def measure(path: Path, way: str, iterations: int) -> dict[str, float | str]:
     budget = WAYS[way]
     started = time.perf_counter()
     if budget is None:
-        work = KMeans(rows, CLUSTERS, n_init=1, tolerance=0, max_iterations=iterations)
+        work = KMeans(rows, CLUSTERS, Options(n_init=1, tolerance=0, max_iterations=iterations))
     else:
-        work = KMeans(rows, CLUSTERS, n_init=1, memory_budget_bytes=budget)
+        work = KMeans(rows, CLUSTERS, Options(n_init=1, memory_budget_bytes=budget))
     checked = time.perf_counter()
     # the seeds are a tenth of the progress of the first start
     passes, own = [checked], 0

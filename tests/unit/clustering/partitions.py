@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from imagekin_worker.kmeans.kmeans import KMeans
-from imagekin_worker.kmeans.measure import Clustering
+from imagekin_worker.kmeans.measure import Clustering, Options
 
 METRICS = ["euclidean", "cosine"]
 
@@ -22,7 +22,7 @@ def noise(n: int = 500, dim: int = 12, seed: int = 2) -> np.ndarray:
 
 
 def cluster(rows: np.ndarray, n_clusters: int, **options) -> Clustering:
-    job = KMeans(rows, n_clusters, **options)
+    job = KMeans(rows, n_clusters, Options(**options))
     assert job.advance()
     return job.result()
 

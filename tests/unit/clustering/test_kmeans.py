@@ -14,6 +14,7 @@ from sklearn.cluster import KMeans as ReferenceKMeans
 from imagekin import errors
 from imagekin_worker.kmeans import kmeans, measure
 from imagekin_worker.kmeans.kmeans import KMeans
+from imagekin_worker.kmeans.measure import Options
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -91,7 +92,7 @@ def test_more_starts_never_do_worse() -> None:
 
 
 def test_default_n_init() -> None:
-    assert (kmeans.default_n_init(49_999), kmeans.default_n_init(50_000)) == (8, 1)
+    assert (Options().starts(49_999), Options().starts(50_000)) == (8, 1)
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -100,7 +101,7 @@ def test_slices_change_nothing(metric: str, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(measure, "CPU_BLOCK_ROWS", 128)
     rows = noise(300)
     whole = cluster(rows, 7, metric=metric, n_init=2)
-    job, slices, shares = KMeans(rows, 7, metric=metric, n_init=2), 0, []
+    job, slices, shares = KMeans(rows, 7, Options(metric=metric, n_init=2)), 0, []
     while not job.advance(lambda: True):
         slices += 1
         shares.append(job.progress)
@@ -119,7 +120,7 @@ def test_slices_change_nothing_when_clusters_empty(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(measure, "CPU_BLOCK_ROWS", 16)
     rows = np.repeat(noise(6), 8, axis=0)
     whole = cluster(rows, 10, n_init=2)
-    job = KMeans(rows, 10, n_init=2)
+    job = KMeans(rows, 10, Options(n_init=2))
     while not job.advance(lambda: True):
         job = KMeans.resume(rows, job.state())
     np.testing.assert_array_equal(job.result().labels, whole.labels)
@@ -138,7 +139,7 @@ def test_state_holds_no_pickle_and_refuses_other_rows() -> None:
 def test_an_emptied_cluster_is_seeded_again() -> None:
     """Centers that lie on one point leave all but one empty: only re-seeding can part the blobs."""
     rows = np.array([[0, 0], [0, 0.1], [9, 0], [9, 0.1], [0, 9], [0.1, 9]], np.float32)
-    job = KMeans(rows, 3, n_init=1)
+    job = KMeans(rows, 3, Options(n_init=1))
     while job._now.phase == "seed":
         job.advance(lambda: True)
     job._start_iteration(job._now.arrays["centers"][:1].repeat(3, 1))
@@ -193,12 +194,12 @@ def test_what_is_refused() -> None:
         broken[3, 3] = bad
         for metric in METRICS:
             with pytest.raises(errors.InvalidRequest, match="finite"):
-                KMeans(broken, 2, metric=metric)
+                KMeans(broken, 2, Options(metric=metric))
     for array in (rows.astype(np.float64), rows[0], rows[:0], rows.T):
         with pytest.raises(errors.InvalidRequest):
             KMeans(array, 1)
     with pytest.raises(errors.InvalidRequest):
-        KMeans(rows, 2, n_init=0)
+        KMeans(rows, 2, Options(n_init=0))
 
 
 def test_memory_map(tmp_path) -> None:

@@ -11,6 +11,7 @@ from partitions import METRICS, blobs, check, cluster, noise
 
 from imagekin_worker.kmeans import batches, measure
 from imagekin_worker.kmeans.kmeans import KMeans
+from imagekin_worker.kmeans.measure import Options
 
 
 def test_batches_stay_below_the_budget() -> None:
@@ -34,7 +35,7 @@ def test_mini_batches_lose_little(metric: str, small_batches: None) -> None:
 
 def test_rows_within_the_budget_are_clustered_as_without_one(small_batches: None) -> None:
     rows = noise()
-    job = KMeans(rows, 6, memory_budget_bytes=rows.nbytes)
+    job = KMeans(rows, 6, Options(memory_budget_bytes=rows.nbytes))
     assert job.batch_rows is None and job.advance()
     np.testing.assert_array_equal(job.result().labels, cluster(rows, 6).labels)
 
@@ -47,7 +48,7 @@ def test_slices_change_nothing_with_mini_batches(
     rows = noise(700)
     options = {"metric": metric, "n_init": 2, "memory_budget_bytes": 16_000}
     whole = cluster(rows, 7, **options)
-    job, shares, sizes = KMeans(rows, 7, **options), [], set()
+    job, shares, sizes = KMeans(rows, 7, Options(**options)), [], set()
     assert job.batch_rows == 166
     while not job.advance(lambda: True):
         shares.append(job.progress)
@@ -74,12 +75,13 @@ PEAK = """
 import resource, sys
 import numpy as np, torch
 from imagekin_worker.kmeans.kmeans import KMeans
+from imagekin_worker.kmeans.measure import Options
 
 torch.set_num_threads(1)
 rows = np.memmap(sys.argv[1], np.float32, "r").reshape(-1, 512)
-KMeans(np.array(rows[:5000]), 8, n_init=1).advance()
+KMeans(np.array(rows[:5000]), 8, Options(n_init=1)).advance()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-job = KMeans(rows, 8, n_init=1, memory_budget_bytes=int(sys.argv[2]))
+job = KMeans(rows, 8, Options(n_init=1, memory_budget_bytes=int(sys.argv[2])))
 assert job.advance() and job.batch_rows
 job.result()
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)

@@ -12,6 +12,7 @@ from partitions import METRICS, blobs, check, noise
 
 from imagekin import errors
 from imagekin_worker.kmeans import pytorch_package
+from imagekin_worker.kmeans.measure import Options
 
 
 def original_labels(rows: np.ndarray, n_clusters: int, metric: str, seed: int) -> np.ndarray:
@@ -28,7 +29,7 @@ def test_original_gives_the_packages_own_clusters(metric: str, capfd: pytest.Cap
     capfd.readouterr()
     before = np.random.get_state()[1].copy()
     shares: list[float] = []
-    found = pytorch_package.run(rows, 5, metric=metric, progress=shares.append)
+    found = pytorch_package.run(rows, 5, Options(metric=metric, n_init=1), progress=shares.append)
     check(found, rows, 5, metric)
     assert len(set(zip(expected.tolist(), found.labels.tolist(), strict=True))) == 5
     assert shares == sorted(shares) and shares[-1] == 1 and len(shares) == found.iterations + 1
@@ -38,19 +39,19 @@ def test_original_gives_the_packages_own_clusters(metric: str, capfd: pytest.Cap
 
 def test_original_keeps_the_best_start() -> None:
     rows = noise()
-    inertias = [pytorch_package.run(rows, 6, seed=seed).inertia for seed in (100, 101, 102)]
+    inertias = [pytorch_package.run(rows, 6, Options(seed=seed, n_init=1)).inertia for seed in (100, 101, 102)]
     assert len(set(inertias)) > 1
-    assert pytorch_package.run(rows, 6, seed=100, n_init=3).inertia == min(inertias)
+    assert pytorch_package.run(rows, 6, Options(seed=100, n_init=3)).inertia == min(inertias)
 
 
 def test_original_is_refused_past_its_memory_budget() -> None:
     rows = noise(100, 10)
     needed = 4 * 100 * 5 * 10
-    pytorch_package.run(rows, 5, metric="cosine", memory_budget_bytes=needed)
+    pytorch_package.run(rows, 5, Options(metric="cosine", memory_budget_bytes=needed, n_init=1))
     with pytest.raises(errors.InvalidRequest, match=r"100 images x 5 clusters x 10 .*algorithm=kmeans"):
-        pytorch_package.run(rows, 5, metric="cosine", memory_budget_bytes=needed - 1)
+        pytorch_package.run(rows, 5, Options(metric="cosine", memory_budget_bytes=needed - 1, n_init=1))
     with pytest.raises(errors.InvalidRequest):
-        pytorch_package.run(rows, 5, metric="euclidean", memory_budget_bytes=needed)
+        pytorch_package.run(rows, 5, Options(metric="euclidean", memory_budget_bytes=needed, n_init=1))
 
 
 def test_original_stops_where_the_package_would_loop_without_end() -> None:
@@ -58,21 +59,21 @@ def test_original_stops_where_the_package_would_loop_without_end() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises(pytorch_package.Diverged, match="algorithm=kmeans"):
-            pytorch_package.run(rows, 6, n_init=2)
+            pytorch_package.run(rows, 6, Options(n_init=2))
 
 
 def test_original_stops_past_its_limit_and_when_told() -> None:
     with pytest.raises(pytorch_package.Diverged, match="within 2 iterations"):
-        pytorch_package.run(noise(), 6, max_iterations=2)
+        pytorch_package.run(noise(), 6, Options(max_iterations=2, n_init=1))
     answers = iter([False, False, True])
     with pytest.raises(pytorch_package.Stopped):
-        pytorch_package.run(noise(), 6, should_stop=lambda: next(answers))
+        pytorch_package.run(noise(), 6, Options(n_init=1), should_stop=lambda: next(answers))
 
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_original_with_one_cluster_or_one_row(metric: str) -> None:
     rows = noise(20)
-    check(pytorch_package.run(rows, 1, metric=metric), rows, 1, metric)
-    check(pytorch_package.run(rows[:1], 1, metric=metric), rows[:1], 1, metric)
+    check(pytorch_package.run(rows, 1, Options(metric=metric, n_init=1)), rows, 1, metric)
+    check(pytorch_package.run(rows[:1], 1, Options(metric=metric, n_init=1)), rows[:1], 1, metric)
     with pytest.raises(errors.InvalidRequest):
-        pytorch_package.run(rows, 21, metric=metric)
+        pytorch_package.run(rows, 21, Options(metric=metric, n_init=1))

@@ -19,6 +19,7 @@ from imagekin_worker.analysis import stepper
 from imagekin_worker.analysis.stepper import Stepper, ViewedRows
 from imagekin_worker.analysis.view import View
 from imagekin_worker.kmeans.kmeans import KMeans
+from imagekin_worker.kmeans.measure import Options
 
 DEFAULT_SEED = 100
 # One start: medoids of as many clusters as images are wanted depend little on it.
@@ -323,15 +324,14 @@ class Representative(Stepper):
         if self._clusters is not None:
             return KMeans.resume(self._rows.array, self._clusters)
         clusters = min(self._count + min(len(self._avoid), self._count), self._rows.n)
-        return KMeans(
-            self._rows.array,
-            clusters,
+        options = Options(
             metric=Metric.COSINE,
             seed=self._seed,
             n_init=N_INIT,
             max_iterations=MAX_ITERATIONS,
             memory_budget_bytes=self._budget,
         )
+        return KMeans(self._rows.array, clusters, options)
 
     def _conclude(self, medoids: np.ndarray) -> None:
         vectors = self._rows.take(medoids)

@@ -12,14 +12,13 @@ import numpy as np
 import torch
 
 from imagekin import errors
-from imagekin.enums import Metric
 from imagekin_worker.bench import timing
 from imagekin_worker.bench.report import Figure, NotMeasured
 from imagekin_worker.bench.search import rows_like_embeddings
 from imagekin_worker.bench.workbench import SEED, Workbench
 from imagekin_worker.kmeans import pytorch_package
 from imagekin_worker.kmeans.kmeans import KMeans
-from imagekin_worker.kmeans.measure import Rows
+from imagekin_worker.kmeans.measure import Options, Rows
 
 DIM = 1280
 GPU_CLUSTERS = 1000
@@ -97,14 +96,14 @@ def rows_in_groups(count: int, groups: int) -> np.ndarray:
 
 def ours(rows: np.ndarray, n_clusters: int, n_init: int, device: str) -> float:
     """Cluster with imagekin and give the inertia."""
-    work = KMeans(rows, n_clusters, metric=Metric.EUCLIDEAN, n_init=n_init, device=device)
+    work = KMeans(rows, n_clusters, Options(n_init=n_init, device=device))
     work.advance()
     return work.result().inertia
 
 
 def package(rows: np.ndarray, n_clusters: int, device: str) -> float:
     """Cluster with kmeans-pytorch behind its guard and give the inertia; raises JobError."""
-    return pytorch_package.run(rows, n_clusters, device=device).inertia
+    return pytorch_package.run(rows, n_clusters, Options(n_init=1, device=device)).inertia
 
 
 def sklearn_inertia(rows: np.ndarray, n_clusters: int) -> float:
@@ -118,7 +117,8 @@ def sklearn_inertia(rows: np.ndarray, n_clusters: int) -> float:
 
 def _iterations_s(rows: np.ndarray, n_clusters: int, count: int, device: str) -> list[float]:
     """Time each of `count` iterations but the last, whose end cannot be seen. Raises NotMeasured for fewer."""
-    work = KMeans(rows, n_clusters, n_init=1, tolerance=0, max_iterations=count, device=device)
+    options = Options(n_init=1, tolerance=0, max_iterations=count, device=device)
+    work = KMeans(rows, n_clusters, options)
     blocks = len(list(Rows(rows, device).blocks(n_clusters)))
     marks: list[float] = []
 

@@ -8,7 +8,7 @@ import struct
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,8 @@ from imagekin.store import ledger, reading, vector_codec
 from imagekin_worker.context.lease import Lease
 from imagekin_worker.context.process_state import Node
 from imagekin_worker.kmeans import pytorch_package
-from imagekin_worker.kmeans.kmeans import KMeans, default_n_init
-from imagekin_worker.kmeans.measure import Clustering
+from imagekin_worker.kmeans.kmeans import KMeans
+from imagekin_worker.kmeans.measure import Clustering, Options
 
 SLICE_S = 4.0
 PARTS_PER_COMMIT = 16
@@ -136,16 +136,14 @@ def _resume(node: Node, claim: Claim, job: tables.Job) -> Slice:
         if pinned.digest == about["digest"]:
             return Slice(pinned, KMeans.resume(pinned.rows, state, device=node.device))
     pinned = _pin(node, claim)
-    kmeans = KMeans(
-        pinned.rows,
-        job.params["n_clusters"],
-        metric=job.params["metric"],
-        seed=job.params["seed"],
-        n_init=job.params.get("n_init"),
-        device=node.device,
-        memory_budget_bytes=node.settings.cluster_memory_bytes,
-    )
+    options = replace(_options(node, job), memory_budget_bytes=node.settings.cluster_memory_bytes)
+    kmeans = KMeans(pinned.rows, job.params["n_clusters"], options)
     return Slice(pinned, kmeans)
+
+
+def _options(node: Node, job: tables.Job) -> Options:
+    params = job.params
+    return Options(metric=params["metric"], seed=params["seed"], n_init=params.get("n_init"), device=node.device)
 
 
 def _packed(part: Slice) -> bytes:
@@ -161,15 +159,11 @@ def _unpacked(saved: bytes) -> tuple[dict[str, Any], bytes]:
 def _original(node: Node, claim: Claim, job: tables.Job, pinned: Pinned, lease: Lease) -> Clustering:
     seconds = SHARE_OF_TIME_LIMIT * node.settings.soft_time_limit_s
     deadline = time.monotonic() + seconds
-    n_init = job.params.get("n_init")
     try:
         return pytorch_package.run(
             pinned.rows,
             job.params["n_clusters"],
-            metric=job.params["metric"],
-            seed=job.params["seed"],
-            n_init=default_n_init(len(pinned.rows)) if n_init is None else n_init,
-            device=node.device,
+            _options(node, job),
             progress=lambda share: node.database.write(checkpoint.keep, claim, b"", round(share, 4)),
             should_stop=lambda: lease.lost or time.monotonic() > deadline,
         )

@@ -17,9 +17,6 @@ from imagekin import errors
 from imagekin.enums import Metric
 from imagekin_worker.kmeans import batches, measure, seeding
 
-MANY_ROWS = 50_000
-DEFAULT_SEED = 100
-DEFAULT_TOLERANCE = 1e-4
 DEFAULT_MAX_ITERATIONS = 100
 # A cost below this share of the row's own size is rounding of the float32 matrix product, not distance.
 ROUNDING = 1e-5
@@ -27,11 +24,6 @@ ROUNDING = 1e-5
 AIMED_AT = {"iterate": "centers", "full": "centers", "measure": "best_centers"}
 # The part of the progress that the last passes over all rows are, after mini-batches.
 FULL_SHARE = 0.35
-
-
-def default_n_init(n: int, batch_rows: int | None = None) -> int:
-    """Return how many starts `n` rows get: one start is a lottery, and many rows make each one dear."""
-    return 8 if (batch_rows or n) < MANY_ROWS else 1
 
 
 @dataclass
@@ -68,8 +60,7 @@ class KMeans:
     Cosine is spherical k-means (Dhillon and Modha 2001): rows count by direction, centers have length 1. A start ends
     when its centers move less than scikit-learn's tolerance (sum of squared moves <= tolerance * mean variance of a
     dimension) or after `max_iterations`. The same rows, seed, device and number of threads give the same labels,
-    however the work was sliced. `n_init` None stands for `default_n_init`. Rows that take more than
-    `memory_budget_bytes` are clustered in mini-batches (see imagekin_worker.kmeans.batches).
+    however the work was sliced. Rows that take more than `memory_budget_bytes` are clustered in mini-batches (see imagekin_worker.kmeans.batches).
 
     Raises InvalidRequest for more clusters than rows and for rows that are not finite.
     """
@@ -78,27 +69,20 @@ class KMeans:
         self,
         rows: np.ndarray,
         n_clusters: int,
-        *,
-        metric: Metric | str = Metric.EUCLIDEAN,
-        seed: int = DEFAULT_SEED,
-        n_init: int | None = None,
-        tolerance: float = DEFAULT_TOLERANCE,
-        max_iterations: int = DEFAULT_MAX_ITERATIONS,
-        device: str | torch.device = "cpu",
-        memory_budget_bytes: int | None = None,
+        options: measure.Options = measure.AS_USUAL,
     ) -> None:
-        self._all = self._rows = measure.Rows(rows, device)
+        self._all = self._rows = measure.Rows(rows, options.device)
         measure.check_n_clusters(n_clusters, self._rows.n)
-        most = batches.largest(self._rows.n, self._rows.dim, n_clusters, memory_budget_bytes)
-        if n_init is None:
-            n_init = default_n_init(self._rows.n, most)
-        if n_init < 1 or max_iterations < 1 or tolerance < 0:
-            raise errors.InvalidRequest("n_init and max_iterations must be at least 1, tolerance at least 0.")
+        most = batches.largest(self._rows.n, self._rows.dim, n_clusters, options.memory_budget_bytes)
+        n_init, metric = options.starts(most or self._rows.n), Metric(options.metric)
+        max_iterations = DEFAULT_MAX_ITERATIONS if options.max_iterations is None else options.max_iterations
+        if max_iterations < 1 or options.tolerance < 0:
+            raise errors.InvalidRequest("max_iterations must be at least 1, tolerance at least 0.")
         self._now = _Progress(
-            self._rows.n, self._rows.dim, n_clusters, Metric(metric), seed, n_init, tolerance, max_iterations
+            self._rows.n, self._rows.dim, n_clusters, metric, options.seed, n_init, options.tolerance, max_iterations
         )
         self._now.batch_rows = most
-        self._metric = Metric(metric)
+        self._metric = metric
         self._forget()
         sample = self._sample(run=0)
         shift = torch.zeros_like(sample[0]) if self._metric is Metric.COSINE else sample.mean(0)

@@ -29,6 +29,37 @@ GATHERED_ROWS = 64
 MEASURED_ROWS = 1024
 
 
+# A run takes about as long as its starts together: with many rows each one is dear, with few one alone is a lottery.
+MANY_ROWS, STARTS = 50_000, 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to cluster, for both algorithms.
+
+    `n_init` starts, None for `starts`; `max_iterations` of each, None for the algorithm's own limit. A start of
+    `kmeans` ends when its centers move less than `tolerance`. Beyond `memory_budget_bytes` `kmeans` works in
+    mini-batches and `kmeans-pytorch` refuses; None is the algorithm's own budget.
+    """
+
+    metric: Metric | str = Metric.EUCLIDEAN
+    seed: int = 100
+    n_init: int | None = None
+    max_iterations: int | None = None
+    tolerance: float = 1e-4
+    memory_budget_bytes: int | None = None
+    device: str | torch.device = "cpu"
+
+    def starts(self, n: int) -> int:
+        """Return how many starts `n` rows get. Raises InvalidRequest for fewer than one."""
+        if self.n_init is not None and self.n_init < 1:
+            raise errors.InvalidRequest("n_init must be at least 1.")
+        return self.n_init or (STARTS if n < MANY_ROWS else 1)
+
+
+AS_USUAL = Options()
+
+
 @dataclass(frozen=True)
 class Clustering:
     """What k-means found: labels ordered by size, largest 0 (ties: lowest first member), no cluster without a member.

@@ -39,13 +39,8 @@ class Diverged(errors.JobError):
 def run(
     rows: np.ndarray,
     n_clusters: int,
+    options: measure.Options = measure.AS_USUAL,
     *,
-    metric: Metric | str = Metric.EUCLIDEAN,
-    seed: int = 100,
-    n_init: int = 1,
-    device: str | torch.device = "cpu",
-    memory_budget_bytes: int = MEMORY_BUDGET_BYTES,
-    max_iterations: int = DEFAULT_MAX_ITERATIONS,
     progress: Callable[[float], None] = lambda _: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> measure.Clustering:
@@ -54,10 +49,10 @@ def run(
     `progress` gets the share done, 0 to 1; `should_stop` is asked at every iteration.
     Raises InvalidRequest past the memory budget, Diverged when no start came to an end, Stopped when told to stop.
     """
-    metric = Metric(metric)
-    source = measure.Rows(rows, device)
+    metric, source = Metric(options.metric), measure.Rows(rows, options.device)
     measure.check_n_clusters(n_clusters, source.n)
-    check_memory(source.n, n_clusters, source.dim, metric, memory_budget_bytes)
+    check_memory(source.n, n_clusters, source.dim, metric, options.memory_budget_bytes or MEMORY_BUDGET_BYTES)
+    n_init, max_iterations = options.starts(source.n), options.max_iterations or DEFAULT_MAX_ITERATIONS
     best: measure.Clustering | None = None
     failure: Diverged | None = None
     with _turn:
@@ -69,14 +64,15 @@ def run(
                 progress((start + iteration / (iteration + 10)) / n_init)
 
             try:
-                found = _start(source, n_clusters, metric, seed + start, _Meter(max_iterations, watch))
+                found = _start(source, n_clusters, metric, options.seed + start, _Meter(max_iterations, watch))
             except Diverged as diverged:
                 failure = diverged
                 continue
             if best is None or found.inertia < best.inertia:
                 best = found
     if best is None:
-        raise failure or errors.InvalidRequest("n_init must be at least 1.")
+        assert failure is not None
+        raise failure
     progress(1.0)
     return best
 
