@@ -112,7 +112,8 @@ def reference(name: str, network: nn.Module) -> np.ndarray:
 
 def embed_files(backbone: Backbone, files: list[bytes], settings: Settings) -> np.ndarray:
     outcomes: dict[int, Outcome[int]] = {
-        outcome.item: outcome for outcome in Pipeline(backbone, settings).run(range(len(files)), lambda at: files[at])
+        outcome.item: outcome
+        for outcome in Pipeline(backbone, settings, range(len(files)), lambda at: files[at]).outcomes()
     }
     embeddings = [outcomes[at].embedding for at in range(len(files))]
     assert all(embedding is not None for embedding in embeddings)

@@ -50,7 +50,7 @@ def photographs(request: pytest.FixtureRequest) -> Iterator[Photographs]:
 def embedded(name: str, paths: list[Path], precision: Precision) -> Photographs:
     settings = Settings(device="cpu")
     space = catalog.resolve_space(None, None, precision, settings.weights_dir)
-    outcomes = list(Pipeline(backbones.load(space, settings), settings).run(paths, Path.read_bytes))
+    outcomes = list(Pipeline(backbones.load(space, settings), settings, paths, Path.read_bytes).outcomes())
     assert [outcome.item for outcome in outcomes if outcome.embedding is None] == []
     outcomes.sort(key=lambda outcome: outcome.item)
     embeddings = np.stack([outcome.embedding for outcome in outcomes if outcome.embedding is not None])

@@ -58,7 +58,7 @@ def by_item(outcomes: Iterator[Outcome[int]]) -> dict[int, Outcome[int]]:
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 8, 9, 31])
 def test_every_item_is_embedded_once_whatever_the_count(count: int, backbone: FakeBackbone) -> None:
-    outcomes = by_item(Pipeline(backbone, SETTINGS).run(range(count), picture))
+    outcomes = by_item(Pipeline(backbone, SETTINGS, range(count), picture).outcomes())
     assert sorted(outcomes) == list(range(count))
     for item, outcome in outcomes.items():
         assert outcome.embedding is not None
@@ -72,7 +72,7 @@ def test_every_item_is_embedded_once_whatever_the_count(count: int, backbone: Fa
 
 def test_a_bad_file_is_its_own_outcome_and_its_neighbors_are_embedded(backbone: FakeBackbone) -> None:
     bad = {2: b"", 3: b"text", 7: picture(7)[:200]}
-    outcomes = by_item(Pipeline(backbone, SETTINGS).run(range(12), lambda item: bad.get(item, picture(item))))
+    outcomes = by_item(Pipeline(backbone, SETTINGS, range(12), lambda item: bad.get(item, picture(item))).outcomes())
     codes = {item: outcome.error.code for item, outcome in outcomes.items() if outcome.error is not None}
     assert codes == {2: "empty_file", 3: "unsupported_format", 7: "decode_error"}
     assert all((outcome.embedding is None) == (item in bad) for item, outcome in outcomes.items())
@@ -85,7 +85,7 @@ def test_what_cannot_be_read_is_that_items_error(backbone: FakeBackbone) -> None
             raise errors.FetchFailed("The server answered 500.")
         return picture(item)
 
-    error = by_item(Pipeline(backbone, SETTINGS).run(range(3), read))[1].error
+    error = by_item(Pipeline(backbone, SETTINGS, range(3), read).outcomes())[1].error
     assert isinstance(error, errors.FetchFailed)
     assert error.detail == "The server answered 500."
 
@@ -98,7 +98,7 @@ def test_settled_items_are_not_computed(backbone: FakeBackbone) -> None:
         assert all(each.content_hash == hashlib.sha256(each.data).hexdigest() for each in fetched)
         return {at for at, each in enumerate(fetched) if each.item % 2}
 
-    outcomes = by_item(Pipeline(backbone, SETTINGS).run(range(20), picture, settle))
+    outcomes = by_item(Pipeline(backbone, SETTINGS, range(20), picture, settle=settle).outcomes())
     assert {item for item, outcome in outcomes.items() if outcome.settled} == set(range(1, 20, 2))
     # on a GPU batches have one size, so the last one of four is filled up
     assert backbone.embedded == (12 if backbone.on_gpu else 10)
@@ -115,9 +115,8 @@ def test_settling_never_happens_twice_at_once(backbone: FakeBackbone) -> None:
         inside.release()
         return set()
 
-    assert (
-        len(by_item(Pipeline(backbone, SETTINGS.model_copy(update={"lanes": 4})).run(range(60), picture, settle))) == 60
-    )
+    settings = SETTINGS.model_copy(update={"lanes": 4})
+    assert len(by_item(Pipeline(backbone, settings, range(60), picture, settle=settle).outcomes())) == 60
 
 
 @pytest.mark.parametrize("where", ["read", "settle", "items", "embed", "should_stop"])
@@ -134,14 +133,16 @@ def test_an_unexpected_failure_ends_the_run_and_is_raised_here(where: str, backb
 
     if where == "embed":
         backbone.embed = fail  # pyright: ignore[reportAttributeAccessIssue]
-    run = Pipeline(backbone, SETTINGS).run(
+    run = Pipeline(
+        backbone,
+        SETTINGS,
         items() if where == "items" else range(100),
         fail if where == "read" else picture,
-        fail if where == "settle" else lanes.settle_nothing,
-        fail if where == "should_stop" else lanes.go_on,
+        settle=fail if where == "settle" else lanes.settle_nothing,
+        should_stop=fail if where == "should_stop" else lanes.go_on,
     )
     with pytest.raises(UnexpectedError):
-        list(run)
+        list(run.outcomes())
 
 
 def test_numbers_that_are_not_finite_are_that_items_error(backbone: FakeBackbone) -> None:
@@ -156,7 +157,7 @@ def test_numbers_that_are_not_finite_are_that_items_error(backbone: FakeBackbone
     black = io.BytesIO()
     Image.new("RGB", (40, 40)).save(black, "PNG")
     outcomes = by_item(
-        Pipeline(backbone, SETTINGS).run(range(6), lambda item: black.getvalue() if item == 4 else picture(item))
+        Pipeline(backbone, SETTINGS, range(6), lambda item: black.getvalue() if item == 4 else picture(item)).outcomes()
     )
     assert isinstance(outcomes[4].error, errors.DecodeError)
     assert sum(outcome.embedding is not None for outcome in outcomes.values()) == 5
@@ -169,7 +170,7 @@ def test_closing_early_stops_reading_and_joins(backbone: FakeBackbone) -> None:
         read.append(item)
         return picture(item)
 
-    run = Pipeline(backbone, SETTINGS).run(itertools.count(), reading)
+    run = Pipeline(backbone, SETTINGS, itertools.count(), reading).outcomes()
     assert next(run).embedding is not None
     run.close()
     assert not any(thread.name.startswith("lane-") for thread in threading.enumerate())
@@ -186,7 +187,7 @@ def test_memory_is_bounded_when_nobody_takes_the_outcomes(backbone: FakeBackbone
             stalled.set()
         return picture(item)
 
-    run = Pipeline(backbone, SETTINGS).run(itertools.count(), reading)
+    run = Pipeline(backbone, SETTINGS, itertools.count(), reading).outcomes()
     next(run)
     assert not stalled.wait(0.5)
     run.close()
@@ -195,7 +196,7 @@ def test_memory_is_bounded_when_nobody_takes_the_outcomes(backbone: FakeBackbone
 def test_stopping_leaves_the_rest_undone_and_finishes_what_was_yielded(backbone: FakeBackbone) -> None:
     stop = threading.Event()
     done = []
-    for outcome in Pipeline(backbone, SETTINGS).run(itertools.count(), picture, should_stop=stop.is_set):
+    for outcome in Pipeline(backbone, SETTINGS, itertools.count(), picture, should_stop=stop.is_set).outcomes():
         done.append(outcome)
         if len(done) == 10:
             stop.set()
@@ -206,7 +207,7 @@ def test_stopping_leaves_the_rest_undone_and_finishes_what_was_yielded(backbone:
 def test_the_callers_intra_op_threads_are_given_back() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
-    list(Pipeline(fake(), SETTINGS).run(range(5), picture))
+    list(Pipeline(fake(), SETTINGS, range(5), picture).outcomes())
     assert torch.get_num_threads() == 2
     torch.set_num_threads(before)
 
@@ -220,7 +221,7 @@ def test_lanes_run_the_network_with_one_thread() -> None:
         return whole(batch)
 
     backbone.embed = watched  # pyright: ignore[reportAttributeAccessIssue]
-    list(Pipeline(backbone, SETTINGS).run(range(12), picture))
+    list(Pipeline(backbone, SETTINGS, range(12), picture).outcomes())
     assert seen == {1}
 
 
@@ -238,7 +239,7 @@ def test_batches_are_full_but_for_the_last_of_each_lane() -> None:
     def settle(fetched: list[Fetched[int]]) -> set[int]:
         return {at for at in range(len(fetched)) if next(settled) % 3 == 0}
 
-    list(Pipeline(backbone, SETTINGS).run(range(60), picture, settle))
+    list(Pipeline(backbone, SETTINGS, range(60), picture, settle=settle).outcomes())
     assert sum(sizes) == 40
     assert sum(size < 4 for size in sizes) <= SETTINGS.lanes
 
@@ -272,7 +273,7 @@ def test_towards_the_end_batches_shrink_so_that_lanes_end_together() -> None:
     backbone.behaviour = Behaviour(delay_s=0.01)
     sizes = sizes_of(backbone)
     items, left = counted(80)
-    by_item(Pipeline(backbone, SETTINGS).run(items, picture, left=left))
+    by_item(Pipeline(backbone, SETTINGS, items, picture, left=left).outcomes())
     assert sum(sizes) == 80
     assert sizes[0] == sizes[1] == 16
     assert max(sizes[-2:]) < 16
@@ -289,13 +290,13 @@ def test_what_just_fills_the_lanes_is_not_torn_apart() -> None:
         return picture(seed)
 
     items, left = counted(8)
-    by_item(Pipeline(backbone, SETTINGS).run(items, together, left=left))
+    by_item(Pipeline(backbone, SETTINGS, items, together, left=left).outcomes())
     assert sizes == [4, 4]
 
 
 @pytest.mark.parametrize("left", [0, 5, 1000])
 def test_a_wrong_count_of_what_is_left_loses_nothing(left: int, backbone: FakeBackbone) -> None:
-    assert len(by_item(Pipeline(backbone, SETTINGS).run(range(30), picture, left=lambda: left))) == 30
+    assert len(by_item(Pipeline(backbone, SETTINGS, range(30), picture, left=lambda: left).outcomes())) == 30
 
 
 def test_a_handful_of_large_files_has_fewer_of_them(backbone: FakeBackbone) -> None:
@@ -308,6 +309,6 @@ def test_a_handful_of_large_files_has_fewer_of_them(backbone: FakeBackbone) -> N
     def large(seed: int) -> bytes:
         return picture(seed) + bytes(lanes.HANDFUL_BYTES // 4)
 
-    by_item(Pipeline(backbone, SETTINGS).run(range(12), large, settle))
+    by_item(Pipeline(backbone, SETTINGS, range(12), large, settle=settle).outcomes())
     assert sum(handfuls) == 12
     assert max(handfuls) <= lanes.TAKEN

@@ -236,7 +236,7 @@ def test_a_compiled_network_takes_over_and_computes_the_same(
 
 
 def embed(backbone: backbones.TorchBackbone, arrangement: Arrangement) -> np.ndarray:
-    outcomes = list(Pipeline(backbone, Settings(device="cpu"), arrangement).run(range(11), jpeg))
+    outcomes = list(Pipeline(backbone, Settings(device="cpu"), range(11), jpeg, arrangement=arrangement).outcomes())
     rows = {outcome.item: outcome.embedding for outcome in outcomes if outcome.embedding is not None}
     return np.stack([rows[at] for at in range(11)])
 

@@ -113,7 +113,6 @@ def decode_rate(files: list[bytes], space: Space, settings: Settings, threads: i
 
 def lanes_rate(bench: Workbench, backbone: str, folder: Path, arrangement: Arrangement) -> float:
     """Measure a worker's lanes over a folder, without jobs, database and other processes, in images a second."""
-    lanes = Pipeline(forward.backbone(bench, backbone), bench.settings, arrangement)
     paths = deque(sorted(folder.iterdir()))
     count = len(paths)
 
@@ -121,8 +120,11 @@ def lanes_rate(bench: Workbench, backbone: str, folder: Path, arrangement: Arran
         while paths:
             yield paths.popleft()
 
-    outcomes = lanes.run(items(), Path.read_bytes, left=lambda: len(paths))
-    return count / timing.seconds(lambda: deque(outcomes, maxlen=0))
+    lanes = Pipeline(
+        forward.backbone(bench, backbone), bench.settings, items(), Path.read_bytes,
+        left=lambda: len(paths), arrangement=arrangement,
+    )  # fmt: skip
+    return count / timing.seconds(lambda: deque(lanes.outcomes(), maxlen=0))
 
 
 def contents(folder: Path, count: int) -> list[bytes]:

@@ -80,17 +80,19 @@ def run(node: Node, claims: Sequence[Claim], lease: Lease) -> None:
     backbone = node.backbone(claims[0].space_id)
     started, computed = time.monotonic(), 0
     with Feed(node, claims, lease) as feed:
-        pipeline = Pipeline(backbone, node.settings, node.tuner.arrangement(backbone))
         # left also where a finish fails: no thread must go on beside the next claim
         with ReadAhead(feed, _read, lambda place: place.work.remote, node.settings.fetch_threads) as ahead:
-            outcomes = pipeline.run(
+            pipeline = Pipeline(
+                backbone,
+                node.settings,
                 ahead,
                 ahead.read,
                 settle=lambda fetched: _settle(node, fetched),
                 should_stop=lambda: lease.lost,
                 left=lambda: feed.left,
+                arrangement=node.tuner.arrangement(backbone),
             )
-            with closing(outcomes):
+            with closing(pipeline.outcomes()) as outcomes:
                 for outcome in outcomes:
                     work, index = outcome.item
                     computed += outcome.embedding is not None

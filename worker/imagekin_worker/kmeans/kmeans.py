@@ -60,7 +60,8 @@ class KMeans:
     Cosine is spherical k-means (Dhillon and Modha 2001): rows count by direction, centers have length 1. A start ends
     when its centers move less than scikit-learn's tolerance (sum of squared moves <= tolerance * mean variance of a
     dimension) or after `max_iterations`. The same rows, seed, device and number of threads give the same labels,
-    however the work was sliced. Rows that take more than `memory_budget_bytes` are clustered in mini-batches (see imagekin_worker.kmeans.batches).
+    however the work was sliced. Rows that take more than `memory_budget_bytes` are clustered in mini-batches (see
+    imagekin_worker.kmeans.batches).
 
     Raises InvalidRequest for more clusters than rows and for rows that are not finite.
     """

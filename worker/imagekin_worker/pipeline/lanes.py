@@ -101,52 +101,30 @@ def arrangement_of(backbone: Backbone, settings: Settings) -> Arrangement:
     return Arrangement(settings.lanes or devices.cores(), 1, settings.batch_size or backbone.batch_size)
 
 
-class Pipeline:
-    """Runs items through one backbone."""
+class Pipeline(Generic[T]):
+    """One run of items through a backbone: its threads, and the two channels that they speak through.
 
-    def __init__(self, backbone: Backbone, settings: Settings, arrangement: Arrangement | None = None) -> None:
-        self._backbone = backbone
-        self._settings = settings
-        self._arrangement = arrangement or arrangement_of(backbone, settings)
-
-    def run(
-        self,
-        items: Iterable[T],
-        read: Read[T],
-        settle: Settle[T] = settle_nothing,
-        should_stop: Callable[[], bool] = go_on,
-        left: Callable[[], float] = endless,
-    ) -> Generator[Outcome[T], None, None]:
-        """Yield the outcome of each item, in any order, as it comes.
-
-        `read` gives an item's bytes; an ItemError of it becomes the item's. `settle` gets a handful of fetched items
-        and gives the indexes of those that need no computing. `read` and `should_stop` are called by several threads
-        at once; of `settle` and `items` there is one call at a time. After `should_stop` says so, a batch that is
-        begun is finished, and an item that is not yielded was not done. Any other exception ends the run and is raised
-        here. All threads have ended when the iterator has, also when it is closed early; at most lanes x (batch +
-        handful) pictures and as many outcomes are in memory. `left`: about how many items are still to come, asked
-        before each; the last batches are then made smaller, so that all lanes end at about the same time.
-        """
-        work = _Run(self._backbone, self._settings, self._arrangement, items, read, settle, should_stop, left)
-        return work.outcomes()
-
-
-class _Run(Generic[T]):
-    """One run: its threads, and the two channels that they speak through."""
+    `read` gives an item's bytes; an ItemError of it becomes the item's. `settle` gets a handful of fetched items and
+    gives the indexes of those that need no computing. `read` and `should_stop` are called by several threads at once;
+    of `settle` and `items` there is one call at a time. `left`: about how many items are still to come, asked before
+    each; the last batches are then made smaller, so that all lanes end at about the same time.
+    """
 
     def __init__(
         self,
         backbone: Backbone,
         settings: Settings,
-        arrangement: Arrangement,
         items: Iterable[T],
         read: Read[T],
-        settle: Settle[T],
-        should_stop: Callable[[], bool],
-        left: Callable[[], float],
+        *,
+        settle: Settle[T] = settle_nothing,
+        should_stop: Callable[[], bool] = go_on,
+        left: Callable[[], float] = endless,
+        arrangement: Arrangement | None = None,
     ) -> None:
         self._backbone = backbone
         self._settings = settings
+        arrangement = arrangement or arrangement_of(backbone, settings)
         self._lanes, self._threads, self._size = arrangement.lanes, arrangement.threads, arrangement.batch
         self._items = iter(items)
         self._read = read
@@ -161,6 +139,13 @@ class _Run(Generic[T]):
         self._failure: BaseException | None = None
 
     def outcomes(self) -> Generator[Outcome[T], None, None]:
+        """Yield the outcome of each item, in any order, as it comes; once.
+
+        After `should_stop` says so, a batch that is begun is finished, and an item that is not yielded was not done.
+        Any exception but an ItemError of `read` ends the run and is raised here. All threads have ended when the
+        iterator has, also when it is closed early; at most lanes x (batch + handful) pictures and as many outcomes are
+        in memory.
+        """
         intra_op_threads = torch.get_num_threads()
         threads = self._start()
         try:

@@ -99,10 +99,11 @@ class _Trials:
 
     def _time(self, arrangement: Arrangement) -> float:
         """Run a first round, which makes what later ones use, then rounds for a while; return images a second."""
-        pipeline = Pipeline(self._backbone, self._settings, arrangement)
         round_ = arrangement.lanes * arrangement.batch
+        items = self._items(round_)
+        pipeline = Pipeline(self._backbone, self._settings, items, lambda _: self._picture, arrangement=arrangement)
         marks: list[float] = []
-        for done, _ in enumerate(pipeline.run(self._items(round_), lambda _: self._picture), start=1):
+        for done, _ in enumerate(pipeline.outcomes(), start=1):
             if done % round_ == 0:
                 marks.append(time.monotonic())
         return (len(marks) - 1) * round_ / max(marks[-1] - marks[0], 1e-9)
