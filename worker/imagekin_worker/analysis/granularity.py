@@ -19,6 +19,7 @@ from imagekin_worker.analysis.stepper import Stepper
 from imagekin_worker.analysis.view import View
 from imagekin_worker.kmeans import seeding
 from imagekin_worker.kmeans.kmeans import KMeans
+from imagekin_worker.kmeans.measure import Options
 
 DEFAULT_SEED = 100
 DEFAULT_MAX_CLUSTERS = 50
@@ -102,14 +103,8 @@ class GranularitySearch(Stepper):
         if self._distances is None:
             some = torch.from_numpy(self._rows[self._scored])
             self._distances = (1 - some @ some.T).clamp_(min=0).fill_diagonal_(0).numpy()
-        kmeans = KMeans(
-            self._rows,
-            self.numbers[len(self._scores)],
-            metric=Metric.COSINE,
-            seed=self._seed,
-            n_init=N_INIT,
-            max_iterations=MAX_ITERATIONS,
-        )
+        options = Options(metric=Metric.COSINE, seed=self._seed, n_init=N_INIT, max_iterations=MAX_ITERATIONS)
+        kmeans = KMeans(self._rows, self.numbers[len(self._scores)], options)
         kmeans.advance()
         self._scores.append(silhouette(self._distances, kmeans.result().labels[self._scored]))
 
