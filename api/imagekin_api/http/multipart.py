@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import flask
+from werkzeug.datastructures import Headers
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.sansio import multipart as wire
 
 from imagekin import errors
+from imagekin.schemas import keys
 
 MAX_PARTS = 100_000
 # Names and texts of all fields of a form: they are held in memory.
@@ -18,6 +21,8 @@ MAX_FIELDS_BYTES = 1 << 20
 # Headers of a part, and what the decoder holds back of its data.
 _MAX_BUFFER_BYTES = 4 << 20
 _PIECE_BYTES = 256 << 10
+# As RFC 5322 folds a header, 2.2.3.
+_CONTINUED = re.compile(rb"(?:\r\n|\n|\r)[ \t]")
 
 
 class Part:
@@ -68,12 +73,21 @@ class Part:
         return text
 
 
+class _Decoder(wire.MultipartDecoder):
+    """Reads headers of parts that are not UTF-8, too: a client's Latin-1 `filename=` is a name like others."""
+
+    def _parse_headers(self, data: bytes | bytearray) -> Headers:
+        lines = (line.strip(b" \t") for line in _CONTINUED.sub(b" ", data).splitlines())
+        pairs = (keys.of_bytes(bytes(line)).partition(":") for line in lines if line)
+        return Headers([(name.strip(" \t"), value.strip(" \t")) for name, _, value in pairs])
+
+
 class _Body:
     def __init__(self, stream: Any, boundary: bytes, max_bytes: int) -> None:
         self._stream = stream
         self._left = max_bytes
         self._max_bytes = max_bytes
-        self._decoder = wire.MultipartDecoder(boundary, _MAX_BUFFER_BYTES, max_parts=MAX_PARTS)
+        self._decoder = _Decoder(boundary, _MAX_BUFFER_BYTES, max_parts=MAX_PARTS)
 
     def next_event(self) -> wire.Event:
         try:

@@ -10,6 +10,7 @@ from werkzeug.http import parse_options_header
 
 from imagekin import errors, schemas
 from imagekin.database import tables
+from imagekin.schemas import keys
 from imagekin.uploads import rows
 from imagekin_api.documents.operations import Parameter, operation
 from imagekin_api.http import answers, multipart, problems
@@ -81,7 +82,9 @@ class _Counted:
 
 
 def _filename() -> str | None:
-    _, options = parse_options_header(flask.request.headers.get("Content-Disposition", ""))
+    # WSGI hands over the bytes of a header as Latin-1 (PEP 3333)
+    header = flask.request.headers.get("Content-Disposition", "").encode("latin-1")
+    _, options = parse_options_header(keys.of_bytes(header))
     name = flask.request.args.get("filename") or options.get("filename")
     if name is not None and (len(name) > MAX_FILENAME_CHARS or not name.isprintable()):
         detail = f"A file name has at most {MAX_FILENAME_CHARS} printable characters."

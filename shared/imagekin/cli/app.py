@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 from importlib import metadata
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from pydantic import ValidationError
@@ -109,12 +111,26 @@ def root(
 
 def main() -> None:
     """Run the command line."""
+    output.speak_any_text()
     try:
         app(prog_name="imagekin")
-    except BrokenPipeError:
+    except Exception as error:  # noqa: BLE001 - the last one: all that it tells is told
+        _leave_with(error)
+
+
+def _leave_with(error: Exception) -> NoReturn:
+    """Say what nobody foresaw, with its traceback where that was asked for: it is for us, not for a user."""
+    if isinstance(error, BrokenPipeError):
         # Whoever read our output has enough; closing stderr keeps Python from complaining at exit.
         sys.stderr.close()
         raise SystemExit(FAILURE) from None
+    if os.environ.get("IMAGEKIN_LOG_LEVEL", "").lower() == "debug":
+        traceback.print_exception(error)
+    _complain(
+        f"{type(error).__name__}: {error}. This is a fault of imagekin's; please report it with the traceback that "
+        "IMAGEKIN_LOG_LEVEL=debug shows. [internal_error]"
+    )
+    raise SystemExit(FAILURE) from None
 
 
 def _complain(message: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from imagekin.cli import following, output
-from imagekin.cli.session import AsJson, Wait, complete_job, current
+from imagekin.cli.session import AsJson, Wait, complete_job, current, text_of
 from imagekin.enums import JobStatus
 
 
@@ -36,7 +36,11 @@ def assign(
     """
     if keys and ids:
         raise typer.BadParameter("name images by --key or by --id, not by both", param_hint="--key")
-    job = current(context).client().assign(clustering, image_keys=keys or None, image_ids=ids or None)
+    job = (
+        current(context)
+        .client()
+        .assign(clustering, image_keys=[text_of(key) for key in keys] if keys else None, image_ids=ids or None)
+    )
     if not wait:
         following.detach(job, as_json)
         return

@@ -6,19 +6,19 @@ from typing import Annotated, Any
 
 import typer
 
-from imagekin import errors
+from imagekin import errors, schemas
 from imagekin.cli import following, output
 from imagekin.cli.session import INTERRUPTED, AsJson, InCollection, Wait, current
 from imagekin.client import Client, Job, Sending, sources
 from imagekin.client.progress import UploadBar
-from imagekin.enums import DType, OnConflict, Precision
+from imagekin.enums import DType, JobStatus, OnConflict, Precision
 
 
 def embed(
     context: typer.Context,
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="PATH", help="A folder, pictures, a zip or tar, a manifest (JSONL, CSV), or URLs."),
+        typer.Argument(metavar="PATH", help="Folders, pictures, zips, tars, manifests (JSONL, CSV), or URLs."),
     ],
     collection: InCollection,
     backbone: Annotated[
@@ -42,17 +42,26 @@ def embed(
     What the collection has already is not sent again, so a command that was interrupted goes on where it stopped.
     Prints what became of the images, or with --no-wait the ids of the jobs, of which a large folder has several.
     """
-    # a path with a typing error must not leave an empty collection behind
-    sources.resolve(paths)
+    # a source that cannot be read must not leave an empty collection behind
+    sources.check(sources.resolve(paths))
     client = current(context).client(collection)
     space = {"backbone": backbone, "weights": weights, "dtype": dtype, "precision": precision}
-    _ensure(client, collection, space)
-    job = _start(client, paths, collection, **space, on_conflict=on_conflict, upload=upload or None)
+    made = client.ensure_collection(collection, **space)
+    if made is not None:
+        # aloud: a name with a typing error makes one, too
+        output.say(f"New collection {made.name}: {made.backbone}, {made.weights}, {made.dim} dimensions.")
+    try:
+        job = _start(client, paths, collection, **space, on_conflict=on_conflict, upload=upload or None)
+    except errors.ImagekinError:
+        _say_empty(client, made)
+        raise
     if not wait:
         following.detach(job, as_json)
         return
     following.follow(job)
     output.data(job.data) if as_json else output.line(following.summary(job))
+    if job.status is JobStatus.FAILED:
+        _say_empty(client, made)
     following.finish(job)
 
 
@@ -80,10 +89,14 @@ def _start(client: Client, paths: list[str], collection: str, **options: Any) ->
         raise typer.Exit(INTERRUPTED) from None
 
 
-def _ensure(client: Client, name: str, space: dict[str, str | None]) -> None:
-    """Make the collection where it is missing, aloud: a name with a typing error would make one, too."""
+def _say_empty(client: Client, made: schemas.Collection | None) -> None:
+    """Say that a collection which this command made holds nothing after it failed."""
+    if made is None:
+        return
     try:
-        client.collection(name)
-    except errors.CollectionNotFound:
-        made = client.create_collection(name, **space)
-        output.say(f"New collection {made.name}: {made.backbone}, {made.weights}, {made.dim} dimensions.")
+        if client.collection(made.name).image_count:
+            return
+    except errors.ImagekinError:
+        # it is gone, or nobody answers: then there is nothing to say of it
+        return
+    output.say(f"The new collection {made.name} is empty. Remove it: imagekin collections delete {made.name}")

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from imagekin.cli import output
 from imagekin.cli.session import AsJson, InCollection, current
-from imagekin.client import exports
+from imagekin.client import bodies, exports
 from imagekin.client.progress import DownloadBar
 from imagekin.errors import InvalidRequest
 
@@ -46,6 +46,6 @@ def export(
         client.export(collection, file, format=chosen, received=bar.show)
         bar.finish()
     if as_json:
-        output.data(Exported(path=file, format=chosen, size=file.expanduser().stat().st_size))
+        output.data(Exported(path=file, format=chosen, size=bodies.expanded(file).stat().st_size))
     else:
         output.line(str(file))

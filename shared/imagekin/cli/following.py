@@ -20,6 +20,21 @@ from imagekin.client.progress import JobBar
 from imagekin.enums import STORING, ItemStatus, JobStatus
 
 SHOWN_FAILURES = 10
+# How many of them are asked whether trying again can help.
+LOOKED_AT_FAILURES = 1000
+PASSING = frozenset(
+    error.code
+    for error in (
+        errors.FetchFailed,
+        errors.ItemTimeout,
+        errors.ItemNotFound,
+        errors.Quarantined,
+        errors.WeightsUnavailable,
+        errors.Unavailable,
+        errors.ImagekinError,
+    )
+)
+"""Codes of failures that may pass; a picture that cannot be decoded or a name that cannot be a key fails again."""
 ANSWER_S = 10.0
 
 
@@ -51,7 +66,12 @@ def exit_code(job: Job[Any]) -> int:
 def finish(job: Job[Any]) -> None:
     """Say on stderr what went wrong in a finished job, and leave with its exit code."""
     if job.status is JobStatus.CANCELLED:
-        output.say("The job was cancelled; what was done before stays.")
+        deleted = job.error is not None and job.error.code == errors.CollectionDeleted.code
+        output.say(
+            f"The job was cancelled: its collection {job.collection} was deleted, with all that was in it."
+            if deleted
+            else "The job was cancelled; what was done before stays."
+        )
     elif job.error and job.status is JobStatus.FAILED:
         output.say(f"The job failed: {job.error.detail} [{job.error.code}]")
     elif job.error and not job.progress.failed:
@@ -77,9 +97,12 @@ def outcome(job: Job[Any]) -> str:
 
 
 def _say_failures(job: Job[Any]) -> None:
-    for item in itertools.islice(job.items(ItemStatus.FAILED), SHOWN_FAILURES):
-        reason = f"{item.error.detail} [{item.error.code}]" if item.error else "failed"
-        output.say(f"  {item.key}: {reason}")
+    again = False
+    for number, item in enumerate(itertools.islice(job.items(ItemStatus.FAILED), LOOKED_AT_FAILURES)):
+        again = again or item.error is None or item.error.code in PASSING
+        if number < SHOWN_FAILURES:
+            reason = f"{item.error.detail} [{item.error.code}]" if item.error else "failed"
+            output.say(f"  {item.key}: {reason}")
     more = job.progress.failed - SHOWN_FAILURES
     if more > 0:
         output.say(f"  and {more:,} more")
@@ -87,7 +110,8 @@ def _say_failures(job: Job[Any]) -> None:
         if part.progress.failed:
             if more > 0:
                 output.say(f"All of them: imagekin jobs items {part.id} --status failed")
-            output.say(f"Try them again: imagekin jobs retry {part.id}")
+            if again:
+                output.say(f"Try them again: imagekin jobs retry {part.id}")
 
 
 def leave(jobs: Sequence[Job[Any]]) -> None:

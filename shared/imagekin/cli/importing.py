@@ -9,7 +9,7 @@ import typer
 
 from imagekin.cli import following, output
 from imagekin.cli.session import AsJson, InCollection, Wait, current
-from imagekin.client import sending
+from imagekin.client import bodies, sending
 from imagekin.client.progress import UploadBar
 from imagekin.enums import OnConflict
 
@@ -31,7 +31,7 @@ def import_vectors(
 
     Prints what became of the rows, or the job's id with --no-wait.
     """
-    path = file.expanduser()
+    path = bodies.expanded(file)
     size = path.stat().st_size
     client = current(context).client(collection)
     # before a large file is on its way to a name with a typing error

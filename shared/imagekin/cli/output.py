@@ -5,6 +5,7 @@ Rows are a table on a terminal, and tab-separated lines elsewhere.
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Iterable, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 STATUS_STYLES = {
@@ -26,6 +27,19 @@ STATUS_STYLES = {
     "reused": "green",
     "skipped": "yellow",
 }
+
+
+FOLDED = frozenset({"key", "medoid", "reason", "weights", "error"})
+"""Columns that are folded where a terminal is too narrow."""
+
+LEAST_FOLDED = 16
+
+
+def speak_any_text() -> None:
+    """Let stdout and stderr write every text, with escapes for what their encoding has no characters for."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def stdout() -> Console:
@@ -48,18 +62,23 @@ def line(message: str) -> None:
 
 def data(value: BaseModel | Iterable[BaseModel]) -> None:
     """Print a model as JSON; several as the `items` of an object, one after another as they come."""
+    # what cannot show every character gets JSON all the same
+    escaped = "utf" not in (sys.stdout.encoding or "").lower()
     if isinstance(value, BaseModel):
-        print(json.dumps(value.model_dump(mode="json"), ensure_ascii=False, indent=2))
+        print(json.dumps(value.model_dump(mode="json"), ensure_ascii=escaped, indent=2))
         return
     write = sys.stdout.write
     write('{"items": [')
     for number, model in enumerate(value):
-        write((",\n  " if number else "\n  ") + json.dumps(model.model_dump(mode="json"), ensure_ascii=False))
+        write((",\n  " if number else "\n  ") + json.dumps(model.model_dump(mode="json"), ensure_ascii=escaped))
     write("\n]}\n")
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[str] = ()) -> None:
-    """Print rows; on a terminal as a table, else as lines of tab-separated values below one with the names."""
+    """Print rows; on a terminal as a table, else as lines of tab-separated values below one with the names.
+
+    Only what may be long is folded to the terminal's width: ids and names stay whole, so that they can be copied.
+    """
     console = stdout()
     if not console.is_terminal:
         print("\t".join(columns))
@@ -68,9 +87,14 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Seque
         return
     shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column in columns:
-        shown.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        shown.add_column(
+            column, justify="right" if column in right else "left", overflow="fold", no_wrap=column not in FOLDED
+        )
     for row in rows:
         shown.add_row(*(_styled(value) for value in row))
+    widths = [_width(column) for column in shown.columns]
+    # a line that is longer than the terminal is wrapped by that, and is one line yet when it is copied
+    console.width = max(console.width, sum(widths))
     console.print(shown, soft_wrap=False)
 
 
@@ -84,6 +108,13 @@ def fields(values: dict[str, Any]) -> None:
                 console.print(Text(name.ljust(width), style="bold"), _styled(value), sep="")
         else:
             print(f"{name}\t{_plain(value)}")
+
+
+def _width(column: Column) -> int:
+    """Return the cells that a column needs with its padding, one that is folded at least LEAST_FOLDED of them."""
+    longest = max((cell.cell_len for cell in column.cells if isinstance(cell, Text)), default=0)
+    longest = max(longest, len(str(column.header)))
+    return (min(longest, LEAST_FOLDED) if not column.no_wrap else longest) + 2
 
 
 def _plain(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +11,8 @@ import typer
 
 from imagekin import errors
 from imagekin.cli import following, output
-from imagekin.cli.session import FAILURE, AsJson, InCollection, current
+from imagekin.cli.session import FAILURE, AsJson, InCollection, current, text_of
+from imagekin.client import bodies
 from imagekin.schemas import MAX_TOP_K
 
 
@@ -65,13 +67,22 @@ def write(path: Path, content: bytes) -> None:
 def _query(image: str) -> dict[str, Any]:
     if image.startswith(("http://", "https://")):
         return {"url": image}
-    path = Path(image).expanduser()
-    if path.is_file():
+    path = bodies.expanded(Path(image))
+    if _is(path, Path.is_file):
         return {"picture": image}
+    is_folder = _is(path, Path.is_dir)
     # no key looks like these, so a file was meant
-    if path.is_absolute() or path.is_dir() or image.startswith("."):
-        raise errors.ImageNotFound(f"There is no file {image}{'; it is a folder' if path.is_dir() else ' here'}.")
-    return {"image_key": image}
+    if path.is_absolute() or is_folder or image.startswith("."):
+        raise errors.ImageNotFound(f"There is no file {image}{'; it is a folder' if is_folder else ' here'}.")
+    return {"image_key": text_of(image)}
+
+
+def _is(path: Path, kind: Callable[[Path], bool]) -> bool:
+    try:
+        return kind(path)
+    except OSError:
+        # a key may be longer than a name of a file
+        return False
 
 
 def _filter(where: list[str] | None) -> dict[str, Any] | None:
@@ -80,7 +91,7 @@ def _filter(where: list[str] | None) -> dict[str, Any] | None:
     pairs = [pair.partition("=") for pair in where]
     if bad := [name for name, equals, _ in pairs if not equals]:
         raise typer.BadParameter(f"{bad[0]!r} is not NAME=VALUE", param_hint="--filter")
-    return {name: _value(value) for name, _, value in pairs}
+    return {text_of(name): _value(text_of(value)) for name, _, value in pairs}
 
 
 def _value(text: str) -> Any:

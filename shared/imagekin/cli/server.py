@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from imagekin.cli import output
-from imagekin.client import Client
+from imagekin.client import Client, bodies
 
 DEMO_DIR = Path("imagekin-demo")
 # Of each extra one package: what the processes of the stack would end for the want of.
@@ -29,6 +29,9 @@ def up(
     ] = None,
 ) -> None:
     """Start everything on this machine; Ctrl-C stops all."""
+    for path in source_root or ():
+        if not bodies.expanded(path).is_dir():
+            raise typer.BadParameter(f"there is no folder {path}", param_hint="--source-root")
     stack = _stack(host=host, port=port, data_dir=data_dir, source_roots=_roots(source_root))
     with stack:
         output.say(f"imagekin runs at {stack.url} (docs: {stack.url}/docs)")
@@ -47,9 +50,9 @@ def demo(
     """Embed, search and cluster 30 drawn pictures of furniture, or your own, and stop again."""
     from imagekin.demo import run
 
-    if folder is not None and not folder.expanduser().is_dir():
+    if folder is not None and not bodies.expanded(folder).is_dir():
         raise typer.BadParameter(f"there is no folder {folder}", param_hint="FOLDER")
-    own = folder.expanduser().resolve() if folder else None
+    own = bodies.expanded(folder).resolve() if folder else None
     stack = _stack(port=0, data_dir=data_dir, source_roots=(str(own),) if own else None)
     with stack, Client(stack.url) as client:
         run.demonstrate(client, own, data_dir, output.stdout())
@@ -70,5 +73,5 @@ def _stack(**given: Any) -> Any:
 def _roots(given: list[Path] | None) -> tuple[str, ...] | None:
     """Give the folders that jobs may read: what was asked for, else the setting's, else the current one."""
     if given:
-        return tuple(str(path.expanduser().resolve()) for path in given)
+        return tuple(str(bodies.expanded(path).resolve()) for path in given)
     return None if "IMAGEKIN_SOURCE_ROOTS" in os.environ else (str(Path.cwd()),)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import os
 from collections.abc import Callable, Iterable
 from typing import Annotated
 
@@ -12,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from imagekin import errors
 from imagekin.client import Client, Unreachable
-from imagekin.schemas import Name
+from imagekin.schemas import NAME_RULE, Name, keys
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the end of the job.")]
@@ -22,10 +23,7 @@ def _name(value: str) -> str:
     try:
         return _NAME.validate_python(value)
     except ValidationError:
-        raise typer.BadParameter(
-            f"{value!r} is no name for a collection: it has up to 128 letters, digits, `.`, `_` and `-`, "
-            "and starts with a letter or digit"
-        ) from None
+        raise typer.BadParameter(f"{value!r} is not a name for a collection: {NAME_RULE}") from None
 
 
 def _complete(context: typer.Context, names: Callable[[Client], Iterable[str]], begun: str) -> list[str]:
@@ -119,6 +117,11 @@ class Session:
         if near:
             return f"Did you mean {', '.join(near)}?"
         return f"There are: {', '.join(sorted(names)[:10])}{', …' if len(names) > 10 else ''}."
+
+
+def text_of(argument: str) -> str:
+    """Return what was typed as text, also where it is not in the encoding of this machine."""
+    return keys.of_bytes(os.fsencode(argument))
 
 
 def current(context: typer.Context) -> Session:

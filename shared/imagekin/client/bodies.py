@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from imagekin import errors
+from imagekin.schemas import keys
 
 CHUNK_BYTES = 1 << 18
 
@@ -20,6 +21,19 @@ Body = Callable[[], AbstractContextManager[Mapping[str, Any]]]
 Sent = Callable[[int], None]
 
 M = TypeVar("M", bound=BaseModel)
+
+
+def name_of(path: PurePath) -> str:
+    """Return a file's name as text, also one that is not UTF-8."""
+    return keys.of_bytes(os.fsencode(path.name))
+
+
+def expanded(path: Path) -> Path:
+    """Return a path with `~` as the home folder; one of a user that is not there stays a name."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
 
 
 @contextmanager

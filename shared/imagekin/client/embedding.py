@@ -8,9 +8,10 @@ from typing import Any
 from imagekin import errors, schemas
 from imagekin.client import bodies, posting, uploads
 from imagekin.client.bodies import Sent
+from imagekin.client.groups import JobGroup, Sending
 from imagekin.client.jobs import Job
 from imagekin.client.sending import Sender, Watch, watched
-from imagekin.client.sources import Archive, Location, Manifest, Picture, Source, Urls
+from imagekin.client.sources import Archive, Location, Manifest, One, Picture, Several, Source, Urls
 from imagekin.client.transport import Transport
 from imagekin.client.uploads import Folder, Listing
 from imagekin.enums import OnConflict
@@ -31,9 +32,11 @@ class Request:
 
     def post(self, source: Source, upload: bool | None) -> Job[schemas.EmbedResult]:
         """Start the job or jobs; upload: True sends a folder, False never does, None where it must be."""
+        if isinstance(source, Several):
+            return self._post_several(source, upload)
         if isinstance(source, Picture):
             return self._post_picture(source)
-        if isinstance(source, Folder) and (self.transport.local if upload is None else not upload):
+        if isinstance(source, Folder) and self._in_place(source, upload):
             try:
                 return self._post({"type": "folder", "path": str(source.path.resolve())})
             except errors.SourceRefused:
@@ -44,19 +47,60 @@ class Request:
             return Sender(self.transport, self.collection, self.on_conflict, self.watch).send(source)
         return self._post(self._sent(source))
 
+    def _in_place(self, folder: Folder, upload: bool | None) -> bool:
+        """Tell whether a folder is to be read by the server; raises InvalidRequest where that cannot be asked for."""
+        try:
+            str(folder.path.resolve()).encode()
+        except UnicodeEncodeError:
+            if upload is False:
+                detail = "The folder's path is not valid Unicode, so the server cannot be told it; let it be sent."
+                raise errors.InvalidRequest(detail) from None
+            return False
+        return self.transport.local if upload is None else not upload
+
+    def _post_several(self, several: Several, upload: bool | None) -> Job[schemas.EmbedResult]:
+        """Start a job for each archive, and those of the pictures beside them."""
+        if self.idempotency_key is not None or self.callback_url is not None:
+            raise errors.InvalidRequest(
+                "An idempotency key or a callback stands for one job, and each archive makes one; embed them singly."
+            )
+        files = [each.path for each in several.sources if isinstance(each, Archive | Manifest)]
+        sending = Sending(len(files), sum(path.stat().st_size for path in files), counted=False)
+        watch = self.watch or (lambda _: None)
+        for source in several.sources:
+            before = sending.sent_bytes
+
+            def sent(count: int, before: int = before) -> None:
+                sending.sent_bytes = before + count
+                watch(sending)
+
+            if isinstance(source, Archive | Manifest):
+                kind = "manifest" if isinstance(source, Manifest) else "upload"
+                upload_id = self._upload(bodies.of_file(source.path, sent))
+                sending.jobs.append(self._post({"type": kind, "upload_id": upload_id}))
+                sending.sent += 1
+            else:
+                sending.add(self._group_of(source, upload))
+            watch(sending)
+        return JobGroup(self.transport, self.collection, sending)
+
+    def _group_of(self, source: One, upload: bool | None) -> Sending:
+        job = self.post(source, upload)
+        return job.sending if isinstance(job, JobGroup) else Sending(0, 0, jobs=[job])
+
     def _post(self, source: dict[str, Any]) -> Job[schemas.EmbedResult]:
         body = bodies.json(schemas.EmbedBody, source=source, **self._fields())
         return posting.job(self.transport, PATH, body, self.idempotency_key)
 
     def _post_picture(self, picture: Picture) -> Job[schemas.EmbedResult]:
         given = {name: str(value) for name, value in self._fields().items() if value is not None}
-        form = bodies.of_form("images", picture.path, picture.path.name, given)
+        form = bodies.of_form("images", picture.path, bodies.name_of(picture.path), given)
         return posting.job(self.transport, PATH, form, self.idempotency_key)
 
     def _fields(self) -> dict[str, Any]:
         return {"collection": self.collection, "on_conflict": self.on_conflict, "callback_url": self.callback_url}
 
-    def _sent(self, source: Source) -> dict[str, Any]:
+    def _sent(self, source: One) -> dict[str, Any]:
         """Send what has to be sent, and give the source that the job names."""
         match source:
             case Location():

@@ -18,7 +18,8 @@ class Sending:
     """How far an upload of `files` files and `size` bytes is.
 
     known: files that the collection has already; joined: files that a job of an earlier run is at work on. Neither
-    is sent. sent: files that went, sent_bytes: all bytes that went, those of the part under way included.
+    is sent. sent: files that went, sent_bytes: all bytes that went, those of the part under way included. counted: each
+    file is an image, as it is not where archives are sent.
     """
 
     files: int
@@ -30,6 +31,13 @@ class Sending:
     sent: int = 0
     sent_bytes: int = 0
     jobs: list[Job[schemas.EmbedResult]] = field(default_factory=list)
+    counted: bool = True
+
+    def add(self, other: Sending) -> None:
+        """Take in another upload that is over."""
+        for name in ("files", "size", "known", "known_bytes", "joined", "joined_bytes", "sent", "sent_bytes"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.jobs += other.jobs
 
     @property
     def done_bytes(self) -> int:
@@ -165,13 +173,15 @@ class JobGroup(Job[schemas.EmbedResult]):
         known = self.sending.known
         sums |= {"done": sums["done"] + known, "reused": sums["reused"] + known}
         planned = [progress.total for progress in every if progress.total is not None]
-        given = sum(planned) if len(planned) == len(every) else self.sending.sent + self.sending.joined
-        total = known + given
-        images_per_s, eta_s = self._speed(total - sums["done"])
+        if len(planned) == len(every):
+            total = known + sum(planned)
+        else:
+            total = known + self.sending.sent + self.sending.joined if self.sending.counted else None
+        images_per_s, eta_s = self._speed((total or sums["done"]) - sums["done"])
         return schemas.Progress(
             **sums,
             total=total,
-            fraction=round(min(1.0, sums["done"] / total), 4) if total else 1.0,
+            fraction=None if total is None else round(min(1.0, sums["done"] / total), 4) if total else 1.0,
             images_per_s=images_per_s,
             eta_s=eta_s,
         )

@@ -59,9 +59,9 @@ def _form(form: schemas.SearchForm, picture: Picture) -> Body:
     fields = _fields(form)
     values = {name: value if isinstance(value, str) else json.dumps(value) for name, value in fields.items()}
     if isinstance(picture, str | os.PathLike):
-        path = Path(picture).expanduser()
+        path = bodies.expanded(Path(picture))
         path.stat()
-        return bodies.of_form("image", path, path.name, values)
+        return bodies.of_form("image", path, bodies.name_of(path), values)
     return bodies.of_form("image", picture, _name(picture), values)
 
 
@@ -71,7 +71,7 @@ def _fields(form: schemas.SearchForm) -> dict[str, Any]:
 
 def _name(picture: bytes | BinaryIO) -> str:
     name = getattr(picture, "name", None)
-    return Path(name).name if isinstance(name, str) else _NAMELESS
+    return bodies.name_of(Path(name)) if isinstance(name, str) else _NAMELESS
 
 
 def _vector(embedding: ArrayLike) -> list[float]:

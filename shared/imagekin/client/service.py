@@ -87,6 +87,34 @@ class Client:
         )
         return self._transport.post("/v1/collections", schemas.Collection, body, safe=False)
 
+    def ensure_collection(
+        self,
+        name: str,
+        *,
+        backbone: str | None = None,
+        weights: str | None = None,
+        dtype: DType | str | None = None,
+        precision: Precision | str | None = None,
+    ) -> schemas.Collection | None:
+        """Create the collection where it is not there, and give it; None where it was, or another was faster.
+
+        Raises `Conflict` where it has another space, and what `create_collection` does.
+        """
+        space = {"backbone": backbone, "weights": weights, "dtype": dtype, "precision": precision}
+        try:
+            there = self.collection(name)
+        except errors.CollectionNotFound:
+            try:
+                return self.create_collection(name, **space)
+            except errors.CollectionExists:
+                there = self.collection(name)
+        for field, wanted in space.items():
+            found = getattr(there, field)
+            # DEFAULT names what the service chose; which weights these are, it alone knows.
+            if wanted is not None and str(wanted) not in (str(found), "DEFAULT"):
+                raise errors.Conflict(f"Collection {name} has {field} {found}, not {wanted}; use another collection.")
+        return None
+
     def collections(self) -> Iterator[schemas.Collection]:
         return self._transport.pages("/v1/collections", schemas.Collection)
 
@@ -154,7 +182,7 @@ class Client:
         format: npz, parquet or safetensors; None goes by the suffix. received: is called with the bytes so far and
         their total, None where that is not known. Raises `InvalidRequest` for another suffix, `CollectionNotFound`.
         """
-        target = Path(path).expanduser()
+        target = bodies.expanded(Path(path))
         format = format or exports.format_of(target)
         with exports.whole(target) as file:
             self._transport.download(f"{_collection(collection)}/export", file, received, format=format)
@@ -183,7 +211,7 @@ class Client:
 
     def upload(self, source: str | os.PathLike[str] | BinaryIO | bytes, *, sent: Sent | None = None) -> schemas.Upload:
         """Upload an archive, an image or a manifest as it is; `sent` is called with the bytes sent so far."""
-        given = Path(source).expanduser() if isinstance(source, str | PurePath) else source
+        given = bodies.expanded(Path(source)) if isinstance(source, str | PurePath) else source
         return posting.upload(self._transport, bodies.of_file(given, sent))  # pyright: ignore[reportArgumentType]
 
     def delete_upload(self, upload_id: str) -> None:
@@ -211,17 +239,20 @@ class Client:
         source: a picture, a folder, an archive (zip, tar, tar.gz) or a manifest (JSONL, CSV) on this machine, a list
         of pictures and folders, a URL or a list of URLs (strings, or mappings with `url`, `key`, `metadata`), or a
         location that the server reads (`s3://...`). The pictures of a folder are keyed by their paths below it,
-        listed ones by file name, or below their common folder where file names repeat.
+        listed ones by file name, or below their common folder where file names repeat. A list may have archives and
+        manifests in it, too: each makes a job, and a `JobGroup` shows all as one.
         backbone, weights, dtype, precision: the space of a new collection; one that is there must have it.
         upload: a folder is read in place by a server on this machine that is allowed to, else uploaded; True always
         uploads, False never. What the collection has under the same key is not sent again, so an upload that was
         interrupted goes on where it stopped; the rest goes in parts, each a job, which a `JobGroup` shows as one. With
         an idempotency key or a callback everything is sent, as one job.
         on_upload: is called with a `Sending` as an upload goes on.
-        Raises `FileNotFoundError`, `EmptySource`, `Conflict` where the collection has another space.
+        Raises `FileNotFoundError`, `EmptySource`, `Conflict` where the collection has another space; nothing is made of
+        a source that cannot be read.
         """
         resolved = sources.resolve(source)
-        self._ensure(collection, {"backbone": backbone, "weights": weights, "dtype": dtype, "precision": precision})
+        sources.check(resolved)
+        self.ensure_collection(collection, backbone=backbone, weights=weights, dtype=dtype, precision=precision)
         request = embedding.Request(self._transport, collection, on_conflict, callback_url, idempotency_key, on_upload)
         return request.post(resolved, upload)
 
@@ -315,25 +346,9 @@ class Client:
     def _submit(self, kind: JobKind, body: Body, key: str | None) -> Job[Any]:
         return posting.job(self._transport, f"/v1/jobs/{kind}", body, key)
 
-    def _ensure(self, name: str, space: dict[str, Any]) -> None:
-        """Create the collection where it is not there; raises `Conflict` where it has another space."""
-        try:
-            there = self.collection(name)
-        except errors.CollectionNotFound:
-            try:
-                self.create_collection(name, **space)
-                return
-            except errors.CollectionExists:
-                there = self.collection(name)
-        for field, wanted in space.items():
-            found = getattr(there, field)
-            # DEFAULT names what the service chose; which weights these are, it alone knows.
-            if wanted is not None and str(wanted) not in (str(found), "DEFAULT"):
-                raise errors.Conflict(f"Collection {name} has {field} {found}, not {wanted}; use another collection.")
-
 
 def _quoted(part: str) -> str:
-    return quote(part, safe="")
+    return quote(part, safe="", errors="surrogateescape")
 
 
 def _collection(name: str) -> str:

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imagekin import errors, schemas
+from imagekin import archive_kinds, errors, schemas
+from imagekin.client import bodies
 from imagekin.client.uploads import Folder, Listing
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
-MANIFESTS = (".jsonl", ".ndjson", ".csv")
+MANIFESTS = (".jsonl", ".ndjson", ".csv", ".tsv")
 
 Local = str | os.PathLike[str]
 Given = Local | Mapping[str, Any] | schemas.UrlItem | Iterable[Local | Mapping[str, Any] | schemas.UrlItem]
@@ -49,7 +50,17 @@ class Picture:
     path: Path
 
 
-Source = Urls | Location | Manifest | Archive | Picture | Folder | Listing
+One = Urls | Location | Manifest | Archive | Picture | Folder | Listing
+
+
+@dataclass(frozen=True)
+class Several:
+    """Archives and manifests, each a job of its own, and the pictures and folders that were given with them."""
+
+    sources: list[One]
+
+
+Source = One | Several
 
 
 def resolve(given: Given) -> Source:
@@ -73,20 +84,44 @@ def resolve(given: Given) -> Source:
             "A list is either of files and folders or of addresses; embed them one after another."
         )
     paths = [_existing(Path(entry)) for entry in entries if isinstance(entry, str | os.PathLike)]
-    for path in paths:
-        if path.name.lower().endswith(ARCHIVES + MANIFESTS):
-            raise errors.InvalidRequest(
-                f"{path} is an archive or a manifest: each makes a job of its own, so give it alone."
-            )
-    return Listing(paths)
+    alone = [path for path in paths if path.name.lower().endswith(ARCHIVES + MANIFESTS) and not path.is_dir()]
+    if not alone:
+        return Listing(paths)
+    rest = [path for path in paths if path not in alone]
+    return Several([_one(path) for path in dict.fromkeys(alone)] + ([Listing(rest)] if rest else []))
 
 
-def _one(given: Local) -> Source:
+def check(source: Source) -> None:
+    """Check what can be said before anything is made or sent.
+
+    Raises EmptySource where there is no picture, InvalidRequest where a file is not a regular one or is an archive of a
+    kind that is not read, OSError where it cannot be read.
+    """
+    match source:
+        case Several():
+            for each in source.sources:
+                check(each)
+        case Folder() | Listing():
+            if next(iter(source), None) is None:
+                raise errors.EmptySource("There is no picture in the source; nothing was sent.")
+        case Picture() | Archive() | Manifest():
+            if not source.path.is_file():
+                raise errors.InvalidRequest(f"{source.path} is not a regular file.")
+            with source.path.open("rb") as file:
+                kind = archive_kinds.unread(file.read(archive_kinds.HEAD_BYTES))
+            if kind is not None:
+                raise errors.InvalidRequest(archive_kinds.refusal(str(source.path), kind))
+
+
+def _one(given: Local) -> One:
     scheme = _scheme(given)
     if scheme in ("http", "https"):
         return Urls([{"url": str(given)}])
     if scheme:
         return Location(str(given))
+    if given == "":
+        # as a path this is the current folder, and mostly a script's variable that was not set
+        raise errors.InvalidRequest("An empty text is not a path; `.` is the current folder.")
     path = _existing(Path(given))
     if path.is_dir():
         return Folder(path)
@@ -103,7 +138,7 @@ def _scheme(given: Local) -> str | None:
 
 
 def _existing(path: Path) -> Path:
-    path = path.expanduser()
+    path = bodies.expanded(path)
     path.stat()
     return path
 

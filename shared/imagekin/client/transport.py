@@ -161,7 +161,7 @@ class Transport:
     ) -> T:
         given = {name: value for name, value in (params or {}).items() if value is not None}
         with (body or bodies.empty)() as parts:
-            request = self._http.build_request(
+            request = self._request(
                 method,
                 path.lstrip("/"),
                 params=given,
@@ -177,6 +177,13 @@ class Transport:
                 return read(response)
             finally:
                 response.close()
+
+    def _request(self, *parts: Any, **options: Any) -> httpx2.Request:
+        try:
+            return self._http.build_request(*parts, **options)
+        except UnicodeEncodeError as error:
+            shown = ascii(error.object[max(0, error.start - 20) : error.end + 20])
+            raise errors.InvalidRequest(f"This text cannot be sent, as it is not valid Unicode: {shown}.") from error
 
     @staticmethod
     def _timeout(timeout_s: float) -> httpx2.Timeout:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from imagekin import errors, formats, schemas
 from imagekin.client.bodies import CHUNK_BYTES
+from imagekin.schemas import keys
 
 # What an interrupted upload loses at most, and what the server is asked about at once.
 PART_BYTES = 256 << 20
@@ -204,4 +205,4 @@ def _header(key: str, size: int) -> bytes:
 
 
 def _key(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
+    return unicodedata.normalize("NFC", keys.of_bytes(os.fsencode(name)))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic_core import PydanticCustomError
 
 from imagekin.enums import Algorithm, DType, Metric, OnConflict, Precision
 from imagekin.schemas.answers import Metadata
@@ -15,10 +17,33 @@ MAX_URLS = 10_000
 MAX_ASSIGN = 10_000
 MAX_CONTENTS = 10_000
 
+MAX_NAME_CHARS = 128
+NAME_RULE = (
+    f"it has up to {MAX_NAME_CHARS} letters (a to z), digits, `.`, `_` and `-`, and starts with a letter or digit"
+)
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+_HASH = r"^[0-9a-f]{64}$"
+
+
+def _checked_name(name: str) -> str:
+    if not 1 <= len(name) <= MAX_NAME_CHARS or not re.fullmatch(_NAME.removesuffix("$"), name):
+        raise PydanticCustomError("name", "This is not a name: {rule}", {"rule": NAME_RULE})
+    return name
+
+
+def _checked_hash(digest: str) -> str:
+    if not re.fullmatch(_HASH.removesuffix("$"), digest):
+        raise PydanticCustomError("content_hash", "It must be a SHA-256, 64 of the digits 0 to 9 and a to f")
+    return digest
+
+
 Name = Annotated[
     str,
-    StringConstraints(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$"),
-    Field(description="Letters, digits, `.`, `_` and `-`, starting with a letter or digit."),
+    AfterValidator(_checked_name),
+    Field(
+        description="Letters, digits, `.`, `_` and `-`, starting with a letter or digit.",
+        json_schema_extra={"minLength": 1, "maxLength": MAX_NAME_CHARS, "pattern": _NAME},
+    ),
 ]
 Id = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 Key = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
@@ -49,7 +74,7 @@ class Content(Body):
     """What a key stands for on the client's side: the SHA-256 of its file, in hexadecimal."""
 
     key: Key
-    content_hash: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    content_hash: Annotated[str, AfterValidator(_checked_hash), Field(json_schema_extra={"pattern": _HASH})]
 
 
 class KnownBody(Body):

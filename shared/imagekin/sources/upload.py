@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from imagekin import errors, formats
+from imagekin import archive_kinds, errors, formats
 from imagekin.settings import Settings
 from imagekin.sources.base import Source, text_field
 from imagekin.sources.containers import zip as zip_source
@@ -50,6 +50,8 @@ def _by_content(blob: Blob, name: str, settings: Settings) -> Source:
         return Tar(blob, settings)
     if unpack.is_gzip(head):
         raise errors.SourceUnreadable(f"The upload is gzipped, but not a tar; {_ACCEPTED}.")
+    if (kind := archive_kinds.unread(head)) is not None:
+        raise errors.SourceUnreadable(archive_kinds.refusal("The upload", kind))
     if zip_source.has_directory(blob):
         return zip_source.Zip(blob, settings)
     raise errors.SourceUnreadable(f"The upload is neither an archive nor an image that imagekin reads; {_ACCEPTED}.")

@@ -87,8 +87,8 @@ def test_sources_that_are_none(server: FakeServer, client: Client, tmp_path: Pat
         client.embed(tmp_path / "empty", "c", upload=True)
     with pytest.raises(errors.EmptySource):
         client.embed([], "c")
-    with pytest.raises(errors.InvalidRequest, match="alone"):
-        client.embed([tmp_path / "a.zip", photos], "c")
+    with pytest.raises(errors.InvalidRequest, match="singly"):
+        client.embed([tmp_path / "a.zip", photos], "c", idempotency_key="k")
     with pytest.raises(errors.InvalidRequest, match="either"):
         client.embed(["http://example.com/a.png", photos], "c")
     assert server.posts("/v1/uploads") == []

@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from imagekin import errors, formats
+from imagekin import archive_kinds, errors, formats
 from imagekin.settings import Settings
 from imagekin.sources import names
 from imagekin.sources.base import Entry, Fault
 from imagekin.sources.containers import sidecars
 from imagekin.sources.containers.blob import Blob
 from imagekin.sources.containers.sidecars import Beside, Found
+
+_NAMED_ARCHIVES = 3
 
 
 class Archive(ABC):
@@ -25,6 +27,9 @@ class Archive(ABC):
     def __init__(self, blob: Blob, settings: Settings) -> None:
         self._blob = blob
         self._settings = settings
+        # what of it was met; an archive of archives is told apart from one of nothing
+        self._images = 0
+        self._archives: list[str] = []
 
     def entries(self, cursor: Any | None = None) -> Iterator[Entry]:
         """Yield the members after `cursor`, each image with what its sidecars say.
@@ -37,11 +42,14 @@ class Archive(ABC):
         if cursor is not None:
             begin = list(cursor[: len(begin)])
             given = cursor[len(begin)] if len(cursor) > len(begin) else 0
+        from_start = cursor is None
         for block in sidecars.blocks(self._members(begin)):
             for place, entry in self._entries(block, given):
                 yield replace(entry, cursor=[*begin, place + 1])
             if block:
                 begin, given = list(block[-1].after), 0
+        if from_start and self._archives and not self._images:
+            raise errors.EmptySource(self._nested())
 
     @abstractmethod
     def read(self, ref: dict[str, Any]) -> bytes:
@@ -99,9 +107,19 @@ class Archive(ABC):
         key, refused = names.key_of(name)
         if names.is_hidden(name):
             return Found(Entry(key, {}, None, ignored=True), after)
-        if not (names.is_image(name) or formats.looks_like_image(head())):
+        if not (names.is_image(name) or formats.looks_like_image(start := head())):
+            if len(self._archives) < _NAMED_ARCHIVES and _is_archive(name, start):
+                self._archives.append(key)
             return Found(Entry(key, {}, None, ignored=True), after, ref if fault is None else None, size)
+        self._images += 1
         return Found(Entry(key, ref, None, error=refused or fault or self._size_fault(size)), after)
+
+    def _nested(self) -> str:
+        more = ", …" if len(self._archives) == _NAMED_ARCHIVES else ""
+        return (
+            f"The archive holds no image but archives ({', '.join(self._archives)}{more}), and what is in them is not "
+            f"read; unpack it and send each of them, as {archive_kinds.ACCEPTED}."
+        )
 
     def _size_fault(self, size: int) -> Fault | None:
         try:
@@ -118,6 +136,10 @@ class Archive(ABC):
             raise errors.SourceUnreadable(
                 f"The archive has more than {self._settings.max_archive_members:,} members; split it up."
             )
+
+
+def _is_archive(name: str, head: bytes) -> bool:
+    return archive_kinds.kind(head) is not None or name.lower().endswith(".tar")
 
 
 def check_size(size: int, max_bytes: int) -> None:
