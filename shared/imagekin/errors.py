@@ -1,9 +1,53 @@
 """The one error tree: every failure that a person or a program may see.
 
-    ImagekinError
-    ├── InvalidRequest      invalid_request       422
-    │   ├── InvalidKey      invalid_key           422
-    │   └── ...
+    ImagekinError                   internal_error        500
+    ├── InvalidRequest              invalid_request       422
+    │   ├── InvalidKey              invalid_key           422
+    │   ├── UnknownBackbone         unknown_backbone      422
+    │   ├── UnknownWeights          unknown_weights       422
+    │   ├── SourceRefused           source_refused        422
+    │   └── IdempotencyMismatch     idempotency_mismatch  422
+    ├── BadRequest                  bad_request           400
+    ├── Unauthorized                unauthorized          401
+    ├── Forbidden                   forbidden             403
+    ├── NotFound                    not_found             404
+    │   ├── CollectionNotFound      collection_not_found  404
+    │   ├── ImageNotFound           image_not_found       404
+    │   ├── JobNotFound             job_not_found         404
+    │   └── UploadNotFound          upload_not_found      404
+    ├── Conflict                    conflict              409
+    │   ├── CollectionExists        collection_exists     409
+    │   ├── JobNotFinished          job_not_finished      409
+    │   ├── JobFinished             job_finished          409
+    │   └── SourceExpired           source_expired        409
+    ├── ResultExpired               result_expired        410
+    ├── TooLarge                    too_large             413
+    ├── QuotaExceeded               quota_exceeded        429
+    ├── RateLimited                 rate_limited          429
+    ├── Backlog                     backlog               503
+    ├── Unavailable                 unavailable           503
+    ├── JobError                    internal_error        500
+    │   ├── EmptySource             empty_source          500
+    │   ├── WeightsUnavailable      weights_unavailable   500
+    │   ├── SourceUnreadable        source_unreadable     500
+    │   ├── UploadExpired           source_expired        500
+    │   ├── CollectionDeleted       collection_deleted    500
+    │   ├── TooFewLabels            too_few_labels        500
+    │   └── NotBetter               not_better            500
+    ├── ItemError                   decode_error          422
+    │   ├── DecodeError             decode_error          422
+    │   ├── UnsupportedFormat       unsupported_format    422
+    │   ├── ImageTooLarge           too_large             422
+    │   ├── DecompressionBomb       decompression_bomb    422
+    │   ├── EmptyFile               empty_file            422
+    │   ├── FetchFailed             fetch_failed          422
+    │   ├── FetchRefused            fetch_refused         422
+    │   ├── ItemNotFound            not_found             422
+    │   ├── DuplicateKey            duplicate_key         422
+    │   ├── Quarantined             quarantined           422
+    │   └── ItemTimeout             timeout               422
+    ├── NotReady                    not_ready             503
+    └── LeaseLost                   lease_lost            500
 
 The docstring of a class is its default message; it says what was wrong and, where there is one, what to do.
 `code` is the stable name on the wire, `http_status` what the API answers with, `retryable` whether trying the

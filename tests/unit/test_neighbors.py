@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from imagekin import errors
-from imagekin_worker.matrix import neighbors, scan
+from imagekin_worker.matrix import neighbors, scan, tensors
 from imagekin_worker.matrix.neighbors import Matrix, Neighbor
 
 DIM = 24
@@ -235,10 +235,11 @@ def test_float16_vectors_are_taken() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_rows_in_a_devices_memory(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a GPU's rows go through, on the CPU's: tensors' own copies, large blocks, one thread."""
+    asked: list[torch.device] = []
+    monkeypatch.setattr(tensors, "by_numpy", asked.append)
     scanner = scan.Scanner(threads=1)
     monkeypatch.setattr(scanner, "step", lambda *_: 10_000)
     matrix = Matrix(DIM, dtype=dtype, scanner=scanner)
-    matrix._by_numpy = False
     rows = vectors(500).astype(dtype).astype(np.float32)
     matrix.upsert(names(500, "id"), rows)
     matrix.upsert([matrix.ids[3], "new"], rows[:2] * 2)
@@ -253,7 +254,9 @@ def test_rows_in_a_devices_memory(dtype: str, monkeypatch: pytest.MonkeyPatch) -
         strict=True,
     ):
         hold(found, brute_force({id: one for id, one in stored.items() if id != hidden}, query, 9))
+    before = len(asked)
     np.testing.assert_array_equal(matrix.vector("new"), rows[1] * 2)
+    assert len(asked) > before, "the rows were read without asking where they are"
 
 
 def test_cores_are_counted_where_the_system_has_no_affinity(monkeypatch: pytest.MonkeyPatch) -> None:

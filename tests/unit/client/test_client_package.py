@@ -73,8 +73,20 @@ def test_the_package_tells_type_checkers_that_it_is_typed() -> None:
 
 def test_public_names() -> None:
     import imagekin
+    from imagekin import client
 
     assert imagekin.__all__ == ["Client", "ImagekinError", "Job", "Vectors", "__version__"]
     assert all(hasattr(imagekin, name) for name in imagekin.__all__)
+    assert client.__all__ == [
+        "Client",
+        "Job",
+        "JobGroup",
+        "Sending",
+        "Unreachable",
+        "UnreadableAnswer",
+        "Vectors",
+        "WaitTimeout",
+    ]
+    assert all(hasattr(client, name) for name in client.__all__)
     with pytest.raises(AttributeError, match="nothing"):
         _ = imagekin.nothing

@@ -66,7 +66,7 @@ class Work:
 
 
 class Place(NamedTuple):
-    """One image: the index of its chunk among the claimed, and its own in the chunk."""
+    """One image: the work on its chunk, and the index of its entry there."""
 
     work: Work
     at: int

@@ -17,7 +17,7 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> T
     # numpy asks the system for large pages, which fill twice as fast
     return (
         torch.from_numpy(np.empty(shape, _NUMPY[dtype]))
-        if device.type == "cpu"
+        if by_numpy(device)
         else torch.empty(shape, dtype=dtype, device=device)
     )
 
@@ -29,19 +29,21 @@ def grown(tensor: Tensor, rows: int) -> Tensor:
     return larger
 
 
-# On a CPU numpy reads and writes: no thread of torch, which wait for each other even over a few rows.
+def by_numpy(device: torch.device) -> bool:
+    """Return whether numpy reads and writes the rows: on a CPU, where threads of torch wait even over a few rows."""
+    return device.type == "cpu"
 
 
 def take(tensor: Tensor, places: np.ndarray) -> np.ndarray:
     """Return a copy of some of a tensor's rows."""
-    if tensor.device.type == "cpu":
+    if by_numpy(tensor.device):
         return tensor.numpy()[places]
     return tensor[torch.from_numpy(places).to(tensor.device)].cpu().numpy()
 
 
 def put(tensor: Tensor, places: slice | np.ndarray, values: np.ndarray) -> None:
     """Write values over some of a tensor's rows."""
-    if tensor.device.type == "cpu":
+    if by_numpy(tensor.device):
         tensor.numpy()[places] = values
     else:
         there = places if isinstance(places, slice) else torch.from_numpy(places).to(tensor.device)
