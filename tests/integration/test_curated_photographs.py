@@ -1,0 +1,179 @@
+"""Near-duplicates and outliers among real photographs, by the default backbone."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageEnhance, ImageOps
+
+from imagekin import catalog
+from imagekin.enums import Precision
+from imagekin.settings import Settings
+from imagekin_worker.analysis import hashes, view
+from imagekin_worker.analysis.duplicates import Duplicates
+from imagekin_worker.analysis.findings import Found
+from imagekin_worker.analysis.groups import Images
+from imagekin_worker.analysis.outliers import Outliers
+from imagekin_worker.network import backbones
+from imagekin_worker.pipeline.lanes import Pipeline
+
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+BUDGET = 1 << 28
+
+
+class Embedded(NamedTuple):
+    """Pictures by name, in order, with their vectors and signs."""
+
+    names: list[str]
+    rows: np.ndarray
+    images: Images
+    grays: np.ndarray
+
+    def duplicates(self, tmp_path: Path, chosen: list[int], between: list[str] | None = None) -> Found:
+        images = Images(
+            *(([v[i] for i in chosen] if isinstance(v, list) else v[chosen]) for v in vars(self.images).values())
+        )
+        rows, index = self.rows[chosen], np.array(chosen)
+        search = Duplicates(
+            rows,
+            view.raw("space", rows.shape[1], len(rows)),
+            images,
+            thumbnails=lambda at: self.grays[index[at]],
+            memory_budget_bytes=BUDGET,
+            folder=tmp_path,
+            between=between,
+        )
+        search.advance()
+        return search.result()
+
+
+def encoded(image: Image.Image, quality: int = 85) -> bytes:
+    file = io.BytesIO()
+    image.convert("RGB").save(file, "JPEG", quality=quality)
+    return file.getvalue()
+
+
+def opened(data: bytes) -> Image.Image:
+    return ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+
+
+def smaller(image: Image.Image) -> bytes:
+    return encoded(
+        image.resize((max(1, image.width * 2 // 3), max(1, image.height * 2 // 3)), Image.Resampling.LANCZOS)
+    )
+
+
+def cropped(image: Image.Image) -> bytes:
+    width, height = image.size
+    box = (round(width * 0.025), round(height * 0.025), round(width * 0.975), round(height * 0.975))
+    return encoded(ImageEnhance.Brightness(image.crop(box)).enhance(1.15))
+
+
+COPIES: dict[str, Callable[[Image.Image], bytes]] = {
+    "re-encoded": lambda image: encoded(image, 70), "smaller": smaller, "cropped": cropped,
+}  # fmt: skip
+
+
+def strange() -> dict[str, bytes]:
+    """Four of each: noise, black frames, text pages."""
+    random = np.random.default_rng(0)
+    found = {}
+    for number in range(4):
+        noise = Image.fromarray(random.integers(0, 256, (240, 320, 3), dtype=np.uint8))
+        page = Image.new("RGB", (400, 560), "white")
+        for line in range(36):
+            text = " ".join("".join(random.choice(list("abcdefghiklmnoprstuw"), 6)) for _ in range(8))
+            ImageDraw.Draw(page).text((20, 14 + 15 * line), text, "black")
+        found |= {
+            f"strange/noise {number}": encoded(noise),
+            f"strange/black {number}": encoded(Image.new("RGB", (300 + number, 200))),
+            f"strange/page {number}": encoded(page),
+        }
+    return found
+
+
+def embedded(pictures: dict[str, bytes]) -> Embedded:
+    settings = Settings(device="cpu")
+    space = catalog.resolve_space(None, None, Precision.EXACT, settings.weights_dir)
+    outcomes = list(Pipeline(backbones.load(space, settings), settings, pictures, pictures.__getitem__).outcomes())
+    outcomes.sort(key=lambda outcome: outcome.item)
+    n = len(outcomes)
+    signs = [hashes.of_thumbnail(outcome.thumbnail or b"") for outcome in outcomes]
+    images = Images(
+        [outcome.item for outcome in outcomes],
+        [outcome.content_hash or "" for outcome in outcomes],
+        np.array([sign.hash for sign in signs], np.uint64),
+        np.array([sign.mirrored for sign in signs], np.uint64),
+        np.array([(outcome.width or 0) * (outcome.height or 0) for outcome in outcomes], np.int64),
+        np.zeros(n, np.bool_),
+        np.array([len(pictures[outcome.item]) for outcome in outcomes], np.int64),
+        np.zeros(n, np.int64),
+        np.zeros(n),
+    )
+    rows = np.stack([outcome.embedding for outcome in outcomes if outcome.embedding is not None])
+    return Embedded(images.keys, rows, images, np.stack([sign.gray for sign in signs]))  # pyright: ignore[reportArgumentType]
+
+
+@pytest.fixture(scope="module")
+def photographs() -> Embedded:
+    """All photographs, copies of every fifth, and strange pictures."""
+    if not (DATA / "photos").is_dir():
+        pytest.skip(f"the photographs are not here: {DATA}")
+    originals = {str(path.relative_to(DATA)): path.read_bytes() for path in sorted((DATA / "photos").glob("*/*"))}
+    copies = {
+        f"{name}#{kind}": copy(opened(originals[name]))
+        for name in list(originals)[::5]
+        for kind, copy in COPIES.items()
+    }
+    return embedded(originals | copies | strange())
+
+
+def test_light_copies_are_found_and_nothing_else(photographs: Embedded, tmp_path: Path) -> None:
+    chosen = [row for row, name in enumerate(photographs.names) if not name.startswith("strange")]
+    names = [photographs.names[row] for row in chosen]
+    found = photographs.duplicates(tmp_path, chosen)
+    of = [name.split("#")[0] for name in names]
+    pairs = [(one.keep, member.row) for one in found.groups for member in one.members[1:]]
+    right = [pair for pair in pairs if of[pair[0]] == of[pair[1]]]
+    assert len(right) >= 0.99 * len(pairs)
+    grouped = {row: group.keep for group in found.groups for row in (member.row for member in group.members)}
+    for kind in COPIES:
+        copies = [row for row, name in enumerate(names) if name.endswith(f"#{kind}")]
+        there = [row for row in copies if grouped.get(row) == grouped.get(names.index(of[row]), -1)]
+        print(f"{kind}: {len(there)} of {len(copies)}; line {found.threshold:.3f}")
+        assert len(there) >= 0.9 * len(copies), kind
+    whole = [group for group in found.groups if "#" not in names[group.keep]]
+    assert len(whole) >= 0.9 * len(found.groups)
+
+
+def test_strange_pictures_come_first(photographs: Embedded, tmp_path: Path) -> None:
+    chosen = [row for row, name in enumerate(photographs.names) if "#" not in name]
+    rows = photographs.rows[chosen]
+    # in the calibrated view only 4 of these 12 are there: it spreads the photographs more than it moves these away
+    raw = view.raw("space", rows.shape[1], len(rows))
+    search = Outliers(rows, raw, memory_budget_bytes=BUDGET, folder=tmp_path)
+    search.advance()
+    first = [photographs.names[chosen[row]] for row in search.result().order[:12]]
+    assert all(name.startswith("strange") for name in first), first
+
+
+def test_leaks_between_splits_are_named(tmp_path: Path) -> None:
+    if not (DATA / "furniture").is_dir():
+        pytest.skip(f"the photographs are not here: {DATA}")
+    paths = sorted((DATA / "furniture").glob("*/*"))
+    furniture = embedded({str(path.relative_to(DATA / "furniture")): path.read_bytes() for path in paths})
+    splits = [Path(name).name.split("_")[0] for name in furniture.names]
+    found = furniture.duplicates(tmp_path, list(range(len(splits))), between=splits)
+    named = {frozenset((furniture.names[look.a], furniture.names[look.b])) for look in found.look}
+    for group in found.groups:
+        named |= {frozenset((furniture.names[group.keep], furniture.names[one.row])) for one in group.members[1:]}
+    assert {
+        frozenset(("lamp/train_00000004.jpg", "lamp/val_00000034.jpg")),
+        frozenset(("wardrobe/test_00000040.jpg", "wardrobe/train_00000007.jpg")),
+    } <= named
+    assert len(named) <= 4

@@ -1,0 +1,115 @@
+"""Outliers: the same ranks as Cleanlab's where there are no copies, and copies that do not hide."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cleanlab.outlier import OutOfDistribution
+
+from imagekin import errors
+from imagekin_worker.analysis import outliers, pairs, view
+from imagekin_worker.analysis.findings import Group, Member, Reason
+from imagekin_worker.analysis.outliers import Outliers, Ranking
+
+BUDGET = 1 << 26
+
+
+def vectors(n: int = 400, seed: int = 0) -> np.ndarray:
+    """Eight kinds of images, and five strange ones at the end."""
+    random = np.random.default_rng(seed)
+    centers = random.standard_normal((8, 40))
+    rows = centers[random.integers(0, 8, n)] + 0.6 * random.standard_normal((n, 40))
+    return np.concatenate([rows, 2 * random.standard_normal((5, 40))]).astype(np.float32)
+
+
+def ranked(rows: np.ndarray, tmp_path: Path, name: str = view.RAW, **options) -> Ranking:
+    search = Outliers(rows, view.of(rows, "space", name), memory_budget_bytes=BUDGET, folder=tmp_path, **options)
+    search.advance()
+    assert search.fraction == 1
+    return search.result()
+
+
+@pytest.mark.parametrize("name", [view.RAW, view.CALIBRATED])
+def test_ranks_are_cleanlabs(name: str, tmp_path: Path) -> None:
+    rows = vectors()
+    features = view.of(rows, "space", name).exact(rows)
+    theirs = OutOfDistribution({"k": 10}).fit_score(features=features, verbose=False)
+    found = ranked(rows, tmp_path, name)
+    np.testing.assert_array_equal(found.order, np.argsort(theirs, kind="stable"))
+    assert set(found.order[:5].tolist()) == {*range(400, 405)}
+    assert (np.diff(found.scores[found.order]) <= 0).all()
+    assert found.percentiles[found.order[0]] == pytest.approx(100 * 404 / 405) and found.percentiles.min() == 0
+
+
+def test_scores_and_nearest_by_brute_force(tmp_path: Path) -> None:
+    rows = vectors()
+    unit = view.of(rows, "space").exact(rows)
+    distances = 1 - unit @ unit.T
+    np.fill_diagonal(distances, np.inf)
+    found = ranked(rows, tmp_path, view.CALIBRATED)
+    np.testing.assert_allclose(found.scores, np.sort(distances, axis=1)[:, :10].mean(1), atol=1e-6)
+    np.testing.assert_array_equal(found.nearest, distances.argmin(1))
+
+
+def test_copies_of_a_strange_image_do_not_hide_it(tmp_path: Path) -> None:
+    rows = vectors()
+    copies = np.repeat(rows[-1:], 15, axis=0) + np.random.default_rng(1).standard_normal((15, 40)) * 1e-3
+    rows = np.concatenate([rows, copies.astype(np.float32)])
+    found = ranked(rows, tmp_path)
+    strange = {*range(400, 420)}
+    assert set(found.order[:20].tolist()) == strange
+    assert len(np.unique(found.scores[404:])) == 1 and not strange & set(found.nearest[404:].tolist())
+
+
+def test_known_contents_count_once(tmp_path: Path) -> None:
+    rows = vectors()
+    group = Group(3, "key", [Member(3, 1.0, None, 0, 1.0), Member(7, 0.9, Reason.EDITED, 20, 0.5)])
+    contents = outliers.collapsed(len(rows), [group])
+    found = ranked(rows, tmp_path, contents=contents)
+    assert found.scores[3] == found.scores[7]
+    without = ranked(np.delete(rows, 7, axis=0), tmp_path, view.RAW, contents=np.arange(len(rows) - 1))
+    np.testing.assert_array_equal(np.delete(found.scores, 7), without.scores)
+
+
+def test_the_same_after_kills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("QUERY_ROWS", "ROWS"):
+        monkeypatch.setattr(pairs, name, 128)
+    monkeypatch.setattr(pairs, "STEP_WORK", 1)
+    rows = np.concatenate([vectors(), vectors()[:30] * 1.5])
+    made = view.of(rows, "space")
+    straight = ranked(rows, tmp_path, view.CALIBRATED)
+    place = {"memory_budget_bytes": BUDGET, "folder": tmp_path}
+    search, phases, fraction = Outliers(rows, made, **place), set(), 0.0
+    while not search.finished:
+        phases.add(search.phase)
+        before = search.state()
+        while search.state() == before and not search.advance(lambda: True):
+            pass
+        assert search.fraction >= fraction
+        fraction = search.fraction
+        search = Outliers.resume(rows, made, search.state(), **place)
+    for one, other in zip(vars(straight).values(), vars(search.result()).values(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert phases == {"nearest", "pairs", "neighbors"}
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 6])
+def test_few_images(n: int, tmp_path: Path) -> None:
+    found = ranked(vectors()[:n], tmp_path)
+    assert len(found.order) == n and np.isfinite(found.scores).all()
+    if n == 1:
+        assert found.nearest.tolist() == [-1]
+
+
+def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+    rows = vectors()
+    made = view.raw("space", 40, 405)
+    with pytest.raises(errors.InvalidRequest):
+        Outliers(rows, made, contents=np.arange(3), memory_budget_bytes=BUDGET, folder=tmp_path)
+    search = Outliers(rows, made, memory_budget_bytes=BUDGET, folder=tmp_path)
+    with pytest.raises(errors.JobError):
+        search.result()
+    with pytest.raises(errors.JobError):
+        Outliers.resume(rows[1:], made, search.state(), memory_budget_bytes=BUDGET, folder=tmp_path)

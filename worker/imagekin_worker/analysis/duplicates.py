@@ -1,0 +1,312 @@
+"""Near-duplicates: three signs, a reason for each, and groups with the image to keep.
+
+The network's cosine finds crops, marks and mirror images; the perceptual hash finds copies in other sizes and
+encodings, gray and blurred ones; each alone is wrong now and then, so gray thumbnails confirm. The line of the cosine
+follows the collection, as in Cleanlab: 1 - 0.13 x the median distance of images to their nearest one of other content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imagekin import errors
+from imagekin_worker.analysis import alignment, findings, hashes, pairs, stepper
+from imagekin_worker.analysis.blocks import Blocks, ViewedBlocks
+from imagekin_worker.analysis.findings import Contents, Found, Rules, Signs
+from imagekin_worker.analysis.groups import Images
+from imagekin_worker.analysis.stepper import Stepper
+from imagekin_worker.analysis.view import View
+
+# Up to so many images the median is that of all; beyond, that of a sample spread over them, whose error is 1 to 2 %.
+ALL_ROWS, SAMPLED_ROWS = 20_000, 4_000
+# Nearest images that are looked through for one of other content.
+NEAREST = 8
+DEFAULT_RULES = Rules()
+# Signs of so many pairs are taken at a time: two pictures of 2304 bytes each.
+SIGNED_PAIRS = 1024
+# The share of the work that each phase is, about.
+_SHARES = {"nearest": 0.25, "pairs": 0.6, "hashes": 0.1, "signs": 0.05}
+_PHASES = (*_SHARES, "done")
+
+Thumbnails = Callable[[NDArray[np.int64]], NDArray[np.uint8]]
+"""Returns the gray pictures (m, 2304) of images by their indices (see hashes.Print)."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a person said of two contents (the bytes' hashes)."""
+
+    first: str
+    second: str
+    same: bool
+
+
+@dataclass(frozen=True)
+class Other:
+    """Another collection of the same space to find duplicates in: raw vectors and images; its rows follow ours."""
+
+    rows: np.ndarray
+    images: Images
+
+
+class Duplicates(Stepper):
+    """Finds the near-duplicates among raw vectors `rows` (n, dim), in steps.
+
+    `images` says what is known of them. `threshold`: a cosine in `view` instead of the collection's own line.
+    `against`: pairs are between ours and the other collection's images. `between` (n,): only pairs whose values
+    differ. `verdicts` are obeyed. Memory: `memory_budget_bytes` for reduced rows and pairs, each, and some 50 bytes an
+    image. Raises InvalidRequest for arrays that do not fit, JobError for more pairs than the memory allows.
+    """
+
+    def __init__(
+        self,
+        rows: np.ndarray,
+        view: View,
+        images: Images,
+        *,
+        thumbnails: Thumbnails,
+        memory_budget_bytes: int,
+        folder: Path,
+        threshold: float | None = None,
+        against: Other | None = None,
+        between: Sequence[object] | None = None,
+        verdicts: Iterable[Verdict] = (),
+        threads: int = 1,
+        rules: Rules = DEFAULT_RULES,
+    ) -> None:
+        if len(images) != len(rows) or (between is not None and len(between) != len(rows)):
+            raise errors.InvalidRequest("Images and vectors must be as many.")
+        if threshold is not None and not 0 < threshold <= 1:
+            raise errors.InvalidRequest("A threshold must be above 0 and at most 1.")
+        self._n, self._dim = rows.shape
+        self._own = self._n
+        self._rules, self._threads, self._thumbnails = rules, threads, thumbnails
+        self._budget, self._folder = memory_budget_bytes, folder
+        self._given = threshold
+        self._between = None if between is None else np.unique([repr(one) for one in between], return_inverse=True)[1]
+        self._images = images if against is None else images.joined(against.images)
+        self._start = None if against is None else self._n
+        self._contents = findings.contents_of(self._images, self._n)
+        ours = self._contents.kept[self._contents.kept < self._n]
+        self._ours, self._theirs = ours, self._contents.kept[len(ours) :]
+        self._source = ViewedBlocks(Blocks(rows, ours), view)
+        self._other = None if against is None else ViewedBlocks(Blocks(against.rows, self._theirs - self._n), view)
+        self._verdicts = _verdicts(verdicts, self._contents, self._start)
+        spread = len(ours) if len(ours) <= ALL_ROWS else SAMPLED_ROWS
+        self._queries = np.unique(np.linspace(0, len(ours) - 1, spread).astype(np.int64)) if len(ours) else ours
+        self._phase = "nearest"
+        self._work: pairs.Nearest | pairs.Pairs | hashes.HashPairs | None = None
+        self._median: float | None = None
+        self._nearest = np.zeros(0, np.float32)
+        self._signs = Signs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+
+    def restore(self, state: bytes) -> None:
+        """Go on from `state` of the same vectors, images and arguments; raises JobError when it belongs to others."""
+        scalars, arrays = stepper.unpacked(state, (len(self._images), self._dim))
+        self._phase, self._median = scalars["phase"], scalars["median"]
+        self._nearest = arrays.pop("nearest")
+        work = arrays.pop("work").tobytes()
+        self._signs = Signs(**arrays)
+        self._work = self._resumed(work) if work else None
+
+    def state(self) -> bytes:
+        """Return all progress: at most 28 bytes a pair, and 64 a sampled image while the nearest are found."""
+        about = {"shape": [len(self._images), self._dim], "phase": self._phase, "median": self._median}
+        work = np.frombuffer(self._work.state() if self._work is not None else b"", np.uint8)
+        return stepper.packed(about, {"nearest": self._nearest, "work": work, **vars(self._signs)})
+
+    @property
+    def finished(self) -> bool:
+        return self._phase == "done"
+
+    @property
+    def phase(self) -> str:
+        """What it is at: nearest, pairs, hashes, signs, done."""
+        return self._phase
+
+    @property
+    def fraction(self) -> float:
+        done = sum(_SHARES[name] for name in _PHASES[: _PHASES.index(self._phase)])
+        if self._phase == "signs":
+            part = len(self._signs.correlations) / max(1, len(self._signs.first))
+        else:
+            part = 0.0 if self._work is None else self._work.fraction
+        return min(1.0, done + _SHARES.get(self._phase, 0.0) * part)
+
+    @property
+    def threshold(self) -> float:
+        """The cosine from which two images are near-duplicates; known after the phase `nearest`."""
+        if self._given is not None:
+            return self._given
+        return 1.0 if self._median is None else 1 - self._rules.line_share * self._median
+
+    def result(self) -> Found:
+        """Return what was found; raises JobError before `advance` has returned True."""
+        if not self.finished:
+            raise errors.JobError("The search for duplicates is not finished.")
+        return findings.of(
+            findings.Search(
+                self._images,
+                self._contents,
+                self._signs,
+                self.threshold,
+                self._median,
+                self._nearest,
+                self._verdicts.apart,
+                self._between,
+                self._start,
+            ),
+            self._rules,
+        )
+
+    def _step(self) -> None:
+        if self._phase == "signs":
+            self._take_signs()
+            return
+        if self._work is None:
+            self._work = self._begun()
+        if not self._work.advance(lambda: True):
+            return
+        if isinstance(self._work, pairs.Nearest):
+            self._measure(self._work)
+        elif isinstance(self._work, pairs.Pairs):
+            first, second, cosines = self._work.result()
+            theirs = self._ours if self._other is None else self._theirs
+            self._signs = Signs(self._ours[first], theirs[second], cosines)
+        else:
+            self._join(self._work.result())
+        self._work = None
+        self._phase = _PHASES[_PHASES.index(self._phase) + 1]
+
+    def _begun(self) -> pairs.Nearest | pairs.Pairs | hashes.HashPairs:
+        most = pairs.most_pairs(self._budget)
+        if self._phase == "nearest":
+            return pairs.Nearest(self._source, self._queries, NEAREST, threads=self._threads)
+        if self._phase == "pairs":
+            return pairs.Pairs(self._source, self._floor, **self._place())
+        start = None if self._start is None else len(self._ours)
+        return hashes.HashPairs(self._images.hashes[self._contents.kept], self._rules.look_bits, most=most, start=start)
+
+    def _resumed(self, work: bytes) -> pairs.Nearest | pairs.Pairs | hashes.HashPairs:
+        if self._phase == "nearest":
+            return pairs.Nearest.resume(self._source, self._queries, work, threads=self._threads)
+        if self._phase == "pairs":
+            return pairs.Pairs.resume(self._source, work, **self._place())
+        start = None if self._start is None else len(self._ours)
+        return hashes.HashPairs.resume(
+            self._images.hashes[self._contents.kept], work, most=pairs.most_pairs(self._budget), start=start
+        )
+
+    def _place(self) -> dict:
+        return {
+            "against": self._other,
+            "memory_budget_bytes": self._budget,
+            "folder": self._folder,
+            "threads": self._threads,
+        }
+
+    @property
+    def _floor(self) -> float:
+        """The least cosine of a pair that may matter."""
+        if self._median is None:
+            return min(self.threshold, 1.0)
+        few = len(self._ours) <= ALL_ROWS
+        share = max(self._rules.cut_out_share, self._rules.look_share) if few else self._rules.look_share
+        return min(self.threshold, 1 - share * self._median)
+
+    def _measure(self, nearest: pairs.Nearest) -> None:
+        """Take the median distance to the nearest image of other content."""
+        places, cosines = nearest.result()
+        if not len(places) or not places.shape[1]:
+            return
+        own = self._ours[self._queries]
+        bits = hashes.distances(self._images.hashes[own][:, None], self._images.hashes[self._ours[places]])
+        mirrored = hashes.distances(self._images.hashes[own][:, None], self._images.mirrors[self._ours[places]])
+        copies = (np.minimum(bits, mirrored) <= self._rules.copy_bits) & (cosines >= self._rules.copy_cosine)
+        self._nearest = cosines[:, 0]
+        # where all that are near are copies, the last of them is as far as is known
+        copies[:, -1] = False
+        other = cosines[np.arange(len(cosines)), np.argmin(copies, axis=1)]
+        self._median = max(float(np.median(1 - other.astype(np.float64))), 1e-6)
+
+    def _join(self, near: np.ndarray) -> None:
+        """Add the pairs that the hash found, and those of verdicts, to the cosine's."""
+        n = len(self._images)
+        kept = self._contents.kept
+        added = np.concatenate([kept[near].reshape(-1, 2), self._verdicts.together]).astype(np.int64)
+        known = self._signs.first * n + self._signs.second
+        codes = np.unique(added[:, 0] * n + added[:, 1])
+        codes = codes[~np.isin(codes, known)]
+        signs = self._signs
+        joined = np.concatenate([known, codes])
+        order = np.argsort(joined, kind="stable")
+        self._signs = Signs(
+            joined[order] // n, joined[order] % n, np.concatenate([signs.cosines, np.full(len(codes), np.nan)])[order]
+        )
+        together = self._verdicts.together
+        self._signs.verdicts = np.isin(joined[order], together[:, 0] * n + together[:, 1])
+
+    def _take_signs(self) -> None:
+        """Take what the cosine and the thumbnails say of the next pairs, where a rule asks for it."""
+        signs, rules = self._signs, self._rules
+        start = len(signs.correlations)
+        part = slice(start, start + SIGNED_PAIRS)
+        first, second, cosines = signs.first[part], signs.second[part], signs.cosines[part]
+        unknown = np.isnan(cosines)
+        cosines[unknown] = self._cosines(first[unknown], second[unknown])
+        bits = hashes.distances(self._images.hashes[first], self._images.hashes[second])
+        mirror = hashes.distances(self._images.hashes[first], self._images.mirrors[second])
+        above = cosines >= self.threshold
+        whole = np.full(len(first), np.nan, np.float32)
+        self._correlate(above | (bits <= rules.look_bits), first, second, whole)
+        mirrored = np.full(len(first), np.nan, np.float32)
+        self._correlate(~above & (mirror <= rules.mirrored_bits) & (mirror < bits), first, second, mirrored, flip=True)
+        cut_out = np.full(len(first), np.nan, np.float32)
+        asked = ~above & (bits <= rules.cut_out_bits) & (cosines >= self._floor)
+        asked &= ~((bits <= rules.same_bits) & (whole >= rules.same_correlation))
+        self._correlate(asked, first, second, cut_out, cut=True)
+        signs.correlations = np.concatenate([signs.correlations, whole])
+        signs.mirrored = np.concatenate([signs.mirrored, mirrored])
+        signs.cut_out = np.concatenate([signs.cut_out, cut_out])
+        if len(signs.correlations) >= len(signs.first):
+            self._phase = "done"
+
+    def _cosines(self, first: np.ndarray, second: np.ndarray) -> NDArray[np.float64]:
+        theirs, others = (self._ours, self._source) if self._other is None else (self._theirs, self._other)
+        return pairs.cosines(self._source, others, np.searchsorted(self._ours, first), np.searchsorted(theirs, second))
+
+    def _correlate(
+        self, asked: np.ndarray, first: np.ndarray, second: np.ndarray, into: np.ndarray, *, flip: bool = False,
+        cut: bool = False,
+    ) -> None:  # fmt: skip
+        if not asked.any():
+            return
+        left, right = self._thumbnails(first[asked]), self._thumbnails(second[asked])
+        if flip:
+            right = right.reshape(-1, hashes.SIDE, hashes.SIDE)[:, :, ::-1].reshape(len(right), -1)
+        into[asked] = alignment.correlations(left, right) if cut else hashes.correlations(left, right)
+
+
+@dataclass(frozen=True)
+class _Verdicts:
+    """Kept images that belong together (m, 2), and those that are apart, the smaller first."""
+
+    together: NDArray[np.int64]
+    apart: frozenset[tuple[int, int]]
+
+
+def _verdicts(verdicts: Iterable[Verdict], contents: Contents, start: int | None) -> _Verdicts:
+    together: set[tuple[int, int]] = set()
+    apart: set[tuple[int, int]] = set()
+    for verdict in verdicts:
+        for first in contents.by_hash.get(verdict.first, ()):
+            for second in contents.by_hash.get(verdict.second, ()):
+                across = start is None or min(first, second) < start <= max(first, second)
+                if first != second and across:
+                    (together if verdict.same else apart).add((min(first, second), max(first, second)))
+    return _Verdicts(np.array(sorted(together - apart), np.int64).reshape(-1, 2), frozenset(apart))

@@ -1,0 +1,200 @@
+"""Outliers: images that are far from their nearest ones.
+
+The score of an image is its mean distance (1 - cosine in the view) to the 10 nearest of other content, near-duplicates
+counting once, as two copies of a strange picture would hide each other: k-nearest-neighbor outliers (Ramaswamy, Rastogi
+and Shim 2000; the mean as in Angiulli and Pizzuti 2002, and in Cleanlab). A rank and a percentile, not a hard line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imagekin import errors
+from imagekin_worker.analysis import groups, pairs, stepper
+from imagekin_worker.analysis.blocks import Blocks, ViewedBlocks
+from imagekin_worker.analysis.findings import Group
+from imagekin_worker.analysis.stepper import Stepper
+from imagekin_worker.analysis.view import View
+
+NEIGHBORS = 10
+# Near-duplicates where the caller knows of none: Cleanlab's line, of a sample's median.
+LINE_SHARE = 0.13
+SAMPLED_ROWS = 4000
+_SHARES = {"nearest": 0.05, "pairs": 0.1, "neighbors": 0.85}
+_PHASES = (*_SHARES, "done")
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """`order` (n,): rows, the strangest first, ties by row. By row: `scores` (n,), `percentiles` (n,) and `nearest`.
+
+    A percentile is the share of images that are less strange, in percent. `nearest` is the nearest image of other
+    content, -1 where there is none.
+    """
+
+    order: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    percentiles: NDArray[np.float64]
+    nearest: NDArray[np.int64]
+
+
+def collapsed(n: int, found: list[Group]) -> NDArray[np.int64]:
+    """Return for each of n images the row that stands for its content: the one that its group keeps, or itself."""
+    contents = np.arange(n)
+    for group in found:
+        contents[[member.row for member in group.members]] = group.keep
+    return contents
+
+
+class Outliers(Stepper):
+    """Ranks raw vectors `rows` (n, dim) by how strange they are, in steps.
+
+    `contents` (n,): rows that stand for each image's content, as `collapsed` gives them after a search for duplicates;
+    without it, images nearer than 1 - 0.13 x the median nearest distance are taken for one. Memory: the rows in the
+    view up to `memory_budget_bytes`, beyond that in a file in `folder`, and 100 bytes an image.
+    """
+
+    def __init__(
+        self,
+        rows: np.ndarray,
+        view: View,
+        *,
+        contents: NDArray[np.int64] | None = None,
+        memory_budget_bytes: int,
+        folder: Path,
+        threads: int = 1,
+    ) -> None:
+        if contents is not None and len(contents) != len(rows):
+            raise errors.InvalidRequest("Contents and vectors must be as many.")
+        self._rows, self._view, self._contents = rows, view, contents
+        self._budget, self._folder, self._threads = memory_budget_bytes, folder, threads
+        self._all = ViewedBlocks(Blocks(rows), view)
+        self._sample = np.unique(np.linspace(0, len(rows) - 1, SAMPLED_ROWS).astype(np.int64)) if len(rows) else None
+        self._phase = "nearest" if contents is None else "neighbors"
+        self._line = 1.0
+        self._work: pairs.Nearest | pairs.Pairs | pairs.Neighbors | None = None
+
+    @classmethod
+    def resume(
+        cls, rows: np.ndarray, view: View, state: bytes, *, memory_budget_bytes: int, folder: Path, threads: int = 1
+    ) -> Outliers:
+        """Go on from `state` over the same rows; raises JobError when it belongs to others."""
+        self = cls(rows, view, memory_budget_bytes=memory_budget_bytes, folder=folder, threads=threads)
+        scalars, arrays = stepper.unpacked(state, (len(rows), rows.shape[1]))
+        self._phase, self._line = scalars["phase"], scalars["line"]
+        self._contents = arrays["contents"] if scalars["known"] else None
+        work = arrays["work"].tobytes()
+        self._work = self._resumed(work) if work else None
+        return self
+
+    def state(self) -> bytes:
+        """Return all progress: up to 90 bytes an image, so it is kept now and then and not after every step."""
+        about = {"shape": list(self._rows.shape), "phase": self._phase, "line": self._line}
+        known = self._contents is not None
+        work = np.frombuffer(self._work.state() if self._work is not None else b"", np.uint8)
+        contents = self._contents if self._contents is not None else np.zeros(0, np.int64)
+        return stepper.packed(about | {"known": known}, {"contents": contents, "work": work})
+
+    @property
+    def finished(self) -> bool:
+        return self._phase == "done"
+
+    @property
+    def phase(self) -> str:
+        """What it is at: nearest, pairs, neighbors, done."""
+        return self._phase
+
+    @property
+    def fraction(self) -> float:
+        done = sum(_SHARES[name] for name in _PHASES[: _PHASES.index(self._phase)])
+        part = 0.0 if self._work is None else self._work.fraction
+        return min(1.0, done + (_SHARES[self._phase] * part if not self.finished else 0.0))
+
+    def result(self) -> Ranking:
+        """Return the ranking; raises JobError before `advance` has returned True."""
+        if not self.finished or not isinstance(self._work, pairs.Neighbors):
+            raise errors.JobError("The search for outliers is not finished.")
+        standing, of = self._standing()
+        places, cosines = self._work.result()
+        if places.shape[1]:
+            means = 1 - cosines.astype(np.float64).mean(1)
+            scores, nearest = np.maximum(means, 0)[of], standing[places[:, 0]][of]
+        else:
+            scores, nearest = np.zeros(len(of)), np.full(len(of), -1)
+        order = np.argsort(-scores, kind="stable")
+        below = np.searchsorted(np.sort(scores), scores, side="left")
+        return Ranking(order, scores, 100 * below / max(1, len(scores)), nearest)
+
+    def _standing(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the rows that stand for a content, and for each image which of these stands for it."""
+        assert self._contents is not None
+        standing, of = np.unique(self._contents, return_inverse=True)
+        return standing, of
+
+    def _step(self) -> None:
+        if self._work is None:
+            self._work = self._begun()
+        if not self._work.advance(lambda: True):
+            return
+        if isinstance(self._work, pairs.Nearest):
+            cosines = self._work.result()[1]
+            distances = 1 - cosines[:, 0].astype(np.float64) if cosines.size else np.zeros(1)
+            self._line = min(1.0, 1 - LINE_SHARE * float(np.median(distances)))
+            self._phase, self._work = "pairs", None
+        elif isinstance(self._work, pairs.Pairs):
+            self._contents = _led(len(self._rows), *self._work.result()[:2])
+            self._phase, self._work = "neighbors", None
+        else:
+            self._phase = "done"
+
+    def _begun(self) -> pairs.Nearest | pairs.Pairs | pairs.Neighbors:
+        if self._phase == "nearest":
+            return pairs.Nearest(self._all, self._queries, 1, threads=self._threads)
+        if self._phase == "pairs":
+            return pairs.Pairs(
+                self._all,
+                self._line,
+                memory_budget_bytes=self._budget,
+                folder=self._folder,
+                threads=self._threads,
+            )
+        return pairs.Neighbors(
+            self._standing_rows(),
+            NEIGHBORS,
+            memory_budget_bytes=self._budget,
+            folder=self._folder,
+            threads=self._threads,
+        )
+
+    def _resumed(self, work: bytes) -> pairs.Nearest | pairs.Pairs | pairs.Neighbors:
+        if self._phase == "nearest":
+            return pairs.Nearest.resume(self._all, self._queries, work, threads=self._threads)
+        place = {"memory_budget_bytes": self._budget, "folder": self._folder, "threads": self._threads}
+        if self._phase == "pairs":
+            return pairs.Pairs.resume(self._all, work, **place)
+        return pairs.Neighbors.resume(self._standing_rows(), work, **place)
+
+    @property
+    def _queries(self) -> NDArray[np.int64]:
+        return np.zeros(0, np.int64) if self._sample is None else self._sample
+
+    def _standing_rows(self) -> ViewedBlocks:
+        standing = self._standing()[0]
+        return ViewedBlocks(Blocks(self._rows, None if len(standing) == len(self._rows) else standing), self._view)
+
+
+def _led(n: int, first: np.ndarray, second: np.ndarray) -> NDArray[np.int64]:
+    """Return for each of n rows its leader: the densest rows first, ties by row, each with what is left around it."""
+    graph = groups.Graph(n, first, second)
+    contents = np.arange(n)
+    free = np.ones(n, bool)
+    for row in np.argsort(-graph.degrees, kind="stable")[: np.count_nonzero(graph.degrees)].tolist():
+        if free[row]:
+            around = [other for other in graph.around(row) if free[other]]
+            contents[around] = row
+            free[[row, *around]] = False
+    return contents
