@@ -10,6 +10,7 @@ import structlog
 from imagekin import errors
 from imagekin.settings import Settings
 from imagekin_api import metrics, routes
+from imagekin_api.front import refusal
 from imagekin_api.http import auth, problems
 from imagekin_api.wiring import service
 from imagekin_api.wiring.service import Service
@@ -37,6 +38,7 @@ def create_app(settings: Settings) -> flask.Flask:
     metrics.register(app)
     app.before_request(_refuse_nul)
     auth.register(app)
+    app.before_request(refusal.refuse)
     routes.register(app)
     app.after_request(_finish)
     return app

@@ -1,36 +1,46 @@
-"""The production server: gunicorn, one process, a pool of threads."""
+"""The production server: granian's HTTP in front of the app's threads, in one process under a watching parent."""
 
 from __future__ import annotations
 
-import logging
+import resource
 import signal
-from pathlib import Path
+from functools import partial
 from types import FrameType
-from typing import Any
 
-from gunicorn import glogging
-from gunicorn.app.base import BaseApplication
+from granian import Granian
+from granian.constants import HTTPModes, Interfaces, Loops
+from granian.http import HTTP1Settings
 
 from imagekin import errors
 from imagekin.database import engine
 from imagekin.database.engine import Database
 from imagekin.settings import Settings
+from imagekin.stack import port
 from imagekin.telemetry import logs
 from imagekin_api.app import create_app
+from imagekin_api.front.application import Front
 from imagekin_api.wiring import service
 from imagekin_api.wiring.service import Service
 
 GRACE_S = 20
-KEEP_ALIVE_S = 5
-# More may wait in the kernel than there are threads: a burst is queued, not refused.
-BACKLOG = 512
-SHARED_MEMORY = Path("/dev/shm")
+# A connection may take so long over the head of a request, and is kept so long without one.
+HEAD_S = 15
+# All headers together.
+MAX_HEAD_BYTES = 64 << 10
+# More may wait in the kernel than there are connections: a burst is queued, not refused.
+BACKLOG = 2048
+MAX_CONNECTIONS = 4096
+# What is not a connection: files of bodies, the database, the log.
+OTHER_FILES = 512
+RESPAWN_S = 1.0
+# Its messages go where all others go.
+LOGGING = {"formatters": {}, "handlers": {}, "loggers": {"_granian": {"handlers": [], "propagate": True}}}
 
 
 def serve(settings: Settings) -> None:
     """Wait for a migrated database, then serve until a signal ends it.
 
-    Raises NotReady where the database stays away, and InvalidRequest for settings that cannot be served.
+    Raises NotReady where the database stays away, InvalidRequest for settings that cannot be served, and PortTaken.
     """
     logs.configure(settings)
     check(settings)
@@ -38,82 +48,60 @@ def serve(settings: Settings) -> None:
     try:
         engine.wait_until_migrated(database, settings.wait_for_database_s)
     finally:
-        # gunicorn forks, and a connection must not be shared
+        # the process that serves is forked, and a connection must not be shared
         database.dispose()
-    Server(settings).run()
+    server = Granian(
+        "imagekin_api",
+        address=settings.host,
+        port=settings.port,
+        interface=Interfaces.ASGI,
+        loop=Loops.asyncio,
+        http=HTTPModes.http1,
+        websockets=False,
+        backlog=BACKLOG,
+        backpressure=_connections(),
+        http1_settings=HTTP1Settings(header_read_timeout=1000 * HEAD_S, max_buffer_size=MAX_HEAD_BYTES),
+        log_dictconfig=LOGGING,
+        respawn_failed_workers=True,
+        respawn_interval=RESPAWN_S,
+        workers_kill_timeout=GRACE_S,
+    )
+    server.serve(target_loader=partial(_front, settings), wrap_loader=False)
 
 
 def check(settings: Settings) -> None:
-    """Raise InvalidRequest for an address that cannot be served."""
+    """Raise InvalidRequest for an address that cannot be served, PortTaken for one that is."""
     if settings.port == 0:
         raise errors.InvalidRequest("IMAGEKIN_PORT must name a port; 0 is none.")
     settings.check_host()
+    # granian shares its port, with any other server, too
+    port.claim(settings.host, settings.port)
 
 
-class Log(glogging.Logger):
-    """Gunicorn's messages, sent where all others go."""
-
-    def setup(self, cfg: Any) -> None:
-        """Leave level, format and place to the root logger."""
-        self.error_log.handlers.clear()
-        self.error_log.propagate = True
-        self.error_log.setLevel(logging.NOTSET)
+def _front(settings: Settings) -> Front:
+    """Build the application, in the process that serves it."""
+    logs.configure(settings)
+    app = create_app(settings)
+    here: Service = app.extensions[service.EXTENSION]
+    return Front(app, settings, started=partial(_answer_waiting_on_stop, here), stopped=here.close)
 
 
-class Server(BaseApplication):
-    """Gunicorn, configured from the settings and nothing else."""
+def _answer_waiting_on_stop(here: Service) -> None:
+    """Have held requests answered at a signal to stop: granian waits for them, and they for their jobs."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        super().__init__()
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        here.watcher.stop_waiting()
 
-    def load_config(self) -> None:
-        """Set what differs from gunicorn's own."""
-        for name, value in self._options().items():
-            self.cfg.set(name, value)
-
-    def _options(self) -> dict[str, Any]:
-        host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
-        return {
-            "bind": f"{host}:{self.settings.port}",
-            "worker_class": "gthread",
-            "workers": 1,
-            "threads": self.settings.api_threads,
-            "backlog": BACKLOG,
-            "keepalive": KEEP_ALIVE_S,
-            "graceful_timeout": GRACE_S,
-            "proc_name": "imagekin-api",
-            # the heartbeat file on a disk can block
-            "worker_tmp_dir": str(SHARED_MEMORY) if SHARED_MEMORY.is_dir() else None,
-            # a header must not make a request look like another
-            "forwarded_allow_ips": "",
-            "control_socket_disable": True,
-            "logger_class": Log,
-            "post_worker_init": _answer_waiting_on_stop,
-            "worker_exit": _close,
-        }
-
-    def load(self) -> Any:
-        """Build the app, in the process that serves it."""
-        return create_app(self.settings)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # beside the event loop's own handling, which is told by a file descriptor
+        signal.signal(number, stop)
 
 
-def _service(worker: Any) -> Service:
-    return worker.wsgi.extensions[service.EXTENSION]
-
-
-def _answer_waiting_on_stop(worker: Any) -> None:
-    """Have held requests answered at SIGTERM: gunicorn waits for them, and they for their jobs."""
-    watcher, before = _service(worker).watcher, signal.getsignal(signal.SIGTERM)
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        watcher.stop_waiting()
-        if callable(before):
-            before(number, frame)
-
-    signal.signal(signal.SIGTERM, stop)
-
-
-def _close(_arbiter: Any, worker: Any) -> None:
-    if getattr(worker, "wsgi", None) is not None:
-        _service(worker).close()
+def _connections() -> int:
+    """Return how many connections are held at once, after asking the system for as many files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_CONNECTIONS + OTHER_FILES
+    if soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return max(64, min(MAX_CONNECTIONS, soft - OTHER_FILES))

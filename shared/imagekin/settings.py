@@ -44,6 +44,11 @@ class Settings(BaseSettings):
         description="Folder of what workers can make again: files of matrices, calibrations, compiled networks, the "
         "vectors of a clustering; empty: `cache` in the data folder.",
     )
+    spool_dir: str = Field(
+        default="",
+        description="Folder that the API takes large request bodies into until they are whole; an upload lies on disk "
+        "twice for a moment; empty: `spool` in the data folder.",
+    )
     weights_dir: Path = Field(
         default=Path("weights"), description="Folder that weights files are read from, and nowhere else."
     )

@@ -1,4 +1,4 @@
-"""The production process: gunicorn, started and stopped as an operator does."""
+"""The production process: granian, started and stopped as an operator does."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from imagekin import errors
+from imagekin.settings import Settings
 
 View = TypeVar("View", bound=Callable[..., Any])
 BINARY: dict[str, Any] = {"type": "string", "format": "binary"}
@@ -23,6 +24,27 @@ class Parameter:
 
 
 @dataclass(frozen=True, slots=True)
+class JsonBound:
+    """How large an operation's JSON may be; `bytes` None: as large as the settings allow.
+
+    `values` counts them in all depths: a value costs a hundred times the two bytes that it may be written in.
+    """
+
+    bytes: int | None = 64 << 10
+    values: int = 10_000
+
+    def max_bytes(self, settings: Settings) -> int:
+        """Return the most bytes of a body."""
+        return settings.max_json_bytes if self.bytes is None else min(self.bytes, settings.max_json_bytes)
+
+
+# Ten thousand addresses with their metadata.
+MANY_SOURCES = JsonBound(None, 1_000_000)
+# Ten thousand names of images.
+MANY_NAMES = JsonBound(None, 100_000)
+
+
+@dataclass(frozen=True, slots=True)
 class Operation:
     """One method of one address. `returns` and `body` are types that pydantic knows; `media` are other answers."""
 
@@ -31,6 +53,7 @@ class Operation:
     status: int = 200
     body: Any = None
     body_required: bool = True
+    json: JsonBound = JsonBound()
     form: Mapping[str, Mapping[str, Any]] | None = None
     form_model: Any = None
     raw: bool = False

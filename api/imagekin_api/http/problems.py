@@ -31,6 +31,13 @@ class UnsupportedMediaType(errors.ImagekinError):
     http_status = 415
 
 
+class RequestTimeout(errors.ImagekinError):
+    """The body came too slowly: send it without pauses of 30 seconds and at 1 KiB a second at least."""
+
+    code = "request_timeout"
+    http_status = 408
+
+
 class MethodNotAllowed(errors.ImagekinError):
     """This address does not take that method; `Allow` lists those that it takes."""
 

@@ -41,7 +41,7 @@ CALLBACK_URL = Parameter("callback_url", "As in an embed job; for a raw body.")
     "Export the vectors of a collection",
     parameters=(FORMAT,),
     media={OCTETS: BINARY, PARQUET: BINARY},
-    errors=(errors.CollectionNotFound,),
+    errors=(errors.CollectionNotFound, errors.Unavailable),
 )
 def export(name: str) -> flask.Response:
     """All of them with ids, keys and metadata, and their space in the file's metadata, as of one moment."""
@@ -49,12 +49,20 @@ def export(name: str) -> flask.Response:
     if format not in exports.FORMATS:
         detail = f"format must be one of {', '.join(exports.FORMATS)}."
         raise errors.InvalidRequest(detail, errors=[{"pointer": "/format", "in": "query", "detail": detail}])
-    pieces = exports.write(service.current().database, service.owner(), name, format)
-    # what is wrong comes out before the answer begins
-    first = next(pieces)
+    here = service.current()
+    if not here.exports.acquire(blocking=False):
+        raise errors.Unavailable("As many exports are under way as the server has room for; try again later.")
+    pieces = exports.write(here.database, service.owner(), name, format)
+    try:
+        # what is wrong comes out before the answer begins
+        first = next(pieces)
+    except BaseException:
+        here.exports.release()
+        raise
     answer = flask.Response(chain([first], pieces), mimetype=MEDIA_TYPES[format])
     answer.headers["Content-Disposition"] = f'attachment; filename="{name}.{format}"'
     answer.call_on_close(pieces.close)
+    answer.call_on_close(here.exports.release)
     return answer
 
 

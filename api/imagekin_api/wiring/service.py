@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import cast
 
@@ -19,7 +20,10 @@ EXTENSION = "imagekin"
 
 @dataclass(frozen=True)
 class Service:
-    """The settings, the database, the storage, the doorbell, what held answers wait for, and the rates of owners."""
+    """What a process answers with: settings, database, storage, doorbell, held answers, rates, seats for exports.
+
+    An export holds a connection to the database for as long as its client reads.
+    """
 
     settings: Settings
     database: Database
@@ -27,13 +31,15 @@ class Service:
     doorbell: Doorbell
     watcher: Watcher
     rates: Rates | None
+    exports: threading.BoundedSemaphore
 
     @classmethod
     def open(cls, settings: Settings) -> Service:
         """Open what the settings name; nothing is connected yet."""
         database = Database(settings.database, pool_size=settings.api_threads)
         watcher = Watcher(database, max_waiting=settings.api_threads // 2)
-        return cls(settings, database, Storage(settings), Doorbell(settings), watcher, Rates.of(settings))
+        exports = threading.BoundedSemaphore(settings.api_threads // 2)
+        return cls(settings, database, Storage(settings), Doorbell(settings), watcher, Rates.of(settings), exports)
 
     def close(self) -> None:
         """Answer whoever waits, and close the connections."""

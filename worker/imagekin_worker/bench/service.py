@@ -49,7 +49,7 @@ class Service:
         self._collections = 0
 
     def __enter__(self) -> Self:
-        for name in ("flask", "gunicorn", "alembic"):
+        for name in ("flask", "granian", "alembic"):
             if find_spec(name) is None:
                 raise NotMeasured(
                     f'a running service needs the API\'s packages: pip install "imagekin[quickstart]" ({name})'

@@ -1,0 +1,40 @@
+"""Whether a large body is worth taking: asked after its first bytes, before any of it is on disk."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flask
+
+from imagekin.uploads import rows
+from imagekin_api.front.body import SMALL_BYTES, too_large
+from imagekin_api.http import auth, bodies, multipart
+from imagekin_api.wiring import service
+
+
+def admit(app: flask.Flask, environ: dict[str, Any], length: int) -> int | None:
+    """Return how many bytes this request may bring; None where the app refuses it whatever it brings.
+
+    `length` is what it says of itself, 0 where it says nothing. Raises what the app would: Unauthorized, RateLimited,
+    QuotaExceeded, TooLarge and the like.
+    """
+    with app.request_context(environ):
+        request = flask.request
+        auth.identify()
+        view = app.view_functions.get(request.endpoint) if request.endpoint else None
+        if view is None or request.routing_exception is not None:
+            return None
+        here, operation = service.current(), getattr(view, "operation", None)
+        if operation is None or not (operation.raw or operation.body or operation.form):
+            raise too_large(SMALL_BYTES)
+        if operation.body and bodies.is_json():
+            max_bytes = operation.json.max_bytes(here.settings)
+        elif operation.form if multipart.is_multipart() else operation.raw:
+            max_bytes = here.settings.max_upload_bytes
+            if length <= max_bytes:
+                here.database.read(rows.check_room, service.owner(), length or 1, here.settings)
+        else:
+            return None
+        if length > max_bytes:
+            raise too_large(max_bytes)
+        return max_bytes
