@@ -276,6 +276,12 @@ class UploadExpired(JobError):
     code = "source_expired"
 
 
+class NotConverged(JobError):
+    """The clustering came to no end; use the algorithm `kmeans`, or fewer starts (n_init)."""
+
+    code = "not_converged"
+
+
 class CollectionDeleted(JobError):
     """The collection was deleted while the job was at work."""
 

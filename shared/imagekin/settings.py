@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from imagekin import errors
+from imagekin import errors, left_out
 
 # What fsspec calls the files of this machine.
 LOCAL_PROTOCOLS = ("file", "local")
@@ -55,6 +55,12 @@ class Settings(BaseSettings):
     source_roots: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         description="Folders or fsspec locations that jobs may read from, separated by commas; none by default.",
+    )
+
+    left_out: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=left_out.DEFAULT,
+        description="Patterns of names of files and folders that folders, locations and archives are read without, "
+        "separated by commas; empty: none.",
     )
 
     # --- who gets in
@@ -194,7 +200,7 @@ class Settings(BaseSettings):
         default="auto", description="`auto`: console on a terminal, else json."
     )
 
-    @field_validator("source_roots", "fetch_allow", "warm", mode="before")
+    @field_validator("source_roots", "fetch_allow", "warm", "left_out", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

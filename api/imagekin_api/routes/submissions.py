@@ -127,7 +127,8 @@ def _source(source: schemas.Source, owner: str) -> tuple[dict[str, Any], dict[st
             return {"type": source.type, "count": len(source.urls)}, public, {}
         case schemas.UploadSource(upload_id=upload_id) | schemas.ManifestSource(upload_id=upload_id):
             work = service.current().database.read(upload_work, owner, upload_id)
-            return public, {**work, "type": source.type}, {upload_id: work["sha256"]}
+            excluded = {"exclude": public["exclude"]} if "exclude" in public else {}
+            return public, {**work, "type": source.type, **excluded}, {upload_id: work["sha256"]}
 
 
 def upload_work(session: Session, owner: str, upload_id: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import typer
 
 from imagekin import errors, schemas
 from imagekin.cli import following, output
-from imagekin.cli.session import INTERRUPTED, AsJson, InCollection, Wait, current
+from imagekin.cli.session import INTERRUPTED, AsJson, InCollection, Wait, current, text_of
 from imagekin.client import Client, Job, Sending, sources
 from imagekin.client.progress import UploadBar
 from imagekin.enums import DType, JobStatus, OnConflict, Precision
@@ -31,6 +31,10 @@ def embed(
         OnConflict | None,
         typer.Option(help="What to do where a key is there with other content.", show_default="replace"),
     ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Leave out files and folders like this; may be given again."),
+    ] = None,
     wait: Wait = True,
     upload: Annotated[
         bool, typer.Option("--upload", help="Send the pictures, even where the server could read the folder.")
@@ -43,7 +47,8 @@ def embed(
     Prints what became of the images, or with --no-wait the ids of the jobs, of which a large folder has several.
     """
     # a source that cannot be read must not leave an empty collection behind
-    sources.check(sources.resolve(paths))
+    patterns = [text_of(pattern) for pattern in exclude or ()]
+    sources.check(sources.resolve(paths, patterns))
     client = current(context).client(collection)
     space = {"backbone": backbone, "weights": weights, "dtype": dtype, "precision": precision}
     made = client.ensure_collection(collection, **space)
@@ -51,7 +56,8 @@ def embed(
         # aloud: a name with a typing error makes one, too
         output.say(f"New collection {made.name}: {made.backbone}, {made.weights}, {made.dim} dimensions.")
     try:
-        job = _start(client, paths, collection, **space, on_conflict=on_conflict, upload=upload or None)
+        options = {**space, "on_conflict": on_conflict, "upload": upload or None, "exclude": patterns}
+        job = _start(client, paths, collection, **options)
     except errors.ImagekinError:
         _say_empty(client, made)
         raise

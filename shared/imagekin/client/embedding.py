@@ -38,7 +38,7 @@ class Request:
             return self._post_picture(source)
         if isinstance(source, Folder) and self._in_place(source, upload):
             try:
-                return self._post({"type": "folder", "path": str(source.path.resolve())})
+                return self._post({"type": "folder", "path": str(source.path.resolve()), **_excluded(source)})
             except errors.SourceRefused:
                 if upload is False:
                     raise
@@ -77,7 +77,7 @@ class Request:
             if isinstance(source, Archive | Manifest):
                 kind = "manifest" if isinstance(source, Manifest) else "upload"
                 upload_id = self._upload(bodies.of_file(source.path, sent))
-                sending.jobs.append(self._post({"type": kind, "upload_id": upload_id}))
+                sending.jobs.append(self._post({"type": kind, "upload_id": upload_id, **_excluded(source)}))
                 sending.sent += 1
             else:
                 sending.add(self._group_of(source, upload))
@@ -104,7 +104,7 @@ class Request:
         """Send what has to be sent, and give the source that the job names."""
         match source:
             case Location():
-                return {"type": "location", "url": source.url}
+                return {"type": "location", "url": source.url, **_excluded(source)}
             case Urls() if len(source.items) <= schemas.MAX_URLS:
                 return {"type": "urls", "urls": source.items}
             case Urls():
@@ -112,7 +112,7 @@ class Request:
             case Manifest():
                 return {"type": "manifest", "upload_id": self._upload_file(source)}
             case Archive() | Picture():
-                return {"type": "upload", "upload_id": self._upload_file(source)}
+                return {"type": "upload", "upload_id": self._upload_file(source), **_excluded(source)}
             case Folder() | Listing():
                 sent = self._watched(*uploads.measure(source))
                 return {
@@ -129,3 +129,9 @@ class Request:
     def _watched(self, count: int, size: int) -> Sent | None:
         """Give what a body is to call with the bytes sent so far."""
         return watched(count, size, self.watch) if self.watch else None
+
+
+def _excluded(source: One) -> dict[str, Any]:
+    return (
+        {"exclude": list(source.exclude)} if isinstance(source, Folder | Location | Archive) and source.exclude else {}
+    )

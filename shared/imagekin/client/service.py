@@ -230,6 +230,7 @@ class Client:
         precision: Precision | str | None = None,
         on_conflict: OnConflict | str | None = None,
         upload: bool | None = None,
+        exclude: Sequence[str] = (),
         callback_url: str | None = None,
         idempotency_key: str | None = None,
         on_upload: sending.Watch | None = None,
@@ -246,11 +247,13 @@ class Client:
         uploads, False never. What the collection has under the same key is not sent again, so an upload that was
         interrupted goes on where it stopped; the rest goes in parts, each a job, which a `JobGroup` shows as one. With
         an idempotency key or a callback everything is sent, as one job.
+        exclude: patterns of names, or of paths where they have a `/`, of what is left out of a folder, location or
+        archive.
         on_upload: is called with a `Sending` as an upload goes on.
         Raises `FileNotFoundError`, `EmptySource`, `Conflict` where the collection has another space; nothing is made of
         a source that cannot be read.
         """
-        resolved = sources.resolve(source)
+        resolved = sources.resolve(source, exclude)
         sources.check(resolved)
         self.ensure_collection(collection, backbone=backbone, weights=weights, dtype=dtype, precision=precision)
         request = embedding.Request(self._transport, collection, on_conflict, callback_url, idempotency_key, on_upload)

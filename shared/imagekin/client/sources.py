@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ class Urls:
 @dataclass(frozen=True)
 class Location:
     url: str
+    exclude: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Manifest:
 @dataclass(frozen=True)
 class Archive:
     path: Path
+    exclude: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -63,17 +65,17 @@ class Several:
 Source = One | Several
 
 
-def resolve(given: Given) -> Source:
+def resolve(given: Given, exclude: Sequence[str] = ()) -> Source:
     """Say what a source is; raises `FileNotFoundError`, `InvalidRequest` for a mix that is no single source."""
     if isinstance(given, str | os.PathLike):
-        return _one(given)
+        return _one(given, exclude)
     if isinstance(given, Mapping | schemas.UrlItem):
         return Urls([_url_item(given)])  # pyright: ignore[reportArgumentType]
     entries = list(given)
     if not entries:
         raise errors.EmptySource("The list of pictures is empty.")
     if len(entries) == 1 and isinstance(entries[0], str | os.PathLike):
-        return _one(entries[0])
+        return _one(entries[0], exclude)
     web = [
         entry for entry in entries if not isinstance(entry, str | os.PathLike) or _scheme(entry) in ("http", "https")
     ]
@@ -86,9 +88,9 @@ def resolve(given: Given) -> Source:
     paths = [_existing(Path(entry)) for entry in entries if isinstance(entry, str | os.PathLike)]
     alone = [path for path in paths if path.name.lower().endswith(ARCHIVES + MANIFESTS) and not path.is_dir()]
     if not alone:
-        return Listing(paths)
+        return Listing(paths, exclude)
     rest = [path for path in paths if path not in alone]
-    return Several([_one(path) for path in dict.fromkeys(alone)] + ([Listing(rest)] if rest else []))
+    return Several([_one(path, exclude) for path in dict.fromkeys(alone)] + ([Listing(rest, exclude)] if rest else []))
 
 
 def check(source: Source) -> None:
@@ -113,22 +115,22 @@ def check(source: Source) -> None:
                 raise errors.InvalidRequest(archive_kinds.refusal(str(source.path), kind))
 
 
-def _one(given: Local) -> One:
+def _one(given: Local, exclude: Sequence[str]) -> One:
     scheme = _scheme(given)
     if scheme in ("http", "https"):
         return Urls([{"url": str(given)}])
     if scheme:
-        return Location(str(given))
+        return Location(str(given), exclude)
     if given == "":
         # as a path this is the current folder, and mostly a script's variable that was not set
         raise errors.InvalidRequest("An empty text is not a path; `.` is the current folder.")
     path = _existing(Path(given))
     if path.is_dir():
-        return Folder(path)
+        return Folder(path, exclude=exclude)
     name = path.name.lower()
     if name.endswith(MANIFESTS):
         return Manifest(path)
-    return Archive(path) if name.endswith(ARCHIVES) else Picture(path)
+    return Archive(path, exclude) if name.endswith(ARCHIVES) else Picture(path)
 
 
 def _scheme(given: Local) -> str | None:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from imagekin import errors, formats, schemas
 from imagekin.client.bodies import CHUNK_BYTES
+from imagekin.left_out import LeftOut, of_environment
 from imagekin.schemas import keys
 
 # What an interrupted upload loses at most, and what the server is asked about at once.
@@ -45,10 +46,12 @@ class Folder:
 
     path: Path
     prefix: str = ""
+    exclude: Sequence[str] = ()
     # a folder is walked more than once
     warned: set[Path] = field(default_factory=set, compare=False, repr=False)
 
     def __iter__(self) -> Iterator[File]:
+        left_out = LeftOut((*of_environment(), *self.exclude))
         folders = [(self.path, self.prefix)]
         while folders:
             folder, prefix = folders.pop()
@@ -60,6 +63,8 @@ class Folder:
                     raise
                 self._warn(folder, error)
                 continue
+            inside = prefix.removeprefix(self.prefix)
+            found = [entry for entry in found if not left_out.path(_key(inside + entry.name))]
             for entry in found:
                 if entry.is_file() and looks_like_image(Path(entry.path)):
                     yield File(_key(prefix + entry.name), Path(entry.path))
@@ -78,6 +83,7 @@ class Listing:
     """Named files, keyed by file name, or by the path below their common folder where names are not enough."""
 
     paths: Sequence[Path]
+    exclude: Sequence[str] = ()
     warned: set[Path] = field(default_factory=set, compare=False, repr=False)
 
     def __iter__(self) -> Iterator[File]:
@@ -89,7 +95,7 @@ class Listing:
         for path in self.paths:
             name = path.name if base is None else path.absolute().relative_to(base).as_posix()
             if path.is_dir():
-                yield from Folder(path, f"{name}/", self.warned)
+                yield from Folder(path, f"{name}/", self.exclude, self.warned)
             else:
                 yield File(_key(name), path)
 

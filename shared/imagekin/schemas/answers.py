@@ -210,6 +210,8 @@ class ClusterResult(Wire):
     iterations: int
     # rows of the largest mini-batch; null: every pass went over all images
     batch_rows: int | None = None
+    # where there are fewer distinct vectors than clusters were asked for: how many, each a cluster of its own
+    distinct: int | None = None
     clusters: list[Cluster]
     assignments: list[Assignment]
 

@@ -84,14 +84,22 @@ class KnownBody(Body):
 # --- jobs -----------------------------------------------------------------------------------------------------
 
 
+Exclude = Annotated[
+    list[Annotated[str, StringConstraints(min_length=1, max_length=256)]] | None,
+    Field(max_length=100, description="Patterns of names, or of paths where they have a `/`, that are left out."),
+]
+
+
 class UploadSource(Body):
     type: Literal["upload"]
     upload_id: Id
+    exclude: Exclude = None
 
 
 class FolderSource(Body):
     type: Literal["folder"]
     path: Annotated[str, StringConstraints(min_length=1, max_length=4096)]
+    exclude: Exclude = None
 
 
 class UrlItem(Body):
@@ -113,6 +121,7 @@ class ManifestSource(Body):
 class LocationSource(Body):
     type: Literal["location"]
     url: Annotated[str, StringConstraints(min_length=1, max_length=4096)]
+    exclude: Exclude = None
 
 
 Source = Annotated[

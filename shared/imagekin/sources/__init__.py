@@ -43,6 +43,9 @@ def open_source(spec: Mapping[str, Any], storage: Storage, settings: Settings) -
 
     Raises InvalidRequest, SourceRefused, SourceUnreadable, UploadExpired, or Unavailable where storage fails.
     """
+    excluded: list[str] = spec.get("exclude") or []
+    if excluded:
+        settings = settings.model_copy(update={"left_out": (*settings.left_out, *excluded)})
     return _type(spec).open_source(spec, storage, settings)
 
 

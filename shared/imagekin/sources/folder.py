@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from imagekin import errors, formats
+from imagekin.left_out import LeftOut
 from imagekin.schemas import keys
 from imagekin.settings import Settings
 from imagekin.sources import names
@@ -88,6 +89,7 @@ class Folder:
     def __init__(self, path: str, roots: Roots, settings: Settings) -> None:
         self._path = path
         self._roots = roots
+        self._left_out = LeftOut(settings.left_out)
         self._max_bytes = settings.max_image_bytes
 
     def entries(self, cursor: Any | None = None) -> Iterator[Entry]:
@@ -152,7 +154,7 @@ class Folder:
         except OSError as error:
             return self._failed(relative, error)
         # one part of a path, whatever it has in it: here a backslash parts nothing
-        if name[0] == "." or name == names.RESOURCE_FORKS:
+        if name[0] == "." or name == names.RESOURCE_FORKS or self._is_left_out(name, relative):
             return self._ignored(relative)
         if stat.S_ISDIR(mode):
             try:
@@ -164,6 +166,9 @@ class Folder:
         if not stat.S_ISREG(mode) or not _is_image(name, path, self._roots):
             return self._ignored(relative)
         return self._item(relative, size)
+
+    def _is_left_out(self, name: str, relative: str) -> bool:
+        return self._left_out.name(_text(name)) or self._left_out.path(_text(relative))
 
     def _may_follow(self, target: str, linked: bool) -> bool:
         if not self._roots.allow(target):

@@ -14,6 +14,7 @@ import fsspec
 from fsspec.asyn import AsyncFileSystem
 
 from imagekin import errors, formats
+from imagekin.left_out import LeftOut
 from imagekin.net import fetch
 from imagekin.settings import LOCAL_PROTOCOLS, Settings, local_path
 from imagekin.sources import folder, names
@@ -70,6 +71,7 @@ class Location:
         self._fs = fs
         self._path = path.rstrip("/")
         self._settings = settings
+        self._left_out = LeftOut(settings.left_out)
         self._max_bytes = settings.max_image_bytes
         protocol = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
         self._listing: Listing = (S3Listing if "s3" in protocol else Tree)(fs, self._path)
@@ -105,7 +107,7 @@ class Location:
 
     def _entry(self, found: Found) -> Entry:
         key, fault = names.key_of(found.name)
-        if names.is_hidden(found.name) or not self._is_image(found):
+        if names.is_hidden(found.name) or self._left_out.path(found.name) or not self._is_image(found):
             return Entry(key, {}, found.name, ignored=True)
         try:
             check_size(found.size, self._max_bytes)

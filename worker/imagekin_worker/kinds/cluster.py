@@ -17,14 +17,14 @@ from sqlalchemy.orm import Session
 
 from imagekin import errors
 from imagekin.database import tables
-from imagekin.enums import Algorithm, DType
+from imagekin.enums import Algorithm, DType, Metric
 from imagekin.jobs import checkpoint, fence, finish, results
 from imagekin.jobs.claim import Claim, release
 from imagekin.settings import Settings
 from imagekin.store import ledger, reading, vector_codec
 from imagekin_worker.context.lease import Lease
 from imagekin_worker.context.process_state import Node
-from imagekin_worker.kmeans import pytorch_package
+from imagekin_worker.kmeans import measure, pytorch_package
 from imagekin_worker.kmeans.kmeans import KMeans
 from imagekin_worker.kmeans.measure import Clustering, Options
 
@@ -61,11 +61,19 @@ def run(node: Node, claim: Claim, lease: Lease) -> None:
     Raises InvalidRequest and JobError where it cannot be done, LeaseLost.
     """
     job = node.database.read(fence.job_of, claim)
-    if job.params["algorithm"] == Algorithm.KMEANS_PYTORCH:
+    saved = node.database.read(checkpoint.kept, claim)
+    pinned = None
+    if saved is None:
         pinned = _pin(node, claim)
+        few = measure.of_few(measure.Rows(pinned.rows), Metric(job.params["metric"]), job.params["n_clusters"])
+        if few is not None:
+            _write(node, claim, job, pinned, few, batch_rows=None, distinct=few.n_clusters)
+            return
+    if job.params["algorithm"] == Algorithm.KMEANS_PYTORCH:
+        pinned = pinned or _pin(node, claim)
         _write(node, claim, job, pinned, _original(node, claim, job, pinned, lease), batch_rows=None)
         return
-    part = _resume(node, claim, job)
+    part = _resume(node, claim, job, saved, pinned)
     deadline = time.monotonic() + SLICE_S
     if part.kmeans.advance(until=lambda: lease.lost or time.monotonic() > deadline):
         _write(node, claim, job, part.pinned, part.kmeans.result(), part.kmeans.batch_rows)
@@ -122,20 +130,19 @@ def _spooled(changes: Iterable[reading.Change], places: np.ndarray, shape: tuple
         return np.memmap(file, np.float32, "r", shape=shape)
 
 
-def _resume(node: Node, claim: Claim, job: tables.Job) -> Slice:
+def _resume(node: Node, claim: Claim, job: tables.Job, saved: bytes | None, pinned: Pinned | None) -> Slice:
     """Go on where the last slice ended: from memory if that was here, else from SQL, else from the start."""
-    saved = node.database.read(checkpoint.kept, claim)
     kept: Slice | None = node.slices.pop(claim.job_id, None)
     node.slices.clear()
     if saved is not None:
         if kept is not None and kept.saved == saved:
             return kept
         about, state = _unpacked(saved)
-        pinned = _pin(node, claim, about["revision"])
+        earlier = _pin(node, claim, about["revision"])
         # images that were replaced or deleted since are gone from the pinned revision: then it starts over
-        if pinned.digest == about["digest"]:
-            return Slice(pinned, KMeans.resume(pinned.rows, state, device=node.device))
-    pinned = _pin(node, claim)
+        if earlier.digest == about["digest"]:
+            return Slice(earlier, KMeans.resume(earlier.rows, state, device=node.device))
+    pinned = pinned or _pin(node, claim)
     options = replace(_options(node, job), memory_budget_bytes=node.settings.cluster_memory_bytes)
     kmeans = KMeans(pinned.rows, job.params["n_clusters"], options)
     return Slice(pinned, kmeans)
@@ -170,13 +177,19 @@ def _original(node: Node, claim: Claim, job: tables.Job, pinned: Pinned, lease: 
     except pytorch_package.Stopped as stopped:
         if lease.lost:
             raise errors.LeaseLost from stopped
-        raise errors.JobError(
+        raise errors.NotConverged(
             f"kmeans-pytorch was not done after {seconds:.0f} s; use algorithm=kmeans, or fewer starts (n_init)."
         ) from stopped
 
 
 def _write(
-    node: Node, claim: Claim, job: tables.Job, pinned: Pinned, found: Clustering, batch_rows: int | None
+    node: Node,
+    claim: Claim,
+    job: tables.Job,
+    pinned: Pinned,
+    found: Clustering,
+    batch_rows: int | None,
+    distinct: int | None = None,
 ) -> None:
     """Write the assignments in parts, then the summary and the centers, which end the job."""
     for first, parts in _parts(pinned, found):
@@ -190,6 +203,7 @@ def _write(
         "inertia": float(found.inertia),
         "iterations": int(found.iterations),
         "batch_rows": batch_rows,
+        "distinct": distinct,
         "clusters": [
             {
                 "label": label,

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import mmap
 from collections.abc import Iterator
@@ -265,22 +266,68 @@ def assign(
 def conclude(rows: Rows, metric: Metric, centers: np.ndarray, placement: Placement, iterations: int) -> Clustering:
     """Name the clusters by size and describe them; the arguments stay as they are.
 
-    A cluster without members takes the row farthest from its center, so that every label has a medoid. That happens
-    where there are fewer distinct rows than clusters: some rows that are alike then have labels of their own.
+    A cluster without members takes the row farthest from its center with all that are alike, so that every label has a
+    medoid and rows that are alike have one label. Fewer distinct rows than clusters are for `of_few`; here they are
+    parted, one by one.
     """
     centers, placement = centers.copy(), Placement(*(array.copy() for array in placement))
     labels, distances, cosines = placement
     sizes = np.bincount(labels, minlength=len(centers))
-    donors = iter(np.argsort(-distances, kind="stable"))
+    order = np.argsort(-distances, kind="stable")
+    donors = iter(order)
     for cluster in np.flatnonzero(sizes == 0):
-        row = next(row for row in donors if sizes[labels[row]] > 1)
-        sizes[labels[row]] -= 1
-        sizes[cluster] = 1
-        seed = rows[slice(row, row + 1)]
+        alike = next((found for row in donors if (found := _given(rows, row, placement, sizes)) is not None), None)
+        if alike is None:
+            alike = next(np.array([row]) for row in order if sizes[labels[row]] > 1)
+        sizes[labels[alike[0]]] -= len(alike)
+        sizes[cluster] = len(alike)
+        seed = rows[slice(alike[0], alike[0] + 1)]
         centers[cluster] = (unit(seed) if metric is Metric.COSINE else seed)[0].cpu().numpy()
-        labels[row], cosines[row] = cluster, centers[cluster].any()
-        distances[row] = 1 - cosines[row] if metric is Metric.COSINE else 0
+        labels[alike], cosines[alike] = cluster, centers[cluster].any()
+        distances[alike] = 1 - cosines[alike] if metric is Metric.COSINE else 0
     return _ordered(metric, centers, placement, iterations)
+
+
+def _given(rows: Rows, row: int, placement: Placement, sizes: np.ndarray) -> np.ndarray | None:
+    """Return the rows like `row` in its cluster, itself among them; None where the cluster has no other."""
+    label = placement.labels[row]
+    if sizes[label] < 2:
+        return None
+    near = np.isclose(placement.distances, placement.distances[row], rtol=1e-6) & (placement.labels == label)
+    candidates = np.flatnonzero(near)
+    seed = rows[slice(row, row + 1)]
+    alike = [
+        part[(rows.pick(torch.from_numpy(part)) == seed).all(1).cpu().numpy()]
+        for part in np.array_split(candidates, -(-len(candidates) // MEASURED_ROWS))
+    ]
+    found = np.concatenate(alike)
+    return found if len(found) < sizes[label] else None
+
+
+def of_few(rows: Rows, metric: Metric, n_clusters: int) -> Clustering | None:
+    """Return the clusters of fewer distinct rows than clusters, each of them one; None where there are enough.
+
+    K-means has nothing to find there: whatever it did, clusters would be empty, or rows that are alike apart.
+    """
+    label_of: dict[bytes, int] = {}
+    firsts: list[int] = []
+    labels = np.empty(rows.n, np.int32)
+    for block in rows.blocks(1):
+        # -0.0 is 0.0
+        for row, values in enumerate(rows[block].cpu().numpy() + 0.0, block.start):
+            digest = hashlib.blake2b(values.tobytes(), digest_size=16).digest()
+            if digest not in label_of:
+                if len(firsts) == n_clusters - 1 or not np.isfinite(values).all():
+                    return None
+                label_of[digest] = len(firsts)
+                firsts.append(row)
+            labels[row] = label_of[digest]
+        rows.release()
+    picked = rows.pick(torch.tensor(firsts))
+    centers = (unit(picked) if metric is Metric.COSINE else picked).cpu().numpy()
+    cosines = (np.abs(centers).sum(1) > 0).astype(np.float64)[labels]
+    distances = 1 - cosines if metric is Metric.COSINE else np.zeros(rows.n)
+    return _ordered(metric, centers, Placement(labels, distances, cosines), 0)
 
 
 def _ordered(metric: Metric, centers: np.ndarray, placement: Placement, iterations: int) -> Clustering:

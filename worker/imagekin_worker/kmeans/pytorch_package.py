@@ -32,7 +32,7 @@ class Stopped(errors.JobError):
     """The clustering was stopped before it was done."""
 
 
-class Diverged(errors.JobError):
+class Diverged(errors.NotConverged):
     """kmeans-pytorch came to no end: a cluster lost its images (duplicates provoke it); use algorithm=kmeans."""
 
 

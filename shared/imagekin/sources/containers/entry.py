@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from imagekin import archive_kinds, errors, formats
+from imagekin.left_out import LeftOut
 from imagekin.settings import Settings
 from imagekin.sources import names
 from imagekin.sources.base import Entry, Fault
@@ -27,6 +28,7 @@ class Archive(ABC):
     def __init__(self, blob: Blob, settings: Settings) -> None:
         self._blob = blob
         self._settings = settings
+        self._left_out = LeftOut(settings.left_out)
         # what of it was met; an archive of archives is told apart from one of nothing
         self._images = 0
         self._archives: list[str] = []
@@ -105,7 +107,7 @@ class Archive(ABC):
     ) -> Found:
         """Return a regular member; `head` reads the start of its data where the name does not tell."""
         key, refused = names.key_of(name)
-        if names.is_hidden(name):
+        if names.is_hidden(name) or self._left_out.path(key):
             return Found(Entry(key, {}, None, ignored=True), after)
         if not (names.is_image(name) or formats.looks_like_image(start := head())):
             if len(self._archives) < _NAMED_ARCHIVES and _is_archive(name, start):
