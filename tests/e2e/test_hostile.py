@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import struct
@@ -160,6 +161,54 @@ def archives() -> dict[str, bytes]:
     }
 
 
+def odd_archives() -> dict[str, bytes]:
+    """Return archives whose names, links and sidecars are as people have them, or worse."""
+    image = encoded("PNG")
+    path_of_another = b"\x75\x70" + struct.pack("<HBL", 14, 1, 7) + b"other.png"
+    real_path = b"\x75\x70" + struct.pack("<HBL", 14, 1, zlib.crc32(b"__.png")) + b"again.png"
+    up = b"\x75\x70" + struct.pack("<HBL", 14, 1, zlib.crc32(b"__.png")) + b"../up.png"
+    return {
+        "cp932.zip": _named("表.png".encode("cp932"), image),
+        "cp932-folder.zip": _named("能/表.png".encode("cp932"), image),
+        "big5.zip": _named("許功蓋.png".encode("big5"), image),
+        "latin1.zip": _named(b"caf\xe9.png", image),
+        "bytes.zip": _named(bytes(range(0x80, 0x100)) + b".png", image),
+        "unicode-path.zip": _named(b"__.png", image, real_path),
+        "unicode-path-of-another.zip": _named(b"__.png", image, path_of_another),
+        "unicode-path-up.zip": _named(b"__.png", image, up),
+        "unicode-path-cut.zip": _named(b"__.png", image, real_path[:7]),
+        "sidecar.zip": zipped({"a.png": image, "a.json": b'{"n": NaN}', "a.txt": b"said"}),
+        "sidecar-deep.zip": zipped({"a.png": image, "a.json": b"[" * 60_000}),
+        "sidecar-bomb.zip": zipped({"a.png": image, "a.json": b'{"a":"' + b" " * (50 * MEGABYTE) + b'"}'}),
+        "sidecar-nul.zip": zipped({"a.png": image, "a.txt": b"a\0b"}),
+        "sidecars-of-one.zip": zipped({f"a.{n}.txt": b"x" for n in range(3000)} | {"a.png": image}),
+        "system.zip": zipped({"@eaDir/a.png": image, "#recycle/b.png": image}),
+        "links-in.tar": tarred((member("a.png"), image), (member("b.png", tarfile.LNKTYPE, "a.png"), b"")),
+        "link-round.tar": tarred(
+            (member("a.png", tarfile.LNKTYPE, "b.png"), b""), (member("b.png", tarfile.LNKTYPE, "a.png"), b"")
+        ),
+        "link-itself.tar": tarred((member("a.png", tarfile.LNKTYPE, "a.png"), b"")),
+        "link-chain.tar": tarred(
+            (member("0.png"), image), *((member(f"{n + 1}.png", tarfile.LNKTYPE, f"{n}.png"), b"") for n in range(30))
+        ),
+        "link-to-folder.tar": tarred((member("d", tarfile.DIRTYPE), b""), (member("d.png", tarfile.LNKTYPE, "d"), b"")),
+        "cp932.tar": tarred((member("表.png".encode("cp932").decode("utf-8", "surrogateescape")), image)),
+        "controls.tar": tarred((member("a\x1b[31m.png"), image)),
+        "seven.7z": b"7z\xbc\xaf\x27\x1c" + bytes(4000),
+        "rar.rar": b"Rar!\x1a\x07\x01\0" + bytes(4000),
+        "bzip2.tar.bz2": bz2.compress(tarred((member("a.png"), image))),
+        "archives-only.zip": zipped({"0.tar": tarred((member("a.png"), image)), "1.7z": b"7z\xbc\xaf\x27\x1c"}),
+    }
+
+
+def _named(name: bytes, data: bytes, extra: bytes = b"") -> bytes:
+    """Write a zip of one member whose name and extra field are just these bytes."""
+    fields = (0, 0, 0, 33, zlib.crc32(data), len(data), len(data), len(name), len(extra))
+    local = struct.pack("<4s5H3L2H", b"PK\3\4", 20, *fields) + name + extra + data
+    record = struct.pack("<4s4B4H3L5H2L", b"PK\1\2", 20, 0, 20, 0, *fields, 0, 0, 0, 0, 0) + name + extra
+    return local + record + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, len(record), len(local), 0)
+
+
 def _twice(image: bytes) -> bytes:
     with pytest.warns(UserWarning, match="Duplicate name"):
         out = io.BytesIO()
@@ -236,6 +285,34 @@ def test_hostile_archives(client: Client, unharmed, tmp_path: Path):
         assert answers[name][0] in ("failed", "refused"), (name, answers[name])
     keys = {image.key for image in client.images("hostile-archives")}
     assert not any(key.startswith("/") or ".." in key.split("/") for key in keys)
+
+
+def test_odd_archives(client: Client, unharmed, tmp_path: Path):
+    answers = {}
+    for name, data in odd_archives().items():
+        (tmp_path / name).write_bytes(data)
+        answers[name] = _answer(client, tmp_path / name, f"odd-{name}")
+    ended = {name: answer[0] for name, answer in answers.items()}
+    refused = {"seven.7z", "rar.rar", "bzip2.tar.bz2"}
+    failed = {
+        "system.zip",
+        "link-round.tar",
+        "link-itself.tar",
+        "link-to-folder.tar",
+        "controls.tar",
+        "unicode-path-up.zip",
+    }
+    failed |= {"archives-only.zip"}
+    partial = {"link-chain.tar"}
+    assert {name for name, end in ended.items() if end == "refused"} == refused, answers
+    assert {name for name, end in ended.items() if end == "failed"} == failed, answers
+    assert {name for name, end in ended.items() if end == "partial"} == partial, answers
+    (only,) = client.images("odd-cp932.zip")
+    assert only.key.replace("%5C", "\\").encode("cp437").decode("cp932") == "表.png"
+    assert [image.key for image in client.images("odd-unicode-path.zip")] == ["again.png"]
+    assert [image.key for image in client.images("odd-unicode-path-of-another.zip")] == ["__.png"]
+    (only,) = client.images("odd-sidecar.zip")
+    assert only.metadata == {"n": None, "caption": "said"}
 
 
 def _answer(client: Client, path: Path, collection: str) -> tuple[str, set[str]]:
