@@ -17,6 +17,8 @@ import imagekin_migrations
 from imagekin.database.engine import Database
 from imagekin.settings import Settings
 
+pytest.register_assert_rewrite("kit")
+
 ROOT = Path(__file__).parent.parent
 # Real photographs, where this checkout lies beside them; a user's clone does not.
 DATA = ROOT.parent / "shared" / "data"

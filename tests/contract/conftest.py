@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 import pytest
 import structlog
-from hand import Hand
-from known_vectors import item, store
-from serving import Running, running
-from wire import ADMIN_KEY
 
 from imagekin import api_keys
 from imagekin.settings import Settings
+from kit.hand import Hand
+from kit.known_vectors import item, store
+from kit.serving import Running, running
+from kit.wire import ADMIN_KEY
 
 if TYPE_CHECKING:
-    from crew import Crew
+    from kit.crew import Crew
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -124,7 +124,7 @@ def one_image(hand: Hand) -> Hand:
 def crew(server: Running) -> Iterator[Crew]:
     """A worker's own code on the server's database."""
     # only what needs a worker waits for torch
-    from crew import Crew
+    from kit.crew import Crew
 
     crew = Crew(server.settings)
     yield crew

@@ -8,13 +8,13 @@ from pathlib import Path
 import httpx2
 import pytest
 import sqlalchemy as sa
-from hand import Hand
-from serving import BOTH_ENGINES, NO_REDIS, Running
-from wire import ADMIN_KEY, check_problem
 
 from imagekin import api_keys
 from imagekin.database import sql, tables
 from imagekin.enums import Lane
+from kit.hand import Hand
+from kit.serving import BOTH_ENGINES, NO_REDIS, Running
+from kit.wire import ADMIN_KEY, check_problem
 
 # --- keys ------------------------------------------------------------------------------------------------------
 

@@ -10,16 +10,16 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
-from calls import accepted, embed, upload
-from crew import Crew
-from hand import DIM, Hand
-from known_vectors import near, store
-from serving import BOTH_ENGINES, Running
-from wire import check_problem
 
 from imagekin.database import tables
 from imagekin_worker.kinds import assign as assign_kind
 from imagekin_worker.kmeans.measure import assign as place
+from kit.calls import accepted, embed, upload
+from kit.crew import Crew
+from kit.hand import DIM, Hand
+from kit.known_vectors import near, store
+from kit.serving import BOTH_ENGINES, Running
+from kit.wire import check_problem
 
 pytestmark = BOTH_ENGINES
 

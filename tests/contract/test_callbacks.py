@@ -7,14 +7,14 @@ from typing import Any
 
 import httpx2
 import pytest
-from calls import FIELDS, accepted, search
-from hand import Hand, picture
-from serving import Running
-from wire import ADMIN_KEY, check_problem
 
 from imagekin.database import tables
 from imagekin.jobs import callbacks
-from receiving import SECRET
+from kit.calls import FIELDS, accepted, search
+from kit.hand import Hand, picture
+from kit.receiving import SECRET
+from kit.serving import Running
+from kit.wire import ADMIN_KEY, check_problem
 
 URL = "https://example.org/hook?token=of-the-receiver"
 

@@ -5,11 +5,11 @@ import io
 import httpx2
 import numpy as np
 import pytest
-from hand import DIM, Hand, vector
-from serving import BOTH_ENGINES, Running
-from wire import check_problem
 
 from imagekin import catalog
+from kit.hand import DIM, Hand, vector
+from kit.serving import BOTH_ENGINES, Running
+from kit.wire import check_problem
 
 pytestmark = BOTH_ENGINES
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import httpx2
 import pytest
-from calls import accepted, embed, row, search, stored_files, upload
-from hand import Hand, picture
-from serving import BOTH_ENGINES, Running
-from wire import ADMIN_KEY, check_problem
+
+from kit.calls import accepted, embed, row, search, stored_files, upload
+from kit.hand import Hand, picture
+from kit.serving import BOTH_ENGINES, Running
+from kit.wire import ADMIN_KEY, check_problem
 
 pytestmark = BOTH_ENGINES
 

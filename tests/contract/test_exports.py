@@ -9,13 +9,13 @@ import tracemalloc
 import httpx2
 import numpy as np
 import pytest
-from hand import DIM, Hand, vector
-from known_vectors import EMBEDDINGS, KEYS, METADATA, item, store
-from serving import BOTH_ENGINES, Running
-from vector_files import export, read
-from wire import check_problem
 
 from imagekin.store import exports, segments
+from kit.hand import DIM, Hand, vector
+from kit.known_vectors import EMBEDDINGS, KEYS, METADATA, item, store
+from kit.serving import BOTH_ENGINES, Running
+from kit.vector_files import export, read
+from kit.wire import check_problem
 
 FORMATS = ("npz", "parquet", "safetensors")
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import fuzzing_checks
 import pytest
-from wire import ADMIN_KEY
 
-from receiving import SECRET
+from kit.receiving import SECRET
+from kit.wire import ADMIN_KEY
 
 # FUZZING_EXAMPLES=50 FUZZING_SEED=2 looks longer, and elsewhere
 EXAMPLES = int(os.environ.get("FUZZING_EXAMPLES", "8"))

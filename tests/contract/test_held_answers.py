@@ -9,13 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx2
-from calls import SUMMARY, cluster
-from hand import Hand
-from serving import BOTH_ENGINES, Running
-from wire import ADMIN_KEY, check_problem
 
 from imagekin.jobs import end
-from patience import until
+from kit.calls import SUMMARY, cluster
+from kit.hand import Hand
+from kit.patience import until
+from kit.serving import BOTH_ENGINES, Running
+from kit.wire import ADMIN_KEY, check_problem
 
 pytestmark = BOTH_ENGINES
 

@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import sqlalchemy as sa
-from hand import Hand
-from serving import Running
-from wire import ADMIN_KEY
 
 from imagekin_api.wiring.waiting import POLL_S
-from patience import until
+from kit.hand import Hand
+from kit.patience import until
+from kit.serving import Running
+from kit.wire import ADMIN_KEY
 
 WAITING = 8
 MEASURED_S = 2.0

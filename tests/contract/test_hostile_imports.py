@@ -10,14 +10,15 @@ import zipfile
 import httpx2
 import numpy as np
 import pyarrow as pa
-from calls import stored_files
-from crew import Crew
-from hand import DIM
-from known_vectors import EMBEDDINGS
 from pyarrow import parquet
-from serving import Running
-from vector_files import finished, npz, post, table, with_metadata
-from wire import check_problem
+
+from kit.calls import stored_files
+from kit.crew import Crew
+from kit.hand import DIM
+from kit.known_vectors import EMBEDDINGS
+from kit.serving import Running
+from kit.vector_files import finished, npz, post, table, with_metadata
+from kit.wire import check_problem
 
 
 def header_of(shape: str, dtype: str = "<f4", length: int = 118) -> bytes:

@@ -13,12 +13,12 @@ import httpx2
 import pytest
 import sqlalchemy as sa
 import structlog
-from hand import Hand
-from serving import BOTH_ENGINES, Running
-from wire import ADMIN_KEY, PROBLEM, check_problem
 
 from imagekin_api.documents import openapi
 from imagekin_api.documents.operations import Operation
+from kit.hand import Hand
+from kit.serving import BOTH_ENGINES, Running
+from kit.wire import ADMIN_KEY, PROBLEM, check_problem
 
 JSON = {"Content-Type": "application/json"}
 

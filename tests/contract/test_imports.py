@@ -8,15 +8,15 @@ from collections.abc import Callable
 import httpx2
 import numpy as np
 import pytest
-from calls import accepted, row, stored_files, upload
-from crew import Crew
-from hand import DIM, Hand, vector
-from known_vectors import EMBEDDINGS, item, store
-from serving import BOTH_ENGINES, Running
-from vector_files import export, finished, items, npz, outcomes, post, read, table, with_metadata
-from wire import check_problem
 
 from imagekin_worker.kinds import plan
+from kit.calls import accepted, row, stored_files, upload
+from kit.crew import Crew
+from kit.hand import DIM, Hand, vector
+from kit.known_vectors import EMBEDDINGS, item, store
+from kit.serving import BOTH_ENGINES, Running
+from kit.vector_files import export, finished, items, npz, outcomes, post, read, table, with_metadata
+from kit.wire import check_problem
 
 pytestmark = BOTH_ENGINES
 

@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 import httpx2
 import redis
-from calls import accepted, cluster, search
-from hand import Hand
-from serving import BOTH_ENGINES, NO_REDIS, Running
-from wire import ADMIN_KEY, check_problem
 
 from imagekin import api_keys
 from imagekin.enums import Lane
-from patience import until
+from kit.calls import accepted, cluster, search
+from kit.hand import Hand
+from kit.patience import until
+from kit.serving import BOTH_ENGINES, NO_REDIS, Running
+from kit.wire import ADMIN_KEY, check_problem
 
 pytestmark = BOTH_ENGINES
 

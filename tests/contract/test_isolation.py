@@ -9,15 +9,15 @@ from uuid import uuid4
 
 import httpx2
 import pytest
-from calls import accepted
-from hand import Hand, picture
-from serving import BOTH_ENGINES, Running
 from sqlalchemy.orm import Session
-from wire import ADMIN_KEY, PROBLEM, check_problem
 
 from imagekin import api_keys, catalog
 from imagekin.enums import DType, OnConflict, Precision
 from imagekin.store import collections, reuse
+from kit.calls import accepted
+from kit.hand import Hand, picture
+from kit.serving import BOTH_ENGINES, Running
+from kit.wire import ADMIN_KEY, PROBLEM, check_problem
 
 OWN = "mine"
 

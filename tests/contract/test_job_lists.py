@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import httpx2
-from calls import SUMMARY, accepted, cluster, embed, finish_three, search, upload
-from hand import Hand
-from serving import BOTH_ENGINES
-from wire import check_problem
+
+from kit.calls import SUMMARY, accepted, cluster, embed, finish_three, search, upload
+from kit.hand import Hand
+from kit.serving import BOTH_ENGINES
+from kit.wire import check_problem
 
 pytestmark = BOTH_ENGINES
 

@@ -6,10 +6,11 @@ import unicodedata
 
 import httpx2
 import pytest
-from calls import accepted
-from hand import Hand
-from serving import BOTH_ENGINES
-from wire import check_problem
+
+from kit.calls import accepted
+from kit.hand import Hand
+from kit.serving import BOTH_ENGINES
+from kit.wire import check_problem
 
 PATH = "/v1/collections/archive/images/known"
 

@@ -11,12 +11,12 @@ from collections.abc import Callable
 
 import httpx2
 import pytest
-from hand import picture
-from serving import NO_REDIS, Running
-from wire import ADMIN_KEY, check_problem
 
 from imagekin import api_keys
 from imagekin_api.wiring.rates import REDIS_TIMEOUT_S
+from kit.hand import picture
+from kit.serving import NO_REDIS, Running
+from kit.wire import ADMIN_KEY, check_problem
 
 
 def test_an_owner_past_the_rate_waits_and_others_do_not(serve: Callable[..., Running]) -> None:

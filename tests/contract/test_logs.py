@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import pytest
 from test_server import process
-from wire import ADMIN_KEY
 
 from imagekin import api_keys
 from imagekin.database.engine import Database
 from imagekin.settings import Settings
-from receiving import SECRET
+from kit.receiving import SECRET
+from kit.wire import ADMIN_KEY
 
 TOKEN = "token-of-the-receiver"
 PREVIOUS = f"whsec_{'Prev' * 8}"

@@ -10,12 +10,12 @@ from typing import Any
 
 import httpx2
 import pytest
-from calls import accepted, count, row, stored_files
-from hand import Hand, picture
-from serving import BOTH_ENGINES, Running
-from wire import check_problem
 
 from imagekin.database import tables
+from kit.calls import accepted, count, row, stored_files
+from kit.hand import Hand, picture
+from kit.serving import BOTH_ENGINES, Running
+from kit.wire import check_problem
 
 pytestmark = BOTH_ENGINES
 

@@ -6,12 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
 import pytest
-from calls import accepted, count, embed, stored_files, upload
-from hand import Hand, picture
-from serving import BOTH_ENGINES, Running
-from wire import check_problem
 
 from imagekin.database import tables
+from kit.calls import accepted, count, embed, stored_files, upload
+from kit.hand import Hand, picture
+from kit.serving import BOTH_ENGINES, Running
+from kit.wire import check_problem
 
 pytestmark = BOTH_ENGINES
 

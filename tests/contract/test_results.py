@@ -9,13 +9,13 @@ from typing import Any
 
 import httpx2
 import pytest
-from calls import accepted, cluster, embed, finish_three, search, upload
-from hand import Hand, picture
 from PIL import Image
-from serving import BOTH_ENGINES, Running
-from wire import check_problem
 
 from imagekin.database import tables
+from kit.calls import accepted, cluster, embed, finish_three, search, upload
+from kit.hand import Hand, picture
+from kit.serving import BOTH_ENGINES, Running
+from kit.wire import check_problem
 
 
 @pytest.fixture

@@ -6,10 +6,11 @@ from typing import Any
 
 import httpx2
 import pytest
-from calls import accepted, row, search
-from hand import DIM, Hand, vector
-from serving import BOTH_ENGINES, Running
-from wire import check_problem
+
+from kit.calls import accepted, row, search
+from kit.hand import DIM, Hand, vector
+from kit.serving import BOTH_ENGINES, Running
+from kit.wire import check_problem
 
 pytestmark = BOTH_ENGINES
 

@@ -7,14 +7,14 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
-from calls import accepted
-from crew import Crew
-from hand import DIM, Hand
-from known_vectors import EMBEDDINGS, KEYS, item, near, store
-from serving import BOTH_ENGINES, Running
-from vector_files import finished, npz, post
 
 from imagekin import schemas
+from kit.calls import accepted
+from kit.crew import Crew
+from kit.hand import DIM, Hand
+from kit.known_vectors import EMBEDDINGS, KEYS, item, near, store
+from kit.serving import BOTH_ENGINES, Running
+from kit.vector_files import finished, npz, post
 
 pytestmark = BOTH_ENGINES
 

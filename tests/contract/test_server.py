@@ -15,13 +15,13 @@ from typing import Any
 
 import httpx2
 import pytest
-from hand import Hand
-from wire import ADMIN_KEY, check_problem
 
 from imagekin.database import tables
 from imagekin.database.engine import Database
 from imagekin.settings import Settings
 from imagekin.stack.port import claim
+from kit.hand import Hand
+from kit.wire import ADMIN_KEY, check_problem
 
 
 def environment(settings: Settings, **changes: Any) -> dict[str, str]:

@@ -14,14 +14,14 @@ from typing import Any
 import httpx2
 import pytest
 import sqlalchemy as sa
-from calls import accepted, count, embed, stored_files
-from hand import Hand, picture
-from serving import Running
 from sqlalchemy.exc import OperationalError
-from wire import ADMIN_KEY, check_problem
 
 from imagekin.database import tables
 from imagekin.uploads import rows
+from kit.calls import accepted, count, embed, stored_files
+from kit.hand import Hand, picture
+from kit.serving import Running
+from kit.wire import ADMIN_KEY, check_problem
 
 
 def test_an_upload_is_kept_byte_by_byte(client: httpx2.Client, server: Running) -> None:

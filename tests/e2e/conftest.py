@@ -10,7 +10,7 @@ import pytest
 from imagekin import Client
 from imagekin.settings import Settings
 from imagekin.stack import Stack
-from receiving import SECRET
+from kit.receiving import SECRET
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,8 @@ from PIL import Image
 
 from imagekin import Client
 from imagekin.stack import Stack
-from patience import until
-from receiving import answer, receiver
+from kit.patience import until
+from kit.receiving import answer, receiver
 
 
 def attempts(service: Stack, job_id: str, count: int) -> list[dict[str, Any]]:

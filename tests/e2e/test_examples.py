@@ -20,7 +20,7 @@ from PIL import Image
 
 from imagekin import Client, errors
 from imagekin.stack import Stack
-from patience import until
+from kit.patience import until
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TIMEOUT_S = 60

@@ -21,7 +21,7 @@ from imagekin import Client
 from imagekin.settings import Settings
 from imagekin.stack import PortTaken, Stack, port, redis
 from imagekin.stack.environment import child_environment
-from patience import until
+from kit.patience import until
 
 PATIENCE_S = 60
 SECRET = "hush-not-in-any-log"

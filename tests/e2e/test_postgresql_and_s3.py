@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import s3
 from imagekin import Client, errors
 from imagekin.enums import JobStatus
 from imagekin.settings import Settings
 from imagekin.stack import Stack
+from kit import s3
 
 PAGES = Path(__file__).parents[2] / "docs" / "how-to"
 ROOT = "s3://my-bucket/photos"

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import web
 from imagekin import Client, errors
 from imagekin.enums import ItemStatus, JobStatus
-from web import Web
+from kit import web
+from kit.web import Web
 
 MANY = 60
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from archive import Archive
+
+from kit.archive import Archive
 
 
 @pytest.fixture

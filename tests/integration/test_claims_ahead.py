@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from archive import Archive
 from PIL import Image
 from sqlalchemy.exc import OperationalError
 
@@ -21,6 +20,7 @@ from imagekin_worker.context.lease import Lease
 from imagekin_worker.context.process_state import FIRST_IMAGES, Node
 from imagekin_worker.kinds import embed
 from imagekin_worker.process import dispatch
+from kit.archive import Archive
 
 CHUNKS = 5
 

@@ -7,7 +7,6 @@ import threading
 import numpy as np
 import pytest
 import sqlalchemy as sa
-from archive import vector
 
 from imagekin import errors
 from imagekin.database import tables
@@ -16,6 +15,7 @@ from imagekin.jobs import end, finish, view
 from imagekin.maintenance import collection_deletion, compaction, forgetting, upkeep
 from imagekin.store import ledger, reading, segments
 from imagekin_worker.matrix.loaded import Residents, catch_up
+from kit.archive import vector
 
 
 @pytest.fixture

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from archive import Archive
 
 from imagekin.enums import ItemStatus, OnConflict
 from imagekin.store import images, ledger, reading, segments
+from kit.archive import Archive
 
 METADATA = {
     "yes": {"on": True, "n": 1, "place": {"city": "Rome", "year": 1969}, "tags": ["a", "b"], "by": None},

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from archive import Archive, vector
 from PIL import Image
 
 from imagekin.database import tables
@@ -17,6 +16,7 @@ from imagekin.jobs import claim, end, results
 from imagekin.settings import Settings
 from imagekin_worker.context.process_state import Node
 from imagekin_worker.process import dispatch
+from kit.archive import Archive, vector
 
 Search = Callable[[np.ndarray], tables.Job]
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sqlalchemy as sa
-from archive import Archive
 
 from imagekin.database import analyze, tables
 from imagekin.database.engine import Database
 from imagekin.settings import Settings
+from kit.archive import Archive
 
 
 def test_tables_that_grew_are_analyzed_once(database: Database, tmp_path) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from fake_server import PNG, FakeServer, progress
 from imagekin.client import Client
 from imagekin.demo import run
 from imagekin.schemas import Neighbor
+from kit.fake_server import PNG, FakeServer, progress
 
 KEYS = [f"{kind}-{theme}-{n}.jpg" for kind in ("sofa", "table") for theme in ("new", "old") for n in (1, 2)]
 

@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-import web
 from imagekin import errors
 from imagekin.net import content_coding, fetch
 from imagekin.net.fetch import Fetcher
 from imagekin.settings import Settings
-from web import Web
+from kit import web
+from kit.web import Web
 
 Make = Callable[..., Fetcher]
 OK = b"HTTP/1.1 200 OK\r\n"

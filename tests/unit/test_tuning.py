@@ -24,7 +24,7 @@ from imagekin_worker.network import backbones, preprocess
 from imagekin_worker.pipeline.lanes import Arrangement, Pipeline, arrangement_of
 from imagekin_worker.tuning import cache_key, compile
 from imagekin_worker.tuning import tuner as tuner_module
-from patience import until
+from kit.patience import until
 
 LEAST_COSINE = 0.9999
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 import pytest
 import sqlalchemy as sa
-from archive import Archive
 
 from imagekin.database import tables
 from imagekin.database.engine import Database
@@ -19,6 +18,7 @@ from imagekin.jobs import plan as plan_step
 from imagekin.maintenance import collection_deletion, sweep
 from imagekin.settings import Settings
 from imagekin.store import ledger
+from kit.archive import Archive
 
 
 def live_an_eventful_life(archive: Archive) -> None:

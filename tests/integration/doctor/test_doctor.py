@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 import typer
-from archive import Archive
-from breakages import IMAGE, examine, found
 from typer.testing import CliRunner
 
 from imagekin import catalog
@@ -21,6 +19,8 @@ from imagekin.enums import DType, ItemStatus, Precision
 from imagekin.jobs import end
 from imagekin.maintenance import collection_deletion, compaction, upkeep
 from imagekin.store import collections, ledger, vector_codec
+from kit.archive import Archive
+from kit.breakages import IMAGE, examine, found
 
 
 def test_a_healthy_system_has_no_findings(archive):

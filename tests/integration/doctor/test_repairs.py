@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import sqlalchemy as sa
-from archive import vector
-from breakages import FAULTS, examine, found, left
 
 from imagekin import doctor
 from imagekin.database import tables
 from imagekin.doctor import dangling
 from imagekin.store import segments
+from kit.archive import vector
+from kit.breakages import FAULTS, examine, found, left
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)

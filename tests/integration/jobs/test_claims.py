@@ -8,7 +8,6 @@ from collections import Counter
 
 import pytest
 import sqlalchemy as sa
-from chunks import finish, items_of, status
 
 from imagekin import errors
 from imagekin.database import tables
@@ -16,6 +15,7 @@ from imagekin.enums import ChunkKind, ItemStatus, JobKind, Lane
 from imagekin.jobs import claim as claim_step
 from imagekin.jobs import finish as finish_step
 from imagekin.jobs import plan as plan_step
+from kit.chunks import finish, items_of, status
 
 
 def test_one_chunk_goes_to_one_claimant(database, planned, claim, settings):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 
 import pytest
-from chunks import finish, status
 
 from imagekin import errors
 from imagekin.enums import ItemStatus, JobKind, JobStatus
@@ -13,6 +12,7 @@ from imagekin.jobs import end, items, view
 from imagekin.jobs import plan as plan_step
 from imagekin.jobs import submit as submit_step
 from imagekin.maintenance import collection_deletion
+from kit.chunks import finish, status
 
 
 def test_a_job_goes_from_queued_to_succeeded(database, submit, claim):

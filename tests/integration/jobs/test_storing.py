@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import sqlalchemy as sa
-from chunks import finish, items_of
 
 from imagekin.enums import DType, OnConflict
 from imagekin.jobs import finish as finish_step
 from imagekin.jobs.claim import release, renew
 from imagekin.store import collections, reuse
+from kit.chunks import finish, items_of
 
 
 @pytest.fixture

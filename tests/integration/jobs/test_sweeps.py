@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sqlalchemy as sa
-from chunks import finish, items_of, status
 
 from imagekin.database import tables
 from imagekin.enums import ItemStatus, JobKind, JobStatus, Lane
 from imagekin.jobs import blame, items, view
 from imagekin.maintenance import sweep
+from kit.chunks import finish, items_of, status
 
 
 def test_poison_is_split_down_to_the_image(database, planned, claim, settings):

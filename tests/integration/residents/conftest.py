@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from processes import PLENTY
 
 from imagekin.store import reading
 from imagekin_worker.matrix import loaded
 from imagekin_worker.matrix.file_cache import MatrixCache
+from kit.processes import PLENTY
 
 
 @pytest.fixture(autouse=True)

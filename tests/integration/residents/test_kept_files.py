@@ -5,12 +5,12 @@ from __future__ import annotations
 import concurrent.futures
 
 import pytest
-from processes import PLENTY, Worker, names, the_file
 from sqlalchemy.exc import DataError
 
 from imagekin import errors
 from imagekin_worker.matrix import file_cache
 from imagekin_worker.matrix.file import HEADER_BYTES, MatrixFile, Writer
+from kit.processes import PLENTY, Worker, names, the_file
 
 
 def test_a_file_that_much_changed_beside_is_written_anew(archive, cache):

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sqlalchemy as sa
-from processes import DIM, PLENTY, Worker, names, process, the_file
 
-from imagekin.store import segments
+from imagekin.database import tables
+from kit.processes import DIM, PLENTY, Worker, names, process, the_file
 
 
 @pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
@@ -81,12 +81,12 @@ def test_memory_is_bounded_whatever_the_collection(archive, cache):
             name = f"{start:032x}"
             piece = rows[start : start + 100]
             connection.execute(
-                sa.insert(segments.Segment),
+                sa.insert(tables.Segment),
                 dict(segment) | {"id": name, "data": piece.tobytes(), "count": len(piece), "dim": dim},
             )
             about = {key: value for key, value in image.items() if key != "metadata"}
             connection.execute(
-                sa.insert(segments.Image),
+                sa.insert(tables.Image),
                 [
                     about | {"id": f"f{start + at:031x}", "key": f"{start + at:08}", "segment_id": name, "row": at,
                              "metadata_": {}}

@@ -5,15 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import sqlalchemy as sa
-from archive import vector
-from processes import DIM, PLENTY, Worker, names
 from sqlalchemy.exc import OperationalError
 
 from imagekin import errors
+from imagekin.database import tables
 from imagekin.enums import DType
 from imagekin.maintenance import collection_deletion, compaction, upkeep
-from imagekin.store import reading, segments
+from imagekin.store import reading
 from imagekin_worker.matrix import file, loaded, scan
+from kit.archive import vector
+from kit.processes import DIM, PLENTY, Worker, names
 
 
 @pytest.mark.parametrize("budget", [PLENTY, 1000])
@@ -94,7 +95,7 @@ def test_compaction_changes_nothing(archive, cache, reads):
     first = Worker(archive, cache)
     first.check()
     first.stop()
-    ids = archive.database.read(lambda s: s.scalars(sa.select(segments.Segment.id)).all())
+    ids = archive.database.read(lambda s: s.scalars(sa.select(tables.Segment.id)).all())
     archive.database.write(compaction.merge, archive.collection().id, ids)
     archive.embed(["new"])
     reads.clear()

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from programs import DRIVER, MODULES
 
 from imagekin import stack
 from imagekin.stack import leftovers, supervisor
+from kit.programs import DRIVER, MODULES
 
 
 @pytest.fixture

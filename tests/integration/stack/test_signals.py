@@ -13,12 +13,12 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from programs import SLEEP, STUBBORN, alive, pids
 
 from imagekin import stack
 from imagekin.settings import Settings
 from imagekin.stack import child, embedded, leftovers
-from patience import until
+from kit.patience import until
+from kit.programs import SLEEP, STUBBORN, alive, pids
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 import redis
-from programs import alive, pids
 
 from imagekin import errors, stack
 from imagekin.settings import Settings
 from imagekin.stack import embedded, supervisor
 from imagekin.stack.redis import executable
-from patience import until
+from kit.patience import until
+from kit.programs import alive, pids
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 

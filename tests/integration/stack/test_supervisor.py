@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from programs import SLEEP, STUBBORN, alive, python
 
 from imagekin import stack
 from imagekin.stack import service, supervisor
-from patience import until
+from kit.patience import until
+from kit.programs import SLEEP, STUBBORN, alive, python
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 

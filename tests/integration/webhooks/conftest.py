@@ -9,7 +9,7 @@ import pytest
 
 from imagekin.settings import Settings
 from imagekin_worker.process.webhook_sender import Courier
-from receiving import SECRET, Receiver, receiver
+from kit.receiving import SECRET, Receiver, receiver
 
 
 @pytest.fixture

@@ -14,8 +14,6 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from archive import Archive
-from outbox import ended, pass_time, row, wait_for
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from imagekin.database import sql, tables
@@ -25,7 +23,9 @@ from imagekin.jobs.callbacks import DELAYS_S, DeliveryStatus
 from imagekin.net import webhooks
 from imagekin.settings import Settings
 from imagekin.stack.environment import child_environment
-from receiving import SECRET, Receiver, answer, drip, receiver
+from kit.archive import Archive
+from kit.outbox import ended, pass_time, row, wait_for
+from kit.receiving import SECRET, Receiver, answer, drip, receiver
 
 ROOT = Path(__file__).parents[3]
 NEW = "whsec_" + "N" * 32

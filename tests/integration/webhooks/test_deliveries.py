@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from archive import Archive
-from outbox import claim, ended, pass_time, row
 
 from imagekin.database import tables
 from imagekin.database.engine import Database
@@ -16,6 +14,8 @@ from imagekin.jobs import callbacks, end, submit
 from imagekin.jobs.callbacks import DELAYS_S, DeliveryStatus
 from imagekin.maintenance import collection_deletion
 from imagekin_worker.process.webhook_sender import HANDS
+from kit.archive import Archive
+from kit.outbox import claim, ended, pass_time, row
 
 
 def test_every_end_of_a_job_with_a_callback_brings_one_delivery(archive: Archive, database: Database) -> None:

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from answers import CLUSTERS, ITEMS, NEIGHBORS
 from typer.testing import CliRunner
 
-from fake_server import PNG, FakeServer
 from imagekin.cli.app import app
+from kit.answers import CLUSTERS, ITEMS, NEIGHBORS
+from kit.fake_server import PNG, FakeServer
 
 
 @pytest.fixture

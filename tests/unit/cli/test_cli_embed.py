@@ -10,10 +10,10 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from answers import PARTIAL
 
-from fake_server import PNG, Answer, FakeServer, problem, progress, unpack
 from imagekin.client import uploads
+from kit.answers import PARTIAL
+from kit.fake_server import PNG, Answer, FakeServer, problem, progress, unpack
 
 
 def test_embed_makes_the_collection_and_sums_up(call, server: FakeServer, pictures: Path) -> None:

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from fake_server import FakeServer, problem
+from kit.fake_server import FakeServer, problem
 
 
 def test_an_unknown_collection_brings_its_nearest(call, server: FakeServer) -> None:

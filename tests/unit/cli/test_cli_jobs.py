@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 
-from answers import PARTIAL
-
-from fake_server import NOW, Answer, FakeServer, progress
+from kit.answers import PARTIAL
+from kit.fake_server import NOW, Answer, FakeServer, progress
 
 
 def test_backbones(call, server: FakeServer) -> None:

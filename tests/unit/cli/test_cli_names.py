@@ -8,9 +8,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from terminal import COMMAND
 
-from fake_server import PNG, FakeServer, unpack
+from kit.fake_server import PNG, FakeServer, unpack
+from kit.terminal import COMMAND
 
 LATIN1, CP932 = os.fsdecode(b"caf\xe9.png"), os.fsdecode("表.png".encode("cp932"))
 

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from answers import NEIGHBORS
 
-from fake_server import PNG, Answer, FakeServer, problem
+from kit.answers import NEIGHBORS
+from kit.fake_server import PNG, Answer, FakeServer, problem
 
 
 def test_search(call, server: FakeServer, pictures: Path) -> None:

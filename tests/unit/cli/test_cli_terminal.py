@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from terminal import COMMAND, on_terminal, plain
 
-from fake_server import FakeServer, progress
 from imagekin.cli import following
 from imagekin.client.progress import duration
+from kit.fake_server import FakeServer, progress
+from kit.terminal import COMMAND, on_terminal, plain
 
 
 def test_ctrl_c_leaves_the_job_at_work(server: FakeServer, pictures: Path) -> None:

@@ -9,10 +9,10 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 
-from fake_server import FakeServer
 from imagekin import errors, schemas
 from imagekin.cli import output
 from imagekin.client import Client
+from kit.fake_server import FakeServer
 
 ID = "0197b3c4d5e6f708192a3b4c5d6e7f80"
 

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from terminal import COMMAND
 
-from fake_server import FakeServer
+from kit.fake_server import FakeServer
+from kit.terminal import COMMAND
 
 
 @pytest.mark.parametrize("command", ["api", "worker", "db", "keys", "doctor"])

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from answers import PARTIAL
-
-from fake_server import Answer, FakeServer, problem
+from kit.answers import PARTIAL
+from kit.fake_server import Answer, FakeServer, problem
 
 
 def test_import(call, server: FakeServer, tmp_path: Path) -> None:

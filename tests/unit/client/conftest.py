@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from fake_server import PNG, FakeServer
 from imagekin.client import Client
 from imagekin.client import jobs as client_jobs
 from imagekin.client import transport as client_transport
+from kit.fake_server import PNG, FakeServer
 
 
 @pytest.fixture

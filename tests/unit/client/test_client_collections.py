@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fake_server import BREAK, FakeServer, problem
 from imagekin import errors
 from imagekin.client import Client
+from kit.fake_server import BREAK, FakeServer, problem
 
 
 def test_pages_are_followed_to_the_end(server: FakeServer, client: Client) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from fake_server import PNG, FakeServer, unpack
 from imagekin import errors
 from imagekin.client import Client
+from kit.fake_server import PNG, FakeServer, unpack
 
 
 def test_a_missing_collection_is_created(server: FakeServer, client: Client) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from fake_server import Answer, FakeServer, problem
 from imagekin import errors
 from imagekin.client import Client, UnreadableAnswer, problems
+from kit.fake_server import Answer, FakeServer, problem
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fake_server import PNG, FakeServer, progress
 from imagekin import errors
 from imagekin.client import Client, WaitTimeout
+from kit.fake_server import PNG, FakeServer, progress
 
 STEPS = [
     {"status": "planning", "progress": progress()},

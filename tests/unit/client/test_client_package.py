@@ -11,8 +11,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from fake_server import FakeServer
 from imagekin.client import uploads
+from kit.fake_server import FakeServer
 
 _ALONE = """
 import sys

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from fake_server import BREAK, PNG, Answer, FakeServer, problem
 from imagekin import errors
 from imagekin.client import Client, Unreachable
 from imagekin.client import transport as client_transport
+from kit.fake_server import BREAK, PNG, Answer, FakeServer, problem
 
 
 def test_url_and_key_come_from_the_environment(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fake_server import PNG, FakeServer, unpack
 from imagekin.client import Client, uploads
+from kit.fake_server import PNG, FakeServer, unpack
 
 
 def test_a_folder_is_uploaded(server: FakeServer, client: Client, photos: Path) -> None:

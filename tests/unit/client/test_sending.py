@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from fake_server import BREAK, FakeServer, problem, progress, unpack
 from imagekin import errors
 from imagekin.client import Client, JobGroup, Sending, Unreachable, uploads
 from imagekin.enums import JobStatus
+from kit.fake_server import BREAK, FakeServer, problem, progress, unpack
 
 FILE_BYTES = 100
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from partitions import METRICS, all_distances, blobs, check, cluster, directions, noise
 from sklearn.cluster import KMeans as ReferenceKMeans
 
 from imagekin import errors
 from imagekin_worker.kmeans import kmeans, measure
 from imagekin_worker.kmeans.kmeans import KMeans
 from imagekin_worker.kmeans.measure import Options
+from kit.partitions import METRICS, all_distances, blobs, check, cluster, directions, noise
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -7,11 +7,11 @@ import sys
 
 import numpy as np
 import pytest
-from partitions import METRICS, blobs, check, cluster, noise
 
 from imagekin_worker.kmeans import batches, measure
 from imagekin_worker.kmeans.kmeans import KMeans
 from imagekin_worker.kmeans.measure import Options
+from kit.partitions import METRICS, blobs, check, cluster, noise
 
 
 def test_batches_stay_below_the_budget() -> None:

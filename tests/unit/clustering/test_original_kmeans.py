@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from kmeans_pytorch import kmeans as package
-from partitions import METRICS, blobs, check, noise
 
 from imagekin import errors
 from imagekin_worker.kmeans import pytorch_package
 from imagekin_worker.kmeans.measure import Options
+from kit.partitions import METRICS, blobs, check, noise
 
 
 def original_labels(rows: np.ndarray, n_clusters: int, metric: str, seed: int) -> np.ndarray:

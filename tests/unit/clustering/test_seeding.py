@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from partitions import blobs, check, cluster, noise
 
 from imagekin_worker.kmeans import seeding
+from kit.partitions import blobs, check, cluster, noise
 
 
 def test_seeds_of_many_rows_come_from_a_sample() -> None:

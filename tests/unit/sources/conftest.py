@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from packing import PICTURE, Open, upload
 
 from imagekin import sources
 from imagekin.settings import Settings
 from imagekin.sources import Source
 from imagekin.uploads.files import Storage
+from kit.packing import PICTURE, Open, upload
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from packing import Open, RawZip, assert_resumable, codes, header, member, tarred, upload_again, zipped
 
 from imagekin import errors
 from imagekin.settings import MEGABYTE, Settings
 from imagekin.uploads.files import Storage
+from kit.packing import Open, RawZip, assert_resumable, codes, header, member, tarred, upload_again, zipped
 
 
 @pytest.mark.parametrize(

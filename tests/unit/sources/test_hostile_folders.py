@@ -7,9 +7,9 @@ import socket
 from pathlib import Path
 
 import pytest
-from packing import PICTURE, Open, assert_resumable, codes
 
 from imagekin import errors
+from kit.packing import PICTURE, Open, assert_resumable, codes
 
 
 def test_links_in_folders_stay_below_the_roots(tmp_path: Path, open_folder: Open) -> None:

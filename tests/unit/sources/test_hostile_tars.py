@@ -6,9 +6,9 @@ import tarfile
 import tracemalloc
 
 import pytest
-from packing import PICTURE, Open, assert_resumable, codes, header, member, tarred
 
 from imagekin.settings import MEGABYTE
+from kit.packing import PICTURE, Open, assert_resumable, codes, header, member, tarred
 
 
 def test_a_cut_off_tar_gives_what_is_whole_and_one_failed_entry(open_upload: Open) -> None:

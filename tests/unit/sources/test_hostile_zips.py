@@ -8,10 +8,10 @@ import tracemalloc
 from typing import Any
 
 import pytest
-from packing import PICTURE, Open, RawZip, assert_resumable, codes, zipped
 
 from imagekin import errors
 from imagekin.settings import MEGABYTE
+from kit.packing import PICTURE, Open, RawZip, assert_resumable, codes, zipped
 
 
 def test_a_nul_does_not_end_a_zip_name(open_upload: Open) -> None:

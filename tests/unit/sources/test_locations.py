@@ -12,11 +12,11 @@ from typing import Any
 import fsspec
 import pytest
 
-import s3
 from imagekin import errors, formats, sources
 from imagekin.settings import Settings
 from imagekin.sources import Entry, Source
 from imagekin.uploads.files import Storage
+from kit import s3
 
 Open = Callable[..., Source]
 

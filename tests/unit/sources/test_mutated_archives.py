@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from packing import PICTURE, assert_resumable, codes, member, tarred, upload
 
 from imagekin import errors
+from kit.packing import PICTURE, assert_resumable, codes, member, tarred, upload
 
 
 def valid_zip() -> bytes:

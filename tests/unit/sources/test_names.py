@@ -10,12 +10,12 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 import pytest
-from packing import PICTURE, Open, RawZip, assert_resumable, codes, member, tarred
 
 from imagekin import sources
 from imagekin.schemas import keys
 from imagekin.settings import Settings
 from imagekin.uploads.files import Storage
+from kit.packing import PICTURE, Open, RawZip, assert_resumable, codes, member, tarred
 
 JAPANESE = ("表.png", "ソファ.png", "写真/能面.png", "猫.png", "機能表", "予定/.png", "ミ.jpg")
 

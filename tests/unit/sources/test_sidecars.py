@@ -10,11 +10,11 @@ import zipfile
 from collections.abc import Callable
 
 import pytest
-from packing import PICTURE, Open, RawZip, assert_resumable, member, tarred
 
 from imagekin.settings import MEGABYTE
 from imagekin.sources import Source
 from imagekin.sources.containers import sidecars
+from kit.packing import PICTURE, Open, RawZip, assert_resumable, member, tarred
 
 Pack = Callable[[list[tuple[str, bytes]]], bytes]
 

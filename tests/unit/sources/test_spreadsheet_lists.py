@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from packing import PICTURE
 
 from imagekin import errors, sources
 from imagekin.settings import Settings
 from imagekin.sources import Source
 from imagekin.uploads.files import Storage
+from kit.packing import PICTURE
 
 ROWS = [("path", "key", "price"), ("a.png", "A", "1"), ("b.png", "B", "2")]
 

@@ -8,7 +8,7 @@ import pty
 import re
 import sys
 
-from fake_server import FakeServer
+from kit.fake_server import FakeServer
 
 COMMAND = [sys.executable, "-c", "from imagekin.cli import main; main()"]
 

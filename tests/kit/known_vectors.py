@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from hand import DIM, vector
-from serving import Running
 
 from imagekin.enums import OnConflict
 from imagekin.store import collections, segments
+from kit.hand import DIM, vector
+from kit.serving import Running
 
 # What the fixture `three` keeps.
 KEYS = ["a/ß.jpg", "b.jpg", "a/c😀.jpg"]

@@ -7,12 +7,12 @@ from typing import Any
 
 import httpx2
 import sqlalchemy as sa
-from hand import Hand
-from serving import Running
 
 from imagekin.database import tables
 from imagekin.jobs import view
 from imagekin.store import segments
+from kit.hand import Hand
+from kit.serving import Running
 
 FIELDS = {
     "id", "kind", "status", "collection", "params", "progress", "queue_position", "created_at", "started_at",

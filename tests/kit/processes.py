@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from archive import Archive, vector
 
 from imagekin.enums import DType
 from imagekin_worker.matrix import file
 from imagekin_worker.matrix.file_cache import MatrixCache
 from imagekin_worker.matrix.loaded import Residents
+from kit.archive import Archive, vector
 
 DIM = 64
 PLENTY = 1 << 30

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fake_server import progress
+from kit.fake_server import progress
 
 NEIGHBORS = [
     {"rank": 1, "id": "i1", "key": "a.png", "score": 0.91, "metadata": {}},

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sqlalchemy as sa
-from archive import Archive
 
 from imagekin.database import tables
 from imagekin.database.engine import Database
 from imagekin.enums import JobKind
 from imagekin.jobs import callbacks, end
 from imagekin.jobs.callbacks import Errand
-from patience import until
+from kit.archive import Archive
+from kit.patience import until
 
 
 def ended(archive: Archive, url: str | None) -> str:

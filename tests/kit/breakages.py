@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import sqlalchemy as sa
-from archive import Archive
 
 from imagekin import doctor
 from imagekin.database import tables
 from imagekin.enums import ChunkKind, ItemStatus
 from imagekin.store import ledger, vector_codec
+from kit.archive import Archive
 
 
 def examine(archive: Archive, *, repair: bool = False) -> doctor.Report:

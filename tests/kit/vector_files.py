@@ -13,11 +13,12 @@ import httpx2
 import numpy as np
 import pyarrow as pa
 import safetensors.numpy
-from calls import accepted
-from crew import Crew
-from hand import DIM
-from known_vectors import EMBEDDINGS
 from pyarrow import parquet
+
+from kit.calls import accepted
+from kit.crew import Crew
+from kit.hand import DIM
+from kit.known_vectors import EMBEDDINGS
 
 
 def export(client: httpx2.Client, format: str | None = None, name: str = "archive") -> bytes:

@@ -1,0 +1,1 @@
+"""What tests share: hands that play the worker, servers and fakes, and how to wait for them."""
