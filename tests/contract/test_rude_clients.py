@@ -13,9 +13,9 @@ import httpx2
 import pytest
 from test_server import process
 from test_streams import Peak, fill
-from wire import ADMIN_KEY, check_problem
 
 from imagekin.settings import Settings
+from kit.wire import ADMIN_KEY, check_problem
 
 AT_ONCE_S = 5.0
 HEAD = f"Host: localhost\r\nAuthorization: Bearer {ADMIN_KEY}\r\n".encode()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from packing import PICTURE, Open, RawZip, codes, member, tarred, upload
 
 from imagekin import left_out, sources
 from imagekin.client.uploads import Folder
@@ -13,6 +12,7 @@ from imagekin.left_out import LeftOut
 from imagekin.settings import Settings
 from imagekin.sources import Source
 from imagekin.uploads.files import Storage
+from kit.packing import PICTURE, Open, RawZip, codes, member, tarred, upload
 
 SYSTEM = (
     "@eaDir/p1.png/SYNOPHOTO_THUMB_M.jpg", "#recycle/old.png", "$RECYCLE.BIN/x.png", "lost+found/y.png",
