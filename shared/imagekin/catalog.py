@@ -10,13 +10,13 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from imagekin import errors
-from imagekin.enums import Precision
+from imagekin.enums import Colors, Precision
 
 DEFAULT_BACKBONE = "efficientnet_lite0"
 FAKE_BACKBONE = "fake"
@@ -29,7 +29,10 @@ _READ_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Preprocess:
-    """How pixels become the network's input: shorter side to `resize`, middle `crop`, (value / 255 - mean) / std."""
+    """How pixels become the network's input: shorter side to `resize`, middle `crop`, (value / 255 - mean) / std.
+
+    `colors` is newer than the rest: where nothing is said of it, colors are taken as they are stored.
+    """
 
     resize: int
     crop: int
@@ -37,11 +40,20 @@ class Preprocess:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     antialias: bool = True
+    colors: Colors = Colors.STORED
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Preprocess:
-        """Build it from what `dataclasses.asdict` and JSON made of one."""
-        return cls(**{**value, "mean": tuple(value["mean"]), "std": tuple(value["std"])})
+        """Build it from what `to_json` made of one."""
+        colors = Colors(value.get("colors", Colors.STORED))
+        return cls(**{**value, "mean": tuple(value["mean"]), "std": tuple(value["std"]), "colors": colors})
+
+    def to_json(self) -> dict[str, Any]:
+        """Describe it in values that JSON knows; what it does not do is left out, so that fingerprints stay."""
+        described = asdict(self) | {"mean": list(self.mean), "std": list(self.std), "colors": self.colors.value}
+        if self.colors is Colors.STORED:
+            del described["colors"]
+        return described
 
 
 FALLBACK_PREPROCESS = Preprocess(224, 224, "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -91,8 +103,7 @@ class Space:
 
     def to_json(self) -> dict[str, Any]:
         """Describe the space in values that JSON knows."""
-        preprocess = asdict(self.preprocess) | {"mean": list(self.preprocess.mean), "std": list(self.preprocess.std)}
-        return asdict(self) | {"preprocess": preprocess, "precision": self.precision.value}
+        return asdict(self) | {"preprocess": self.preprocess.to_json(), "precision": self.precision.value}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Space:
@@ -108,7 +119,13 @@ def backbones() -> Mapping[str, Backbone]:
     return MappingProxyType({entry["name"]: _backbone(entry) for entry in entries})
 
 
-def resolve_space(backbone: str | None, weights: str | None, precision: Precision, weights_dir: Path) -> Space:
+def resolve_space(
+    backbone: str | None,
+    weights: str | None,
+    precision: Precision,
+    weights_dir: Path,
+    colors: Colors = Colors.SRGB,
+) -> Space:
     """Make a space of what a caller asked for.
 
     `backbone`: a name, by default DEFAULT_BACKBONE. `weights`: `DEFAULT`, a name such as `IMAGENET1K_V2` or
@@ -117,7 +134,8 @@ def resolve_space(backbone: str | None, weights: str | None, precision: Precisio
     """
     chosen = _find_backbone(backbone or DEFAULT_BACKBONE)
     found = _find_weights(chosen, weights or DEFAULT_WEIGHTS, weights_dir)
-    return Space(chosen.name, found.name, found.digest, chosen.layer, found.preprocess, chosen.dim, precision)
+    preprocess = replace(found.preprocess, colors=colors)
+    return Space(chosen.name, found.name, found.digest, chosen.layer, preprocess, chosen.dim, precision)
 
 
 def weights_file(weights: str, weights_dir: Path) -> Path | None:

@@ -106,3 +106,10 @@ class Precision(StrEnum):
 
     EXACT = "exact"
     FAST = "fast"
+
+
+class Colors(StrEnum):
+    """`srgb`: a picture's colors are brought from its profile into sRGB. `stored`: they are taken as they stand."""
+
+    STORED = "stored"
+    SRGB = "srgb"

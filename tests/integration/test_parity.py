@@ -22,6 +22,7 @@ from imagekin.enums import Precision
 from imagekin.settings import Settings
 from imagekin_worker.network import backbones, preprocess
 from imagekin_worker.network.backbones import Backbone
+from imagekin_worker.pictures import decoding
 from imagekin_worker.pipeline.lanes import Outcome, Pipeline
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -159,7 +160,7 @@ def assert_same(ours: np.ndarray, expected: np.ndarray) -> None:
 
 
 def assert_batches_do_not_matter(backbone: Backbone, ours: np.ndarray) -> None:
-    decoded = [preprocess.decode(data, Settings()) for data in pictures()]
+    decoded = [decoding.decode(data, Settings()) for data in pictures()]
     batch = np.stack([preprocess.transform(picture, backbone.space.preprocess) for picture in decoded])
     assert_same(backbone.embed(batch[:1]), ours[:1])
     assert_same(backbone.embed(batch[6::-1].copy())[::-1], ours[:7])

@@ -15,7 +15,7 @@ import torch
 from torchvision import models
 
 from imagekin import catalog, errors
-from imagekin.enums import Precision
+from imagekin.enums import Colors, Precision
 from imagekin_worker.network import backbones, lite0
 from imagekin_worker.network import catalog as generator
 
@@ -64,7 +64,8 @@ def test_dim_and_layer_are_those_of_the_network(name: str, dim: int, layer: str,
 def test_the_default_is_lite0_with_its_own_normalisation(tmp_path: Path) -> None:
     space = resolve(None, None, tmp_path)
     assert space.backbone == "efficientnet_lite0"
-    assert space.preprocess == catalog.Preprocess(256, 224, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    half = (0.5, 0.5, 0.5)
+    assert space.preprocess == catalog.Preprocess(256, 224, "bicubic", half, half, colors=Colors.SRGB)
     assert space.weights_digest == catalog.file_digest(lite0.weights_path())
 
 
@@ -160,10 +161,21 @@ def test_whatever_decides_the_numbers_is_in_the_fingerprint(tmp_path: Path) -> N
         dataclasses.replace(space, dim=1),
         dataclasses.replace(space, precision=Precision.FAST),
         dataclasses.replace(space, preprocess=catalog.FALLBACK_PREPROCESS),
+        dataclasses.replace(space, preprocess=dataclasses.replace(space.preprocess, colors=Colors.STORED)),
     ]
     assert len({space.fingerprint, *(each.fingerprint for each in others)}) == len(others) + 1
 
 
 def test_a_fingerprint_is_the_same_in_every_release(tmp_path: Path) -> None:
     # Collections on disk carry it: another value here would orphan their vectors.
-    assert resolve(None, None, tmp_path).fingerprint == "0329c37aeceacd86d0efb24d8ed3d83e"
+    assert resolve(None, None, tmp_path).fingerprint == "9129a8bc7cb2bbb31d830a6c6ca0c214"
+    before_colors = catalog.resolve_space(None, None, Precision.EXACT, tmp_path, Colors.STORED)
+    assert before_colors.fingerprint == "0329c37aeceacd86d0efb24d8ed3d83e"
+
+
+def test_a_space_from_before_colors_takes_them_as_they_are_stored(tmp_path: Path) -> None:
+    described = resolve(None, None, tmp_path).to_json()
+    del described["preprocess"]["colors"]
+    space = catalog.Space.from_json(described)
+    assert space.preprocess.colors is Colors.STORED
+    assert space.to_json() == described

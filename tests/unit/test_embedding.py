@@ -18,6 +18,7 @@ from imagekin import errors
 from imagekin.settings import Settings
 from imagekin_worker.network import preprocess
 from imagekin_worker.network.fake import PREPROCESS, Behaviour, FakeBackbone, fake_space
+from imagekin_worker.pictures import decoding
 from imagekin_worker.pipeline import lanes
 from imagekin_worker.pipeline.lanes import Fetched, Outcome, Pipeline
 
@@ -62,7 +63,7 @@ def test_every_item_is_embedded_once_whatever_the_count(count: int, backbone: Fa
     assert sorted(outcomes) == list(range(count))
     for item, outcome in outcomes.items():
         assert outcome.embedding is not None
-        decoded = preprocess.decode(picture(item), SETTINGS)
+        decoded = decoding.decode(picture(item), SETTINGS)
         expected = backbone.embed(preprocess.transform(decoded, PREPROCESS)[None])[0]
         assert np.allclose(outcome.embedding, expected, atol=1e-5)
         assert outcome.content_hash == hashlib.sha256(picture(item)).hexdigest()

@@ -21,6 +21,7 @@ from imagekin import catalog
 from imagekin.enums import Precision
 from imagekin.settings import Settings
 from imagekin_worker.network import backbones, preprocess
+from imagekin_worker.pictures import decoding
 from imagekin_worker.pipeline.lanes import Arrangement, Pipeline, arrangement_of
 from imagekin_worker.tuning import cache_key, compile
 from imagekin_worker.tuning import tuner as tuner_module
@@ -223,7 +224,7 @@ def test_a_compiled_network_takes_over_and_computes_the_same(
     after = embed(backbone, arrangement)
 
     space = backbone.space
-    decoded = [preprocess.decode(jpeg(seed), settings) for seed in range(11)]
+    decoded = [decoding.decode(jpeg(seed), settings) for seed in range(11)]
     whole = np.stack([preprocess.transform(picture, space.preprocess) for picture in decoded])
     expected = torch.from_numpy(backbones.load(space, settings, reference=True).embed(whole))
     for ours in (before, after):

@@ -24,10 +24,10 @@ blueprint = flask.Blueprint("collections", __name__)
     errors=(errors.CollectionExists, errors.UnknownBackbone, errors.UnknownWeights),
 )
 def create() -> flask.Response:
-    """Backbone, weights and precision make its space, which stays: vectors of different spaces never meet."""
+    """Backbone, weights, precision and colors make its space, which stays: vectors of different spaces never meet."""
     here = service.current()
     body = bodies.parse(schemas.CollectionBody, bodies.read_json())
-    space = catalog.resolve_space(body.backbone, body.weights, body.precision, here.settings.weights_dir)
+    space = catalog.resolve_space(body.backbone, body.weights, body.precision, here.settings.weights_dir, body.colors)
     created = here.database.write(collections.create, service.owner(), body.name, space, body.dtype)
     answer = answers.of(created, 201)
     answer.headers["Location"] = f"/v1/collections/{created.name}"

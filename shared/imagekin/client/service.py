@@ -21,7 +21,7 @@ from imagekin.client.exports import Vectors
 from imagekin.client.jobs import Job
 from imagekin.client.sources import Given
 from imagekin.client.transport import Transport, ignore, parse
-from imagekin.enums import Algorithm, DType, JobKind, JobStatus, Metric, OnConflict, Precision
+from imagekin.enums import Algorithm, Colors, DType, JobKind, JobStatus, Metric, OnConflict, Precision
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 TIMEOUT_S = 60.0
@@ -80,11 +80,14 @@ class Client:
         weights: str | None = None,
         dtype: DType | str | None = None,
         precision: Precision | str | None = None,
+        colors: Colors | str | None = None,
     ) -> schemas.Collection:
-        """Create a collection of one space; raises `CollectionExists`, `UnknownBackbone`, `UnknownWeights`."""
-        body = bodies.json(
-            schemas.CollectionBody, name=name, backbone=backbone, weights=weights, dtype=dtype, precision=precision
-        )
+        """Create a collection of one space; raises `CollectionExists`, `UnknownBackbone`, `UnknownWeights`.
+
+        colors: `srgb`, or `stored` for a space that takes no notice of color profiles, as spaces did before them.
+        """
+        space = {"backbone": backbone, "weights": weights, "dtype": dtype, "precision": precision, "colors": colors}
+        body = bodies.json(schemas.CollectionBody, name=name, **space)
         return self._transport.post("/v1/collections", schemas.Collection, body, safe=False)
 
     def ensure_collection(

@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from imagekin.enums import Algorithm, DType, ItemStatus, JobKind, JobStatus, Metric, Precision
+from imagekin.enums import Algorithm, Colors, DType, ItemStatus, JobKind, JobStatus, Metric, Precision
 
 Metadata = dict[str, Any]
 
@@ -53,6 +53,8 @@ class Collection(Wire):
     dim: int
     dtype: DType
     precision: Precision
+    # an older service does not say it, and does nothing else
+    colors: Colors = Colors.STORED
     space_id: str
     image_count: int
     created_at: datetime

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
-from imagekin.enums import Algorithm, DType, Metric, OnConflict, Precision
+from imagekin.enums import Algorithm, Colors, DType, Metric, OnConflict, Precision
 from imagekin.schemas.answers import Metadata
 
 MAX_TOP_K = 1000
@@ -64,6 +64,7 @@ class CollectionBody(Body):
     weights: str | None = None
     dtype: DType = DType.FLOAT32
     precision: Precision = Precision.EXACT
+    colors: Colors = Colors.SRGB
 
 
 class ImagePatch(Body):

@@ -93,6 +93,7 @@ def _view(collection: tables.Collection, space: tables.Space) -> schemas.Collect
         dim=space.dim,
         dtype=DType(collection.dtype),
         precision=Precision(space.precision),
+        colors=Space.from_json(space.description).preprocess.colors,
         space_id=space.id,
         image_count=collection.image_count,
         created_at=moment(collection.created_at),

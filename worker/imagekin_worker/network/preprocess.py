@@ -1,37 +1,20 @@
-"""From hostile bytes to pixels: safe decode, one rule for every color mode, the preset transform, thumbnails.
-
-How colors become RGB, after the picture was turned as its EXIF says:
-
-- gray, 1-bit and palette: their value in each channel, their palette's colors;
-- alpha in any form (also a palette's or a PNG's transparent color): laid over white;
-- CMYK: Pillow's conversion, which reads JPEGs as Adobe writes them (inverted); YCbCr and HSV likewise;
-- 16 bits a channel: the high byte, for gray as for color;
-- 32-bit integers: as they are up to 255, the high byte up to 65,535, else stretched from least to greatest;
-- floats: times 255 where all lie in 0..1, as they are up to 255, else stretched; what is not finite becomes 0;
-- anything else (LAB) is not supported.
-"""
+"""What a network is given of a picture: the preset transform, and thumbnails."""
 
 from __future__ import annotations
 
 import io
-import struct
-import threading
-import warnings
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch.nn import functional
 
-from imagekin import errors, formats
 from imagekin.catalog import Preprocess, Space
-from imagekin.enums import Precision
+from imagekin.enums import Colors, Precision
 from imagekin.settings import Settings
+from imagekin_worker.pictures.decoding import Picture, decode
 
 ELONGATED = 4.0
 """From this ratio of its sides on, only the part of a picture that the crop keeps is resized.
@@ -47,43 +30,6 @@ is at 0.973 (held by tests/integration/test_real_pictures.py, which skips it whe
 margin the mean was 0.9987 on 16 of them."""
 
 _INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-_BROKEN = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, OverflowError,
-           ArithmeticError, RuntimeError, NotImplementedError, struct.error, zlib.error, MemoryError)  # fmt: skip
-_WHITE = (255, 255, 255)
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A decoded picture: RGB, the right way up. `width` and `height` are the file's, however small `image` is."""
-
-    image: Image.Image
-    width: int
-    height: int
-    format: str
-
-
-def decode(data: bytes, settings: Settings, *, at_least_px: int | None = None) -> Picture:
-    """Decode one image file, its first frame, into RGB.
-
-    `at_least_px` allows a JPEG to be decoded at 1/2, 1/4 or 1/8 of its size while its shorter side keeps that many
-    pixels. Raises EmptyFile, ImageTooLarge, UnsupportedFormat, DecompressionBomb and DecodeError.
-    """
-    if not data:
-        raise errors.EmptyFile
-    if len(data) > settings.max_image_bytes:
-        raise errors.ImageTooLarge(f"The file has {len(data):,} bytes; the limit is {settings.max_image_bytes:,}.")
-    name = formats.sniff(data[: formats.HEAD_BYTES])
-    if name is None or not _readable(name):
-        raise errors.UnsupportedFormat
-    try:
-        with _QUIET.while_inside():
-            return _decode(data, name, settings.max_image_pixels, at_least_px)
-    except Image.DecompressionBombError as error:
-        raise errors.DecompressionBomb(f"{error}") from error
-    except Image.UnidentifiedImageError as error:  # its own text names an object in memory
-        raise errors.DecodeError(f"The {name} data cannot be decoded: its header is broken.") from error
-    except _BROKEN as error:
-        raise errors.DecodeError(f"The {name} data cannot be decoded: {str(error) or type(error).__name__}.") from error
 
 
 def prepare(
@@ -95,7 +41,12 @@ def prepare(
     thumbnail needs it. `fast` spaces decode large JPEGs at a reduced scale. Raises what `decode` raises.
     """
     exact = space.precision is Precision.EXACT
-    picture = decode(data, settings, at_least_px=None if exact else FAST_MARGIN * space.preprocess.resize)
+    picture = decode(
+        data,
+        settings,
+        at_least_px=None if exact else FAST_MARGIN * space.preprocess.resize,
+        to_srgb=space.preprocess.colors is Colors.SRGB,
+    )
     resized, pixels = fit(picture.image, space.preprocess, exact=exact)
     if settings.thumbnail_px <= max(resized.size) < max(picture.image.size):
         picture = replace(picture, image=resized)
@@ -141,73 +92,6 @@ def thumbnail(picture: Picture, px: int) -> bytes:
     return file.getvalue()
 
 
-def _decode(data: bytes, name: str, max_pixels: int, at_least_px: int | None) -> Picture:
-    with Image.open(io.BytesIO(data), formats=[name]) as image:
-        _check_pixels(image.size, max_pixels)
-        width, height = image.size
-        if at_least_px is not None:
-            _draft(image, at_least_px)
-        image.load()
-        _check_pixels(image.size, max_pixels)
-        turned = _turn(image)
-        width, height = (height, width) if turned else (width, height)
-        return Picture(_to_rgb(image), width, height, name)
-
-
-def _check_pixels(size: tuple[int, int], most: int) -> None:
-    width, height = size
-    if width * height > most:
-        raise Image.DecompressionBombError(f"The image has {width} x {height} pixels; the limit is {most:,}.")
-
-
-def _draft(image: Image.Image, at_least_px: int) -> None:
-    shorter = min(image.size)
-    if shorter > at_least_px:
-        scale = at_least_px / shorter
-        image.draft(None, (int(image.width * scale) + 1, int(image.height * scale) + 1))
-
-
-def _turn(image: Image.Image) -> bool:
-    """Turn a loaded picture as its EXIF says; tell whether its sides were swapped. Broken EXIF turns nothing."""
-    size = image.size
-    try:
-        ImageOps.exif_transpose(image, in_place=True)
-    except _BROKEN:
-        pass
-    return image.size != size
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        image = _to_gray(image)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGB", image.size, _WHITE)
-        white.paste(image, mask=image.getchannel("A"))
-        return white
-    if image.mode == "LAB":
-        raise errors.UnsupportedFormat("Pictures in LAB colors are not supported; convert them to RGB.")
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _to_gray(image: Image.Image) -> Image.Image:
-    values = np.nan_to_num(np.asarray(image).astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    return Image.fromarray(_to_bytes(values, image.mode).astype(np.uint8))
-
-
-def _to_bytes(values: NDArray[np.float64], mode: str) -> NDArray[np.float64]:
-    least, greatest = values.min(), values.max()
-    if mode.startswith("I;"):
-        return values // 256
-    if mode == "F" and least >= 0 and greatest <= 1:
-        return np.rint(values * 255)
-    if least >= 0 and greatest <= 255:
-        return np.rint(values)
-    if mode == "I" and least >= 0 and greatest <= 65535:
-        return values // 256
-    return np.rint((values - least) * (255 / ((greatest - least) or 1)))
-
-
 def _resized_size(size: tuple[int, int], shorter: int) -> tuple[int, int]:
     """Follow torchvision.transforms.functional.resize: the longer side is cut down to an integer."""
     width, height = size
@@ -244,40 +128,3 @@ def _resize_kept(image: Image.Image, resized: tuple[int, int], side: int, filter
     (left, top), (across, down) = starts, steps
     right, bottom = min((left + side) * across, image.width), min((top + side) * down, image.height)
     return image.resize((side, side), filter_, box=(left * across, top * down, right, bottom))
-
-
-def _readable(name: str) -> bool:
-    Image.init()
-    return name in Image.OPEN
-
-
-class _Quiet:
-    """Keeps Pillow's warnings about broken files to itself.
-
-    `warnings.catch_warnings` changes the whole process and threads that overlap would restore each other's filters;
-    so the first one in puts the filter there and the last one out takes it away.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._caught = warnings.catch_warnings()
-
-    @contextmanager
-    def while_inside(self) -> Iterator[None]:
-        with self._lock:
-            if self._inside == 0:
-                self._caught = warnings.catch_warnings()
-                self._caught.__enter__()
-                warnings.filterwarnings("ignore", module="PIL")
-            self._inside += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._inside -= 1
-                if self._inside == 0:
-                    self._caught.__exit__(None, None, None)
-
-
-_QUIET = _Quiet()
