@@ -5,18 +5,6 @@ from __future__ import annotations
 from enum import StrEnum
 
 
-class JobKind(StrEnum):
-    EMBED = "embed"
-    SEARCH = "search"
-    CLUSTER = "cluster"
-    ASSIGN = "assign"
-    IMPORT = "import"
-
-
-# Kinds of jobs, and of their chunks, that store images: each image is an item in the job's ledger.
-STORING = frozenset({JobKind.EMBED, JobKind.IMPORT})
-
-
 class JobStatus(StrEnum):
     QUEUED = "queued"
     PLANNING = "planning"
@@ -46,17 +34,6 @@ class ItemStatus(StrEnum):
 
 # What a chunk and its job count of the images that a worker dealt with.
 COUNTED = (ItemStatus.EMBEDDED, ItemStatus.REUSED, ItemStatus.SKIPPED, ItemStatus.FAILED)
-
-
-class ChunkKind(StrEnum):
-    """What a worker does with a chunk: `plan` for jobs that store images, then or else the job's own kind."""
-
-    PLAN = "plan"
-    EMBED = "embed"
-    SEARCH = "search"
-    CLUSTER = "cluster"
-    ASSIGN = "assign"
-    IMPORT = "import"
 
 
 class ChunkStatus(StrEnum):

@@ -13,8 +13,9 @@ from sqlalchemy.exc import OperationalError
 
 from imagekin.database import tables
 from imagekin.database.engine import Database
-from imagekin.enums import ChunkKind, JobStatus, Lane
+from imagekin.enums import JobStatus, Lane
 from imagekin.jobs import claim
+from imagekin.schemas.kinds import PLAN, JobKind
 from imagekin.settings import Settings
 from imagekin_worker.context.lease import Lease
 from imagekin_worker.context.process_state import FIRST_IMAGES, Node
@@ -44,7 +45,7 @@ def job(archive: Archive, node: Node) -> tables.Job:
     """A job of several chunks, planned."""
     job = archive.submit(work={"source": {"type": "folder", "path": archive.settings.source_roots[0]}})
     [plan] = node.claim("plan/x")
-    assert plan.kind == ChunkKind.PLAN
+    assert plan.kind == PLAN
     do(node, [plan])
     assert chunks(archive) == [("ready", FIRST_IMAGES)] * CHUNKS
     return job
@@ -59,7 +60,7 @@ def do(node: Node, claims: list[claim.Claim]) -> Lease:
 
 def chunks(archive: Archive) -> list[tuple[str, int]]:
     chunk = tables.Chunk
-    query = sa.select(chunk.status, chunk.size).where(chunk.kind == ChunkKind.EMBED).order_by(chunk.seq)
+    query = sa.select(chunk.status, chunk.size).where(chunk.kind == JobKind.EMBED).order_by(chunk.seq)
     return [(status, size) for status, size in archive.database.read(lambda session: session.execute(query).all())]
 
 

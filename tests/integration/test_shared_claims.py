@@ -11,8 +11,9 @@ from PIL import Image
 
 from imagekin.database import tables
 from imagekin.database.engine import Database
-from imagekin.enums import JobKind, JobStatus, Lane
+from imagekin.enums import JobStatus, Lane
 from imagekin.jobs import claim, end, results
+from imagekin.schemas.kinds import JobKind
 from imagekin.settings import Settings
 from imagekin_worker.context.process_state import Node
 from imagekin_worker.process import dispatch

@@ -12,8 +12,9 @@ from PIL import Image
 from imagekin import catalog
 from imagekin.database import tables
 from imagekin.database.engine import Database
-from imagekin.enums import ChunkKind, DType, JobKind, JobStatus, Lane, Precision
+from imagekin.enums import DType, JobStatus, Lane, Precision
 from imagekin.jobs import submit as submit_step
+from imagekin.schemas.kinds import JobKind
 from imagekin.settings import Settings
 from imagekin.store import collections
 from imagekin.telemetry.metrics import WORK
@@ -66,9 +67,9 @@ def submit(node: Node, pictures: Path) -> Callable[[int, str], tables.Job]:
     return submit
 
 
-def run(node: Node) -> list[ChunkKind]:
+def run(node: Node) -> list[str]:
     """Work until nothing is left; return the kind of each claim."""
-    kinds: list[ChunkKind] = []
+    kinds: list[str] = []
     while claims := node.claim(f"ring-{len(kinds)}/x"):
         kinds.append(claims[0].kind)
         with node.lease(claims) as lease:
@@ -93,5 +94,5 @@ def test_images_of_many_small_jobs_share_batches(
     for job in submitted:
         ended = node.database.read(lambda session, id=job.id: session.get_one(tables.Job, id))
         assert (ended.status, ended.embedded) == (JobStatus.SUCCEEDED, 1)
-    assert kinds.count(ChunkKind.EMBED) <= 3
+    assert kinds.count(JobKind.EMBED) <= 3
     assert fill / count >= 0.7

@@ -11,7 +11,8 @@ import sqlalchemy as sa
 
 from imagekin import doctor
 from imagekin.database import tables
-from imagekin.enums import ChunkKind, ItemStatus
+from imagekin.enums import ItemStatus
+from imagekin.schemas.kinds import JobKind
 from imagekin.store import ledger, vector_codec
 from kit.archive import Archive
 
@@ -64,7 +65,7 @@ def fault(do: Callable[[Archive], object], found: set[str], left: set[str] | Non
 def rewrite_ledger(archive: Archive, change: Callable[[list[ledger.Record]], object]) -> None:
     def rewrite(session):
         chunk = session.scalars(
-            sa.select(tables.Chunk).filter_by(kind=ChunkKind.EMBED, status="done", failed=1, size=4)
+            sa.select(tables.Chunk).filter_by(kind=JobKind.EMBED, status="done", failed=1, size=4)
         ).one()
         records = ledger.records(chunk.ledger)
         changed = change(records)

@@ -7,15 +7,7 @@ from imagekin.enums import Lane
 from imagekin.jobs import end
 from imagekin.settings import Settings
 from imagekin_worker.context.process_state import Node
-from imagekin_worker.kinds import assign, cluster, import_, plan, search
-
-RUNS = {
-    "plan": plan.run,
-    "search": lambda node, claim, lease: search.run(node, [claim], lease),
-    "cluster": cluster.run,
-    "assign": assign.run,
-    "import": lambda node, claim, _lease: import_.run(node, claim),
-}
+from imagekin_worker.process import dispatch
 
 
 class Crew:
@@ -35,7 +27,7 @@ class Crew:
         for claim in claims:
             with node.lease([claim]) as lease:
                 try:
-                    RUNS[claim.kind](node, claim, lease)
+                    dispatch.do(node, [claim], lease)
                 except errors.ImagekinError as error:
                     node.database.write(end.fail, claim.job_id, error.code, error.detail)
         return bool(claims)

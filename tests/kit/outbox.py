@@ -6,9 +6,9 @@ import sqlalchemy as sa
 
 from imagekin.database import tables
 from imagekin.database.engine import Database
-from imagekin.enums import JobKind
 from imagekin.jobs import callbacks, end
 from imagekin.jobs.callbacks import Errand
+from imagekin.schemas.kinds import JobKind
 from kit.archive import Archive
 from kit.patience import until
 

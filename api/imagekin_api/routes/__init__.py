@@ -1,30 +1,36 @@
-"""The addresses: a blueprint for each noun."""
+"""The addresses: a module for each noun and for each kind of job."""
 
 from __future__ import annotations
+
+from importlib import import_module
 
 import flask
 from werkzeug.routing import BaseConverter
 
+from imagekin.schemas.kinds import JobKind
 from imagekin_api.routes import (
     backbones,
     collections,
     docs,
+    export,
     health,
     images,
+    intake,
     jobs,
     results,
-    submissions,
     uploads,
-    vectors,
 )
 
-VERSIONED = (backbones, collections, images, uploads, submissions, jobs, results, vectors)
+for kind in JobKind:
+    import_module(f"imagekin_api.routes.{kind.module}")
+
+VERSIONED = (backbones, collections, images, uploads, intake, jobs, results, export)
 
 
 class Id(BaseConverter):
     """The id of a job or an image, not a word that stands in its place: so each address has its own methods."""
 
-    regex = r"(?!(?:assign|cluster|embed|known|search)$)[^/]+"
+    regex = rf"(?!(?:{'|'.join([*JobKind, 'known'])})$)[^/]+"
 
 
 def register(app: flask.Flask) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import IO
+from dataclasses import dataclass, field
+from typing import IO, Any
 
 import flask
+import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -16,12 +17,45 @@ from imagekin.database import tables
 from imagekin.jobs import submit, view
 from imagekin.jobs.submit import lane
 from imagekin.net import webhooks
+from imagekin.schemas.kinds import JobKind
 from imagekin.settings import Settings
 from imagekin.uploads import rows
 from imagekin.uploads.files import Readable, Stored
-from imagekin_api.http import answers
+from imagekin_api.http import answers, idempotency, multipart
 from imagekin_api.http.idempotency import Idempotency
 from imagekin_api.wiring import service
+
+# A module of routes for each kind of job adds its address.
+blueprint = flask.Blueprint("submissions", __name__)
+
+REFUSED = (errors.IdempotencyMismatch, errors.CollectionNotFound, errors.QuotaExceeded, errors.Backlog)
+JSON_OR_FORM = "Send JSON or multipart/form-data."
+
+Parts = list[tuple[str, str | None, str]]
+
+
+@dataclass
+class Form:
+    """The text fields of a multipart request, and all of its parts in their order."""
+
+    fields: dict[str, Any] = field(default_factory=dict)
+    parts: Parts = field(default_factory=list)
+    size: int = 0
+
+    def take(self, part: multipart.Part) -> None:
+        """Read a text field; raises InvalidRequest for a file and for a field that came before, TooLarge."""
+        if part.filename is not None:
+            raise multipart.invalid(part.field, "This form takes no file in that field.")
+        if part.field in self.fields:
+            raise multipart.invalid(part.field, "The field came twice.")
+        self.fields[part.field] = part.text()
+        self.size += len(part.field.encode()) + part.size
+        if self.size > multipart.MAX_FIELDS_BYTES:
+            raise errors.TooLarge(f"The form's fields are larger than {multipart.MAX_FIELDS_BYTES:,} bytes.")
+
+    def note(self, part: multipart.Part) -> None:
+        """Remember a part that was read, for the idempotency digest."""
+        self.parts.append((part.field, part.filename, part.sha256))
 
 
 @dataclass
@@ -65,16 +99,16 @@ def check_room() -> None:
     here.database.read(rows.check_room, service.owner(), flask.request.content_length or 1, here.settings)
 
 
-def known(idempotency: Idempotency) -> flask.Response | None:
+def known(request: Idempotency) -> flask.Response | None:
     """Answer with the job that the same request brought before; raises IdempotencyMismatch."""
-    if idempotency.key is None:
+    if request.key is None:
         return None
-    job = service.current().database.read(_known, service.owner(), idempotency)
+    job = service.current().database.read(_known, service.owner(), request)
     return None if job is None else answers.accepted(job)
 
 
-def _known(session: Session, owner: str, idempotency: Idempotency) -> schemas.Job | None:
-    job = submit.find_idempotent(session, owner, idempotency.key, idempotency.digest)
+def _known(session: Session, owner: str, request: Idempotency) -> schemas.Job | None:
+    job = submit.find_idempotent(session, owner, request.key, request.digest)
     return None if job is None else view.view(session, job)
 
 
@@ -115,3 +149,53 @@ def check_callback(url: str | None) -> None:
     except errors.InvalidRequest as error:
         pointer = {"pointer": "/callback_url", "detail": error.detail}
         raise errors.InvalidRequest(f"callback_url: {error.detail}", errors=[pointer]) from error
+
+
+def upload_work(session: Session, owner: str, upload_id: str) -> dict[str, Any]:
+    """Return an upload as workers need it; raises UploadNotFound."""
+    try:
+        upload = rows.get(session, owner, upload_id)
+    except errors.UploadNotFound:
+        # a repeated request is the same one also when its upload was deleted since
+        if (key := idempotency.read_key()) is None:
+            raise
+        earlier = sa.select(tables.Job).filter_by(owner=owner, idempotency_key=key, upload_id=upload_id)
+        if (job := session.scalar(earlier)) is None or "sha256" not in job.work.get("source", {}):
+            raise
+        return job.work["source"]
+    return {
+        "type": "upload",
+        "upload_id": upload.id,
+        "path": upload.path,
+        "filename": upload.filename,
+        "sha256": upload.sha256,
+    }
+
+
+def submission(
+    kind: JobKind,
+    collection: tables.Collection,
+    params: dict[str, Any],
+    work: dict[str, Any],
+    request: Idempotency,
+    callback_url: str | None,
+    upload_id: str | None = None,
+) -> submit.Submission:
+    """Build what a client asks for: `params` is what it sees again, `work` what a worker needs beside it."""
+    return submit.Submission(
+        owner=service.owner(),
+        kind=kind,
+        collection_id=collection.id,
+        space_id=collection.space_id,
+        params=params,
+        work=work,
+        upload_id=upload_id,
+        callback_url=callback_url,
+        idempotency_key=request.key,
+        idempotency_digest=request.digest,
+    )
+
+
+def invalid(pointer: str, detail: str) -> errors.InvalidRequest:
+    """Return the error of one field of a body."""
+    return errors.InvalidRequest(detail, errors=[{"pointer": pointer, "detail": detail}])

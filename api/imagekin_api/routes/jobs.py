@@ -11,11 +11,12 @@ from sqlalchemy.orm import Session
 
 from imagekin import errors, schemas
 from imagekin.database import tables
-from imagekin.enums import ItemStatus, JobKind, JobStatus
+from imagekin.enums import ItemStatus, JobStatus
 from imagekin.jobs import callbacks, end, submit, view
 from imagekin.jobs import items as job_items
 from imagekin.jobs.submit import lane
 from imagekin.jobs.view import expired
+from imagekin.schemas.kinds import JobKind
 from imagekin_api.documents.operations import IDEMPOTENCY_KEY, PAGED, WAIT, Parameter, operation
 from imagekin_api.http import answers, bodies, pagination
 from imagekin_api.http.idempotency import Idempotency

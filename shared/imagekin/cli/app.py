@@ -5,29 +5,17 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from importlib import metadata
+from importlib import import_module, metadata
 from typing import Annotated, Any, NoReturn
 
 import typer
 from pydantic import ValidationError
 from typer.core import TyperGroup
 
-from imagekin.cli import (
-    assigning,
-    backbones,
-    clustering,
-    collections,
-    embedding,
-    exporting,
-    extensions,
-    importing,
-    jobs,
-    output,
-    searching,
-    server,
-)
+from imagekin.cli import backbones, collections, export, extensions, jobs, output, server
 from imagekin.cli.session import FAILURE, INTERRUPTED, USAGE, Session
 from imagekin.errors import ImagekinError
+from imagekin.schemas.kinds import JobKind
 
 
 class _Root(TyperGroup):
@@ -77,13 +65,10 @@ app = typer.Typer(
 )
 app.command()(server.demo)
 app.command()(server.up)
-app.command()(embedding.embed)
-app.command()(searching.search)
-app.command()(clustering.cluster)
+for kind in JobKind:
+    app.command(kind.value)(import_module(f"imagekin.cli.{kind.module}").command)
 app.command("backbones")(backbones.list_backbones)
-app.command()(assigning.assign)
-app.command()(exporting.export)
-app.command("import")(importing.import_vectors)
+app.command()(export.export)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(collections.app, name="collections")
 extensions.join(app)

@@ -17,7 +17,8 @@ from imagekin.cli import output
 from imagekin.cli.session import FAILURE, INTERRUPTED, PARTIAL, SUCCESS
 from imagekin.client import Job
 from imagekin.client.progress import JobBar
-from imagekin.enums import STORING, ItemStatus, JobStatus
+from imagekin.enums import ItemStatus, JobStatus
+from imagekin.schemas.kinds import STORING
 
 SHOWN_FAILURES = 10
 # How many of them are asked whether trying again can help.

@@ -10,7 +10,8 @@ import typer
 from imagekin.cli import following, output
 from imagekin.cli.session import AsJson, Wait, complete_collection, complete_job, current
 from imagekin.client import Job
-from imagekin.enums import STORING, ItemStatus, JobKind, JobStatus
+from imagekin.enums import ItemStatus, JobStatus
+from imagekin.schemas.kinds import STORING, JobKind
 
 app = typer.Typer(help="Look at jobs and steer them.", no_args_is_help=True)
 

@@ -10,7 +10,8 @@ from typing import Any, Literal, Self
 from imagekin import errors, schemas
 from imagekin.client.jobs import Job
 from imagekin.client.transport import Transport
-from imagekin.enums import ItemStatus, JobKind, JobStatus
+from imagekin.enums import ItemStatus, JobStatus
+from imagekin.schemas.kinds import JobKind
 
 
 @dataclass

@@ -12,7 +12,9 @@ from urllib.parse import quote
 from imagekin import errors, schemas
 from imagekin.client import bodies, problems
 from imagekin.client.transport import Transport, ignore, parse
-from imagekin.enums import ItemStatus, JobKind, JobStatus
+from imagekin.enums import ItemStatus, JobStatus
+from imagekin.schemas.kinds import JobKind
+from imagekin.schemas.results import RESULTS
 
 # How long the server holds an answer back, and how often it is asked when somebody watches.
 HOLD_S = 20
@@ -22,14 +24,6 @@ MIN_PAUSE_S = 0.1
 MAX_PAUSE_S = 2.0
 
 R = TypeVar("R", bound=schemas.Wire)
-
-_RESULTS: dict[JobKind, type[schemas.Wire]] = {
-    JobKind.EMBED: schemas.EmbedResult,
-    JobKind.IMPORT: schemas.EmbedResult,
-    JobKind.SEARCH: schemas.SearchResult,
-    JobKind.CLUSTER: schemas.ClusterResult,
-    JobKind.ASSIGN: schemas.AssignResult,
-}
 
 
 class Job(Generic[R]):
@@ -139,7 +133,7 @@ class Job(Generic[R]):
     def result(self) -> R:
         """Wait for the job and give its result; raises the error of a failed job, and `ResultExpired`."""
         self.wait().raise_for_status()
-        return self._transport.get(f"{self._path}/result", _RESULTS[self.kind])  # pyright: ignore[reportReturnType]
+        return self._transport.get(f"{self._path}/result", RESULTS[self.kind])  # pyright: ignore[reportReturnType]
 
     def sheet(self, label: int | None = None) -> bytes:
         """Give the contact sheet, a PNG: of a search, or of the cluster with that label."""

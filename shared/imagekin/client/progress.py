@@ -13,7 +13,8 @@ from rich.text import Text
 
 from imagekin.client.groups import Sending
 from imagekin.client.jobs import Job
-from imagekin.enums import STORING, JobKind, JobStatus
+from imagekin.enums import JobStatus
+from imagekin.schemas.kinds import STORING, JobKind
 
 # Between two plain lines while nothing but the count changes.
 LINE_S = 5.0

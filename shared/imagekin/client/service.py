@@ -21,7 +21,8 @@ from imagekin.client.exports import Vectors
 from imagekin.client.jobs import Job
 from imagekin.client.sources import Given
 from imagekin.client.transport import Transport, ignore, parse
-from imagekin.enums import Algorithm, Colors, DType, JobKind, JobStatus, Metric, OnConflict, Precision
+from imagekin.enums import Algorithm, Colors, DType, JobStatus, Metric, OnConflict, Precision
+from imagekin.schemas.kinds import JobKind
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 TIMEOUT_S = 60.0

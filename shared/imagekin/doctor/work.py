@@ -14,9 +14,10 @@ from sqlalchemy.orm import Session
 from imagekin import enums, errors
 from imagekin.database import sql, tables
 from imagekin.doctor.checks import Batch, Check, Finding, System, walk
-from imagekin.enums import ENDED_CHUNKS, STORING, TERMINAL, ChunkKind, ChunkStatus, ItemStatus
+from imagekin.enums import ENDED_CHUNKS, TERMINAL, ChunkStatus, ItemStatus
 from imagekin.jobs import end, view
 from imagekin.maintenance import expiry
+from imagekin.schemas.kinds import PLAN, STORING
 from imagekin.store import ledger
 
 Chunk, Collection, Image, Job, ResultPart = (
@@ -44,7 +45,7 @@ class Tally:
     def add(self, chunk: sa.Row) -> None:
         self.chunks += 1
         self.open += chunk.status not in ENDED_CHUNKS
-        if chunk.kind != ChunkKind.PLAN:
+        if chunk.kind != PLAN:
             if chunk.seq != self.total:
                 self.gaps.append(chunk.seq)
             self.total += chunk.size

@@ -7,8 +7,9 @@ from sqlalchemy.orm import Session, undefer
 
 from imagekin import errors
 from imagekin.database import sql, tables
-from imagekin.enums import STORING, ChunkStatus, ItemStatus
+from imagekin.enums import ChunkStatus, ItemStatus
 from imagekin.jobs import end
+from imagekin.schemas.kinds import STORING
 from imagekin.settings import Settings
 from imagekin.store import ledger
 from imagekin.telemetry import metrics

@@ -9,7 +9,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from imagekin.database import sql, tables
-from imagekin.enums import ChunkKind, ChunkStatus, JobKind, JobStatus, Lane
+from imagekin.enums import ChunkStatus, JobStatus, Lane
+from imagekin.schemas.kinds import PLAN, JobKind
 from imagekin.settings import Settings
 
 Chunk = tables.Chunk
@@ -17,7 +18,7 @@ Chunk = tables.Chunk
 # How many chunks one claim may hold: a bound on rows locked, not on images.
 MOST_CHUNKS = 64
 # What runs a network, and so waits for its weights where they are not in memory.
-FORWARD = (ChunkKind.EMBED, ChunkKind.SEARCH)
+FORWARD = (JobKind.EMBED, JobKind.SEARCH)
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Claim:
 
     job_id: str
     seq: int
-    kind: ChunkKind
+    kind: str
     attempt: int
     claimed_by: str
     size: int
@@ -98,7 +99,7 @@ def claim(
         .execution_options(synchronize_session=False)
     ).all()
     _start(session, {row.job_id for row in rows})
-    claims = [Claim(row.job_id, row.seq, ChunkKind(row.kind), row.attempt, claimed_by, *row[5:]) for row in rows]
+    claims = [Claim(row.job_id, row.seq, row.kind, row.attempt, claimed_by, *row[5:]) for row in rows]
     return sorted(claims, key=lambda claim: (claim.job_id, claim.seq))
 
 
@@ -136,7 +137,7 @@ def _unplanned(session: Session, lane: Lane, settings: Settings) -> sa.Row | Non
         .limit(MOST_CHUNKS)
     )
     planning = _one(_claimable(lane, settings)).where(
-        Chunk.job_id.in_(session.scalars(waiting).all()), Chunk.kind == ChunkKind.PLAN
+        Chunk.job_id.in_(session.scalars(waiting).all()), Chunk.kind == PLAN
     )
     return session.execute(planning.order_by(Chunk.job_id)).first()
 
@@ -150,7 +151,7 @@ def _first(session: Session, lane: Lane, settings: Settings, preference: Prefere
     if owner is not None:
         turns.insert(0, oldest.where(Chunk.owner == owner).order_by(Chunk.job_id, Chunk.seq))
     if preference.after_planning:
-        turns = [turn.where(Chunk.kind != ChunkKind.PLAN) for turn in turns] + turns
+        turns = [turn.where(Chunk.kind != PLAN) for turn in turns] + turns
     return next((row for turn in turns if (row := session.execute(turn).first()) is not None), None)
 
 
@@ -159,9 +160,9 @@ def _companions(
 ) -> list[tuple[str, int]]:
     """Return more chunks for the same claim: images of many small jobs, or searches for one matrix product."""
     room, most = preference.most_images - first.size, MOST_CHUNKS
-    if first.kind == ChunkKind.SEARCH:
+    if first.kind == JobKind.SEARCH:
         room, most = 0, preference.most_searches - 1
-    elif first.kind != ChunkKind.EMBED or room <= 0:
+    elif first.kind != JobKind.EMBED or room <= 0:
         return []
     if most <= 0:
         return []

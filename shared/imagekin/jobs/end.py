@@ -10,8 +10,9 @@ from sqlalchemy.orm import Session
 
 from imagekin import errors
 from imagekin.database import sql, tables
-from imagekin.enums import OPEN_CHUNKS, STORING, TERMINAL, ChunkStatus, ItemStatus, JobStatus
+from imagekin.enums import OPEN_CHUNKS, TERMINAL, ChunkStatus, ItemStatus, JobStatus
 from imagekin.jobs import callbacks, items, view
+from imagekin.schemas.kinds import STORING
 from imagekin.telemetry import metrics
 
 log = structlog.get_logger()

@@ -7,7 +7,8 @@ from sqlalchemy.orm import Session, undefer
 
 from imagekin import schemas
 from imagekin.database import tables
-from imagekin.enums import ENDED_CHUNKS, STORING, ChunkStatus, ItemStatus
+from imagekin.enums import ENDED_CHUNKS, ChunkStatus, ItemStatus
+from imagekin.schemas.kinds import STORING
 from imagekin.store import ledger
 
 

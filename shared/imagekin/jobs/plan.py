@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from imagekin import errors
 from imagekin.database import sql, tables
 from imagekin.database.tables import CHUNKS
-from imagekin.enums import ChunkKind, ChunkStatus, JobStatus, Lane
+from imagekin.enums import ChunkStatus, JobStatus, Lane
 from imagekin.jobs import checkpoint, end, fence
 from imagekin.jobs.claim import Claim
 from imagekin.store import ledger
@@ -46,7 +46,7 @@ def add(
             {
                 "job_id": claim.job_id,
                 "seq": job.total,
-                "kind": ChunkKind(job.kind),
+                "kind": job.kind,
                 "lane": Lane.BULK,
                 "owner": claim.owner,
                 "collection_id": claim.collection_id,

@@ -10,14 +10,13 @@ from sqlalchemy.orm import Session
 
 from imagekin import errors
 from imagekin.database import sql, tables
-from imagekin.enums import STORING, TERMINAL, UNFINISHED, ChunkKind, ChunkStatus, JobKind, JobStatus, Lane
+from imagekin.enums import TERMINAL, UNFINISHED, ChunkStatus, JobStatus, Lane
 from imagekin.jobs import view
+from imagekin.schemas.kinds import PLAN, STORING, TRAITS, JobKind
 from imagekin.settings import Settings
 
 FULL_RETRY_AFTER_S = 10
 PLAN_SEQ = -1
-
-INTERACTIVE = frozenset({JobKind.SEARCH, JobKind.ASSIGN})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +40,13 @@ class Submission:
 
 def lane(kind: JobKind | str) -> Lane:
     """Return the lane whose workers do jobs of this kind."""
-    return Lane.INTERACTIVE if kind in INTERACTIVE else Lane.BULK
+    return TRAITS[JobKind(kind)].lane
 
 
 def lifetime_s(kind: JobKind, settings: Settings) -> float | None:
     """Return how long a finished job of this kind keeps its ledger and result; None: until it is deleted."""
-    if kind == JobKind.CLUSTER:
-        return None
-    return settings.search_ttl_s if kind in INTERACTIVE else settings.embed_ttl_s
+    ttl = TRAITS[kind].ttl
+    return None if ttl is None else getattr(settings, ttl)
 
 
 def find_idempotent(session: Session, owner: str, key: str | None, digest: str | None) -> tables.Job | None:
@@ -108,7 +106,7 @@ def submit(session: Session, submission: Submission, settings: Settings) -> tupl
         tables.Chunk(
             job_id=submission.id,
             seq=PLAN_SEQ if planning else 0,
-            kind=ChunkKind.PLAN if planning else ChunkKind(submission.kind),
+            kind=PLAN if planning else submission.kind,
             lane=lane(submission.kind),
             owner=submission.owner,
             collection_id=submission.collection_id,

@@ -9,7 +9,8 @@ from sqlalchemy.orm import Session
 
 from imagekin import errors, schemas
 from imagekin.database import sql, tables
-from imagekin.enums import STORING, TERMINAL, JobKind, JobStatus
+from imagekin.enums import TERMINAL, JobStatus
+from imagekin.schemas.kinds import STORING, JobKind
 
 # Rates over less than this are noise.
 SHORTEST_RATE_S = 0.2

@@ -13,7 +13,8 @@ import structlog
 from sqlalchemy.orm import Session
 
 from imagekin.database import tables
-from imagekin.enums import TERMINAL, JobKind
+from imagekin.enums import TERMINAL
+from imagekin.schemas.kinds import PINNING
 from imagekin.store import segments, thumbnails, vector_codec
 
 log = structlog.get_logger()
@@ -86,7 +87,7 @@ def merge(session: Session, collection_id: str, segment_ids: Sequence[str]) -> i
     happens while a clustering runs, which finds its vectors again by their order. Raises CollectionDeleted.
     """
     collection = segments.lock(session, collection_id)
-    if clustering(session, collection_id):
+    if pinned(session, collection_id):
         return 0
     dim = session.get_one(tables.Space, collection.space_id).dim
     pack = _Pack(dim, collection.dtype)
@@ -122,11 +123,11 @@ def merge(session: Session, collection_id: str, segment_ids: Sequence[str]) -> i
     return len(pack.sources)
 
 
-def clustering(session: Session, collection_id: str) -> bool:
-    """Tell whether an unfinished clustering, or an assignment to one, is about the collection."""
+def pinned(session: Session, collection_id: str) -> bool:
+    """Tell whether an unfinished job that needs the vectors of one revision is about the collection."""
     running = sa.select(Job.id).where(
         Job.collection_id == collection_id,
-        Job.kind.in_((JobKind.CLUSTER, JobKind.ASSIGN)),
+        Job.kind.in_(PINNING),
         Job.status.not_in(TERMINAL),
     )
     return session.scalar(running.limit(1)) is not None

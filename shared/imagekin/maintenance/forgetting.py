@@ -6,8 +6,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from imagekin.database import sql, tables
-from imagekin.enums import STORING
 from imagekin.maintenance import expiry
+from imagekin.schemas.kinds import STORING
 from imagekin.store import segments
 
 Collection, Image, Job = tables.Collection, tables.Image, tables.Job

@@ -67,12 +67,12 @@ class Upkeep:
         for collection_id, revision in current.items():
             if self._looked.get(collection_id) == revision:
                 continue
-            if self._in(collection_id, compaction.clustering, reads=True):
+            if self._in(collection_id, compaction.pinned, reads=True):
                 continue
             for group in self._in(collection_id, compaction.choose, reads=True) or []:
                 yield "segments_merged", self._in(collection_id, compaction.merge, group) or 0
             # one that began since had nothing merged: look again when it is over
-            if not self._in(collection_id, compaction.clustering, reads=True):
+            if not self._in(collection_id, compaction.pinned, reads=True):
                 self._looked[collection_id] = revision
 
     def _in(self, collection_id: str, work: Callable[..., Any], *args: Any, reads: bool = False) -> Any:

@@ -7,7 +7,8 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from imagekin.enums import Algorithm, Colors, DType, ItemStatus, JobKind, JobStatus, Metric, Precision
+from imagekin.enums import Algorithm, Colors, DType, ItemStatus, JobStatus, Metric, Precision
+from imagekin.schemas.kinds import JobKind
 
 Metadata = dict[str, Any]
 

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 
 import prometheus_client as prometheus
 
-from imagekin.enums import TERMINAL, ChunkKind, ItemStatus, JobKind, Lane
+from imagekin.enums import TERMINAL, ItemStatus, Lane
+from imagekin.schemas.kinds import CHUNK_KINDS, JobKind
 
 # From a cached read to a held `Prefer: wait`.
 REQUEST_S = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -160,7 +161,7 @@ class Work:
         )  # fmt: skip
         for found in ("work", "nothing"):
             self.rings.labels(found)
-        for kind in ChunkKind:
+        for kind in CHUNK_KINDS:
             self.claim_chunks.labels(kind)
             self.claim_seconds.labels(kind)
 

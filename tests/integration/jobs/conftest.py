@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from imagekin import catalog
-from imagekin.enums import ChunkKind, DType, JobKind, Lane, Precision
+from imagekin.enums import DType, Lane, Precision
 from imagekin.jobs import claim as claim_step
 from imagekin.jobs import plan as plan_step
 from imagekin.jobs import submit as submit_step
+from imagekin.schemas.kinds import PLAN, JobKind
 from imagekin.store import collections
 
 
@@ -57,7 +58,7 @@ def planned(database, submit, claim):
     def planned(images=8, size=4, owner="ann", keys=None):
         job = submit(owner=owner)
         (plan,) = claim()
-        assert plan.job_id == job.id and plan.kind == ChunkKind.PLAN
+        assert plan.job_id == job.id and plan.kind == PLAN
         entries = [{"key": key, "ref": {}} for key in (keys or [f"{number:03}" for number in range(images)])]
         pieces = [entries[at : at + size] for at in range(0, len(entries), size)]
         database.write(plan_step.add, plan, pieces, ignored=2, cursor=len(entries), finished=True)

@@ -19,9 +19,10 @@ from sqlalchemy.orm import Session
 from imagekin import catalog
 from imagekin.database import analyze, tables
 from imagekin.database.engine import Database
-from imagekin.enums import DType, JobKind, Lane, OnConflict, Precision
+from imagekin.enums import DType, Lane, OnConflict, Precision
 from imagekin.jobs import claim as claim_step
 from imagekin.jobs import finish, plan, submit
+from imagekin.schemas.kinds import JobKind
 from imagekin.settings import Settings
 from imagekin.store import collections, reuse, segments, thumbnails, vector_codec
 

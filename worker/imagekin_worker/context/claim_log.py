@@ -8,8 +8,8 @@ from typing import Any
 
 import structlog
 
-from imagekin.enums import ChunkKind
 from imagekin.jobs.claim import Claim
+from imagekin.schemas.kinds import JobKind
 from imagekin.telemetry import metrics
 
 log = structlog.get_logger()
@@ -28,7 +28,7 @@ def context(claims: Sequence[Claim]) -> dict[str, Any]:
     Of several chunks, and of images, which others may join, they carry the claim alone, and each line about one of
     them its own job, chunk and attempt.
     """
-    alone = len(claims) == 1 and claims[0].kind != ChunkKind.EMBED
+    alone = len(claims) == 1 and claims[0].kind != JobKind.EMBED
     return {"claim": claims[0].claimed_by, **(about(claims) if alone else {})}
 
 
@@ -36,7 +36,7 @@ def claimed(claims: Sequence[Claim]) -> None:
     """Tell of a claim."""
     kind, images = claims[0].kind, sum(claim.size for claim in claims)
     metrics.WORK.claim_chunks.labels(kind).observe(len(claims))
-    if kind == ChunkKind.EMBED:
+    if kind == JobKind.EMBED:
         metrics.WORK.claim_images.observe(images)
     log.info("claimed", kind=kind, images=images, claim=claims[0].claimed_by, **about(claims))
 
@@ -55,7 +55,7 @@ class Report:
         seconds = time.monotonic() - self._started
         metrics.WORK.claims.labels(self._kind, outcome).inc()
         metrics.WORK.claim_seconds.labels(self._kind).observe(seconds)
-        if outcome == "done" and self._kind not in (ChunkKind.EMBED, ChunkKind.SEARCH):
+        if outcome == "done" and self._kind not in (JobKind.EMBED, JobKind.SEARCH):
             log.info("slice_done", kind=self._kind, seconds=round(seconds, 3), **about(self._claims))
 
 

@@ -17,8 +17,9 @@ from sqlalchemy.orm import Session
 from imagekin import catalog, doorbell, presence
 from imagekin.database import tables
 from imagekin.database.engine import Database
-from imagekin.enums import ChunkKind, Lane, Precision
+from imagekin.enums import Lane, Precision
 from imagekin.jobs import claim
+from imagekin.schemas.kinds import PLAN
 from imagekin.settings import Settings
 from imagekin.telemetry import metrics
 from imagekin.uploads.files import Storage
@@ -66,7 +67,7 @@ class Node:
         batch = backbones.GPU_BATCH if self.device.type == "cuda" else backbones.CPU_BATCH
         # what all lanes take at once
         self._fill = (settings.batch_size or batch) * (1 if self.device.type == "cuda" else settings.lanes or cores())
-        self._last_kind: ChunkKind | None = None
+        self._last_kind: str | None = None
 
     def warm(self) -> None:
         """Load the backbones that the settings name, so that no job waits for them, and see how fast they are."""
@@ -85,7 +86,7 @@ class Node:
             after_owner=self.last_owner,
             most_images=self.images_per_claim(self._last_space),
             most_searches=MOST_SEARCHES,
-            after_planning=self._last_kind == ChunkKind.PLAN,
+            after_planning=self._last_kind == PLAN,
             gathering=0 < self._planned < self._fill,
             warm=() if random.random() < BY_TURNS else self.models.warm,
             like=like,
@@ -93,7 +94,7 @@ class Node:
         claims = self.database.write(claim.claim, self.lane, claimed_by, self.settings, preference)
         if claims:
             self._last_kind = claims[0].kind
-            if self._last_kind != ChunkKind.PLAN:
+            if self._last_kind != PLAN:
                 self._planned = 0
             self.last_owner = claims[0].owner
             self._last_space = claims[0].space_id

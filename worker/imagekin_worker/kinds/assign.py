@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -61,11 +62,12 @@ class Placer:
         return [{"id": id, "key": keys[id], "label": at, "distance": round(far, 6)} for id, at, far in placed]
 
 
-def run(node: Node, claim: Claim, lease: Lease) -> None:
+def run(node: Node, claims: Sequence[Claim], lease: Lease) -> None:
     """Assign the named images, or a slice of all that came later; the last slice ends the job.
 
     Raises JobNotFound where the clustering is gone, InvalidRequest, LeaseLost.
     """
+    (claim,) = claims
     job, found = node.database.read(_load, claim)
     placer = Placer(node, found)
     if job.work["image_ids"] is not None:

@@ -7,7 +7,7 @@ import math
 import struct
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -55,11 +55,12 @@ class Slice:
     saved: bytes = b""
 
 
-def run(node: Node, claim: Claim, lease: Lease) -> None:
+def run(node: Node, claims: Sequence[Claim], lease: Lease) -> None:
     """Work on a cluster job for a slice; the last one writes the result.
 
     Raises InvalidRequest and JobError where it cannot be done, LeaseLost.
     """
+    (claim,) = claims
     job = node.database.read(fence.job_of, claim)
     saved = node.database.read(checkpoint.kept, claim)
     pinned = None

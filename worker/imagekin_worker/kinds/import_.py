@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from imagekin.jobs import finish
 from imagekin.jobs.claim import Claim
 from imagekin.store import ledger, vector_codec
 from imagekin.store.segments import Item
+from imagekin_worker.context.lease import Lease
 from imagekin_worker.context.process_state import Node
 from imagekin_worker.kinds import embed
 
@@ -25,8 +27,9 @@ LONGEST = 1e18
 _DIGEST_BYTES = 28
 
 
-def run(node: Node, claim: Claim) -> None:
+def run(node: Node, claims: Sequence[Claim], lease: Lease) -> None:
     """Store a chunk's vectors; raises JobError where the upload is gone or cut off, LeaseLost."""
+    (claim,) = claims
     job, collection, manifest = node.database.read(embed.load, claim)
     source = sources.open_source(job.work["source"], node.storage, node.settings)
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,9 +11,10 @@ from sqlalchemy.orm import Session, undefer
 
 from imagekin import sources
 from imagekin.database import tables
-from imagekin.enums import STORING, ItemStatus, JobKind, Lane
+from imagekin.enums import ItemStatus, Lane
 from imagekin.jobs import checkpoint, fence, plan
 from imagekin.jobs.claim import Claim, release
+from imagekin.schemas.kinds import STORING, JobKind
 from imagekin.settings import Settings
 from imagekin.sources import Entry
 from imagekin.store import ledger
@@ -48,11 +49,12 @@ class _Slice:
         self._deadline = min(self._deadline, time.monotonic() + SLICE_S)
 
 
-def run(node: Node, claim: Claim, lease: Lease) -> None:
+def run(node: Node, claims: Sequence[Claim], lease: Lease) -> None:
     """Plan a slice of a job: commit chunks with the source's cursor, and hand the rest back for the next slice.
 
     Raises JobError where the source cannot be read, LeaseLost.
     """
+    (claim,) = claims
     job = node.database.read(fence.job_of, claim)
     cursor = node.database.read(checkpoint.unpacked, claim)
     if cursor is None or "chunk" not in cursor:

@@ -1,31 +1,31 @@
-"""What is done with a claim, by its kind."""
+"""What is done with a claim: the module of `imagekin_worker.kinds` that its chunk's kind names."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
 
 from imagekin import errors
-from imagekin.enums import ChunkKind
-from imagekin.jobs import claim
+from imagekin.jobs.claim import Claim
+from imagekin.schemas.kinds import PLAN, JobKind
 from imagekin_worker.context.lease import Lease
 from imagekin_worker.context.process_state import Node
-from imagekin_worker.kinds import assign, cluster, embed, import_, plan, search
+
+Run = Callable[[Node, Sequence[Claim], Lease], None]
+
+_MODULES = {PLAN: "plan", **{kind.value: kind.module for kind in JobKind}}
+# all of them at the start, so that a broken installation shows there
+_RUNS: dict[str, Run] = {
+    kind: import_module(f"imagekin_worker.kinds.{module}").run for kind, module in _MODULES.items()
+}
 
 
-def do(node: Node, claims: Sequence[claim.Claim], lease: Lease) -> None:
-    """Do claimed chunks, all of one kind and space; raises LeaseLost, and what ends a job."""
-    match claims[0].kind:
-        case ChunkKind.PLAN:
-            plan.run(node, claims[0], lease)
-        case ChunkKind.EMBED:
-            embed.run(node, claims, lease)
-        case ChunkKind.SEARCH:
-            search.run(node, claims, lease)
-        case ChunkKind.CLUSTER:
-            cluster.run(node, claims[0], lease)
-        case ChunkKind.ASSIGN:
-            assign.run(node, claims[0], lease)
-        case ChunkKind.IMPORT:
-            import_.run(node, claims[0])
-        case kind:
-            raise errors.JobError(f"This worker does not know {kind} jobs; upgrade it.")
+def do(node: Node, claims: Sequence[Claim], lease: Lease) -> None:
+    """Do claimed chunks, all of one kind and space.
+
+    Raises LeaseLost, and JobError for what ends the job, as for a kind that this worker does not know.
+    """
+    run = _RUNS.get(claims[0].kind)
+    if run is None:
+        raise errors.JobError(f"This worker does not know {claims[0].kind} jobs; upgrade it.")
+    run(node, claims, lease)

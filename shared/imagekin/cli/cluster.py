@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 
 from imagekin.cli import following, output
-from imagekin.cli.searching import write
+from imagekin.cli.search import write
 from imagekin.cli.session import AsJson, InCollection, current
 from imagekin.enums import Algorithm, JobStatus, Metric
 from imagekin.schemas import MAX_CLUSTERS
 
 
-def cluster(
+def command(
     context: typer.Context,
     collection: InCollection,
     n_clusters: Annotated[int, typer.Option("--n-clusters", "-k", min=1, max=MAX_CLUSTERS, help="How many groups.")],

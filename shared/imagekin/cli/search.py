@@ -16,7 +16,7 @@ from imagekin.client import bodies
 from imagekin.schemas import MAX_TOP_K
 
 
-def search(
+def command(
     context: typer.Context,
     image: Annotated[
         str, typer.Argument(metavar="IMAGE", help="A file, a URL, or the key of an image in the collection.")

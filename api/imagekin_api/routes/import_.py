@@ -1,8 +1,7 @@
-"""A collection's vectors as files: out as an export, in as an import job."""
+"""Import jobs: vectors that were made elsewhere, or exported, into a collection of the same space."""
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import Any
 
 import flask
@@ -10,60 +9,24 @@ from sqlalchemy.orm import Session
 
 from imagekin import errors, schemas, sources
 from imagekin.database import tables
-from imagekin.enums import JobKind, OnConflict
+from imagekin.enums import OnConflict
 from imagekin.jobs import submit
-from imagekin.store import collections, exports
+from imagekin.schemas.kinds import JobKind
+from imagekin.store import collections
 from imagekin_api.documents.operations import BINARY, IDEMPOTENCY_KEY, Parameter, operation
 from imagekin_api.http import bodies, multipart
 from imagekin_api.http.idempotency import Idempotency
 from imagekin_api.routes import intake
-from imagekin_api.routes.submissions import REFUSED, Form, upload_work
+from imagekin_api.routes.export import blueprint
+from imagekin_api.routes.intake import REFUSED, Form, upload_work
 from imagekin_api.wiring import service
 
-blueprint = flask.Blueprint("vectors", __name__)
-
-DEFAULT_FORMAT = "npz"
-OCTETS, PARQUET = "application/octet-stream", "application/vnd.apache.parquet"
-MEDIA_TYPES = {"npz": OCTETS, "parquet": PARQUET, "safetensors": OCTETS}
-FORMAT = Parameter(
-    "format", "The file's format.", {"type": "string", "enum": list(exports.FORMATS), "default": DEFAULT_FORMAT}
-)
 ON_CONFLICT = Parameter(
     "on_conflict",
     "As in an embed job; for a raw body.",
     {"type": "string", "enum": [word.value for word in OnConflict], "default": OnConflict.REPLACE.value},
 )
 CALLBACK_URL = Parameter("callback_url", "As in an embed job; for a raw body.")
-
-
-@blueprint.get("/collections/<name>/export")
-@operation(
-    "Export the vectors of a collection",
-    parameters=(FORMAT,),
-    media={OCTETS: BINARY, PARQUET: BINARY},
-    errors=(errors.CollectionNotFound, errors.Unavailable),
-)
-def export(name: str) -> flask.Response:
-    """All of them with ids, keys and metadata, and their space in the file's metadata, as of one moment."""
-    format = flask.request.args.get("format", DEFAULT_FORMAT)
-    if format not in exports.FORMATS:
-        detail = f"format must be one of {', '.join(exports.FORMATS)}."
-        raise errors.InvalidRequest(detail, errors=[{"pointer": "/format", "in": "query", "detail": detail}])
-    here = service.current()
-    if not here.exports.acquire(blocking=False):
-        raise errors.Unavailable("As many exports are under way as the server has room for; try again later.")
-    pieces = exports.write(here.database, service.owner(), name, format)
-    try:
-        # what is wrong comes out before the answer begins
-        first = next(pieces)
-    except BaseException:
-        here.exports.release()
-        raise
-    answer = flask.Response(chain([first], pieces), mimetype=MEDIA_TYPES[format])
-    answer.headers["Content-Disposition"] = f'attachment; filename="{name}.{format}"'
-    answer.call_on_close(pieces.close)
-    answer.call_on_close(here.exports.release)
-    return answer
 
 
 @blueprint.post("/collections/<name>/import")

@@ -11,7 +11,7 @@ from imagekin.cli.session import AsJson, Wait, complete_job, current, text_of
 from imagekin.enums import JobStatus
 
 
-def assign(
+def command(
     context: typer.Context,
     clustering: Annotated[
         str,

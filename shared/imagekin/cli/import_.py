@@ -14,7 +14,7 @@ from imagekin.client.progress import UploadBar
 from imagekin.enums import OnConflict
 
 
-def import_vectors(
+def command(
     context: typer.Context,
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="An npz or Parquet file, as `imagekin export` writes it.")

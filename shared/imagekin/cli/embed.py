@@ -14,7 +14,7 @@ from imagekin.client.progress import UploadBar
 from imagekin.enums import DType, JobStatus, OnConflict, Precision
 
 
-def embed(
+def command(
     context: typer.Context,
     paths: Annotated[
         list[str],

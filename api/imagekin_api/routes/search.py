@@ -1,0 +1,168 @@
+"""Search jobs: the neighbors of an image, of a vector or of a picture that came along, and their contact sheet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flask
+import numpy as np
+from sqlalchemy.orm import Session
+
+from imagekin import errors, schemas
+from imagekin.database import tables
+from imagekin.jobs import results
+from imagekin.net import fetch
+from imagekin.schemas.kinds import JobKind
+from imagekin.store import collections, images, thumbnails
+from imagekin_api.documents.operations import BINARY, IDEMPOTENCY_KEY, operation
+from imagekin_api.http import bodies, multipart, problems
+from imagekin_api.http.idempotency import Idempotency
+from imagekin_api.render import sheets
+from imagekin_api.routes import intake, pictures
+from imagekin_api.wiring import service
+
+
+@intake.blueprint.post("/jobs/search")
+@operation(
+    "Search a collection for an image's neighbors",
+    body=schemas.SearchBody,
+    form={"image": BINARY},
+    form_model=schemas.SearchForm,
+    returns=schemas.Job,
+    status=202,
+    parameters=(IDEMPOTENCY_KEY,),
+    errors=(*intake.REFUSED, errors.ImageNotFound, errors.TooLarge),
+)
+def search() -> flask.Response:
+    """By an image of the collection, an embedding or an address as JSON, or by a picture of your own as a form.
+
+    In a form, `filter` is JSON text.
+    """
+    if multipart.is_multipart():
+        return _search_form()
+    if bodies.is_json():
+        return _search_json()
+    raise problems.UnsupportedMediaType(intake.JSON_OR_FORM)
+
+
+def _search_json() -> flask.Response:
+    data = bodies.read_json()
+    body = bodies.parse(schemas.SearchBody, data)
+    intake.check_callback(body.callback_url)
+    request = Idempotency.of_json(data)
+    if (answer := intake.known(request)) is not None:
+        return answer
+    collection, public, work = service.current().database.read(_query, service.owner(), body.collection, body.query)
+    params = _search_params(public, body)
+    work = {"query": work}
+    return intake.accept(intake.submission(JobKind.SEARCH, collection, params, work, request, body.callback_url))
+
+
+def _query(
+    session: Session, owner: str, name: str, query: schemas.Query
+) -> tuple[tables.Collection, dict[str, Any], dict[str, Any]]:
+    """Return the collection, and the query as clients see it and as workers need it."""
+    collection = collections.get(session, owner, name)
+    match query:
+        case schemas.ImageIdQuery(image_id=image_id):
+            image = images.get(session, collection, image_id)
+            return collection, {"image_id": image.id}, {"image_id": image.id}
+        case schemas.ImageKeyQuery(image_key=key):
+            image = images.by_key(session, collection, key)
+            return collection, {"image_key": image.key}, {"image_id": image.id}
+        case schemas.EmbeddingQuery(embedding=embedding):
+            _check_embedding(embedding, session.get_one(tables.Space, collection.space_id).dim)
+            return collection, {"embedding_dim": len(embedding)}, {"embedding": embedding}
+        case schemas.UrlQuery(url=url):
+            _check_url(url)
+            return collection, {"url": url}, {"url": url}
+
+
+def _check_url(url: str) -> None:
+    try:
+        fetch.parse(url)
+    except errors.FetchRefused as error:
+        raise intake.invalid("/query/url", error.detail) from None
+
+
+def _check_embedding(embedding: list[float], dim: int) -> None:
+    if len(embedding) != dim:
+        raise intake.invalid(
+            "/query/embedding", f"The collection's embeddings have {dim} numbers, not {len(embedding)}."
+        )
+    with np.errstate(over="ignore"):
+        length = np.linalg.norm(np.asarray(embedding, np.float32))
+    if not np.isfinite(length) or not length:
+        raise intake.invalid("/query/embedding", "The embedding's length must be finite in float32 and not 0.")
+
+
+def _search_form() -> flask.Response:
+    here = service.current()
+    form = intake.Form()
+    with intake.enclosure() as enclosed:
+        for part in multipart.parts(here.settings.max_upload_bytes):
+            if part.field == "image" and part.filename is not None and enclosed.stored is None:
+                enclosed.filename = part.filename or None
+                enclosed.store(part, here.settings.max_image_bytes)
+            else:
+                form.take(part)
+            form.note(part)
+        if enclosed.stored is None or enclosed.stored.size == 0:
+            raise multipart.invalid("image", "Send the picture to search for, as a file that is not empty.")
+        body = bodies.parse_form(schemas.SearchForm, _with_filter(form.fields))
+        intake.check_callback(body.callback_url)
+        request = Idempotency.of_parts(form.parts)
+        if (answer := intake.known(request)) is not None:
+            return answer
+        collection = here.database.read(collections.get, service.owner(), body.collection)
+        params = _search_params({"image": enclosed.filename}, body)
+        work = {"query": {"upload": enclosed.path, "filename": enclosed.filename}}
+        submission = intake.submission(
+            JobKind.SEARCH, collection, params, work, request, body.callback_url, enclosed.id
+        )
+        return intake.accept(submission, enclosed)
+
+
+def _with_filter(fields: dict[str, Any]) -> dict[str, Any]:
+    if "filter" not in fields:
+        return fields
+    try:
+        return {**fields, "filter": bodies.load(fields["filter"], "/filter")}
+    except errors.BadRequest as error:
+        raise multipart.invalid("filter", error.detail) from None
+
+
+def _search_params(query: dict[str, Any], form: schemas.SearchForm) -> dict[str, Any]:
+    return {
+        "query": query,
+        "top_k": form.top_k,
+        "min_score": form.min_score,
+        "exclude_query": form.exclude_query,
+        "filter": form.filter,
+    }
+
+
+@pictures.sheet_of(JobKind.SEARCH)
+def sheet(job: tables.Job, summary: dict[str, Any]) -> bytes:
+    database, neighbors = service.current().database, summary["neighbors"]
+    # the query takes the first place
+    shown = neighbors[: sheets.MAX_TILES - 1]
+    query, found = database.read(_search_pictures, job, [neighbor["id"] for neighbor in shown])
+    tiles = [
+        sheets.Tile(found.get(neighbor["id"]), sheets.similarity_title(neighbor["score"]), neighbor["key"])
+        for neighbor in shown
+    ]
+    return sheets.search_sheet(query, tiles, query_caption=_query_caption(job), total=len(neighbors))
+
+
+def _query_caption(job: tables.Job) -> str:
+    query = job.params["query"]
+    return next((query[name] for name in ("image_key", "image", "image_id") if query.get(name)), "")
+
+
+def _search_pictures(session: Session, job: tables.Job, ids: list[str]) -> tuple[bytes | None, dict[str, bytes]]:
+    queried = job.work.get("query", {}).get("image_id")
+    image = session.get(tables.Image, queried) if queried else None
+    if image is not None and image.deleted_at is None:
+        return thumbnails.of(session, image), pictures.of(session, job.collection_id, ids)
+    return results.thumbnail(session, job.id), pictures.of(session, job.collection_id, ids)

@@ -1,0 +1,14 @@
+"""What the result of each kind of job is."""
+
+from __future__ import annotations
+
+from imagekin.schemas.answers import AssignResult, ClusterResult, EmbedResult, SearchResult, Wire
+from imagekin.schemas.kinds import JobKind
+
+RESULTS: dict[JobKind, type[Wire]] = {
+    JobKind.EMBED: EmbedResult,
+    JobKind.IMPORT: EmbedResult,
+    JobKind.SEARCH: SearchResult,
+    JobKind.CLUSTER: ClusterResult,
+    JobKind.ASSIGN: AssignResult,
+}
