@@ -13,8 +13,9 @@ from sqlalchemy.orm import Session, undefer
 
 from imagekin.database import tables
 from imagekin.database.engine import Database
-from imagekin.enums import ENDED_CHUNKS, TERMINAL, ChunkKind, ChunkStatus, ItemStatus, JobKind, JobStatus
+from imagekin.enums import ENDED_CHUNKS, TERMINAL, ChunkStatus, ItemStatus, JobStatus
 from imagekin.jobs import view
+from imagekin.schemas.kinds import JobKind
 from imagekin.store import ledger, vector_codec
 
 COUNTED = ("embedded", "reused", "skipped", "failed")
@@ -79,7 +80,7 @@ def _check_embed(session: Session, job: tables.Job, keys: Sequence[str], report:
     chunks = session.scalars(
         sa.select(tables.Chunk)
         .options(undefer(tables.Chunk.manifest), undefer(tables.Chunk.ledger))
-        .filter_by(job_id=job.id, kind=ChunkKind.EMBED)
+        .filter_by(job_id=job.id, kind=JobKind.EMBED)
         .order_by(tables.Chunk.seq)
     ).all()
     sums: Counter[str] = Counter()

@@ -8,10 +8,11 @@ import sqlalchemy as sa
 from imagekin import catalog
 from imagekin.database import tables
 from imagekin.database.engine import Database
-from imagekin.enums import DType, JobKind, JobStatus, Lane, Precision
+from imagekin.enums import DType, JobStatus, Lane, Precision
 from imagekin.jobs import blame, submit, view
 from imagekin.jobs import claim as claim_step
 from imagekin.jobs import plan as plan_step
+from imagekin.schemas.kinds import JobKind
 from imagekin.settings import Settings
 from imagekin.store import collections
 

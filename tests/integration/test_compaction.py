@@ -10,9 +10,10 @@ import sqlalchemy as sa
 
 from imagekin import errors
 from imagekin.database import tables
-from imagekin.enums import JobKind, JobStatus
+from imagekin.enums import JobStatus
 from imagekin.jobs import end, finish, view
 from imagekin.maintenance import collection_deletion, compaction, forgetting, upkeep
+from imagekin.schemas.kinds import JobKind
 from imagekin.store import ledger, reading, segments
 from imagekin_worker.matrix.loaded import Residents, catch_up
 from kit.archive import vector

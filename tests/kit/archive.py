@@ -13,11 +13,12 @@ import sqlalchemy as sa
 from imagekin import catalog
 from imagekin.database import tables
 from imagekin.database.engine import Database
-from imagekin.enums import DType, JobKind, Lane, OnConflict, Precision
+from imagekin.enums import DType, Lane, OnConflict, Precision
 from imagekin.jobs import claim as claim_step
 from imagekin.jobs import finish as finish_step
 from imagekin.jobs import plan as plan_step
 from imagekin.jobs import submit
+from imagekin.schemas.kinds import JobKind
 from imagekin.settings import Settings
 from imagekin.store import collections, images, ledger, reading, reuse, segments, thumbnails
 from imagekin.uploads import rows

@@ -11,11 +11,12 @@ import sqlalchemy as sa
 
 from imagekin.database import tables
 from imagekin.database.engine import Database
-from imagekin.enums import JobKind, Lane
+from imagekin.enums import Lane
 from imagekin.jobs import blame, end
 from imagekin.jobs import claim as claim_step
 from imagekin.jobs import plan as plan_step
 from imagekin.maintenance import collection_deletion, sweep
+from imagekin.schemas.kinds import JobKind
 from imagekin.settings import Settings
 from imagekin.store import ledger
 from kit.archive import Archive

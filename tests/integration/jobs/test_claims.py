@@ -11,10 +11,11 @@ import sqlalchemy as sa
 
 from imagekin import errors
 from imagekin.database import tables
-from imagekin.enums import ChunkKind, ItemStatus, JobKind, Lane
+from imagekin.enums import ItemStatus, Lane
 from imagekin.jobs import claim as claim_step
 from imagekin.jobs import finish as finish_step
 from imagekin.jobs import plan as plan_step
+from imagekin.schemas.kinds import PLAN, JobKind
 from kit.chunks import finish, items_of, status
 
 
@@ -107,9 +108,9 @@ def test_planning_and_images_take_turns(database, submit, claim):
     pieces = [[{"key": "a", "ref": {}}], [{"key": "b", "ref": {}}]]
     database.write(plan_step.add, plan, pieces, ignored=0, cursor=2, finished=False)
     database.write(claim_step.release, [plan])
-    assert claim(after_planning=True)[0].kind == ChunkKind.EMBED
-    assert claim()[0].kind == ChunkKind.PLAN
-    assert claim(after_planning=True)[0].kind == ChunkKind.EMBED
+    assert claim(after_planning=True)[0].kind == JobKind.EMBED
+    assert claim()[0].kind == PLAN
+    assert claim(after_planning=True)[0].kind == JobKind.EMBED
     assert claim(after_planning=True) == []
 
 
@@ -131,10 +132,10 @@ def test_what_joins_a_claim_is_of_its_kind_and_space_and_killed_nobody(database,
     # whose turn it is killed a process, or is of another kind or space: it gets a claim of its own
     assert claim(like=dataclasses.replace(first, deaths=1)) == []
     assert claim(like=dataclasses.replace(first, space_id="other")) == []
-    assert claim(like=dataclasses.replace(first, kind=ChunkKind.ASSIGN)) == []
+    assert claim(like=dataclasses.replace(first, kind=JobKind.ASSIGN)) == []
     submit(owner="abe")
     assert claim(like=first) == []
-    assert claim()[0].kind == ChunkKind.PLAN
+    assert claim()[0].kind == PLAN
     assert [one.seq for one in claim(like=first)] == [first.seq]
 
 

@@ -7,11 +7,12 @@ import threading
 import pytest
 
 from imagekin import errors
-from imagekin.enums import ItemStatus, JobKind, JobStatus
+from imagekin.enums import ItemStatus, JobStatus
 from imagekin.jobs import end, items, view
 from imagekin.jobs import plan as plan_step
 from imagekin.jobs import submit as submit_step
 from imagekin.maintenance import collection_deletion
+from imagekin.schemas.kinds import JobKind
 from kit.chunks import finish, status
 
 

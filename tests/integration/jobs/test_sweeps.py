@@ -5,9 +5,10 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from imagekin.database import tables
-from imagekin.enums import ItemStatus, JobKind, JobStatus, Lane
+from imagekin.enums import ItemStatus, JobStatus, Lane
 from imagekin.jobs import blame, items, view
 from imagekin.maintenance import sweep
+from imagekin.schemas.kinds import JobKind
 from kit.chunks import finish, items_of, status
 
 
