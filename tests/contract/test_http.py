@@ -66,7 +66,7 @@ def test_options_names_the_methods_of_the_document(client: httpx2.Client, docume
         b"{'a': 1}",
         b'{"name": NaN}',
         b'"\xff"',
-        b"[" * 100_000,
+        b"[" * 9_000,
         b'{"name": ' + b"1" * 5000 + b"}",
         b"\xfe\xff",
     ],

@@ -12,9 +12,10 @@ from PIL import Image
 
 
 @pytest.mark.timeout(400)
-def test_the_demo_says_what_it_found_and_leaves_nothing_running(tmp_path: Path):
+def test_the_demo_says_what_it_found_and_leaves_nothing_running(tmp_path: Path, hostile_folder: Path):
     demo = subprocess.run(
-        [sys.executable, "-m", "imagekin", "demo", "--data-dir", str(tmp_path / "demo")],
+        [sys.executable, "-P", "-m", "imagekin", "demo", "--data-dir", str(tmp_path / "demo")],
+        cwd=hostile_folder,
         capture_output=True,
         text=True,
         timeout=380,

@@ -40,6 +40,10 @@ class JsonBound:
 
 # Ten thousand addresses with their metadata.
 MANY_SOURCES = JsonBound(None, 1_000_000)
+# The longest vector, each number as long as a double is written.
+ONE_VECTOR = JsonBound(1 << 20, 40_000)
+# The metadata of one image, every character of it escaped.
+ONE_METADATA = JsonBound(512 << 10, 40_000)
 # Ten thousand names of images.
 MANY_NAMES = JsonBound(None, 100_000)
 

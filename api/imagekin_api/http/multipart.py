@@ -14,6 +14,7 @@ from werkzeug.sansio import multipart as wire
 
 from imagekin import errors
 from imagekin.schemas import keys
+from imagekin.schemas.keys import MAX_KEY_BYTES
 
 MAX_PARTS = 100_000
 # Names and texts of all fields of a form: they are held in memory.
@@ -21,6 +22,8 @@ MAX_FIELDS_BYTES = 1 << 20
 # Headers of a part, and what the decoder holds back of its data.
 _MAX_BUFFER_BYTES = 4 << 20
 _PIECE_BYTES = 256 << 10
+# Names are shown in jobs and in errors; no longer one has a form that fits into a key.
+MAX_NAME_CHARS = 4 * MAX_KEY_BYTES
 # As RFC 5322 folds a header, 2.2.3.
 _CONTINUED = re.compile(rb"(?:\r\n|\n|\r)[ \t]")
 
@@ -126,9 +129,18 @@ def parts(max_bytes: int) -> Iterator[Part]:
     while not isinstance(event := body.next_event(), wire.Epilogue):
         if isinstance(event, wire.Field | wire.File):
             part = Part(event, body)
+            _check_names(part)
             yield part
             while part.read():
                 pass
+
+
+def _check_names(part: Part) -> None:
+    if len(part.field) > MAX_NAME_CHARS:
+        raise errors.BadRequest(f"The name of a part has more than {MAX_NAME_CHARS:,} characters.")
+    if part.filename is not None and len(part.filename) > MAX_NAME_CHARS:
+        detail = f"The file name has {len(part.filename):,} characters; at most {MAX_NAME_CHARS:,} are allowed."
+        raise invalid(part.field, detail)
 
 
 def invalid(field: str, detail: str) -> errors.InvalidRequest:

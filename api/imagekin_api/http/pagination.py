@@ -49,7 +49,7 @@ def item_cursor(listing: str) -> tuple[int, int] | None:
     match _position(listing):
         case None:
             return None
-        case [int(seq), int(index)] if abs(seq) < 2**62 and abs(index) < 2**62:
+        case [int(seq), int(index)] if type(seq) is type(index) is int and abs(seq) < 2**62 and abs(index) < 2**62:
             return seq, index
         case _:
             raise _invalid("cursor", "The cursor is not one that this list gave.")

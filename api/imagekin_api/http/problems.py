@@ -19,6 +19,8 @@ MEDIA_TYPE = "application/problem+json"
 UNAVAILABLE_RETRY_AFTER_S = 5
 # What is read of a body that nobody wants, so that the client gets to read the answer instead of a broken pipe.
 MAX_DRAINED_BYTES = 64 << 20
+# Past these, no client reads them one by one.
+MOST_FAULTS = 1_000
 _DRAIN_PIECE_BYTES = 1 << 20
 # The names that the contract has for them; the others go by their HTTP names.
 _CODES = {413: errors.TooLarge.code, 500: errors.ImagekinError.code, 503: errors.Unavailable.code}
@@ -78,6 +80,8 @@ def of_error(error: errors.ImagekinError) -> flask.Response:
 
 def invalid(error: ValidationError, data: Any) -> errors.InvalidRequest:
     """Turn what pydantic found in `data` into an error with a JSON pointer for each field."""
+    if (count := error.error_count()) > MOST_FAULTS:
+        raise errors.InvalidRequest(f"The request is not valid: it has {count:,} faults.")
     # each once, as the members of a union find the same faults
     found = dict.fromkeys(
         (pointer(_location(each), data), each["msg"])

@@ -11,6 +11,7 @@ from imagekin.enums import TERMINAL
 from imagekin.jobs import view
 from imagekin.schemas.kinds import JobKind
 from imagekin.store import images
+from imagekin_api.documents import operations
 from imagekin_api.documents.operations import IDEMPOTENCY_KEY, operation
 from imagekin_api.http import bodies
 from imagekin_api.http.idempotency import Idempotency
@@ -22,6 +23,7 @@ from imagekin_api.wiring import service
 @operation(
     "Put images into the clusters of an earlier clustering",
     body=schemas.AssignBody,
+    json=operations.MANY_NAMES,
     returns=schemas.Job,
     status=202,
     parameters=(IDEMPOTENCY_KEY,),

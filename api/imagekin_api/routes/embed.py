@@ -11,6 +11,7 @@ from imagekin import errors, schemas, sources
 from imagekin.schemas.kinds import JobKind
 from imagekin.sources import urls
 from imagekin.store import collections
+from imagekin_api.documents import operations
 from imagekin_api.documents.operations import BINARY, IDEMPOTENCY_KEY, operation
 from imagekin_api.http import bodies, multipart, packing, problems
 from imagekin_api.http.idempotency import Idempotency
@@ -22,6 +23,7 @@ from imagekin_api.wiring import service
 @operation(
     "Embed images into a collection",
     body=schemas.EmbedBody,
+    json=operations.MANY_SOURCES,
     form={"images": {"type": "array", "items": BINARY}, "archive": BINARY},
     form_model=schemas.EmbedForm,
     returns=schemas.Job,

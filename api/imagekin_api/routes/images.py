@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from imagekin import errors, schemas
 from imagekin.enums import DType
 from imagekin.store import collections, images, segments, thumbnails
+from imagekin_api.documents import operations
 from imagekin_api.documents.operations import BINARY, PAGED, operation
 from imagekin_api.http import answers, bodies, pagination
 from imagekin_api.wiring import service
@@ -45,6 +46,7 @@ def _page(
 @operation(
     "Ask which images a collection has already",
     body=schemas.KnownBody,
+    json=operations.MANY_NAMES,
     returns=schemas.KnownImages,
     errors=(errors.CollectionNotFound,),
 )
@@ -73,7 +75,13 @@ def _view(session: Session, owner: str, name: str, image_id: str) -> schemas.Ima
 
 
 @blueprint.patch("/collections/<name>/images/<id:image_id>")
-@operation("Replace an image's metadata", body=schemas.ImagePatch, returns=schemas.Image, errors=MISSING)
+@operation(
+    "Replace an image's metadata",
+    body=schemas.ImagePatch,
+    json=operations.ONE_METADATA,
+    returns=schemas.Image,
+    errors=MISSING,
+)
 def annotate(name: str, image_id: str) -> flask.Response:
     """The metadata that is sent takes the place of all that was there."""
     body = bodies.parse(schemas.ImagePatch, bodies.read_json())

@@ -14,6 +14,7 @@ from imagekin.jobs import results
 from imagekin.net import fetch
 from imagekin.schemas.kinds import JobKind
 from imagekin.store import collections, images, thumbnails
+from imagekin_api.documents import operations
 from imagekin_api.documents.operations import BINARY, IDEMPOTENCY_KEY, operation
 from imagekin_api.http import bodies, multipart, problems
 from imagekin_api.http.idempotency import Idempotency
@@ -26,6 +27,7 @@ from imagekin_api.wiring import service
 @operation(
     "Search a collection for an image's neighbors",
     body=schemas.SearchBody,
+    json=operations.ONE_VECTOR,
     form={"image": BINARY},
     form_model=schemas.SearchForm,
     returns=schemas.Job,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
@@ -37,6 +39,22 @@ def _checked_hash(digest: str) -> str:
     return digest
 
 
+# As JSON in UTF-8. A filter stands in its job, and a page of a list shows a thousand jobs.
+MAX_METADATA_BYTES = 64 << 10
+MAX_FILTER_BYTES = 16 << 10
+
+
+def _at_most(max_bytes: int) -> Callable[[Metadata], Metadata]:
+    def check(value: Metadata) -> Metadata:
+        size = len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace"))
+        if size > max_bytes:
+            raise PydanticCustomError("too_long", f"This has {size:,} bytes as JSON; at most {max_bytes:,} are allowed")
+        return value
+
+    return check
+
+
+GivenMetadata = Annotated[Metadata, AfterValidator(_at_most(MAX_METADATA_BYTES))]
 Name = Annotated[
     str,
     AfterValidator(_checked_name),
@@ -68,7 +86,7 @@ class CollectionBody(Body):
 
 
 class ImagePatch(Body):
-    metadata: Metadata
+    metadata: GivenMetadata
 
 
 class Content(Body):
@@ -106,7 +124,7 @@ class FolderSource(Body):
 class UrlItem(Body):
     url: Annotated[str, StringConstraints(min_length=1, max_length=4096)]
     key: Key | None = None
-    metadata: Metadata | None = None
+    metadata: GivenMetadata | None = None
 
 
 class UrlsSource(Body):
@@ -171,7 +189,7 @@ class SearchForm(JobBody):
     top_k: Annotated[int, Field(ge=1, le=MAX_TOP_K)] = 10
     min_score: Annotated[float, Field(ge=-1, le=1)] | None = None
     exclude_query: bool = True
-    filter: Metadata | None = None
+    filter: Annotated[Metadata, AfterValidator(_at_most(MAX_FILTER_BYTES))] | None = None
 
 
 class SearchBody(SearchForm):

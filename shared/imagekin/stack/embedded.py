@@ -170,7 +170,8 @@ def services(settings: Settings) -> list[list[Service]]:
     env = child_environment(settings)
 
     def module(name: str, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", name, *arguments]
+        # the working folder holds somebody's pictures, and is no place for code
+        return [sys.executable, "-P", "-m", name, *arguments]
 
     migrations = Service("migrations", module("imagekin_migrations", "upgrade"), env, restart=False)
     workers = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from imagekin.settings import PREFIX, Settings
@@ -22,9 +23,19 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 def child_environment(settings: Settings) -> dict[str, str]:
-    """Return this process's environment with its settings replaced by `settings`; other variables stay as they are."""
+    """Return this process's environment with its settings replaced by `settings`; other variables stay as they are.
+
+    `PYTHONPATH` keeps its absolute folders alone: the others are the working folder, or lie in it.
+    """
     known = {PREFIX + name.upper() for name in type(settings).model_fields}
-    return {name: value for name, value in os.environ.items() if name.upper() not in known} | environment(settings)
+    others = {name: value for name, value in os.environ.items() if name.upper() not in known}
+    return others | _safe_python(others) | environment(settings)
+
+
+def _safe_python(others: dict[str, str]) -> dict[str, str]:
+    """Keep the working folder off the path of modules, in the children's own children, too."""
+    kept = [part for part in others.get("PYTHONPATH", "").split(os.pathsep) if Path(part).is_absolute()]
+    return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(kept)}
 
 
 def _text(name: str, value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import typing
 from pathlib import Path
 from typing import Any
@@ -71,3 +72,9 @@ def test_what_the_user_set_stays(modules: None) -> None:
     derived = embedded.derive(Settings(auth="keys", database_url="postgresql://there/db"), port=1, redis_url="unix://x")
     assert (derived.auth, derived.database_url) == ("keys", "postgresql://there/db")
     assert embedded.derive(Settings(), port=1, redis_url="unix://x").auth == "local"
+
+
+def test_children_look_for_modules_in_absolute_folders_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", f".{os.pathsep}{os.pathsep}/opt/modules{os.pathsep}here")
+    env = child_environment(Settings())
+    assert (env["PYTHONPATH"], env["PYTHONSAFEPATH"]) == ("/opt/modules", "1")

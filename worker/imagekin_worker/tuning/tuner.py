@@ -146,7 +146,7 @@ class Compilation:
         # a file, as a pipe that nobody empties fills up
         self._output = tempfile.TemporaryFile()  # noqa: SIM115  closed in `report` or `stop`
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "imagekin_worker.tuning.compile"],
+            [sys.executable, "-P", "-m", "imagekin_worker.tuning.compile"],
             stdin=subprocess.PIPE,
             stdout=self._output,
             stderr=subprocess.STDOUT,
