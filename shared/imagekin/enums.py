@@ -30,6 +30,8 @@ class ItemStatus(StrEnum):
     SKIPPED = "skipped"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    # told where it is asked for; it is none of the job's images
+    IGNORED = "ignored"
 
 
 # What a chunk and its job count of the images that a worker dealt with.

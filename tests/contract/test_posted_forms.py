@@ -29,6 +29,7 @@ def test_posted_images_become_one_zip_of_their_keys(client: httpx2.Client, hand:
     ]
     job = accepted(client.post("/v1/jobs/embed", data={"collection": "archive", "on_conflict": "fail"}, files=files))
     work = row(server, job["id"]).work["source"]
+    assert work["named"] is True
     with zipfile.ZipFile(server.service.storage.open(work["path"])) as archive:
         members = archive.infolist()
         assert [member.filename for member in members] == ["a.png", "trip/ü.png", "a.png"]

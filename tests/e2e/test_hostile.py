@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import functools
 import gzip
 import io
 import struct
@@ -17,6 +18,7 @@ from PIL import Image
 
 from imagekin import Client, errors
 from imagekin.enums import ItemStatus, JobStatus
+from kit import picture_files as files
 
 MEGABYTE = 1 << 20
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
@@ -93,10 +95,52 @@ def pictures() -> dict[str, tuple[bytes, set[str]]]:
         "text.jpg": ("not a picture, ünïcode".encode(), refused),
         "nul.png": (bytes(1000), refused),
     }
+    found |= odd_pictures()
     # wrong suffixes on good pictures are fine: what counts is the content
     found["jpeg-named.png"] = (encoded("JPEG"), {""})
     found["png-named.jpg"] = (encoded("PNG"), {""})
     return found
+
+
+def odd_pictures() -> dict[str, tuple[bytes, set[str]]]:
+    """Return pictures that programs in the field write, whole or not, and such as are none that is read."""
+    whole, refused, broken = {""}, {"unsupported_format"}, {"decode_error"}
+    colors = np.asarray(files.scene())
+    plain, jpeg = files.encoded(files.scene(), "PNG"), files.encoded(files.scene(), "JPEG")
+    deep, floats = colors.astype("<u2") * 257, (colors / 255).astype("<f4")
+    clear = np.concatenate([colors, np.zeros((*colors.shape[:2], 1), np.uint8)], 2)
+    preview = files.plain(colors, 8, 2) | {254: (files.LONG, 1)}
+    profiled = files.encoded(files.scene(), "PNG", icc_profile=bytes(300))
+    behind = functools.partial(files.behind_header, plain)
+    return {
+        "empty-alpha.bmp": (files.bmp_v4(clear), whole),
+        "marked.bmp": (encoded("BMP")[:6] + b"LEAD" + encoded("BMP")[10:], whole),
+        "long-text.png": (behind(files.chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(50 * MEGABYTE)))), whole),
+        "long-profile.png": (behind(files.chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(90 * MEGABYTE)))), whole),
+        "broken-profile.png": (profiled, whole),
+        "text-checksum.png": (behind(files.chunk(b"tEXt", b"a\0b", 1)), whole),
+        "odd-chunk.png": (behind(files.chunk(b"s\x01IT", b"?")), whole),
+        "many-chunks.png": (behind(*[files.chunk(b"tEXt", b"a\0b")] * 50_000), whole),
+        "no-end.png": (plain[:-12], whole),
+        "no-data.png": (plain[:33] + plain[-12:], broken),
+        "apples.png": (plain[:8] + files.chunk(b"CgBI", bytes(4)) + plain[8:], refused),
+        "no-end.jpg": (jpeg[:-2], whole),
+        "half.jpg": (jpeg[: len(jpeg) // 2], broken),
+        "planes.tif": (files.tiff(files.plain(deep, 16, 2, planar=2)), whole),
+        "floats.tif": (files.tiff(files.plain(floats, 32, 2, 3)), whole),
+        "white-is-zero.tif": (files.tiff(files.plain(deep[..., 0].copy(), 16, 0)), whole),
+        "doubles.tif": (files.tiff(files.plain(colors / 255, 64, 2, 3)), refused),
+        "raw.nef": (files.tiff(preview, files.plain(deep[..., 0].copy(), 16, 32803)), refused),
+        "raw.dng": (files.tiff(preview | {50706: (files.BYTE, b"\1\4\0\0")}), refused),
+        "raw.cr2": (b"II*\0\x10\0\0\0CR\2\0" + bytes(200), refused),
+        "raw.raf": (b"FUJIFILMCCD-RAW " + bytes(200), refused),
+        "cut.heic": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(400), refused | broken),
+        "cut.jxl": (b"\xff\x0a" + bytes(300), refused | broken),
+        "jpeg2000.jp2": (b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(300), refused),
+        "photoshop.psd": (b"8BPS\0\1" + bytes(200), refused),
+        "drawing.svg": (b"<!-- " + b"x" * 300 + b" --><svg xmlns='http://www.w3.org/2000/svg'/>", refused),
+        "exr": (b"\x76\x2f\x31\x01" + bytes(200), refused),
+    }
 
 
 def zipped(members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:

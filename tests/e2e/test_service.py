@@ -116,6 +116,44 @@ def test_a_folder_below_the_roots_is_read_in_place(client: Client, picture: Pict
         client.embed("/etc", collection=name, upload=False)
 
 
+def test_every_file_that_is_named_has_an_answer(client: Client, picture: Picture, tmp_path: Path, name: str):
+    save(picture(1), tmp_path / ".hidden.png")
+    save(picture(2), tmp_path / "no suffix.png")
+    (tmp_path / "no suffix.png").rename(tmp_path / "no suffix")
+    (tmp_path / "notes.txt").write_text("not a picture")
+    (tmp_path / "drawing").write_bytes(b"8BPS\0\1" + bytes(90))
+    (tmp_path / "nothing.txt").touch()
+    job = client.embed(sorted(tmp_path.iterdir()), collection=name, backbone="fake").wait()
+    found = {item.key: item.error.code if item.error else None for item in job.items()}
+    assert found == {
+        ".hidden.png": None, "no suffix": None, "notes.txt": "unsupported_format",
+        "drawing": "unsupported_format", "nothing.txt": "empty_file",
+    }  # fmt: skip
+    assert job.progress.ignored == 0
+    alone = client.embed(tmp_path / "drawing", collection=name).wait()
+    [item] = alone.items()
+    assert item.error is not None
+    assert "Photoshop" in item.error.detail
+
+
+def test_what_is_ignored_is_told_with_its_reason(client: Client, picture: Picture, readable: Path, name: str):
+    save(picture(1), readable / "a.png")
+    (readable / "b.psd").write_bytes(b"8BPS\0\1" + bytes(90))
+    (readable / "letter.pdf").write_bytes(b"%PDF-1.7\n")
+    save(picture(2), readable / ".hidden.png")
+    for number in range(120):
+        (readable / f"note {number:03}.txt").write_text("not a picture")
+    job = client.embed(readable, collection=name, backbone="fake", upload=False).wait()
+    assert (job.progress.total, job.progress.failed, job.progress.ignored) == (2, 1, 122)
+    told = list(job.items("ignored"))
+    assert [item.key for item in told[:3]] == [".hidden.png", "letter.pdf", "note 000.txt"]
+    assert len(told) == 100
+    reasons = [item.error.detail for item in told if item.error]
+    assert "hidden" in reasons[0]
+    assert "PDF" in reasons[1]
+    assert [item.key for item in job.items()] == ["a.png", "b.psd"]
+
+
 def test_pictures_of_every_kind_give_right_embeddings(client: Client, picture: Picture, tmp_path: Path, name: str):
     """Each odd picture must lie by the plain RGB picture that shows the same."""
     base = picture(1).resize((256, 192), Image.Resampling.BICUBIC)

@@ -79,7 +79,7 @@ def _embed_json() -> flask.Response:
 
 def _source(source: schemas.Source, owner: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
     """Return a source as clients see it, as workers need it, and the sha256 of the upload in it."""
-    public = source.model_dump(mode="json", exclude_none=True)
+    public = source.model_dump(mode="json", exclude_defaults=True)
     match source:
         case schemas.FolderSource() | schemas.LocationSource():
             return public, public, {}
@@ -87,8 +87,8 @@ def _source(source: schemas.Source, owner: str) -> tuple[dict[str, Any], dict[st
             return {"type": source.type, "count": len(source.urls)}, public, {}
         case schemas.UploadSource(upload_id=upload_id) | schemas.ManifestSource(upload_id=upload_id):
             work = service.current().database.read(intake.upload_work, owner, upload_id)
-            excluded = {"exclude": public["exclude"]} if "exclude" in public else {}
-            return public, {**work, "type": source.type, **excluded}, {upload_id: work["sha256"]}
+            asked = {name: public[name] for name in ("exclude", "named") if public.get(name)}
+            return public, {**work, "type": source.type, **asked}, {upload_id: work["sha256"]}
 
 
 def _embed_form() -> flask.Response:
@@ -117,6 +117,7 @@ def _embed_form() -> flask.Response:
             # the zip's own bytes come on top of the images'
             enclosed.store(pack.finish(), 2 * here.settings.max_upload_bytes)
         params = {"source": {"type": "upload", "upload_id": enclosed.id}, "on_conflict": body.on_conflict.value}
-        work = {"source": {"type": "upload", **enclosed.work()}}
+        named = {"named": True} if pack.count else {}
+        work = {"source": {"type": "upload", **enclosed.work(), **named}}
         submission = intake.submission(JobKind.EMBED, collection, params, work, request, body.callback_url, enclosed.id)
         return intake.accept(submission, enclosed)

@@ -118,6 +118,7 @@ class Request:
                 return {
                     "type": "upload",
                     "upload_id": self._upload(bodies.of_pieces(lambda: uploads.tar(source), sent)),
+                    "named": True,
                 }
 
     def _upload_file(self, source: Manifest | Archive | Picture) -> str:

@@ -109,7 +109,7 @@ class Sender:
 
         body = bodies.of_pieces(lambda: uploads.tar(each.file for each in part), sent)
         upload = self._patiently(lambda: posting.upload(self._transport, body))
-        source = {"type": "upload", "upload_id": upload.id}
+        source = {"type": "upload", "upload_id": upload.id, "named": True}
         request = bodies.json(
             schemas.EmbedBody, collection=self._collection, source=source, on_conflict=self._on_conflict
         )

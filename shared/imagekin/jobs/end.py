@@ -145,7 +145,7 @@ def _tell(session: Session, job: tables.Job, seconds: float) -> None:
     if job.error_code is not None:
         about["code"] = job.error_code
     if kind in STORING:
-        about |= {name: getattr(job, name) for name in ("total", *ItemStatus, "ignored")}
+        about |= {name: getattr(job, name) for name in ("total", *ItemStatus)}
 
     def tell() -> None:
         metrics.JOBS.note_end(kind, status, seconds)

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session, undefer
 from imagekin import schemas
 from imagekin.database import tables
 from imagekin.enums import ENDED_CHUNKS, ChunkStatus, ItemStatus
-from imagekin.schemas.kinds import STORING
+from imagekin.schemas.kinds import PLAN, STORING
 from imagekin.store import ledger
 
 
@@ -17,8 +17,11 @@ def page(
 ) -> tuple[list[schemas.Item], tuple[int, int] | None]:
     """Return a page of the job's ended images in the source's order, and where the next page starts.
 
-    A cursor is (seq of the chunk, index in its ledger). Images that have not ended yet are not listed.
+    A cursor is (seq of the chunk, index in its ledger). Images that have not ended yet are not listed. What was
+    ignored is listed only where it is asked for, the first `plan.TOLD_IGNORED` of it, each with the reason.
     """
+    if status == ItemStatus.IGNORED:
+        return _ignored(session, job, cursor, limit)
     seq, index = cursor or (0, 0)
     shown: list[schemas.Item] = []
     chunks = (
@@ -39,6 +42,16 @@ def page(
                 return shown, (chunk.seq, at)
             shown.append(_item(record))
     return shown, None
+
+
+def _ignored(
+    session: Session, job: tables.Job, cursor: tuple[int, int] | None, limit: int
+) -> tuple[list[schemas.Item], tuple[int, int] | None]:
+    begin = cursor[1] if cursor is not None else 0
+    kept = session.scalar(sa.select(tables.Chunk.ledger).filter_by(job_id=job.id, kind=PLAN))
+    records = ledger.records(kept) if kept else []
+    following = (0, begin + limit) if begin + limit < len(records) else None
+    return [_item(record) for record in records[begin : begin + limit]], following
 
 
 def _has(status: ItemStatus) -> sa.ColumnElement[bool]:

@@ -13,10 +13,16 @@ from sqlalchemy.orm import Session
 from imagekin import errors
 from imagekin.database import sql, tables
 from imagekin.database.tables import CHUNKS
-from imagekin.enums import ChunkStatus, JobStatus, Lane
+from imagekin.enums import ChunkStatus, ItemStatus, JobStatus, Lane
 from imagekin.jobs import checkpoint, end, fence
 from imagekin.jobs.claim import Claim
 from imagekin.store import ledger
+
+IGNORED_CODE = "ignored"
+"""What stands in the place of an error's code where a file was ignored."""
+
+TOLD_IGNORED = 100
+"""Of how many ignored files, the first ones, a job keeps the names and the reasons."""
 
 
 def add(
@@ -27,11 +33,12 @@ def add(
     ignored: int,
     cursor: Any,
     finished: bool,
+    told: Sequence[tuple[str, str]] = (),
 ) -> int:
     """Add chunks of entries (see imagekin.store.ledger) to the job and keep the source's cursor; return how many.
 
-    The second entry of a key fails as a duplicate. With `finished` the planning ends, and with it a job that has
-    nothing left to do. Raises LeaseLost.
+    `told` has names and reasons of the `ignored`, in their order. The second entry of a key fails as a duplicate. With
+    `finished` the planning ends, and with it a job that has nothing left to do. Raises LeaseLost.
     """
     changes: dict[str, Any] = {"state": ledger.pack(cursor)}
     if not finished and checkpoint.kept(session, claim) == changes["state"]:  # our own commit whose answer got lost
@@ -60,6 +67,8 @@ def add(
     if chunks:
         session.execute(sa.insert(CHUNKS), chunks)
     job.ignored += ignored
+    if told:
+        _tell(session, claim, told)
     if finished:
         job.planned = True
         if job.status == JobStatus.PLANNING:
@@ -68,6 +77,20 @@ def add(
         end.settle(session, job)
     session.flush()
     return len(pieces)
+
+
+def _tell(session: Session, claim: Claim, told: Sequence[tuple[str, str]]) -> None:
+    """Keep names and reasons of ignored files in the planning's own ledger, as far as there is room."""
+    mine = sa.select(CHUNKS.c.ledger).where(CHUNKS.c.job_id == claim.job_id, CHUNKS.c.seq == claim.seq)
+    before = session.scalar(mine)
+    records = ledger.records(before) if before else []
+    more = [ledger.Record(key, ItemStatus.IGNORED, None, IGNORED_CODE, reason) for key, reason in told]
+    if more := more[: TOLD_IGNORED - len(records)]:
+        session.execute(
+            sa.update(CHUNKS)
+            .where(CHUNKS.c.job_id == claim.job_id, CHUNKS.c.seq == claim.seq)
+            .values(ledger=ledger.pack([*records, *more]))
+        )
 
 
 def _mark_duplicates(session: Session, job_id: str, entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -113,6 +113,9 @@ class UploadSource(Body):
     type: Literal["upload"]
     upload_id: Id
     exclude: Exclude = None
+    named: Annotated[
+        bool, Field(description="Each member of the archive was chosen, so that each is an item, whatever it is.")
+    ] = False
 
 
 class FolderSource(Body):

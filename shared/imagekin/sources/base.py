@@ -27,14 +27,14 @@ class Entry:
     """One thing that a source holds: an item, an item already known to fail, or something ignored.
 
     `ref` says where its bytes are and `cursor` where planning goes on after it; both are JSON, opaque to the caller.
-    An ignored entry is counted and is no item: what is an image by neither name nor content, and hidden files.
+    `ignored` is why it is no item but only counted: it is an image by neither name nor content, or hidden, say.
     """
 
     key: str
     ref: dict[str, Any]
     cursor: Any
     error: Fault | None = None
-    ignored: bool = False
+    ignored: str | None = None
     metadata: dict[str, Any] | None = None
 
 

@@ -16,7 +16,7 @@ from imagekin import errors, formats
 from imagekin.left_out import LeftOut
 from imagekin.schemas import keys
 from imagekin.settings import Settings
-from imagekin.sources import names
+from imagekin.sources import ignored, names
 from imagekin.sources.base import Entry, Fault, Source, text_field
 from imagekin.sources.containers.entry import check_size
 from imagekin.sources.roots import Roots
@@ -45,7 +45,7 @@ def _open(spec: Mapping[str, Any], settings: Settings) -> Source:
     if not os.path.isfile(real):
         raise errors.SourceUnreadable(f"There is no folder and no image file at {path!r}.")
     name = os.path.basename(path)
-    if not _is_image(name, real, roots):
+    if not names.is_image(name) and not formats.looks_like_image(_head(real, roots)):
         raise errors.SourceUnreadable(f"{path!r} is neither a folder nor an image; archives are uploaded.")
     return ImageFile(real, name, roots, settings)
 
@@ -146,16 +146,18 @@ class Folder:
             if stat.S_ISLNK(mode):
                 path = os.path.realpath(path)
                 if not self._may_follow(path, linked):
-                    return self._ignored(relative)
+                    return self._ignored(relative, ignored.LINK)
                 linked = linked or os.path.isdir(path)
                 mode, size = _status(path)
         except FileNotFoundError:
-            return None if path == f"{level.path}/{name}" else self._ignored(relative)
+            return None if path == f"{level.path}/{name}" else self._ignored(relative, ignored.LINK)
         except OSError as error:
             return self._failed(relative, error)
         # one part of a path, whatever it has in it: here a backslash parts nothing
-        if name[0] == "." or name == names.RESOURCE_FORKS or self._is_left_out(name, relative):
-            return self._ignored(relative)
+        if name[0] == "." or name == names.RESOURCE_FORKS:
+            return self._ignored(relative, ignored.HIDDEN)
+        if self._is_left_out(name, relative):
+            return self._ignored(relative, ignored.LEFT_OUT)
         if stat.S_ISDIR(mode):
             try:
                 return self._level(path, relative + "/", linked, after or [])
@@ -163,8 +165,10 @@ class Folder:
                 return None
             except OSError as error:
                 return self._failed(relative, error)
-        if not stat.S_ISREG(mode) or not _is_image(name, path, self._roots):
-            return self._ignored(relative)
+        if not stat.S_ISREG(mode):
+            return self._ignored(relative, ignored.SPECIAL)
+        if not names.is_image(name) and not formats.looks_like_image(head := _head(path, self._roots)):
+            return self._ignored(relative, ignored.no_picture(head))
         return self._item(relative, size)
 
     def _is_left_out(self, name: str, relative: str) -> bool:
@@ -186,8 +190,8 @@ class Folder:
         packed = _packed(relative)
         return Entry(key, packed, packed, error=fault)
 
-    def _ignored(self, relative: str) -> Entry:
-        return Entry(names.key_of(_text(relative))[0], {}, _packed(relative), ignored=True)
+    def _ignored(self, relative: str, reason: str) -> Entry:
+        return Entry(names.key_of(_text(relative))[0], {}, _packed(relative), ignored=reason)
 
     def _failed(self, relative: str, error: OSError) -> Entry:
         fault = Fault.of(errors.FetchFailed, f"It cannot be read: {error.strerror}.")
@@ -199,13 +203,11 @@ def _status(path: str) -> tuple[int, int]:
     return found.st_mode, found.st_size
 
 
-def _is_image(name: str, path: str, roots: Roots) -> bool:
-    if names.is_image(name):
-        return True
+def _head(path: str, roots: Roots) -> bytes:
     try:
-        return formats.looks_like_image(roots.head(path, formats.HEAD_BYTES))
+        return roots.head(path, formats.HEAD_BYTES)
     except errors.ItemError:
-        return False
+        return b""
 
 
 def _is_below(path: str, folder: str) -> bool:

@@ -17,7 +17,7 @@ from imagekin import errors, formats
 from imagekin.left_out import LeftOut
 from imagekin.net import fetch
 from imagekin.settings import LOCAL_PROTOCOLS, Settings, local_path
-from imagekin.sources import folder, names
+from imagekin.sources import folder, ignored, names
 from imagekin.sources.base import Entry, Fault, Source, text_field
 from imagekin.sources.containers.entry import check_size
 from imagekin.sources.listing import LIST_S, Found, Listing, S3Listing, Tree
@@ -107,23 +107,30 @@ class Location:
 
     def _entry(self, found: Found) -> Entry:
         key, fault = names.key_of(found.name)
-        if names.is_hidden(found.name) or self._left_out.path(found.name) or not self._is_image(found):
-            return Entry(key, {}, found.name, ignored=True)
+        if (reason := self._reason(found)) is not None:
+            return Entry(key, {}, found.name, ignored=reason)
         try:
             check_size(found.size, self._max_bytes)
         except errors.ItemError as error:
             fault = fault or Fault(error.code, error.detail)
         return Entry(key, {"p": found.name}, found.name, error=fault)
 
-    def _is_image(self, found: Found) -> bool:
+    def _reason(self, found: Found) -> str | None:
+        """Return why a file is ignored, or None."""
+        if names.is_hidden(found.name):
+            return ignored.HIDDEN
+        if self._left_out.path(found.name):
+            return ignored.LEFT_OUT
         if names.is_image(found.name):
-            return True
+            return None
+        head = self._start_of(found) if found.size > 0 else b""
+        return None if formats.looks_like_image(head) else ignored.no_picture(head)
+
+    def _start_of(self, found: Found) -> bytes:
         try:
-            return found.size > 0 and formats.looks_like_image(
-                _head(self._fs, f"{self._path}/{found.name}", formats.HEAD_BYTES, self._settings)
-            )
+            return _head(self._fs, f"{self._path}/{found.name}", formats.HEAD_BYTES, self._settings)
         except errors.ItemError:
-            return False
+            return b""
 
 
 class Remote:

@@ -25,29 +25,34 @@ def check(spec: Mapping[str, Any], settings: Settings) -> None:
 
 
 def open_source(spec: Mapping[str, Any], storage: Storage, settings: Settings) -> Source:
-    """Open the upload at `path` in storage by its content; `filename` is what the client called it, or null.
+    """Open the upload at `path` in storage by its content; `filename` is what the client called it, or null,
+    `named` whether it is an archive whose every member is an item.
 
     Raises UploadExpired where it is gone, SourceUnreadable where it is nothing that imagekin reads.
     """
     path = text_field(spec, "path")
     blob = Blob(partial(storage.open, path))
     try:
-        return _by_content(blob, spec.get("filename") or text_field(spec, "upload_id"), settings)
+        return _by_content(
+            blob, spec.get("filename") or text_field(spec, "upload_id"), settings, bool(spec.get("named"))
+        )
     except BaseException:
         blob.close()
         raise
 
 
-def _by_content(blob: Blob, name: str, settings: Settings) -> Source:
+def _by_content(blob: Blob, name: str, settings: Settings, named: bool) -> Source:
     head = blob.read_at(0, unpack.TAR_BLOCK)
     if not head:
         raise errors.SourceUnreadable(f"The upload is empty; {_ACCEPTED}.")
     if formats.sniff(head) is not None:
         return Single(blob, name, settings)
     if unpack.is_zip(head):
-        return zip_source.Zip(blob, settings)
+        return zip_source.Zip(blob, settings, named=named)
     if unpack.is_tar(head):
-        return Tar(blob, settings)
+        return Tar(blob, settings, named=named)
+    if formats.looks_like_image(blob.read_at(0, formats.HEAD_BYTES)):
+        return Single(blob, name, settings)
     if unpack.is_gzip(head):
         raise errors.SourceUnreadable(f"The upload is gzipped, but not a tar; {_ACCEPTED}.")
     if (kind := archive_kinds.unread(head)) is not None:

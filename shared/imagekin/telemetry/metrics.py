@@ -91,7 +91,8 @@ class Jobs:
             for status in TERMINAL:
                 self.ended.labels(kind, status)
         for status in ItemStatus:
-            self.images.labels(status)
+            if status != ItemStatus.IGNORED:
+                self.images.labels(status)
 
     def note_images(self, status: ItemStatus, count: int) -> None:
         """Count images that ended in one way."""

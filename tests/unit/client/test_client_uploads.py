@@ -27,7 +27,7 @@ def test_a_folder_is_uploaded(server: FakeServer, client: Client, photos: Path) 
     assert seen[-1] == (4, 5 + 2 * len(PNG) + 1000, len(body))
     in_place, uploaded = server.posts("/v1/jobs/embed")
     assert in_place.json["source"] == {"type": "folder", "path": str(photos.resolve())}
-    assert uploaded.json["source"] == {"type": "upload", "upload_id": "u1"}
+    assert uploaded.json["source"] == {"type": "upload", "upload_id": "u1", "named": True}
 
 
 def test_the_same_folder_makes_the_same_bytes(photos: Path) -> None:

@@ -7,7 +7,6 @@ import io
 
 import numpy as np
 import pytest
-from picture_files import UNDEFINED, colors, encoded, gray_profile, grays, into, plain, profile, scene, tiff
 from PIL import Image, ImageCms, ImageOps
 
 from imagekin import catalog
@@ -15,6 +14,7 @@ from imagekin.enums import Colors, Precision
 from imagekin.settings import Settings
 from imagekin_worker.network import preprocess
 from imagekin_worker.pictures.decoding import decode
+from kit.picture_files import UNDEFINED, colors, encoded, gray_profile, grays, into, plain, profile, scene, tiff
 
 SETTINGS = Settings()
 WIDE = {

@@ -6,12 +6,12 @@ import sys
 
 import numpy as np
 import pytest
-from picture_files import colors, encoded, scene
 from PIL import Image
 
 from imagekin import errors, formats
 from imagekin.settings import Settings
 from imagekin_worker.pictures import decoding
+from kit.picture_files import colors, encoded, scene
 
 SETTINGS = Settings()
 

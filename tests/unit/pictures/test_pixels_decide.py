@@ -9,7 +9,13 @@ import zlib
 
 import numpy as np
 import pytest
-from picture_files import (
+from PIL import Image, ImageOps, PngImagePlugin
+
+from imagekin import errors
+from imagekin.settings import Settings
+from imagekin_worker.network import preprocess
+from imagekin_worker.pictures.decoding import decode
+from kit.picture_files import (
     BYTE,
     HEIGHT,
     LONG,
@@ -29,12 +35,6 @@ from picture_files import (
     scene,
     tiff,
 )  # fmt: skip
-from PIL import Image, ImageOps, PngImagePlugin
-
-from imagekin import errors
-from imagekin.settings import Settings
-from imagekin_worker.network import preprocess
-from imagekin_worker.pictures.decoding import decode
 
 SETTINGS = Settings()
 MEGABYTE = 1 << 20

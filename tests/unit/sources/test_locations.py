@@ -273,7 +273,7 @@ def test_a_local_location_is_a_folder(tmp_path: Path, opened: Open) -> None:
     url = (tmp_path / "ro ot").as_uri()
     source = opened(url)
     sources.check_source({"type": "location", "url": url}, Settings(source_roots=(url,)))
-    assert [(entry.key, entry.ignored) for entry in source.entries()] == [("a.png", False), ("passwd.png", True)]
+    assert [(entry.key, bool(entry.ignored)) for entry in source.entries()] == [("a.png", False), ("passwd.png", True)]
     assert source.read({"p": "a.png"}) == PNG
 
 

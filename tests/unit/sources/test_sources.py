@@ -357,3 +357,66 @@ def test_zip64_is_read(open_upload: Open) -> None:
     assert last.key == "last.png"
     assert source.read(last.ref) == picture(1)
     assert sum(1 for _ in source.entries()) == 70_001
+
+
+# --- what a client chose, and what is told of the rest
+
+
+def test_each_member_that_a_client_chose_is_an_item(tmp_path: Path) -> None:
+    members = {
+        ".hidden.png": picture(1),
+        "@eaDir/a.png": picture(2),
+        "notes.txt": b"text",
+        "raw": b"FUJIFILMCCD-RAW" + bytes(99),
+    }
+    settings = Settings(data_dir=tmp_path)
+    storage = Storage(settings)
+    for kind, data in (("zip", _zip(members)), ("tar", _tar(members))):
+        storage.write(kind, [data], 1 << 30)
+        spec = {"type": "upload", "upload_id": kind, "path": kind, "named": True}
+        source = sources.open_source(spec, storage, settings)
+        found = {entry.key: (entry.ignored, entry.error and entry.error.code) for entry in source.entries()}
+        source.close()
+        assert found == {
+            ".hidden.png": (None, None),
+            "@eaDir/a.png": (None, None),
+            "notes.txt": (None, "unsupported_format"),
+            "raw": (None, None),
+        }
+
+
+def test_what_is_ignored_has_a_reason(tmp_path: Path) -> None:
+    members = {
+        ".hidden.png": picture(1),
+        "@eaDir/a.png": picture(2),
+        "notes.txt": b"text",
+        "drawing": b"<svg xmlns='x'/>",
+    }
+    settings = Settings(data_dir=tmp_path)
+    storage = Storage(settings)
+    storage.write("zip", [_zip(members)], 1 << 30)
+    source = sources.open_source({"type": "upload", "upload_id": "zip", "path": "zip"}, storage, settings)
+    reasons = {entry.key: entry.ignored for entry in source.entries()}
+    source.close()
+    assert "hidden" in (reasons[".hidden.png"] or "")
+    assert "left out" in (reasons["@eaDir/a.png"] or "")
+    assert "a text" in (reasons["notes.txt"] or "")
+    assert reasons["drawing"] is None
+
+
+def _zip(members: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return out.getvalue()
+
+
+def _tar(members: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return out.getvalue()

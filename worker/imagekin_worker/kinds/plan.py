@@ -60,8 +60,10 @@ def run(node: Node, claims: Sequence[Claim], lease: Lease) -> None:
     if cursor is None or "chunk" not in cursor:
         cursor = {"chunk": _chunk_size(node, claim, job), "at": None}
     part = _Slice()
-    for pieces, ignored, reached, finished in _commits(node, job, cursor, part):
-        chunks = node.database.write(plan.add, claim, pieces, ignored=ignored, cursor=reached, finished=finished)
+    for pieces, ignored, told, reached, finished in _commits(node, job, cursor, part):
+        chunks = node.database.write(
+            plan.add, claim, pieces, ignored=ignored, cursor=reached, finished=finished, told=told
+        )
         node.note_planned(sum(map(len, pieces)))
         node.doorbell.ring(Lane.BULK, min(chunks, 8))
         if finished:
@@ -89,25 +91,27 @@ def remote_chunk(settings: Settings) -> int:
 
 def _commits(
     node: Node, job: tables.Job, cursor: dict[str, Any], part: _Slice
-) -> Iterator[tuple[list[list[dict[str, Any]]], int, dict[str, Any], bool]]:
-    """Yield (chunks of entries, number of ignored entries, cursor after them, whether the source has ended)."""
+) -> Iterator[tuple[list[list[dict[str, Any]]], int, list[tuple[str, str]], dict[str, Any], bool]]:
+    """Yield (chunks of entries, number of ignored ones, what is told of them, cursor after, whether that was all)."""
     size = cursor["chunk"]
     entries: list[dict[str, Any]] = []
-    ignored = 0
+    ignored, told = 0, list[tuple[str, str]]()
     at = cursor["at"]
     for entry in _entries(node, job, at):
         at = entry.cursor
         part.begin()
-        if entry.ignored:
+        if entry.ignored is not None:
             ignored += 1
+            if len(told) < plan.TOLD_IGNORED:
+                told.append((entry.key, entry.ignored))
         else:
             entries.append(_packed(entry))
         full = len(entries) == size * CHUNKS_PER_COMMIT or ignored == size * CHUNKS_PER_COMMIT
         # a source that is slow to list keeps what it has told so far
         if full or part.over:
-            yield _pieces(entries, size), ignored, {"chunk": size, "at": at}, False
-            entries, ignored = [], 0
-    yield _pieces(entries, size), ignored, {"chunk": size, "at": at}, True
+            yield _pieces(entries, size), ignored, told, {"chunk": size, "at": at}, False
+            entries, ignored, told = [], 0, []
+    yield _pieces(entries, size), ignored, told, {"chunk": size, "at": at}, True
 
 
 def _pieces(entries: list[dict[str, Any]], size: int) -> list[list[dict[str, Any]]]:

@@ -10,7 +10,7 @@ from typing import Any
 from imagekin import archive_kinds, errors, formats
 from imagekin.left_out import LeftOut
 from imagekin.settings import Settings
-from imagekin.sources import names
+from imagekin.sources import ignored, names
 from imagekin.sources.base import Entry, Fault
 from imagekin.sources.containers import sidecars
 from imagekin.sources.containers.blob import Blob
@@ -20,13 +20,17 @@ _NAMED_ARCHIVES = 3
 
 
 class Archive(ABC):
-    """An archive in a stored file, read block by block of its members and never extracted."""
+    """An archive in a stored file, read block by block of its members and never extracted.
+
+    `named`: a client chose each member, so that each regular one is an item, whatever it is called and whatever it is.
+    """
 
     #: where the first member is, in the archive's own terms
     _start: Sequence[int]
 
-    def __init__(self, blob: Blob, settings: Settings) -> None:
+    def __init__(self, blob: Blob, settings: Settings, *, named: bool = False) -> None:
         self._blob = blob
+        self._named = named
         self._settings = settings
         self._left_out = LeftOut(settings.left_out)
         # what of it was met; an archive of archives is told apart from one of nothing
@@ -107,14 +111,25 @@ class Archive(ABC):
     ) -> Found:
         """Return a regular member; `head` reads the start of its data where the name does not tell."""
         key, refused = names.key_of(name)
-        if names.is_hidden(name) or self._left_out.path(key):
-            return Found(Entry(key, {}, None, ignored=True), after)
+        if self._named:
+            fault = refused or fault or self._size_fault(size) or self._no_picture(name, head)
+            return Found(Entry(key, ref, None, error=fault), after)
+        if names.is_hidden(name):
+            return Found(Entry(key, {}, None, ignored=ignored.HIDDEN), after)
+        if self._left_out.path(key):
+            return Found(Entry(key, {}, None, ignored=ignored.LEFT_OUT), after)
         if not (names.is_image(name) or formats.looks_like_image(start := head())):
             if len(self._archives) < _NAMED_ARCHIVES and _is_archive(name, start):
                 self._archives.append(key)
-            return Found(Entry(key, {}, None, ignored=True), after, ref if fault is None else None, size)
+            reason = ignored.no_picture(start)
+            return Found(Entry(key, {}, None, ignored=reason), after, ref if fault is None else None, size)
         self._images += 1
         return Found(Entry(key, ref, None, error=refused or fault or self._size_fault(size)), after)
+
+    def _no_picture(self, name: str, head: Callable[[], bytes]) -> Fault | None:
+        if names.is_image(name) or formats.looks_like_image(start := head()):
+            return None
+        return Fault.of(errors.UnsupportedFormat, formats.refusal(start))
 
     def _nested(self) -> str:
         more = ", …" if len(self._archives) == _NAMED_ARCHIVES else ""

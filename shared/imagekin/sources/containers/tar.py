@@ -14,7 +14,7 @@ from typing import Any
 from imagekin import errors, formats
 from imagekin.schemas import keys
 from imagekin.settings import Settings
-from imagekin.sources import names
+from imagekin.sources import ignored, names
 from imagekin.sources.base import Entry, Fault
 from imagekin.sources.containers.blob import Blob
 from imagekin.sources.containers.entry import Archive
@@ -70,8 +70,8 @@ class Tar(Archive):
 
     _start = (0, 0)
 
-    def __init__(self, blob: Blob, settings: Settings) -> None:
-        super().__init__(blob, settings)
+    def __init__(self, blob: Blob, settings: Settings, *, named: bool = False) -> None:
+        super().__init__(blob, settings, named=named)
         self._seen = _Seen(self._member)
 
     def _members(self, start: list[int]) -> Iterator[Found]:
@@ -160,7 +160,7 @@ class Tar(Archive):
                 return Found(self._dangling(member), after)
             member = target
         if member.type not in tarfile.REGULAR_TYPES:
-            return Found(Entry(names.key_of(name)[0], {}, None, ignored=True), after)
+            return Found(Entry(names.key_of(name)[0], {}, None, ignored=ignored.SPECIAL), after)
         if member.data_at + member.size > self._blob.size:
             cut = Fault.of(errors.DecodeError, "The tar ends in the middle of this member; what came after is missing.")
             return Found(Entry(names.key_of(name)[0], {}, None, error=cut), after)
@@ -173,7 +173,7 @@ class Tar(Archive):
         name = member.text
         key = names.key_of(name)[0]
         if names.is_hidden(name) or not names.is_image(name):
-            return Entry(key, {}, None, ignored=True)
+            return Entry(key, {}, None, ignored=ignored.LINK)
         target = ascii(keys.of_bytes(member.link)[:_SHOWN_CHARS])
         detail = f"The tar's hard link points to {target}, which is not among the {_KEPT_MEMBERS:,} members before it."
         return Entry(key, {}, None, error=Fault.of(errors.ItemNotFound, detail))

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from imagekin import errors, formats
 from imagekin.schemas import keys
 from imagekin.settings import Settings
-from imagekin.sources import names
+from imagekin.sources import ignored, names
 from imagekin.sources.base import Entry, Fault
 from imagekin.sources.containers.blob import Blob
 from imagekin.sources.containers.entry import Archive
@@ -94,8 +94,8 @@ class Place(NamedTuple):
 class Zip(Archive):
     """A zip file; raises SourceUnreadable where it has no directory."""
 
-    def __init__(self, blob: Blob, settings: Settings) -> None:
-        super().__init__(blob, settings)
+    def __init__(self, blob: Blob, settings: Settings, *, named: bool = False) -> None:
+        super().__init__(blob, settings, named=named)
         self._directory = _find_directory(blob)
         self._start = _Cursor(self._directory.start)
         self._check_count(self._directory.members)
@@ -202,7 +202,7 @@ class Zip(Archive):
         if member.name.endswith(("/", "\\")) or member.file_type == stat.S_IFDIR:
             return Found(None, after)
         if member.file_type not in (0, stat.S_IFREG):
-            return Found(Entry(names.key_of(member.name)[0], {}, None, ignored=True), after)
+            return Found(Entry(names.key_of(member.name)[0], {}, None, ignored=ignored.SPECIAL), after)
         ref = {"o": member.offset, "z": member.packed, "s": member.size, "m": member.method, "c": member.crc}
         fault = member.fault or self._fault(member)
         return self._found(member.name, member.size, ref, after, fault=fault, head=lambda: self._head(member))
