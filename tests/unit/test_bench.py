@@ -20,7 +20,8 @@ from imagekin.enums import Precision
 from imagekin.settings import Settings
 from imagekin_worker.bench import command, forward, measuring, original, pictures, rows, sizes, timing
 from imagekin_worker.bench.activity import Activity
-from imagekin_worker.bench.report import Figure, Goal, NotMeasured, Outcome, Row
+from imagekin_worker.bench.errors import NotMeasured
+from imagekin_worker.bench.report import Figure, Goal, Outcome, Row
 from imagekin_worker.bench.workbench import DEFAULT, RESNET, Workbench
 from imagekin_worker.network import devices
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import Any, TypeVar
 
 import flask
 from pydantic import BaseModel, ValidationError
 
 from imagekin import errors
+from imagekin.schemas import json_values
 from imagekin_api.documents.operations import JsonBound, Operation
 from imagekin_api.http import problems
 from imagekin_api.wiring import service
@@ -94,27 +94,18 @@ def _refuse_constant(name: str) -> Any:
 
 
 def _checked(value: Any, pointer: str) -> Any:
+    if (fault := json_values.fault(value)) is not None:
+        raise _invalid(pointer, fault)
     match value:
-        case str():
-            _check_text(value, pointer)
-        case float() if not math.isfinite(value):
-            raise _invalid(pointer, "The number is too large.")
         case float() if value.is_integer() and abs(value) < 2**53:
             return int(value)
         case dict():
             for name in value:
-                _check_text(name, pointer)
+                _checked(name, pointer)
             return {name: _checked(each, f"{pointer}/{name}") for name, each in value.items()}
         case list():
             return [_checked(each, f"{pointer}/{at}") for at, each in enumerate(value)]
     return value
-
-
-def _check_text(text: str, pointer: str) -> None:
-    if "\0" in text:
-        raise _invalid(pointer, "The text contains a NUL character.")
-    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        raise _invalid(pointer, "The text is not valid Unicode.")
 
 
 def _invalid(pointer: str, detail: str) -> errors.InvalidRequest:

@@ -43,8 +43,8 @@ def follow(job: Job[Any]) -> Job[Any]:
     """Wait for a job with a bar on stderr; Ctrl-C leaves the job at work and says so."""
     try:
         with JobBar() as bar:
-            bar.show(job)
-            return job.wait(bar.show)
+            bar.show(job.data)
+            return job.wait(lambda job: bar.show(job.data))
     except KeyboardInterrupt:
         leave([part for part in job.parts if not part.terminal])
         raise typer.Exit(INTERRUPTED) from None

@@ -9,28 +9,19 @@ from typing import Any, Literal, Self
 
 from imagekin import errors, schemas
 from imagekin.client.jobs import Job
+from imagekin.client.progress import Uploading
 from imagekin.client.transport import Transport
 from imagekin.enums import ItemStatus, JobStatus
 from imagekin.schemas.kinds import JobKind
 
 
 @dataclass
-class Sending:
-    """How far an upload of `files` files and `size` bytes is.
+class Sending(Uploading):
+    """How far an upload is, and the jobs that it has begun.
 
-    known: files that the collection has already; joined: files that a job of an earlier run is at work on. Neither
-    is sent. sent: files that went, sent_bytes: all bytes that went, those of the part under way included. counted: each
-    file is an image, as it is not where archives are sent.
+    counted: each file is an image, as it is not where archives are sent.
     """
 
-    files: int
-    size: int
-    known: int = 0
-    known_bytes: int = 0
-    joined: int = 0
-    joined_bytes: int = 0
-    sent: int = 0
-    sent_bytes: int = 0
     jobs: list[Job[schemas.EmbedResult]] = field(default_factory=list)
     counted: bool = True
 
@@ -39,11 +30,6 @@ class Sending:
         for name in ("files", "size", "known", "known_bytes", "joined", "joined_bytes", "sent", "sent_bytes"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.jobs += other.jobs
-
-    @property
-    def done_bytes(self) -> int:
-        """How much of `size` need not be sent any more; what a tar adds to the files is not part of it."""
-        return min(self.size, self.known_bytes + self.joined_bytes + self.sent_bytes)
 
 
 class SentFiles(schemas.Wire):

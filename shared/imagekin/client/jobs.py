@@ -100,7 +100,7 @@ class Job(Generic[R]):
             from imagekin.client.progress import JobBar
 
             with JobBar() as bar:
-                return self.wait(bar.show, timeout_s)
+                return self.wait(lambda job: bar.show(job.data), timeout_s)
         show = progress if callable(progress) else None
         until = None if timeout_s is None else time.monotonic() + timeout_s
         pause_s = MIN_PAUSE_S

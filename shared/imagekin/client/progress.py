@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
 from rich.table import Column
 from rich.text import Text
 
-from imagekin.client.groups import Sending
-from imagekin.client.jobs import Job
+from imagekin import schemas
 from imagekin.enums import JobStatus
 from imagekin.schemas.kinds import STORING, JobKind
 
@@ -83,15 +83,38 @@ class Bar:
             self._said, self._said_at = what, now
 
 
+@dataclass
+class Uploading:
+    """How far an upload of `files` files and `size` bytes is.
+
+    known: files that the collection has already; joined: files that a job of an earlier run is at work on. Neither
+    is sent. sent: files that went, sent_bytes: all bytes that went, those of the part under way included.
+    """
+
+    files: int
+    size: int
+    known: int = 0
+    known_bytes: int = 0
+    joined: int = 0
+    joined_bytes: int = 0
+    sent: int = 0
+    sent_bytes: int = 0
+
+    @property
+    def done_bytes(self) -> int:
+        """How much of `size` need not be sent any more; what a tar adds to the files is not part of it."""
+        return min(self.size, self.known_bytes + self.joined_bytes + self.sent_bytes)
+
+
 class UploadBar(Bar):
     """An upload, whose files the server may have already."""
 
     def __init__(self, console: Console | None = None) -> None:
         super().__init__(console)
-        self._sending = Sending(0, 0)
+        self._sending = Uploading(0, 0)
         self._started = time.monotonic()
 
-    def show(self, sending: Sending) -> None:
+    def show(self, sending: Uploading) -> None:
         """Show how far an upload is."""
         self._sending = sending
         done, took_s = sending.done_bytes, time.monotonic() - self._started
@@ -113,7 +136,7 @@ class UploadBar(Bar):
             self.update("uploaded", sending.size, sending.size, count, self._told(sending), final=True)
 
     @staticmethod
-    def _told(sending: Sending) -> str:
+    def _told(sending: Uploading) -> str:
         files = f"{sending.files:,} file{'' if sending.files == 1 else 's'}"
         there = [f"{sending.known:,} there already"] if sending.known else []
         there += [f"{sending.joined:,} under way from an earlier run"] if sending.joined else []
@@ -152,7 +175,7 @@ class JobBar(Bar):
         super().__init__(console)
         self._started = time.monotonic()
 
-    def show(self, job: Job[Any]) -> None:
+    def show(self, job: schemas.Job) -> None:
         # A search is over before its lines are read.
         if job.kind is JobKind.SEARCH and not self._live and time.monotonic() - self._started < LINE_S:
             return
@@ -162,25 +185,25 @@ class JobBar(Bar):
             count = f"{progress.done:,} of {total:,} images" if total is not None else f"{progress.done:,} images"
         else:
             count = ""
-        self.update(f"{job.kind} {job.status}", progress.done, total, count, _detail(job), final=job.terminal)
+        self.update(f"{job.kind} {job.status}", progress.done, total, count, _detail(job), final=job.status.terminal)
 
 
-def _detail(job: Job[Any]) -> str:
+def _detail(job: schemas.Job) -> str:
     progress = job.progress
     parts = [
         f"{number:,} {name}"
         for name in ("reused", "skipped", "failed", "cancelled", "ignored")
         if (number := getattr(progress, name))
     ]
-    if job.status is JobStatus.QUEUED and job.data.queue_position:
-        parts.append(f"number {job.data.queue_position:,} in the queue")
+    if job.status is JobStatus.QUEUED and job.queue_position:
+        parts.append(f"number {job.queue_position:,} in the queue")
     if progress.images_per_s:
         parts.append(
             f"{progress.images_per_s:,.0f} images/s"
             if progress.images_per_s >= 10
             else f"{progress.images_per_s:.1f} images/s"
         )
-    if progress.eta_s is not None and not job.terminal:
+    if progress.eta_s is not None and not job.status.terminal:
         parts.append(f"{duration(progress.eta_s)} left")
     return ", ".join(parts)
 

@@ -171,8 +171,8 @@ def _group(
 
 def _followed(job: Job[Any]) -> Job[Any]:
     with JobBar() as bar:
-        bar.show(job)
-        return job.wait(bar.show).raise_for_status()
+        bar.show(job.data)
+        return job.wait(lambda job: bar.show(job.data)).raise_for_status()
 
 
 # --- choices ---------------------------------------------------------------------------------------------------

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
-import math
 import re
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
 from imagekin import errors, formats
+from imagekin.schemas import json_values
 from imagekin.sources.containers.blob import Blob
 from imagekin.sources.lines import HEAD_BYTES, MAX_LINE_BYTES, Line, Writing, lines
 from imagekin.uploads import unpack
@@ -79,7 +78,7 @@ class JsonLines:
 def _object(data: bytes, encoding: str) -> tuple[dict[str, Any] | None, str | None]:
     try:
         # what was cut out of a JSON list has commas between its objects
-        return load(data.decode(encoding).rstrip().removesuffix(",")), None
+        return json_values.load(data.decode(encoding).rstrip().removesuffix(",")), None
     except UnicodeDecodeError as error:
         return None, _undecodable(error)
     except ValueError as error:
@@ -89,50 +88,6 @@ def _object(data: bytes, encoding: str) -> tuple[dict[str, Any] | None, str | No
 def _undecodable(error: UnicodeDecodeError) -> str:
     name = "UTF-8" if error.encoding == "utf-8" else "UTF-16"
     return f"It is not {name}: {error.reason} at byte {error.start}."
-
-
-def _refuse(name: str) -> Any:
-    raise ValueError(f"It is not JSON: {name} is no number.")
-
-
-def load(text: str, constant: Callable[[str], Any] = _refuse) -> dict[str, Any]:
-    """Return a JSON object; raises ValueError, in words, where it is none or holds what no database keeps.
-
-    `constant` says what becomes of NaN and infinities, which are not JSON.
-    """
-    try:
-        value = json.loads(text, parse_constant=constant)
-        check(value)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"It is not JSON: {error.msg} at character {error.pos + 1}.") from None
-    except RecursionError:
-        raise ValueError("Its JSON is nested too deeply.") from None
-    if not isinstance(value, dict):
-        raise ValueError("It is not a JSON object.")
-    return value
-
-
-def check(value: Any) -> None:
-    """Raise ValueError, in words, for what JSON may hold and no database keeps."""
-    match value:
-        case str():
-            _check_text(value)
-        case float() if not math.isfinite(value):
-            raise ValueError("It has a number that is too large.")
-        case dict():
-            for name, each in value.items():
-                _check_text(name)
-                check(each)
-        case list():
-            for each in value:
-                check(each)
-
-
-def _check_text(text: str) -> None:
-    if "\0" in text:
-        raise ValueError("It has a text with a NUL character.")
-    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        raise ValueError("It has a text that is not valid Unicode.")
 
 
 class _Broken(Exception):
@@ -212,7 +167,7 @@ class Csv:
                 continue
             if name == "metadata":
                 try:
-                    fields[name] = load(value)
+                    fields[name] = json_values.load(value)
                 except ValueError as error:
                     return None, f"Its metadata cannot be used. {error}"
             elif name in ("key", "url", "path"):
@@ -220,7 +175,7 @@ class Csv:
             elif name:
                 more[name] = value
         try:
-            check(more)
+            json_values.check(more)
         except ValueError as error:
             return None, str(error)
         if more:

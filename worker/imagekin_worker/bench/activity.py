@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from imagekin_worker.bench.report import NotMeasured
+from imagekin_worker.bench.errors import NotMeasured
 
 # A few of the scheduler's ticks: shorter would see nothing more.
 LOOK_S = 0.012

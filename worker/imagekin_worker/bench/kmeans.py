@@ -13,7 +13,8 @@ import torch
 
 from imagekin import errors
 from imagekin_worker.bench import timing
-from imagekin_worker.bench.report import Figure, NotMeasured
+from imagekin_worker.bench.errors import NotMeasured
+from imagekin_worker.bench.report import Figure
 from imagekin_worker.bench.search import rows_like_embeddings
 from imagekin_worker.bench.workbench import SEED, Workbench
 from imagekin_worker.kmeans import pytorch_package

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from imagekin import catalog
 from imagekin_worker.bench import pictures
-from imagekin_worker.bench.report import Figure, NotMeasured
+from imagekin_worker.bench.errors import NotMeasured
+from imagekin_worker.bench.report import Figure
 from imagekin_worker.bench.service import Service
 from imagekin_worker.bench.workbench import Workbench
 

@@ -15,7 +15,8 @@ from imagekin.catalog import Space
 from imagekin.settings import Settings
 from imagekin_worker.bench import forward, original, pictures, timing
 from imagekin_worker.bench.activity import Activity, Share
-from imagekin_worker.bench.report import Figure, NotMeasured
+from imagekin_worker.bench.errors import NotMeasured
+from imagekin_worker.bench.report import Figure
 from imagekin_worker.bench.workbench import DEFAULT, RESNET, Workbench
 from imagekin_worker.network import preprocess
 from imagekin_worker.network.devices import cores

@@ -9,24 +9,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from imagekin import errors
+from imagekin_worker.bench.workbench import Workbench
 from imagekin_worker.network.devices import cores
-
-if TYPE_CHECKING:
-    from imagekin_worker.bench.workbench import Workbench
 
 NOT_SELECTED = "not asked for (--only)"
 _LIBRARIES = ("imagekin", "torch", "torchvision", "pillow", "numpy", "faiss-cpu", "scikit-learn", "kmeans-pytorch")
-
-
-class NotMeasured(errors.ImagekinError):
-    """This machine cannot measure it."""
-
-    code = "not_measured"
 
 
 @dataclass(frozen=True, slots=True)

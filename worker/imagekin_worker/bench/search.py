@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from imagekin_worker.bench import timing
-from imagekin_worker.bench.report import Figure, NotMeasured
+from imagekin_worker.bench.errors import NotMeasured
+from imagekin_worker.bench.report import Figure
 from imagekin_worker.bench.workbench import SEED, Workbench
 from imagekin_worker.matrix.neighbors import Matrix
 

@@ -17,7 +17,7 @@ from imagekin.client import Client
 from imagekin.enums import Precision
 from imagekin.settings import Settings
 from imagekin.stack import Stack, StackError
-from imagekin_worker.bench.report import NotMeasured
+from imagekin_worker.bench.errors import NotMeasured
 
 _CHILD = b"billiard.spawn"
 _CHILD_WITHIN_S = 60.0

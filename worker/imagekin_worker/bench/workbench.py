@@ -14,7 +14,8 @@ from imagekin import catalog
 from imagekin.catalog import Space
 from imagekin.enums import Precision
 from imagekin.settings import Settings
-from imagekin_worker.bench import pictures, report, weights
+from imagekin_worker.bench import pictures, weights
+from imagekin_worker.bench.errors import NotMeasured
 from imagekin_worker.bench.service import Service
 from imagekin_worker.bench.sizes import Sizes
 
@@ -87,9 +88,9 @@ class Workbench:
         if name not in self._made:
             try:
                 self._made[name] = make()
-            except report.NotMeasured as error:
+            except NotMeasured as error:
                 self._made[name] = error
-        if isinstance(made := self._made[name], report.NotMeasured):
+        if isinstance(made := self._made[name], NotMeasured):
             raise made
         return made
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from imagekin import errors
+from imagekin.schemas import json_values
 from imagekin.sources.base import Entry
-from imagekin.sources.records import check, load
 
 MAX_BYTES = 1 << 16
 """How large such a file may be."""
@@ -93,8 +93,8 @@ def metadata(suffix: str, data: bytes) -> dict[str, Any]:
         raise ValueError(f"It is not UTF-8: {error.reason} at byte {error.start}.") from None
     if suffix == ".json":
         # Python writes NaN where a column has no value
-        return load(text, constant=lambda _: None)
-    check(text)
+        return json_values.load(text, constant=lambda _: None)
+    json_values.check(text)
     return {CAPTION: text.strip()} if text.strip() else {}
 
 

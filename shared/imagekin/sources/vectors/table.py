@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from imagekin import errors
+from imagekin.schemas import json_values
 from imagekin.sources import names
 from imagekin.sources.base import Entry, Fault
 from imagekin.sources.containers.blob import Blob
@@ -89,11 +89,7 @@ def _metadata(text: str | bytes | None) -> tuple[dict[str, Any] | None, Fault | 
     if len(text) <= MAX_METADATA_BYTES:
         reason = "it is not an object of JSON"
         try:
-            value = json.loads(text)
-            written = json.dumps(value, ensure_ascii=False, allow_nan=False)
-            written.encode()
-            if isinstance(value, dict) and "\\u0000" not in written:
-                return value, None
-        except (ValueError, RecursionError):  # UnicodeError is a ValueError
+            return json_values.load(text), None
+        except json_values.Unkept:
             pass
     return None, Fault.of(errors.DecodeError, f"The row's metadata cannot be kept: {reason}.")
