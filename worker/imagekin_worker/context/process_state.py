@@ -62,6 +62,8 @@ class Node:
         self.leaving = threading.Event()
         self.last_owner = ""
         self._images_per_s: dict[str, float] = {}
+        # a space never changes
+        self._spaces: dict[str, catalog.Space] = {}
         self._last_space = ""
         self._planned = 0
         batch = backbones.GPU_BATCH if self.device.type == "cuda" else backbones.CPU_BATCH
@@ -123,8 +125,9 @@ class Node:
 
     def backbone(self, space_id: str) -> backbones.Backbone:
         """Return the warm backbone of a space; raises WeightsUnavailable."""
-        description = self.database.read(_description, space_id)
-        return self.models.get(catalog.Space.from_json(description))
+        if space_id not in self._spaces:
+            self._spaces[space_id] = catalog.Space.from_json(self.database.read(_description, space_id))
+        return self.models.get(self._spaces[space_id])
 
     def _load(self, space: catalog.Space, settings: Settings) -> backbones.Backbone:
         started = time.monotonic()

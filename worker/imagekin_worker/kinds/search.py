@@ -200,23 +200,28 @@ def _finish(node: Node, search: Search, neighbors: Sequence[Neighbor], lease: Le
     params = search.job.params
     least = params.get("min_score")
     kept = [one for one in neighbors[: params["top_k"]] if least is None or one.score >= least]
-    metadata = node.database.read(_metadata, [one.id for one in kept])
-    summary: dict[str, Any] = {
-        "query": params["query"],
-        "top_k": params["top_k"],
-        "neighbors": [
-            {"rank": one.rank, "id": one.id, "key": one.key, "score": one.score, "metadata": metadata.get(one.id, {})}
-            for one in kept
-        ],
-    }
     try:
-        node.database.write(finish.result, search.claim, summary, thumbnail=search.thumbnail)
+        node.database.write(_write, search, kept)
     except errors.LeaseLost:
         lease.lose(search.claim)
         log.info("search_lost", **claim_log.about([search.claim]))
     else:
         claim_log.chunk_done(search.claim, search.started, neighbors=len(kept))
     lease.finished(search.claim)
+
+
+def _write(session: Session, search: Search, neighbors: Sequence[Neighbor]) -> None:
+    """Write the result, with the neighbors' metadata as they are now. Raises LeaseLost."""
+    metadata = _metadata(session, [one.id for one in neighbors])
+    summary: dict[str, Any] = {
+        "query": search.job.params["query"],
+        "top_k": search.job.params["top_k"],
+        "neighbors": [
+            {"rank": one.rank, "id": one.id, "key": one.key, "score": one.score, "metadata": metadata.get(one.id, {})}
+            for one in neighbors
+        ],
+    }
+    finish.result(session, search.claim, summary, thumbnail=search.thumbnail)
 
 
 def _metadata(session: Session, ids: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -100,13 +100,14 @@ class Residents:
 
     def get(self, collection_id: str) -> Matrix:
         """Return the collection's matrix as of its current revision, or a later one. Raises CollectionDeleted."""
-        label, count = self._database.read(_label, collection_id)
-        held = self._adopted(self._held.pop(collection_id, None), label, count)
-        while held is None or not self._database.read(_follow, held):
+        held = self._adopted(self._held.pop(collection_id, None))
+        label, count, followed = self._database.read(self._look, collection_id, held)
+        while held is None or not followed:
             # it cannot go on from where it stands, so it starts from the beginning
-            if held is not None and self._cache is not None:
+            if followed is not None and self._cache is not None:
                 self._cache.remove(label)
             held = self._load(label, count)
+            followed = self._database.read(_follow, held)
         self._held[collection_id] = held
         self._evict()
         self._keep(held)
@@ -143,8 +144,19 @@ class Residents:
     def _too_large(self, label: Label, count: int) -> bool:
         return self._cache is not None and count * (label.row_bytes + 4) > self._budget_bytes
 
-    def _adopted(self, held: Held | None, label: Label, count: int) -> Held | None:
-        """Return what is held if it may go on: not where it outgrew the memory, or its file is newer by now."""
+    def _look(self, session: Session, collection_id: str, held: Held | None) -> tuple[Label, int, bool | None]:
+        """Look at a collection, and bring what is held of it to the current revision in the same transaction.
+
+        Returns what its vectors are, how many, and what `_follow` says; None where nothing is held or it outgrew the
+        memory.
+        """
+        label, count = _label(session, collection_id)
+        if held is None or (held.matrix.file is None and self._too_large(label, count)):
+            return label, count, None
+        return label, count, _follow(session, held)
+
+    def _adopted(self, held: Held | None) -> Held | None:
+        """Return what is held if it may go on: not where its changes outgrew the memory, or its file is newer."""
         if held is None:
             return None
         # what changed beside a file is in memory, so it may not grow as it likes
@@ -156,7 +168,7 @@ class Residents:
                 held.kept_edits = edits
                 if held.matrix.file is not None:
                     return None
-        return None if held.matrix.file is None and self._too_large(label, count) else held
+        return held
 
     def _load(self, label: Label, count: int) -> Held:
         """Start from the collection's file, from nothing where there is none; one beyond the budget gets its file."""
