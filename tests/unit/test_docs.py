@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 from imagekin.settings import Settings
-from imagekin_worker.process.lane import LANE_VARIABLE
+from imagekin_worker.process import LANE_VARIABLE
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

@@ -3,7 +3,7 @@
 Work is a function of a session, so that a transaction that meets a passing fault (a lock, a deadlock, a lost
 connection) is simply run again:
 
-    job = database.write(jobs.submit, request)
+    job, new = database.write(submit.submit, submission, settings)
 """
 
 from __future__ import annotations

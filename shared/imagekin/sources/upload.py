@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
 from imagekin import archive_kinds, errors, formats
+from imagekin.schemas import keys
 from imagekin.settings import Settings
-from imagekin.sources.base import Source, text_field
+from imagekin.sources.base import Entry, Fault, Source, text_field
 from imagekin.sources.containers import zip as zip_source
 from imagekin.sources.containers.blob import Blob
+from imagekin.sources.containers.entry import check_size
 from imagekin.sources.containers.tar import Tar
-from imagekin.sources.single import Single
 from imagekin.uploads import unpack
 from imagekin.uploads.files import Storage
 
@@ -60,3 +61,33 @@ def _by_content(blob: Blob, name: str, settings: Settings, named: bool) -> Sourc
     if zip_source.has_directory(blob):
         return zip_source.Zip(blob, settings)
     raise errors.SourceUnreadable(f"The upload is neither an archive nor an image that imagekin reads; {_ACCEPTED}.")
+
+
+class Single:
+    """An upload that is one image; its key is the client's file name."""
+
+    def __init__(self, blob: Blob, name: str, settings: Settings) -> None:
+        self._blob = blob
+        self._key = keys.harmless(name)
+        self._max_bytes = settings.max_image_bytes
+
+    def entries(self, cursor: Any | None = None) -> Iterator[Entry]:
+        """Yield the image."""
+        if cursor is None:
+            yield Entry(self._key, {}, 1, error=self._fault())
+
+    def read(self, ref: dict[str, Any]) -> bytes:
+        """Return the image's bytes; raises EmptyFile, ImageTooLarge or DecodeError."""
+        check_size(self._blob.size, self._max_bytes)
+        return self._blob.read_at(0, self._blob.size)
+
+    def close(self) -> None:
+        """Close the stored file."""
+        self._blob.close()
+
+    def _fault(self) -> Fault | None:
+        try:
+            check_size(self._blob.size, self._max_bytes)
+        except errors.ItemError as error:
+            return Fault(error.code, error.detail)
+        return None

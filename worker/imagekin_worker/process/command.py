@@ -17,7 +17,7 @@ from imagekin.database import engine
 from imagekin.enums import Lane
 from imagekin.settings import Settings
 from imagekin.telemetry import logs
-from imagekin_worker.process.lane import LANE_VARIABLE
+from imagekin_worker.process import LANE_VARIABLE
 
 # prometheus_client's own; it looks there once, when it is first imported
 METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"

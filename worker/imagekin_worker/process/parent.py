@@ -24,7 +24,7 @@ from imagekin.telemetry import metrics
 from imagekin.uploads.files import Storage
 from imagekin_worker.matrix import file_cache
 from imagekin_worker.matrix.file_cache import MatrixCache
-from imagekin_worker.process.lane import LANE_VARIABLE
+from imagekin_worker.process import LANE_VARIABLE
 from imagekin_worker.process.tasks import LEAVE_SIGNAL
 from imagekin_worker.process.webhook_sender import Courier
 

@@ -22,7 +22,7 @@ from imagekin.settings import Settings
 from imagekin.telemetry import logs, metrics
 from imagekin_worker.context import claim_log
 from imagekin_worker.network import allocator
-from imagekin_worker.process.lane import LANE_VARIABLE
+from imagekin_worker.process import LANE_VARIABLE
 
 log = structlog.get_logger()
 
