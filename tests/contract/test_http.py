@@ -15,7 +15,7 @@ import sqlalchemy as sa
 import structlog
 
 from imagekin_api.documents import openapi
-from imagekin_api.documents.operations import Operation
+from imagekin_api.http.operations import Operation
 from kit.hand import Hand
 from kit.serving import BOTH_ENGINES, Running
 from kit.wire import ADMIN_KEY, PROBLEM, check_problem

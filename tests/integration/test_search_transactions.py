@@ -8,14 +8,15 @@ from contextlib import contextmanager
 
 import pytest
 import sqlalchemy as sa
-from archive import Archive, vector
 from PIL import Image
 
 from imagekin.database import tables
 from imagekin.database.engine import Database
-from imagekin.enums import JobKind, JobStatus, Lane
+from imagekin.enums import JobStatus, Lane
+from imagekin.schemas.kinds import JobKind
 from imagekin_worker.context.process_state import Node
 from imagekin_worker.process import dispatch
+from kit.archive import Archive, vector
 
 
 @pytest.fixture

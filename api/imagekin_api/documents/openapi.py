@@ -13,8 +13,8 @@ from pydantic.json_schema import JsonSchemaMode
 from werkzeug.routing import Rule
 
 from imagekin import errors, schemas
-from imagekin_api.documents.operations import BINARY, Operation
 from imagekin_api.http import problems
+from imagekin_api.http.operations import BINARY, Operation
 
 VERSION = "3.1.1"
 _REFERENCE = "#/components/schemas/{model}"

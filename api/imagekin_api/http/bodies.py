@@ -10,8 +10,8 @@ from pydantic import BaseModel, ValidationError
 
 from imagekin import errors
 from imagekin.schemas import json_values
-from imagekin_api.documents.operations import JsonBound, Operation
 from imagekin_api.http import problems
+from imagekin_api.http.operations import JsonBound, Operation
 from imagekin_api.wiring import service
 
 T = TypeVar("T", bound=BaseModel)

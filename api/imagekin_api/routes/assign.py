@@ -11,10 +11,9 @@ from imagekin.enums import TERMINAL
 from imagekin.jobs import view
 from imagekin.schemas.kinds import JobKind
 from imagekin.store import images
-from imagekin_api.documents import operations
-from imagekin_api.documents.operations import IDEMPOTENCY_KEY, operation
-from imagekin_api.http import bodies
+from imagekin_api.http import bodies, operations
 from imagekin_api.http.idempotency import Idempotency
+from imagekin_api.http.operations import IDEMPOTENCY_KEY, operation
 from imagekin_api.routes import intake
 from imagekin_api.wiring import service
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import flask
 
 from imagekin import catalog, schemas
-from imagekin_api.documents.operations import PAGED, operation
 from imagekin_api.http import answers, pagination
+from imagekin_api.http.operations import PAGED, operation
 
 blueprint = flask.Blueprint("backbones", __name__)
 

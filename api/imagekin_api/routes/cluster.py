@@ -13,9 +13,9 @@ from imagekin.database import tables
 from imagekin.jobs import results
 from imagekin.schemas.kinds import JobKind
 from imagekin.store import collections
-from imagekin_api.documents.operations import IDEMPOTENCY_KEY, operation
 from imagekin_api.http import bodies
 from imagekin_api.http.idempotency import Idempotency
+from imagekin_api.http.operations import IDEMPOTENCY_KEY, operation
 from imagekin_api.render import sheets
 from imagekin_api.routes import intake, pictures
 from imagekin_api.wiring import service

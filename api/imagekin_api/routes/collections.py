@@ -8,8 +8,8 @@ from sqlalchemy.orm import Session
 from imagekin import catalog, errors, schemas
 from imagekin.maintenance import collection_deletion
 from imagekin.store import collections
-from imagekin_api.documents.operations import PAGED, operation
 from imagekin_api.http import answers, bodies, pagination
+from imagekin_api.http.operations import PAGED, operation
 from imagekin_api.wiring import service
 
 blueprint = flask.Blueprint("collections", __name__)

@@ -11,10 +11,9 @@ from imagekin import errors, schemas, sources
 from imagekin.schemas.kinds import JobKind
 from imagekin.sources import urls
 from imagekin.store import collections
-from imagekin_api.documents import operations
-from imagekin_api.documents.operations import BINARY, IDEMPOTENCY_KEY, operation
-from imagekin_api.http import bodies, multipart, packing, problems
+from imagekin_api.http import bodies, multipart, operations, packing, problems
 from imagekin_api.http.idempotency import Idempotency
+from imagekin_api.http.operations import BINARY, IDEMPOTENCY_KEY, operation
 from imagekin_api.routes import intake
 from imagekin_api.wiring import service
 

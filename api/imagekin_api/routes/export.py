@@ -8,7 +8,7 @@ import flask
 
 from imagekin import errors
 from imagekin.store import exports
-from imagekin_api.documents.operations import BINARY, Parameter, operation
+from imagekin_api.http.operations import BINARY, Parameter, operation
 from imagekin_api.wiring import service
 
 blueprint = flask.Blueprint("vectors", __name__)

@@ -11,9 +11,8 @@ from sqlalchemy.orm import Session
 from imagekin import errors, schemas
 from imagekin.enums import DType
 from imagekin.store import collections, images, segments, thumbnails
-from imagekin_api.documents import operations
-from imagekin_api.documents.operations import BINARY, PAGED, operation
-from imagekin_api.http import answers, bodies, pagination
+from imagekin_api.http import answers, bodies, operations, pagination
+from imagekin_api.http.operations import BINARY, PAGED, operation
 from imagekin_api.wiring import service
 
 blueprint = flask.Blueprint("images", __name__)

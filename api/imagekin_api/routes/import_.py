@@ -13,9 +13,9 @@ from imagekin.enums import OnConflict
 from imagekin.jobs import submit
 from imagekin.schemas.kinds import JobKind
 from imagekin.store import collections
-from imagekin_api.documents.operations import BINARY, IDEMPOTENCY_KEY, Parameter, operation
 from imagekin_api.http import bodies, multipart
 from imagekin_api.http.idempotency import Idempotency
+from imagekin_api.http.operations import BINARY, IDEMPOTENCY_KEY, Parameter, operation
 from imagekin_api.routes import intake
 from imagekin_api.routes.export import blueprint
 from imagekin_api.routes.intake import REFUSED, Form, upload_work

@@ -17,9 +17,9 @@ from imagekin.jobs import items as job_items
 from imagekin.jobs.submit import lane
 from imagekin.jobs.view import expired
 from imagekin.schemas.kinds import JobKind
-from imagekin_api.documents.operations import IDEMPOTENCY_KEY, PAGED, WAIT, Parameter, operation
 from imagekin_api.http import answers, bodies, pagination
 from imagekin_api.http.idempotency import Idempotency
+from imagekin_api.http.operations import IDEMPOTENCY_KEY, PAGED, WAIT, Parameter, operation
 from imagekin_api.routes import intake
 from imagekin_api.wiring import service, waiting
 

@@ -16,8 +16,8 @@ from imagekin.jobs import results, view
 from imagekin.jobs.view import expired
 from imagekin.schemas.kinds import STORING, TRAITS, JobKind
 from imagekin.schemas.results import RESULTS
-from imagekin_api.documents.operations import BINARY, Parameter, operation
 from imagekin_api.http import answers
+from imagekin_api.http.operations import BINARY, Parameter, operation
 from imagekin_api.render import renditions
 from imagekin_api.render.renditions import Result
 from imagekin_api.routes import pictures

@@ -14,10 +14,9 @@ from imagekin.jobs import results
 from imagekin.net import fetch
 from imagekin.schemas.kinds import JobKind
 from imagekin.store import collections, images, thumbnails
-from imagekin_api.documents import operations
-from imagekin_api.documents.operations import BINARY, IDEMPOTENCY_KEY, operation
-from imagekin_api.http import bodies, multipart, problems
+from imagekin_api.http import bodies, multipart, operations, problems
 from imagekin_api.http.idempotency import Idempotency
+from imagekin_api.http.operations import BINARY, IDEMPOTENCY_KEY, operation
 from imagekin_api.render import sheets
 from imagekin_api.routes import intake, pictures
 from imagekin_api.wiring import service

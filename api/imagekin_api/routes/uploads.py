@@ -12,8 +12,8 @@ from imagekin import errors, schemas
 from imagekin.database import tables
 from imagekin.schemas import keys
 from imagekin.uploads import rows
-from imagekin_api.documents.operations import Parameter, operation
 from imagekin_api.http import answers, multipart, problems
+from imagekin_api.http.operations import Parameter, operation
 from imagekin_api.routes import intake
 from imagekin_api.wiring import service
 
