@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import struct
+import tracemalloc
 import zipfile
 
 import httpx2
@@ -96,6 +97,37 @@ def test_a_huge_parquet_group_is_refused(client: httpx2.Client, space_id: str) -
     parquet.write_table(made.replace_schema_metadata({"space_id": space_id}), file, **options)
     problem = check_problem(post(client, file.getvalue()), 422, "invalid_request")
     assert "row_group_size" in problem["detail"]
+
+
+def test_files_that_are_mostly_air_are_refused(client: httpx2.Client, server: Running, space_id: str) -> None:
+    good, keys = EMBEDDINGS[:2], ["a", "b"]
+    spaces = io.BytesIO(npz(space_id, keys, good))
+    with zipfile.ZipFile(spaces, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("metadata.jsonl", b" " * 10_000_000)
+    for reason, data in {
+        "metadata.jsonl is too large for 2 rows": spaces.getvalue(),
+        "become more than 200 times": zipped(
+            space_id,
+            keys=header_of("(30000,)", "<U1000") + bytes(30_000 * 4000),
+            embeddings=header_of(f"(30000, {DIM})") + bytes(30_000 * DIM * 4),
+        ),
+        "5,000,000 numbers in 1 embeddings": table(space_id, ["a"], [np.zeros(5_000_000, np.float32)]),
+    }.items():
+        problem = check_problem(post(client, data), 422, "invalid_request")
+        assert reason in problem["detail"], problem["detail"]
+    assert stored_files(server) == []
+
+
+def test_a_long_text_in_many_rows_is_read_once(client: httpx2.Client, space_id: str, crew: Crew) -> None:
+    count = 1000
+    data = table(space_id, ["k" * 2_000_000] * count, np.tile(EMBEDDINGS[:1], (count, 1)))
+    tracemalloc.start()
+    job = finished(client, crew, post(client, data))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert job["status"] == "failed"
+    assert job["progress"]["failed"] == count
+    assert peak < 100 << 20
 
 
 def test_files_that_turn_out_broken_fail_the_job(client: httpx2.Client, space_id: str, crew: Crew) -> None:

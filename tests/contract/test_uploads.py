@@ -172,3 +172,17 @@ def test_an_expired_upload_is_gone_unless_a_job_names_it(client: httpx2.Client, 
     server.database.write(expire)
     check_problem(embed(client, alone), 404, "upload_not_found")
     accepted(embed(client, named))
+
+
+def test_a_gzipped_tar_has_a_ratio_as_a_zip_has(client: httpx2.Client, server: Running) -> None:
+    def packed(size: int) -> bytes:
+        file = io.BytesIO()
+        with tarfile.open(fileobj=file, mode="w:gz") as archive:
+            member = tarfile.TarInfo("a.png")
+            member.size = size
+            archive.addfile(member, io.BytesIO(bytes(size)))
+        return file.getvalue()
+
+    check_problem(client.post("/v1/uploads", content=packed(200 << 20)), 413, "too_large")
+    assert client.post("/v1/uploads", content=packed(30 << 20)).status_code == 201
+    assert len([path for path in (server.settings.data_dir / "storage").rglob("*") if path.is_file()]) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from io import BytesIO
 
 import pytest
@@ -33,6 +34,13 @@ def picture_center(column: int, row: int = 0, above: int = 0) -> tuple[int, int]
     card = sheets.PICTURE_HEIGHT + 2 * sheets.PADDING + sheets.TEXT_HEIGHT
     y = sheets.MARGIN + above + row * (card + sheets.GAP) + sheets.PADDING + sheets.PICTURE_HEIGHT // 2
     return x, y
+
+
+@pytest.mark.parametrize("name", ["a" + "\u0301" * 200_000, "\u0301" * 200_000, "x" * 4_000_000, "漢\u0327" * 100_000])
+def test_a_text_of_any_length_is_drawn_at_once(name: str) -> None:
+    started = time.monotonic()
+    opened(sheets.search_sheet(thumbnail(), [Tile(thumbnail(), name, name) for _ in range(5)], query_caption=name))
+    assert time.monotonic() - started < 5
 
 
 def near(pixel: object, color: tuple[int, int, int]) -> bool:

@@ -156,7 +156,8 @@ def _badge(draw: ImageDraw.ImageDraw, left: int, top: int, text: str) -> None:
 
 def shortened(text: str, width_px: int, size_px: int) -> str:
     """Take as much out of the middle of a text as it must lose to fit a width."""
-    text, font = drawable(text), _font(size_px)
+    # more than that cannot be shown, and the fonts of all marks on a character take long
+    text, font = drawable(text if len(text) <= width_px else text[:width_px] + text[-width_px:]), _font(size_px)
     if _fits(text, width_px, font):
         return text
     low, high = 0, min(len(text), width_px)

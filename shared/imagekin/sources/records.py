@@ -24,6 +24,11 @@ _ANSI = "cp1252"
 _TOO_LONG = f"It has more than the {MAX_LINE_BYTES:,} bytes that are accepted."
 
 
+# Where so many lines were read again after quotes that never end, each further record is its one line: in a list whose
+# every line opens a quote, the time would grow with the square of it.
+_MOST_REREAD_LINES = 100_000
+
+
 class Record(NamedTuple):
     """What a manifest says of one image: `fields`, or the `reason` why that cannot be told.
 
@@ -195,6 +200,7 @@ class _Feed:
         self._waiting: deque[Line] = deque()
         self._taken: list[Line] = []
         self._bytes = 0
+        self._reread = 0
         self._at = at
         self._line = self.first = line
 
@@ -212,6 +218,7 @@ class _Feed:
     def back(self) -> None:
         """Give the lines of this record again, but the first."""
         self._waiting.extendleft(reversed(self._taken[1:]))
+        self._reread += len(self._taken)
         if self._taken:
             self._line -= len(self._taken) - 1
             self._at = self._taken[0].after
@@ -220,6 +227,8 @@ class _Feed:
         return self
 
     def __next__(self) -> str:
+        if self._taken and self._reread > _MOST_REREAD_LINES:
+            raise _Broken("a quoted field does not end")
         line = self._waiting.popleft() if self._waiting else next(self._lines)
         self._taken.append(line)
         self._at, self._line = line.after, self._line + 1

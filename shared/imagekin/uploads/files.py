@@ -20,6 +20,8 @@ from imagekin.settings import Settings, local_path
 from imagekin.uploads import unpack
 
 _PIECE_BYTES = 1 << 20
+# Of flat pictures much less is sent than is stored, and below this it does not matter.
+_RATIO_FLOOR_BYTES = 64 << 20
 _PART_SUFFIX = ".part"
 # No part starts with a dot, so no name leaves the storage and none meets an unfinished file.
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*")
@@ -56,12 +58,14 @@ class Storage:
         folder = local_path(settings.storage) if "://" in settings.storage else settings.storage
         fs, root = fsspec.url_to_fs(settings.storage) if folder is None else (fsspec.filesystem("file"), Path(folder))
         self._fs: Any = fs
+        self._max_ratio = settings.max_archive_ratio
         self._root = str(root).rstrip("/")
 
     def write(self, name: str, stream: Readable | Iterable[bytes], max_bytes: int) -> Stored:
         """Write `stream` to `name` as a whole or not at all; a gzipped tar is stored decompressed.
 
-        Raises TooLarge where the stream, as sent or as stored, has more than `max_bytes`; BadRequest where gzipped
+        Raises TooLarge where the stream, as sent or as stored, has more than `max_bytes`, or inflates beyond
+        `max_archive_ratio`; BadRequest where gzipped
         data is broken; Unavailable where the storage is full or fails.
         """
         counter = _Counter(_pieces(stream), max_bytes)
@@ -71,6 +75,10 @@ class Storage:
                 size += len(piece)
                 if size > max_bytes:
                     raise _too_large(max_bytes)
+                if size > _RATIO_FLOOR_BYTES and size > self._max_ratio * counter.size:
+                    raise errors.TooLarge(
+                        f"The gzipped archive becomes more than {self._max_ratio} times as large; send it unpacked."
+                    )
                 with _storage_errors():
                     sink.write(piece)
         return Stored(counter.digest.hexdigest(), size)
@@ -149,14 +157,14 @@ class _Counter:
 
     def __init__(self, pieces: Iterable[bytes], max_bytes: int) -> None:
         self.digest = hashlib.sha256()
+        self.size = 0
         self._pieces = pieces
         self._max_bytes = max_bytes
 
     def __iter__(self) -> Iterator[bytes]:
-        size = 0
         for piece in self._pieces:
-            size += len(piece)
-            if size > self._max_bytes:
+            self.size += len(piece)
+            if self.size > self._max_bytes:
                 raise _too_large(self._max_bytes)
             self.digest.update(piece)
             yield piece

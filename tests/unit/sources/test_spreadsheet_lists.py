@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -123,3 +125,20 @@ def test_a_character_that_looks_like_a_line_break_is_none(tmp_path: Path) -> Non
     text = "path,key\na.png,\u0a0a\u0a00\nb.png,\u000aB\n".replace("\u000aB", "B")
     entries = list(opened(text.encode("utf-16"), tmp_path).entries())
     assert [entry.key for entry in entries] == ["\u0a0a\u0a00", "B"]
+
+
+@pytest.mark.parametrize("line", ['"a', 'a,"b', '"""', '"a"b"'])
+def test_quotes_that_never_end_cost_no_square_of_the_list(tmp_path: Path, line: str) -> None:
+    data = ("path,key\n" + f"{line}\n" * (100_000 // (len(line) + 1))).encode()
+    started = time.monotonic()
+    with contextlib.closing(opened(data, tmp_path)) as source:
+        found = list(source.entries())
+    assert time.monotonic() - started < 20
+    assert all(entry.error is not None for entry in found)
+    assert len(found) > 10_000
+
+
+def test_a_few_quotes_that_never_end_take_no_line_with_them(tmp_path: Path) -> None:
+    data = 'path,key\n"a\n"a b\nc.png,"c\nd"\n"\ne.png,e\n'
+    with contextlib.closing(opened(data.encode(), tmp_path)) as source:
+        assert [entry.key for entry in source.entries() if entry.error is None] == ["e"]

@@ -48,6 +48,7 @@ class Npz(table.Rows):
         self._embeddings = _matrix(_array(blob, places, "embeddings"))
         self._metadata = places.get(METADATA)
         count, dim = self._embeddings.shape
+        _check_sizes(self._keys.place, self._metadata, count, settings)
         table.check_dim(dim, space)
         if self._keys.shape != (count,):
             raise errors.SourceUnreadable(f"The file has {self._keys.shape[0]:,} keys and {count:,} embeddings.")
@@ -151,6 +152,20 @@ def _places(archive: Zip) -> dict[str, Place]:
         if len(found) > MAX_MEMBERS:
             raise errors.SourceUnreadable(f"The file has more than {MAX_MEMBERS} members; an npz for imports has few.")
     return found
+
+
+def _check_sizes(keys: Place, metadata: Place | None, count: int, settings: Settings) -> None:
+    """Raise SourceUnreadable where members that are read from their start again and again are mostly air."""
+    if metadata is not None and metadata.size > count * (table.MAX_METADATA_BYTES + 1):
+        raise errors.SourceUnreadable(f"The file's {METADATA} is too large for {count:,} rows.")
+    for place in (keys, metadata):
+        if place is None or place.size <= MAX_INFLATED_BYTES:
+            continue
+        if place.size > settings.max_archive_ratio * place.packed:
+            raise errors.SourceUnreadable(
+                f"The file's keys or metadata become more than {settings.max_archive_ratio} times as large; store them "
+                "with numpy.savez."
+            )
 
 
 def _array(blob: Blob, places: dict[str, Place], name: str) -> Array:

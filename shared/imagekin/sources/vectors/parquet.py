@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -16,12 +17,14 @@ from imagekin.sources.vectors import table
 from imagekin.sources.vectors.table import Row, Space
 
 MAGIC = b"PAR1"
-MAX_FOOTER_BYTES = 64 << 20
+MAX_FOOTER_BYTES = 16 << 20
 # A row is found by reading its group from the start.
 MAX_GROUP_BYTES = 256 << 20
 ROWS_PER_BATCH = 512
 _WINDOW_BYTES = 1 << 20
-_MOST_PARTS = 10_000_000
+# Rows of a wrong length fail by themselves, as long as they are few.
+_SPARE_NUMBERS = 4 << 20
+_MOST_PARTS = 1_000_000
 
 
 class Parquet(table.Rows):
@@ -34,13 +37,14 @@ class Parquet(table.Rows):
             # it takes a tenth of a second and 50 MB, for a few jobs only
             from pyarrow import parquet
 
-            self._file = parquet.ParquetFile(
-                _Reader(blob),
+            opened = partial(
+                parquet.ParquetFile,
                 pre_buffer=False,
                 buffer_size=_WINDOW_BYTES,
                 thrift_string_size_limit=MAX_FOOTER_BYTES,
                 thrift_container_size_limit=_MOST_PARTS,
             )
+            self._file = opened(_Reader(blob))
             schema, metadata = self._file.schema_arrow, self._file.metadata
         found = (schema.metadata or {}).get(b"space_id")
         table.check_space(None if found is None else found.decode(errors="replace"), space)
@@ -52,6 +56,10 @@ class Parquet(table.Rows):
                 f"The file has a row group of more than {MAX_GROUP_BYTES >> 20} MiB; write it with a smaller "
                 "row_group_size."
             )
+        _check_numbers(groups, space)
+        with _failures():
+            # a text that stands in many rows stays one text
+            self._file = opened(_Reader(blob), metadata=metadata, read_dictionary=self._columns)
         self._starts = [0, *accumulate(group.num_rows for group in groups)]
         self._batches: Iterator[tuple[int, Any]] = iter(())
         self._first, self._batch = 0, None
@@ -81,7 +89,7 @@ class Parquet(table.Rows):
         with _failures():
             for first, batch in self._walk(start, self._columns):
                 after = max(0, start - first)
-                columns = [batch.column(name)[after:].to_pylist() for name in self._columns]
+                columns = [_short_texts(batch.column(name)[after:]) for name in self._columns]
                 yield from (Row(*values) for values in zip(*columns, strict=True))
 
     def _walk(self, row: int, columns: list[str]) -> Iterator[tuple[int, Any]]:
@@ -130,6 +138,29 @@ def _check_footer(blob: Blob) -> None:
         raise errors.SourceUnreadable("The Parquet file is cut off, or damaged.")
     if length > MAX_FOOTER_BYTES:
         raise errors.SourceUnreadable(f"The Parquet file's footer has more than {MAX_FOOTER_BYTES >> 20} MiB.")
+
+
+def _check_numbers(groups: list[Any], space: Space) -> None:
+    """Raise SourceUnreadable where a group has far more numbers than its rows' vectors: they are read at once."""
+    for group in groups:
+        columns = [group.column(index) for index in range(group.num_columns)]
+        numbers = sum(each.num_values for each in columns if each.path_in_schema.split(".")[0] == "embedding")
+        if numbers > _SPARE_NUMBERS + 2 * group.num_rows * space.dim:
+            raise errors.SourceUnreadable(
+                f"A row group has {numbers:,} numbers in {group.num_rows:,} embeddings; the collection's have "
+                f"{space.dim:,} each."
+            )
+
+
+def _short_texts(column: Any) -> list[str | None]:
+    """Return a column's texts, None for those that are longer than any that is kept."""
+    from pyarrow import scalar, types
+    from pyarrow.compute import call_function
+
+    texts = column.dictionary if types.is_dictionary(column.type) else column
+    short = call_function("less_equal", [call_function("binary_length", [texts]), scalar(table.MAX_METADATA_BYTES + 1)])
+    texts = call_function("if_else", [short, texts, scalar(None, texts.type)])
+    return (texts.take(column.indices) if types.is_dictionary(column.type) else texts).to_pylist()
 
 
 def _columns(schema: Any, space: Space) -> list[str]:
