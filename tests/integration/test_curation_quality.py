@@ -15,7 +15,7 @@ import torch
 from sklearn.metrics import normalized_mutual_info_score
 
 from imagekin import catalog
-from imagekin.demo import pictures
+from imagekin.demo import furniture
 from imagekin.enums import Metric, Precision
 from imagekin.settings import Settings
 from imagekin_worker.analysis import adaptation, folds, refinement, view
@@ -25,6 +25,7 @@ from imagekin_worker.analysis.layout import Layout
 from imagekin_worker.analysis.selection import Diverse, Representative
 from imagekin_worker.analysis.view import View
 from imagekin_worker.kmeans.kmeans import KMeans
+from imagekin_worker.kmeans.measure import Options
 from imagekin_worker.network import backbones
 from imagekin_worker.pipeline.lanes import Pipeline
 
@@ -50,10 +51,10 @@ class Pictures:
 
 
 @pytest.fixture(scope="module", params=list(LEAST))
-def labelled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pictures:
+def labelled(request: pytest.FixtureRequest) -> Pictures:
     if request.param == "demo":
-        paths = pictures.draw(tmp_path_factory.mktemp("demo"))
-        kinds = [pictures.label(path.name)[0] for path in paths]
+        paths = [picture.path for picture in furniture.pictures()]
+        kinds = [picture.kind for picture in furniture.pictures()]
     else:
         folder = DATA / request.param
         if not folder.is_dir():
@@ -71,7 +72,7 @@ def labelled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def embedded(paths: list[Path]) -> np.ndarray:
     settings = Settings(device="cpu")
     space = catalog.resolve_space(None, None, Precision.EXACT, settings.weights_dir)
-    outcomes = list(Pipeline(backbones.load(space, settings), settings).run(paths, Path.read_bytes))
+    outcomes = list(Pipeline(backbones.load(space, settings), settings, paths, Path.read_bytes).outcomes())
     found = {outcome.item: outcome.embedding for outcome in outcomes if outcome.embedding is not None}
     return np.stack([found[path] for path in paths])
 
@@ -99,12 +100,14 @@ def test_clusters_of_the_view_are_as_pure(labelled: Pictures) -> None:
     for name, made in (("raw", labelled.raw), ("view", labelled.view)):
         each = []
         for seed in range(10):
-            kmeans = KMeans(made.transform(labelled.rows), n_clusters, metric=Metric.COSINE, seed=seed, n_init=2)
+            kmeans = KMeans(
+                made.transform(labelled.rows), n_clusters, Options(metric=Metric.COSINE, seed=seed, n_init=2)
+            )
             kmeans.advance()
             each.append(agreement(kmeans.result().labels, labelled.labels))
         found[name] = np.mean(each, 0)
     print(f"\n{labelled.name}: purity, NMI of k-means {found['raw'].round(3)} -> {found['view'].round(3)}")
-    assert (found["view"] >= found["raw"] - 0.01).all()
+    assert (found["view"] >= found["raw"]).all()
 
 
 def agreement(found: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
@@ -123,7 +126,7 @@ def taught(labels: np.ndarray, examples: int, seed: int) -> np.ndarray:
 
 
 def test_five_labels_a_class_teach(labelled: Pictures) -> None:
-    gains, accuracies = [], []
+    gains, accuracies, queries = [], [], []
     for seed in range(DRAWS):
         given = taught(labelled.labels, 5, seed)
         rest = given < 0
@@ -131,17 +134,22 @@ def test_five_labels_a_class_teach(labelled: Pictures) -> None:
         adapting.advance()
         after = adapting.result(force=True).projection.apply(labelled.rows[rest])
         before = labelled.view.transform(labelled.rows[rest])
-        gains.append([figures(some, labelled.labels[rest]).mean(0) for some in (before, after)])
+        gains.append([figures(some, labelled.labels[rest]) for some in (before, after)])
+        queries.append(np.flatnonzero(rest))
         classifying = Classification(labelled.rows, labelled.view, given, memory_budget_bytes=BUDGET)
         classifying.advance()
         found = classifying.result()
         accuracies.append((found.labels == labelled.labels[found.indices]).mean())
-    before, after = np.mean(gains, 0)
-    print(f"\n{labelled.name}, 5 labels a class: P@5, mAP {before.round(3)} -> {after.round(3)}, ", end="")
-    print(f"accuracy {np.mean(accuracies):.3f} (from {min(accuracies):.3f} to {max(accuracies):.3f})")
-    assert after[0] >= before[0] - 0.005
-    if labelled.name != "demo":
-        # the demo's classes are apart already
+    before, after = np.mean([[some.mean(0) for some in pair] for pair in gains], 0)
+    lost = np.concatenate([pair[1][:, 0] - pair[0][:, 0] for pair in gains])
+    low, high = folds.bootstrap(lost, np.concatenate(queries), 1)
+    print(f"\n{labelled.name}, 5 labels a class: P@5, mAP {before.round(3)} -> {after.round(3)} ", end="")
+    print(f"(P@5 {low:+.3f} to {high:+.3f}), accuracy {np.mean(accuracies):.3f}, least {min(accuracies):.3f}")
+    if labelled.name == "demo":
+        # fifteen pictures are left, whose classes are apart already: one neighbor more or less is 0.004
+        assert high >= -0.005
+    else:
+        assert after[0] >= before[0] - 0.005
         assert after[1] >= before[1] + 0.06
     assert np.mean(accuracies) >= {"photos": 0.82}.get(labelled.name, 0.9)
 
