@@ -48,7 +48,11 @@ def _at_most(max_bytes: int) -> Callable[[Metadata], Metadata]:
     def check(value: Metadata) -> Metadata:
         size = len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace"))
         if size > max_bytes:
-            raise PydanticCustomError("too_long", f"This has {size:,} bytes as JSON; at most {max_bytes:,} are allowed")
+            raise PydanticCustomError(
+                "too_long",
+                "This has {size} bytes as JSON; at most {most} are allowed",
+                {"size": f"{size:,}", "most": f"{max_bytes:,}"},
+            )
         return value
 
     return check
