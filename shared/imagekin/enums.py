@@ -92,3 +92,17 @@ class Colors(StrEnum):
 
     STORED = "stored"
     SRGB = "srgb"
+
+
+class ViewName(StrEnum):
+    """How vectors are compared: as the network made them, or with what it crowds together spread."""
+
+    CALIBRATED = "calibrated"
+    RAW = "raw"
+
+
+class SelectMethod(StrEnum):
+    """Which images are chosen: medoids of as many clusters, or each time the one farthest from all before."""
+
+    REPRESENTATIVE = "representative"
+    DIVERSE = "diverse"

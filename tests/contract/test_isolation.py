@@ -66,6 +66,11 @@ def bodies(operation: str, names: Names) -> list[dict[str, Any]]:
             form,
         ],
         "submissions_cluster": [{"json": {**here, "n_clusters": 1}}],
+        "submissions_select": [
+            {"json": {**here, "n": 1}},
+            {"json": {**mine, "n": 1, "avoid": names.collection}},
+            {"json": {**mine, "n": 1, "avoid": [names.image_id]}},
+        ],
         "submissions_assign": [
             {"json": {"clustering_id": names.job_id}},
             {"json": {"clustering_id": names.job_id, "image_ids": [names.image_id]}},

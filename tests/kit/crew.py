@@ -18,8 +18,12 @@ class Crew:
         self.claims = 0
 
     def work(self) -> None:
-        while any(self._claim(node) for node in self._nodes):
+        while self.step():
             pass
+
+    def step(self) -> bool:
+        """Do one claim; return whether there was any."""
+        return any(self._claim(node) for node in self._nodes)
 
     def _claim(self, node: Node) -> bool:
         self.claims += 1

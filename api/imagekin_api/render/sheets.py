@@ -60,6 +60,11 @@ def cluster_sheet(title: str, tiles: Sequence[Tile], *, total: int | None = None
     return _sheet(title, tiles, total, badge="medoid")
 
 
+def selection_sheet(title: str, tiles: Sequence[Tile], *, total: int) -> bytes:
+    """Draw chosen images in the order chosen as a PNG, at most MAX_TILES of `total`."""
+    return _sheet(title, tiles, total)
+
+
 def cluster_title(label: int, size: int, cohesion: float) -> str:
     """Word the heading of a cluster's sheet."""
     images = "image" if size == 1 else "images"

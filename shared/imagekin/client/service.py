@@ -21,7 +21,7 @@ from imagekin.client.exports import Vectors
 from imagekin.client.jobs import Job
 from imagekin.client.sources import Given
 from imagekin.client.transport import Transport, ignore, parse
-from imagekin.enums import Algorithm, Colors, DType, JobStatus, Metric, OnConflict, Precision
+from imagekin.enums import Algorithm, Colors, DType, JobStatus, Metric, OnConflict, Precision, SelectMethod, ViewName
 from imagekin.schemas.kinds import JobKind
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -311,6 +311,36 @@ class Client:
             callback_url=callback_url,
         )
         return self._submit(JobKind.CLUSTER, body, idempotency_key)
+
+    def select(
+        self,
+        collection: str,
+        n: int,
+        *,
+        method: SelectMethod | str | None = None,
+        view: ViewName | str | None = None,
+        filter: Mapping[str, Any] | None = None,
+        avoid: str | Sequence[str] | None = None,
+        callback_url: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Job[schemas.SelectResult]:
+        """Choose the n images to look at or to label first; `.result()` waits for them in the order chosen.
+
+        method: `representative` (typical ones), or `diverse` (strange ones come early). avoid: the name of a collection
+        of the same space, or a list of image ids: what is chosen lies away from them. filter: only images whose
+        metadata have these values.
+        """
+        body = bodies.json(
+            schemas.SelectBody,
+            collection=collection,
+            n=n,
+            method=method,
+            view=view,
+            filter=None if filter is None else dict(filter),
+            avoid=avoid if avoid is None or isinstance(avoid, str) else list(avoid),
+            callback_url=callback_url,
+        )
+        return self._submit(JobKind.SELECT, body, idempotency_key)
 
     def assign(
         self,

@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from imagekin.enums import Algorithm, Colors, DType, ItemStatus, JobStatus, Metric, Precision
+from imagekin.enums import Algorithm, Colors, DType, ItemStatus, JobStatus, Metric, Precision, SelectMethod
 from imagekin.schemas.kinds import JobKind
 
 Metadata = dict[str, Any]
@@ -223,6 +223,33 @@ class AssignResult(Wire):
     clustering_id: str
     metric: Metric
     assignments: list[Assignment]
+
+
+class ViewUsed(Wire):
+    """How vectors were compared: scores and distances of equal `id` may be compared; `images` made the view."""
+
+    name: str
+    id: str
+    images: int
+
+
+class Selected(Wire):
+    rank: int
+    id: str
+    key: str
+    # 1 - cosine to the nearest one chosen before it or avoided; of the first, where nothing is avoided, to the mean
+    distance: float
+
+
+class SelectResult(Wire):
+    """`coverage`: the mean cosine of all images to their nearest chosen one."""
+
+    method: SelectMethod
+    n: int
+    view: ViewUsed
+    revision: int
+    coverage: float
+    rows: list[Selected]
 
 
 class EmbedResult(Wire):

@@ -17,6 +17,7 @@ class JobKind(StrEnum):
     CLUSTER = "cluster"
     ASSIGN = "assign"
     IMPORT = "import"
+    SELECT = "select"
 
     @property
     def module(self) -> str:
@@ -64,6 +65,7 @@ TRAITS: dict[JobKind, Traits] = {
         rows="assignments",
         columns=("id", "key", "label", "distance"),
     ),
+    JobKind.SELECT: Traits(pins=True, rows="rows", columns=("rank", "id", "key", "distance")),
 }
 
 STORING = frozenset(kind for kind, traits in TRAITS.items() if traits.stores)

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
-from imagekin.enums import Algorithm, Colors, DType, Metric, OnConflict, Precision
+from imagekin.enums import Algorithm, Colors, DType, Metric, OnConflict, Precision, SelectMethod, ViewName
 from imagekin.schemas.answers import Metadata
 
 MAX_TOP_K = 1000
@@ -18,6 +18,8 @@ MAX_CLUSTERS = 10_000
 MAX_URLS = 10_000
 MAX_ASSIGN = 10_000
 MAX_CONTENTS = 10_000
+MAX_SELECT = 10_000
+MAX_AVOID = 10_000
 
 MAX_NAME_CHARS = 128
 NAME_RULE = (
@@ -209,6 +211,17 @@ class ClusterBody(JobBody):
     algorithm: Algorithm = Algorithm.KMEANS
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 100
     n_init: Annotated[int, Field(ge=1, le=100)] | None = None
+
+
+class SelectBody(JobBody):
+    n: Annotated[int, Field(ge=1, le=MAX_SELECT)]
+    method: SelectMethod = SelectMethod.REPRESENTATIVE
+    view: ViewName = ViewName.CALIBRATED
+    filter: Annotated[Metadata, AfterValidator(_at_most(MAX_FILTER_BYTES))] | None = None
+    avoid: Annotated[
+        Name | Annotated[list[Id], Field(max_length=MAX_AVOID)] | None,
+        Field(description="A collection of the same space, or ids of images: what is chosen lies away from them."),
+    ] = None
 
 
 class AssignBody(Body):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from imagekin.schemas.answers import AssignResult, ClusterResult, EmbedResult, SearchResult, Wire
+from imagekin.schemas.answers import AssignResult, ClusterResult, EmbedResult, SearchResult, SelectResult, Wire
 from imagekin.schemas.kinds import JobKind
 
 RESULTS: dict[JobKind, type[Wire]] = {
@@ -11,4 +11,5 @@ RESULTS: dict[JobKind, type[Wire]] = {
     JobKind.SEARCH: SearchResult,
     JobKind.CLUSTER: ClusterResult,
     JobKind.ASSIGN: AssignResult,
+    JobKind.SELECT: SelectResult,
 }

@@ -1,4 +1,4 @@
-"""`imagekin search`, `cluster` and `assign`."""
+"""`imagekin search`, `cluster`, `assign` and `select`."""
 
 from __future__ import annotations
 
@@ -120,3 +120,28 @@ def test_assign_to_what_is_no_finished_clustering(call, server: FakeServer) -> N
     assert done.code == 1
     assert "imagekin jobs watch" in done.err
     assert call("assign", "j9", "--key", "a", "--id", "b").code == 2
+
+
+def test_select(call, server: FakeServer) -> None:
+    server.add_collection("c")
+    server.results["select"] = {
+        "method": "diverse",
+        "n": 1,
+        "view": {"name": "raw", "id": "ab", "images": 4},
+        "revision": 2,
+        "coverage": 0.75,
+        "rows": [{"rank": 1, "id": "i1", "key": "a.png", "distance": 0.25}],
+    }
+    done = call("select", "-c", "c", "-n", "1", "--method", "diverse", "--avoid", "old", "--sheet", "first.png")
+    assert (done.code, done.out) == (0, "rank\tdistance\tkey\tid\n1\t0.2500\ta.png\ti1\n")
+    assert "coverage 0.7500 in the raw view" in done.err
+    assert Path("first.png").read_bytes() == PNG
+    assert server.posts("/v1/jobs/select")[0].json == {
+        "collection": "c",
+        "n": 1,
+        "method": "diverse",
+        "avoid": "old",
+    }
+    assert json.loads(call("select", "-c", "c", "-n", "1", "--json").out)["coverage"] == 0.75
+    server.steps = [{"status": "failed", "error": {"code": "collection_deleted", "detail": "It is gone."}}]
+    assert call("select", "-c", "c", "-n", "1").code == 1

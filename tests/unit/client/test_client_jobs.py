@@ -121,3 +121,15 @@ def test_assign_names_the_clustering(server: FakeServer, client: Client) -> None
     clustering = client.cluster("c", 2)
     client.assign(clustering, image_keys=["a"])
     assert server.posts("/v1/jobs/assign")[-1].json == {"clustering_id": clustering.id, "image_keys": ["a"]}
+
+
+def test_select_says_what_to_choose(server: FakeServer, client: Client) -> None:
+    server.add_collection("c")
+    client.select("c", 5)
+    client.select("c", 5, method="diverse", view="raw", filter={"a": 1}, avoid=("i1", "i2"))
+    client.select("c", 5, avoid="other")
+    assert [post.json for post in server.posts("/v1/jobs/select")] == [
+        {"collection": "c", "n": 5},
+        {"collection": "c", "n": 5, "method": "diverse", "view": "raw", "filter": {"a": 1}, "avoid": ["i1", "i2"]},
+        {"collection": "c", "n": 5, "avoid": "other"},
+    ]

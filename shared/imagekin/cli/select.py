@@ -1,0 +1,44 @@
+"""`imagekin select`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from imagekin.cli import following, output
+from imagekin.cli.search import write
+from imagekin.cli.session import AsJson, InCollection, current
+from imagekin.enums import JobStatus, SelectMethod, ViewName
+from imagekin.schemas import MAX_SELECT
+
+
+def command(
+    context: typer.Context,
+    collection: InCollection,
+    n: Annotated[int, typer.Option("--n", "-n", min=1, max=MAX_SELECT, help="How many images.")],
+    method: Annotated[
+        SelectMethod | None, typer.Option(help="Typical ones, or strange ones early.", show_default="representative")
+    ] = None,
+    view: Annotated[ViewName | None, typer.Option(help="How images are compared.", show_default="calibrated")] = None,
+    avoid: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A collection that the chosen ones lie away from.")
+    ] = None,
+    sheet: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a contact sheet (PNG).")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Choose the images of a collection to look at or to label first, in that order."""
+    job = current(context).client(collection).select(collection, n, method=method, view=view, avoid=avoid)
+    following.follow(job)
+    if job.status is not JobStatus.SUCCEEDED:
+        following.finish(job)
+    result = job.result()
+    if as_json:
+        output.data(result)
+    else:
+        rows = [(found.rank, f"{found.distance:.4f}", found.key, found.id) for found in result.rows]
+        output.table(("rank", "distance", "key", "id"), rows, right=("rank", "distance"))
+    output.say(f"Selection {job.id}: coverage {result.coverage:.4f} in the {result.view.name} view.")
+    if sheet:
+        write(sheet, job.sheet())
