@@ -1,0 +1,127 @@
+// The page: who one is, where one is, and the screen for it.
+import { render } from "preact";
+import { useSignal } from "@preact/signals";
+import { useEffect } from "preact/hooks";
+import { get, Problem, send, session, signedOut } from "./api";
+import { resume } from "./jobs";
+import * as keyboard from "./keyboard";
+import { listen, path, route } from "./route";
+import { Browse } from "./screens/browse";
+import { Collections } from "./screens/collections";
+import { Duplicates } from "./screens/duplicates";
+import { Groups } from "./screens/groups";
+import { Jobs, JobScreen } from "./screens/jobs";
+import { Map_ } from "./screens/map";
+import { Search } from "./screens/search";
+import { Train } from "./screens/train";
+import { enter } from "./selection";
+import { Header } from "./shell";
+import { complain, Toasts } from "./toasts";
+import type { Session } from "./wire";
+
+function App() {
+  if (signedOut.value) return <SignIn />;
+  if (!session.value) return <main class="page" aria-busy="true" />;
+  return (
+    <>
+      <Header />
+      <Screen />
+      <Toasts />
+      <keyboard.Help />
+    </>
+  );
+}
+
+function Screen() {
+  const { screen, collection, id } = route.value;
+  enter(collection);
+  document.title = [collection || (screen === "collections" ? "" : screen), "imagekin"].filter(Boolean).join(" · ");
+  switch (screen) {
+    case "collections":
+      return <Collections />;
+    case "jobs":
+      return <Jobs />;
+    case "job":
+      return <JobScreen id={id} />;
+    case "browse":
+      return <Browse name={collection} />;
+    case "search":
+      return <Search key={collection} name={collection} />;
+    case "groups":
+      return <Groups name={collection} id={id} />;
+    case "duplicates":
+      return <Duplicates name={collection} id={id} />;
+    case "map":
+      return <Map_ name={collection} id={id} />;
+    case "train":
+      return <Train name={collection} />;
+  }
+  return (
+    <main class="page">
+      <p class="empty big">
+        There is no screen at <bdi>{path.value}</bdi>. <a href="/">All collections</a>
+      </p>
+    </main>
+  );
+}
+
+function SignIn() {
+  const key = useSignal("");
+  const fault = useSignal("");
+  const enter_ = async () => {
+    try {
+      session.value = await send<Session>("POST", "/session", { key: key.value.trim() });
+      signedOut.value = false;
+      void resume().catch(complain);
+    } catch (error) {
+      fault.value = (error as Error).message;
+    }
+  };
+  return (
+    <main class="page sign-in">
+      <img src="/app/icon.svg" alt="" width={48} height={48} />
+      <h1>imagekin</h1>
+      <form
+        onSubmit={(event) => {
+          event.preventDefault();
+          void enter_();
+        }}
+      >
+        <label>
+          API key
+          <input type="password" name="key" autocomplete="current-password" autofocus required value={key.value} onInput={(event) => (key.value = event.currentTarget.value)} />
+        </label>
+        {fault.value && (
+          <p class="fault" role="alert">
+            {fault.value}
+          </p>
+        )}
+        <button class="primary">Sign in</button>
+        <p class="muted">
+          Whoever runs the service makes keys with <code>imagekin keys create</code>.
+        </p>
+      </form>
+    </main>
+  );
+}
+
+function Root() {
+  useEffect(() => {
+    get<Session>("/session").then(
+      (found) => {
+        session.value = found;
+        if (found.owner === null) signedOut.value = true;
+        else void resume().catch(complain);
+      },
+      (error) => {
+        if (error instanceof Problem && error.status === 401) signedOut.value = true;
+        else complain(error);
+      },
+    );
+  }, []);
+  return <App />;
+}
+
+listen();
+keyboard.listen();
+render(<Root />, document.getElementById("app")!);

@@ -1,0 +1,110 @@
+// All images of a collection.
+import { useComputed, useSignal } from "@preact/signals";
+import { useEffect, useMemo } from "preact/hooks";
+import { SelectionBar } from "../bar";
+import { Drawer } from "../drawer";
+import { Grid } from "../grid";
+import { ends } from "../jobs";
+import { useKeys } from "../keyboard";
+import { note, query } from "../route";
+import { current } from "../selection";
+import { changes, open, rows, table } from "../table";
+import { complain, say } from "../toasts";
+import { sending, upload } from "../upload";
+import { count, images } from "../words";
+import { dropTarget, FileButtons } from "./collections";
+
+export function Browse({ name }: { name: string }) {
+  const label = query.value.get("label");
+  const part = query.value.get("key") ?? "";
+  const order = query.value.get("order") ?? "created";
+  const image = query.value.get("image") ?? "";
+  const fault = useSignal("");
+
+  // what a job brought in shows as soon as it ends, and a growing collection while it grows
+  useEffect(() => {
+    fault.value = "";
+    open(name).catch((error) => {
+      if (!(error instanceof DOMException)) fault.value = error.message;
+    });
+  }, [name, ends.value]);
+
+  const here = table.value?.name === name ? table.value : null;
+  const shown = useMemo(() => (here ? rows(here, label, part, order) : null), [here, label, part, order, changes.value]);
+  const labels = useComputed(() => (changes.value, table.value?.label.counts(table.value.hidden) ?? []));
+
+  const take = async (files: { key: string; file: File }[]) => {
+    try {
+      if (!(await upload(name, files))) say("All of these pictures are in the collection already.");
+    } catch (error) {
+      complain(error);
+    }
+  };
+  const show = (id: string) => {
+    current.value = id || current.value;
+    note({ image: id });
+  };
+  const step = (by: number) => {
+    const at = here && shown ? shown.indexOf(here.row(image) ?? -1) : -1;
+    if (at < 0) return;
+    const next = shown![Math.max(0, Math.min(shown!.length - 1, at + by))];
+    show(here!.ids.at(next));
+  };
+  useKeys([{ key: "/", does: "Find by name", run: () => document.getElementById("find")?.focus() }]);
+
+  if (fault.value) return <main class="page"><p class="empty">{fault.value} <a href="/">All collections</a></p></main>;
+  const total = here?.whole ? here.shown() : null;
+  const empty = here && here.size === 0;
+  return (
+    <main class={image ? "browse with-drawer" : "browse"} {...dropTarget(take)}>
+      <h1 class="hidden-text">{name}</h1>
+      <div class="tools" role="toolbar" aria-label="Filters">
+        <input id="find" type="search" aria-label="Find by name" placeholder="Find by name  /" value={part} onInput={(event) => note({ key: event.currentTarget.value })} />
+        <select aria-label="Filter by label" value={label === null ? "*" : `=${label}`} onChange={(event) => filter(event.currentTarget.value)}>
+          <option value="*">All labels</option>
+          <option value="=">Without a label</option>
+          {label && !labels.value.some((each) => String(each.value) === label) && <option value={`=${label}`}>{label}</option>}
+          {labels.value.slice(0, 500).map(({ value, count: times }) => (
+            <option key={String(value)} value={`=${value}`}>
+              {String(value)} ({count(times)})
+            </option>
+          ))}
+        </select>
+        <select aria-label="Order" value={order} onChange={(event) => note({ order: event.currentTarget.value === "created" ? "" : event.currentTarget.value })}>
+          <option value="created">Oldest first</option>
+          <option value="-created">Newest first</option>
+          <option value="key">By name</option>
+        </select>
+        <span class="muted" role="status">
+          {total !== null && shown && (shown.length === total ? images(total) : `${count(shown.length)} of ${images(total)}`)}
+        </span>
+        <span class="spacer" />
+        {sending.value && <progress data-testid="progress" max={1} value={sending.value.share ?? undefined} aria-label={sending.value.step} />}
+        <FileButtons take={take} />
+      </div>
+      {empty && !sending.value ? (
+        <p class="empty big">Nothing here yet. Drop pictures, a folder or an archive onto this page.</p>
+      ) : here && shown && !shown.length && !empty ? (
+        <p class="empty big">
+          No image fits. <button onClick={() => note({ key: "", label: null })}>Show all</button>
+        </p>
+      ) : (
+        here && shown && <Grid table={here} rows={shown} open={show} />
+      )}
+      {image && <Drawer name={name} id={image} open={show} close={() => show("")} step={step} />}
+      <SelectionBar name={name} />
+    </main>
+  );
+}
+
+function filter(value: string): void {
+  const next = new URLSearchParams(query.value);
+  if (value === "*") note({ label: null });
+  else if (value !== "=") note({ label: value.slice(1) });
+  else {
+    // an empty label is a filter of its own: those without one
+    next.set("label", "");
+    history.replaceState(null, "", `?${next}`);
+    query.value = next;
+  }
+}

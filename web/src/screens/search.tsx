@@ -1,0 +1,278 @@
+// Search by a picture, by several, by a part of one; refined with + and -.
+import { useComputed, useSignal } from "@preact/signals";
+import { useEffect, useMemo, useRef } from "preact/hooks";
+import { at, get, sendBody } from "../api";
+import { SelectionBar } from "../bar";
+import { Crop, type Box } from "../crop";
+import { Drawer, thumbnail } from "../drawer";
+import { bins, HistogramSlider } from "../histogram";
+import { result, start, watch } from "../jobs";
+import { useKeys } from "../keyboard";
+import { note, query as address } from "../route";
+import { add, current, selected, toggle } from "../selection";
+import { open as openTable, table } from "../table";
+import { Thumbnail } from "../tile";
+import { complain } from "../toasts";
+import { base, count } from "../words";
+import type { Job, Neighbor, SearchResult } from "../wire";
+import { dropTarget, FileButtons } from "./collections";
+
+const TOP = [60, 200, 1000];
+const REFINE_MS = 250;
+
+export function Search({ name }: { name: string }) {
+  const picture = useSignal<File | null>(null);
+  const box = useSignal<Box | null>(null);
+  const text = useSignal("");
+  const answers = useSignal<Neighbor[] | null>(null);
+  const ask = useSignal<string[]>([]);
+  const busy = useSignal(false);
+  const least = useSignal<number | null>(null);
+  const drawer = useSignal("");
+  const input = useRef<HTMLInputElement>(null);
+  const ticket = useRef(0);
+
+  const list = (field: string) => (address.value.get(field) ?? "").split(",").filter(Boolean);
+  const plus = list("images");
+  const minus = list("minus");
+  const url = address.value.get("url") ?? "";
+  const job = address.value.get("job") ?? "";
+  const top = Number(address.value.get("top") ?? TOP[0]);
+  const collapse = address.value.get("collapse") === "1";
+
+  useEffect(() => void openTable(name).catch(complain), [name]);
+  useEffect(() => () => void ticket.current++, []);
+
+  const options = () => ({ collection: name, top_k: top, ...(collapse ? { collapse_duplicates: true } : {}) });
+
+  const post = async (): Promise<Job> => {
+    const file = picture.value ?? (box.value && plus.length === 1 ? await stored(name, plus[0]) : null);
+    if (file) {
+      const form = new FormData();
+      for (const [field, value] of Object.entries(options())) form.set(field, String(value));
+      if (box.value) form.set("crop", JSON.stringify(box.value));
+      if (picture.value && plus.length) form.set("positives", JSON.stringify(plus.map((image_id) => ({ image_id }))));
+      if (picture.value && minus.length) form.set("negatives", JSON.stringify(minus.map((image_id) => ({ image_id }))));
+      form.set("image", file);
+      const made = await sendBody<Job>("/v1/jobs/search", form, () => undefined);
+      void watch(made).catch(complain);
+      return made;
+    }
+    if (minus.length || plus.length + (url ? 1 : 0) > 1) {
+      const queries = (ids: string[]) => ids.map((image_id) => ({ image_id }));
+      const positives = url ? [{ url }, ...queries(plus)] : queries(plus);
+      return start("search", { ...options(), positives, ...(minus.length ? { negatives: queries(minus) } : {}) });
+    }
+    return start("search", { ...options(), query: url ? { url } : { image_id: plus[0] }, ...(url && box.value ? { crop: box.value } : {}) });
+  };
+
+  const run = async () => {
+    const mine = ++ticket.current;
+    busy.value = true;
+    try {
+      const made = await post();
+      const found = await result<SearchResult>(made);
+      if (mine !== ticket.current) return;
+      answers.value = found.neighbors;
+      ask.value = (found.ask ?? []).map((each) => each.id);
+      least.value = null;
+      if (picture.value) note({ job: made.id });
+    } catch (error) {
+      if (mine === ticket.current) complain(error);
+    } finally {
+      if (mine === ticket.current) busy.value = false;
+    }
+  };
+
+  // the address says what is searched for; a picture of one's own has no address, its job has
+  const wanted = `${name} ${plus} ${minus} ${url} ${top} ${collapse}`;
+  useEffect(() => {
+    if (picture.value || plus.length || url) {
+      const timer = setTimeout(run, REFINE_MS);
+      return () => clearTimeout(timer);
+    }
+    if (job) {
+      get<SearchResult>(`/v1/jobs/${job}/result`).then((found) => (answers.value = found.neighbors), complain);
+    }
+    return undefined;
+  }, [wanted, picture.value, box.value]);
+
+  const take = (files: { file: File }[]) => {
+    box.value = null;
+    answers.value = null;
+    note({ images: "", minus: "", url: "", job: "" });
+    picture.value = files[0].file;
+  };
+  useEffect(() => {
+    const paste = (event: ClipboardEvent) => {
+      const file = [...(event.clipboardData?.files ?? [])].find((each) => each.type.startsWith("image/"));
+      if (!file) return;
+      event.preventDefault();
+      take([{ file }]);
+    };
+    addEventListener("paste", paste);
+    return () => removeEventListener("paste", paste);
+  }, []);
+
+  const byText = () => {
+    const wanted = text.value.trim();
+    if (!wanted) return;
+    picture.value = null;
+    box.value = null;
+    answers.value = null;
+    text.value = "";
+    if (/^https?:\/\//.test(wanted)) {
+      note({ url: wanted, images: "", minus: "", job: "" });
+      return;
+    }
+    const here = table.value;
+    const having = here?.keys.having(wanted);
+    const row = having ? having.indexOf(1) : -1;
+    if (!here || row < 0) {
+      complain(new Error(`No image of this collection has “${wanted}” in its name.`));
+      return;
+    }
+    note({ images: here.ids.at(row), minus: "", url: "", job: "" });
+  };
+
+  const mark = (id: string, good: boolean) => {
+    const mine = good ? plus : minus;
+    const without = (ids: string[]) => ids.filter((each) => each !== id);
+    const next = mine.includes(id) ? without(mine) : [...mine, id];
+    note(good ? { images: next.join(","), minus: without(minus).join(",") } : { minus: next.join(","), images: without(plus).join(",") });
+  };
+
+  const scores = useMemo(() => (answers.value?.length ? bins(answers.value.map((each) => each.score)) : null), [answers.value]);
+  const cut = least.value ?? scores?.edges[0] ?? -1;
+  const shown = useComputed(() => answers.value?.filter((each) => each.score >= (least.value ?? -2)) ?? []);
+  const move = (by: number) => {
+    const list = shown.value;
+    const now = list.findIndex((each) => each.id === current.value);
+    const next = list[Math.max(0, Math.min(list.length - 1, now < 0 ? 0 : now + by))];
+    if (!next) return;
+    current.value = next.id;
+    document.getElementById(`answer-${next.id}`)?.focus();
+  };
+  const across = () => {
+    const tops = [...document.querySelectorAll<HTMLElement>(".answers > li")].map((each) => each.offsetTop);
+    return Math.max(1, tops.filter((each) => each === tops[0]).length);
+  };
+  const marked = (good: boolean) => () => current.value && mark(current.value, good);
+  useKeys([
+    { key: "/", does: "Search box", run: () => input.current?.focus() },
+    { key: "ArrowLeft ArrowRight", does: "Move", run: (event) => move(event.key === "ArrowLeft" ? -1 : 1) },
+    { key: "ArrowUp ArrowDown", does: "Move by a row", run: (event) => move(event.key === "ArrowUp" ? -across() : across()) },
+    { key: "+ =", does: "More like this", run: marked(true) },
+    { key: "-", does: "Less like this", run: marked(false) },
+    { key: "x", does: "Select or let go", run: () => current.value && toggle(current.value) },
+    { key: "a", does: "Select all that is shown", run: () => add(shown.value.map((each) => each.id)) },
+    { key: "Enter", does: "Open", run: () => current.value && (drawer.value = current.value) },
+  ]);
+
+  const single = picture.value ?? (plus.length === 1 && !minus.length && !url ? thumbnail(name, plus[0]) : null);
+  return (
+    <main class={drawer.value ? "search with-drawer" : "search"} {...dropTarget(take)}>
+      <h1 class="hidden-text">Search in {name}</h1>
+      <section class="side" aria-label="Query">
+        <form
+          class="row"
+          onSubmit={(event) => {
+            event.preventDefault();
+            byText();
+          }}
+        >
+          <input ref={input} type="search" data-testid="query" aria-label="Address of a picture, or a name in this collection" placeholder="Address or name  /" value={text.value} onInput={(event) => (text.value = event.currentTarget.value)} />
+          <button>Search</button>
+        </form>
+        <div class="row wrap">
+          <FileButtons take={take} one />
+          <span class="muted">or drop or paste one</span>
+        </div>
+        {single && <Crop key={typeof single === "string" ? single : single.name + single.size} picture={single} box={box.value} change={(next) => (box.value = next)} />}
+        {url && <p class="muted query-url"><bdi>{url}</bdi></p>}
+        <Marks name={name} ids={single && !picture.value ? [] : plus} sign="+" drop={(id) => mark(id, true)} />
+        <Marks name={name} ids={minus} sign="−" drop={(id) => mark(id, false)} />
+        {scores && <HistogramSlider edges={scores.edges} counts={scores.counts} value={cut} name="Least score" testid="score-slider" input={(value) => (least.value = value)} />}
+        <div class="row wrap">
+          <select aria-label="How many answers" value={top} onChange={(event) => note({ top: event.currentTarget.value })}>
+            {TOP.map((value) => (
+              <option key={value} value={value}>
+                {count(value)} answers
+              </option>
+            ))}
+          </select>
+          <label class="check">
+            <input type="checkbox" checked={collapse} onChange={(event) => note({ collapse: event.currentTarget.checked ? "1" : "" })} /> one of each duplicate
+          </label>
+        </div>
+        {answers.value && (
+          <p class="muted" role="status">
+            {count(shown.value.length)} of {count(answers.value.length)} answers. Mark some with + and − to refine.
+          </p>
+        )}
+        {shown.value.length > 0 && <button onClick={() => add(shown.value.map((each) => each.id))}>Select these {count(shown.value.length)}</button>}
+      </section>
+      <section class="found" aria-label="Answers" aria-busy={busy.value}>
+        {!answers.value && !busy.value && <p class="empty big">Drop or paste a picture, type a name of one, or select some in Browse and press s.</p>}
+        {answers.value && !answers.value.length && <p class="empty big">Nothing is like it here.</p>}
+        <ul class="answers">
+          {shown.value.map((each) => (
+            <Answer key={each.id} name={name} answer={each} sign={plus.includes(each.id) ? 1 : minus.includes(each.id) ? -1 : 0} asked={ask.value.includes(each.id)} mark={mark} open={(id) => (drawer.value = id)} />
+          ))}
+        </ul>
+      </section>
+      {drawer.value && <Drawer name={name} id={drawer.value} open={(id) => (drawer.value = id)} close={() => (drawer.value = "")} />}
+      <SelectionBar name={name} />
+    </main>
+  );
+}
+
+/** The service keeps vectors and thumbnails of its images: a part is looked at in the thumbnail. */
+async function stored(name: string, id: string): Promise<File> {
+  const answer = await fetch(at.thumbnail(name, id), { credentials: "same-origin" });
+  return new File([await answer.blob()], "part.jpg", { type: "image/jpeg" });
+}
+
+function Marks({ name, ids, sign, drop }: { name: string; ids: string[]; sign: string; drop: (id: string) => void }) {
+  if (!ids.length) return null;
+  return (
+    <ul class="marks" aria-label={sign === "+" ? "More like these" : "Less like these"}>
+      {ids.map((id) => (
+        <li key={id}>
+          <button aria-label={`Take back ${sign} for this one`} onClick={() => drop(id)}>
+            <Thumbnail src={thumbnail(name, id)} alt="" />
+            <span class={sign === "+" ? "sign good" : "sign bad"}>{sign}</span>
+          </button>
+        </li>
+      ))}
+    </ul>
+  );
+}
+
+function Answer(props: { name: string; answer: Neighbor; sign: number; asked: boolean; mark: (id: string, good: boolean) => void; open: (id: string) => void }) {
+  const { name, answer, sign, asked, mark, open } = props;
+  const { id, key } = answer;
+  const chosen = selected.value.has(id);
+  const twins = answer.duplicates?.length ?? 0;
+  return (
+    <li data-testid="answer" data-key={key} data-id={id} data-score={answer.score} class={["answer", sign > 0 && "plus", sign < 0 && "minus", chosen && "chosen", asked && "asked"].filter(Boolean).join(" ")}>
+      <button id={`answer-${id}`} class="picture" aria-label={`${key}, score ${answer.score.toFixed(3)}`} title={key} onFocus={() => (current.value = id)} onClick={() => open(id)}>
+        <Thumbnail src={thumbnail(name, id)} alt="" />
+      </button>
+      <span class="score">{answer.score.toFixed(3)}</span>
+      {twins > 0 && <span class="twins" title={answer.duplicates!.map((each) => each.key).join("\n")}>{twins} more alike</span>}
+      <span class="caption">{base(key)}</span>
+      <span class="verdict">
+        <button data-testid="plus" aria-label={`More like ${base(key)}`} aria-pressed={sign > 0} onClick={() => mark(id, true)}>
+          +
+        </button>
+        <button data-testid="minus" aria-label={`Less like ${base(key)}`} aria-pressed={sign < 0} onClick={() => mark(id, false)}>
+          −
+        </button>
+        <button aria-label={`Select ${base(key)}`} aria-pressed={chosen} onClick={() => toggle(id)}>
+          ✓
+        </button>
+      </span>
+    </li>
+  );
+}

@@ -1,0 +1,92 @@
+// Short messages at the foot of the page, and what can still be taken back.
+import { signal } from "@preact/signals";
+
+const STAYS_MS = 5000;
+const UNDO_MS = 5000;
+
+interface Toast {
+  id: number;
+  text: string;
+  bad: boolean;
+  undo?: () => void;
+}
+
+const toasts = signal<Toast[]>([]);
+const pending = new Map<number, () => void>();
+let last = 0;
+
+function drop(id: number): void {
+  toasts.value = toasts.value.filter((toast) => toast.id !== id);
+}
+
+function show(text: string, bad: boolean, undo?: () => void): number {
+  const id = ++last;
+  toasts.value = [...toasts.value.slice(-3), { id, text, bad, undo }];
+  return id;
+}
+
+export function say(text: string): void {
+  const id = show(text, false);
+  setTimeout(() => drop(id), STAYS_MS);
+}
+
+/** Show what went wrong, in the words of whoever noticed. */
+export function complain(error: unknown): void {
+  if (error instanceof DOMException && error.name === "AbortError") return;
+  const id = show(error instanceof Error ? error.message : String(error), true);
+  setTimeout(() => drop(id), 2 * STAYS_MS);
+}
+
+/** Say what was done and offer to take it back. */
+export function offer(text: string, undo: () => void): void {
+  const id = show(text, false, () => {
+    drop(id);
+    undo();
+  });
+  setTimeout(() => drop(id), UNDO_MS);
+}
+
+/** Do something that cannot be taken back only after the time to undo it has gone; leaving the page does it at once. */
+export function later(text: string, act: () => void, undo: () => void): void {
+  const run = () => {
+    clearTimeout(timer);
+    if (!pending.delete(id)) return;
+    drop(id);
+    act();
+  };
+  const id = show(text, false, () => {
+    clearTimeout(timer);
+    pending.delete(id);
+    drop(id);
+    undo();
+  });
+  pending.set(id, run);
+  const timer = setTimeout(run, UNDO_MS);
+}
+
+addEventListener("pagehide", () => pending.forEach((run) => run()));
+
+/** Take back the newest of what can be. */
+export function undoLast(): void {
+  toasts.value.findLast((toast) => toast.undo)?.undo?.();
+}
+
+export function Toasts() {
+  return (
+    <div class="toasts" role="status" aria-live="polite">
+      {toasts.value.map((toast) => (
+        <div key={toast.id} class={toast.bad ? "toast bad" : "toast"}>
+          <span>{toast.text}</span>
+          {toast.undo && (
+            <button data-testid="undo" onClick={toast.undo}>
+              Undo <kbd>z</kbd>
+            </button>
+          )}
+          <button class="quiet" aria-label="Dismiss the message" onClick={() => drop(toast.id)}>
+            ×
+          </button>
+        </div>
+      ))}
+    </div>
+  );
+}
