@@ -1,11 +1,13 @@
 """Write the reference pages that are made of the code: `make docs`.
 
-errors.md of the error tree, cli.md of the commands, api.md of the OpenAPI document, doctor.md of the doctor's checks.
+errors.md of the error tree, cli.md of the commands, api.md of the OpenAPI document, doctor.md of the doctor's checks;
+beside them map.md, of all modules.
 A test holds them to the code.
 """
 
 from __future__ import annotations
 
+import ast
 import enum
 import inspect
 import re
@@ -29,6 +31,9 @@ from imagekin_api.documents import openapi, reference
 from imagekin_api.http import problems as api_problems
 
 FOLDER = Path(__file__).parent / "reference"
+MAP = Path(__file__).parent / "map.md"
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("shared/imagekin", "api/imagekin_api", "worker/imagekin_worker", "migrations/imagekin_migrations")
 NOTE = "<!-- Made of the code by `make docs`; change it there. -->"
 MODULES = (errors, api_problems, client_problems, stack_errors)
 
@@ -264,6 +269,40 @@ def doctor_page() -> Iterator[str]:
         yield from _row(f"`{check.name}`", check.sentence, "yes" if check.repair else "")
 
 
+# --- the map ---------------------------------------------------------------------------------------------------
+
+_MAP = """
+# Map
+
+Every module, by room, with the first line of its docstring. A room is a folder; the line below its heading is the
+package's own. The words are in the [glossary](glossary.md).
+"""
+
+
+def module_lines(package: str) -> dict[Path, str]:
+    """Return the first docstring line of each module by its path from the root; "" where it is missing."""
+    lines = {}
+    for path in sorted((ROOT / package).rglob("*.py")):
+        docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
+        lines[path.relative_to(ROOT)] = docstring.partition("\n")[0]
+    return lines
+
+
+def map_page() -> Iterator[str]:
+    """Make the page of all modules."""
+    yield from _lines(_MAP)
+    for package in PACKAGES:
+        lines = module_lines(package)
+        for room in sorted({path.parent for path in lines}):
+            yield from ("", f"## {room}", "")
+            if line := lines.get(room / "__init__.py"):
+                yield from (line, "")
+            yield from (*_row("module", "what it is"), "|---|---|")
+            for path, line in lines.items():
+                if path.parent == room and path.name != "__init__.py":
+                    yield from _row(f"[{path.name}](../{path})", line)
+
+
 # --- Markdown --------------------------------------------------------------------------------------------------
 
 
@@ -285,6 +324,7 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     for name, make in pages().items():
         (FOLDER / name).write_text(text(make))
+    MAP.write_text(text(map_page))
 
 
 if __name__ == "__main__":

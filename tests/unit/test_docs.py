@@ -46,6 +46,17 @@ def test_reference_pages_are_those_of_the_code(page: str):
     assert written == generate.text(generate.pages()[page]), "run `make docs`"
 
 
+def test_the_map_is_that_of_the_modules():
+    assert generate.MAP.read_text() == generate.text(generate.map_page), "run `make docs`"
+
+
+@pytest.mark.parametrize("package", generate.PACKAGES)
+def test_every_module_has_a_docstring(package: str):
+    lines = generate.module_lines(package)
+    assert lines
+    assert not [str(path) for path, line in lines.items() if not line]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_links_lead_somewhere(page: Path):
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):

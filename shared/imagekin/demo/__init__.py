@@ -1,0 +1,1 @@
+"""The demo: thirty pictures of furniture, and the run that embeds, searches and clusters them."""
