@@ -13,7 +13,7 @@ from imagekin.database import tables
 from imagekin.jobs import results
 from imagekin.schemas.kinds import JobKind
 from imagekin.store import collections, images
-from imagekin_api.http import bodies
+from imagekin_api.http import bodies, operations
 from imagekin_api.http.idempotency import Idempotency
 from imagekin_api.http.operations import IDEMPOTENCY_KEY, operation
 from imagekin_api.render import sheets
@@ -25,6 +25,7 @@ from imagekin_api.wiring import service
 @operation(
     "Choose images to look at or to label first",
     body=schemas.SelectBody,
+    json=operations.MANY_NAMES,
     returns=schemas.Job,
     status=202,
     parameters=(IDEMPOTENCY_KEY,),
