@@ -42,7 +42,7 @@ def test_usage(call, server: FakeServer, arguments: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
-        ("imagekin se", {"search"}),
+        ("imagekin se", {"search", "select"}),
         ("imagekin jobs re", {"retry"}),
         ("imagekin search a.png --min", {"--min-score"}),
         ("imagekin search a.png -c ar", {"archive", "art"}),
