@@ -108,7 +108,7 @@ def _opened(folder: Path) -> BinaryIO:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # closed with the body; it has no name, so nothing is left of it whatever happens
-        return tempfile.TemporaryFile(dir=folder, buffering=0)  # type: ignore[return-value]
+        return tempfile.TemporaryFile(dir=folder, buffering=0)  # type: ignore[return-value] - raw, but read and written alike
     except OSError as error:
         raise _no_room(error) from error
 
