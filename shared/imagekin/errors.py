@@ -31,6 +31,7 @@
     │   ├── WeightsUnavailable      weights_unavailable   500
     │   ├── SourceUnreadable        source_unreadable     500
     │   ├── UploadExpired           source_expired        500
+    │   ├── NotConverged            not_converged         500
     │   ├── CollectionDeleted       collection_deleted    500
     │   ├── TooFewLabels            too_few_labels        500
     │   └── NotBetter               not_better            500

@@ -126,7 +126,8 @@ def test_manifests(client: Client, site: Web, readable: Path, tmp_path: Path, na
         ("local", None),
         ("passwd", "fetch_refused"),
         ("nothing", "decode_error"),
-        (f"line {6 if kind == 'csv' else 5}", "decode_error"),
+        # a short row lacks the cells at its end, as spreadsheets write it
+        ("bad" if kind == "csv" else "line 5", "decode_error"),
     ]
     assert {image.key: image.metadata for image in client.images(name)} == {"zero": {"year": 1999}, "local": {}}
 

@@ -258,7 +258,7 @@ class Client:
         a source that cannot be read.
         """
         resolved = sources.resolve(source, exclude)
-        sources.check(resolved)
+        sources.check(resolved, upload)
         self.ensure_collection(collection, backbone=backbone, weights=weights, dtype=dtype, precision=precision)
         request = embedding.Request(self._transport, collection, on_conflict, callback_url, idempotency_key, on_upload)
         return request.post(resolved, upload)

@@ -93,8 +93,10 @@ def resolve(given: Given, exclude: Sequence[str] = ()) -> Source:
     return Several([_one(path, exclude) for path in dict.fromkeys(alone)] + ([Listing(rest, exclude)] if rest else []))
 
 
-def check(source: Source) -> None:
+def check(source: Source, upload: bool | None = None) -> None:
     """Check what can be said before anything is made or sent.
+
+    A folder that is not to be uploaded is the server's to look into, and to refuse.
 
     Raises EmptySource where there is no picture, InvalidRequest where a file is not a regular one or is an archive of a
     kind that is not read, OSError where it cannot be read.
@@ -102,7 +104,9 @@ def check(source: Source) -> None:
     match source:
         case Several():
             for each in source.sources:
-                check(each)
+                check(each, upload)
+        case Folder() if upload is False:
+            pass
         case Folder() | Listing():
             if next(iter(source), None) is None:
                 raise errors.EmptySource("There is no picture in the source; nothing was sent.")
