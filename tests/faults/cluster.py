@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import signal
+import sqlite3
 import sys
 import tempfile
 import time
@@ -182,6 +183,28 @@ class Cluster:
         if process._popen is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process._popen.pid, number)
+
+    def freeze(self, *names: str) -> None:
+        """SIGSTOP processes while none of them has SQLite's one write lock: nobody could write until it woke up."""
+        for name in names:
+            while True:
+                self.signal_group(name, signal.SIGSTOP)
+                if self.writable():
+                    break
+                self.signal_group(name, signal.SIGCONT)
+
+    def writable(self) -> bool:
+        """Tell whether a transaction that writes can begin within seconds; PostgreSQL locks rows only."""
+        url = sa.make_url(self.settings.database_url)
+        if url.get_backend_name() != "sqlite":
+            return True
+        with contextlib.closing(sqlite3.connect(url.database or "", timeout=2, isolation_level=None)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return False
+            connection.execute("ROLLBACK")
+        return True
 
     def child(self, name: str) -> int | None:
         """Return the pid of a worker's child, where it has one."""

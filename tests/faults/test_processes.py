@@ -54,7 +54,7 @@ def test_a_worker_without_its_parent_ends(cluster: Cluster, name: str) -> None:
 
 def test_who_wakes_up_late_writes_nothing(cluster: Cluster, name: str) -> None:
     job_id, worker = busy(cluster, name)
-    cluster.signal_group(worker, signal.SIGSTOP)
+    cluster.freeze(worker)
     try:
         assert cluster.finish(job_id) == ["succeeded"]
     finally:
@@ -68,7 +68,7 @@ def test_who_wakes_up_late_writes_nothing(cluster: Cluster, name: str) -> None:
 def test_a_worker_frozen_while_idle_and_killed_loses_its_message_only(cluster: Cluster, name: str) -> None:
     cluster.collection(name)
     for worker in ("bulk-0", "bulk-1"):
-        cluster.signal_group(worker, signal.SIGSTOP)
+        cluster.freeze(worker)
     job_id = cluster.embed(name, tiny.keys(name, 4))
     cluster.kill("bulk-0", "bulk-1")
     cluster.start("bulk-0")
