@@ -34,7 +34,7 @@ def _clock_postgresql(*_: Any, **__: Any) -> str:
     return "extract(epoch from clock_timestamp())::double precision"
 
 
-def insert(session: orm.Session, table: type[orm.DeclarativeBase]) -> sqlite.Insert | postgresql.Insert:
+def insert(session: orm.Session, table: type[orm.DeclarativeBase] | sa.Table) -> sqlite.Insert | postgresql.Insert:
     """Return an INSERT that knows ON CONFLICT, which both databases have and plain SQLAlchemy has not."""
     dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
     return dialect.insert(table)

@@ -394,6 +394,7 @@ class Worker(Base):
 
 
 # The same tables for statements that many chunks run: the session would make an object's worth of each row.
-CHUNKS, COLLECTIONS, IMAGES, JOBS, SEGMENTS, THUMBNAILS = (
-    Base.metadata.tables[name] for name in ("chunks", "collections", "images", "jobs", "segments", "thumbnails")
+CHUNKS, COLLECTIONS, IMAGES, JOBS, PLANNED_KEYS, SEGMENTS, THUMBNAILS = (
+    Base.metadata.tables[name]
+    for name in ("chunks", "collections", "images", "jobs", "planned_keys", "segments", "thumbnails")
 )

@@ -14,10 +14,10 @@ from imagekin.enums import TERMINAL, ChunkStatus
 from imagekin.jobs import end
 from imagekin.jobs.claim import Claim
 
-# The chunk of a claim, by the parameters that `names` gives.
+# The chunk of a claim, and the same while the claim still holds, by the parameters that `names` gives.
+PLACE = (CHUNKS.c.job_id == sa.bindparam("claim_job"), CHUNKS.c.seq == sa.bindparam("claim_seq"))
 MINE = (
-    CHUNKS.c.job_id == sa.bindparam("claim_job"),
-    CHUNKS.c.seq == sa.bindparam("claim_seq"),
+    *PLACE,
     CHUNKS.c.claimed_by == sa.bindparam("claim_by"),
     CHUNKS.c.attempt == sa.bindparam("claim_attempt"),
 )

@@ -64,8 +64,8 @@ def images(session: Session, claim: Claim, items: Sequence[segments.Item]) -> Co
     # the fence: what it does not let through is rolled back, images and all
     if session.execute(_FINISH, {**mine, "records": ledger.pack(records)}).first() is None:
         raise errors.LeaseLost()
-    if session.scalar(_COUNT, mine):
-        end.settle(session, session.get_one(tables.Job, claim.job_id, populate_existing=True))
+    if session.scalar(_COUNT, mine) and (job := end.lock(session, claim.job_id)) is not None:
+        end.settle(session, job)
     sql.after_commit(session, lambda: _count(records, counts))
     return counts
 

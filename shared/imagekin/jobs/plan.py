@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from imagekin import errors
-from imagekin.database import sql, tables
-from imagekin.database.tables import CHUNKS
+from imagekin.database import sql
+from imagekin.database.tables import CHUNKS, PLANNED_KEYS
 from imagekin.enums import ChunkStatus, ItemStatus, JobStatus, Lane
 from imagekin.jobs import checkpoint, end, fence
 from imagekin.jobs.claim import Claim
@@ -23,6 +23,10 @@ IGNORED_CODE = "ignored"
 
 TOLD_IGNORED = 100
 """Of how many ignored files, the first ones, a job keeps the names and the reasons."""
+
+_FORGET_KEYS = sa.delete(PLANNED_KEYS).where(PLANNED_KEYS.c.job_id == sa.bindparam("claim_job"))
+_TOLD = sa.select(CHUNKS.c.ledger).where(*fence.PLACE)
+_TELL = sa.update(CHUNKS).where(*fence.PLACE).values(ledger=sa.bindparam("records"))
 
 
 def add(
@@ -73,7 +77,7 @@ def add(
         job.planned = True
         if job.status == JobStatus.PLANNING:
             job.status = JobStatus.RUNNING
-        session.execute(sa.delete(tables.PlannedKey).where(tables.PlannedKey.job_id == claim.job_id))
+        session.execute(_FORGET_KEYS, {"claim_job": claim.job_id})
         end.settle(session, job)
     session.flush()
     return len(pieces)
@@ -81,16 +85,12 @@ def add(
 
 def _tell(session: Session, claim: Claim, told: Sequence[tuple[str, str]]) -> None:
     """Keep names and reasons of ignored files in the planning's own ledger, as far as there is room."""
-    mine = sa.select(CHUNKS.c.ledger).where(CHUNKS.c.job_id == claim.job_id, CHUNKS.c.seq == claim.seq)
-    before = session.scalar(mine)
+    place = {"claim_job": claim.job_id, "claim_seq": claim.seq}
+    before = session.scalar(_TOLD, place)
     records = ledger.records(before) if before else []
     more = [ledger.Record(key, ItemStatus.IGNORED, None, IGNORED_CODE, reason) for key, reason in told]
     if more := more[: TOLD_IGNORED - len(records)]:
-        session.execute(
-            sa.update(CHUNKS)
-            .where(CHUNKS.c.job_id == claim.job_id, CHUNKS.c.seq == claim.seq)
-            .values(ledger=ledger.pack([*records, *more]))
-        )
+        session.execute(_TELL, {**place, "records": ledger.pack([*records, *more])})
 
 
 def _mark_duplicates(session: Session, job_id: str, entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -98,7 +98,7 @@ def _mark_duplicates(session: Session, job_id: str, entries: Sequence[dict[str, 
         hashlib.blake2b(entry["key"].encode("utf-8", "surrogatepass"), digest_size=16).digest() for entry in entries
     ]
     rows = [{"job_id": job_id, "digest": digest} for digest in dict.fromkeys(digests)]
-    insert = sql.insert(session, tables.PlannedKey).on_conflict_do_nothing().returning(tables.PlannedKey.digest)
+    insert = sql.insert(session, PLANNED_KEYS).on_conflict_do_nothing().returning(PLANNED_KEYS.c.digest)
     # rows beside the statement, not in it: one with its rows would be compiled anew for each number of them
     fresh = set(session.scalars(insert, rows)) if rows else set()
     marked = []
