@@ -40,7 +40,7 @@ LOGGING = {"formatters": {}, "handlers": {}, "loggers": {"_granian": {"handlers"
 def serve(settings: Settings) -> None:
     """Wait for a migrated database, then serve until a signal ends it.
 
-    Raises NotReady where the database stays away, InvalidRequest for settings that cannot be served, and PortTaken.
+    Raises NotReady if the database stays away, InvalidRequest for settings that cannot be served, and PortTaken.
     """
     logs.configure(settings)
     check(settings)

@@ -54,7 +54,7 @@ def revoke(session: Session, key_id: str) -> tables.ApiKey:
 
 
 def find(session: Session, text: str) -> tuple[tables.ApiKey, bool] | None:
-    """Return the valid key with that text and whether its use should be noted; None where there is none."""
+    """Return the valid key with that text and whether its use should be noted; None if there is none."""
     row = session.execute(sa.select(tables.ApiKey, sql.clock()).filter_by(digest=digest(text), revoked_at=None)).first()
     if row is None:
         return None
@@ -68,5 +68,5 @@ def note_use(session: Session, key_id: str) -> None:
 
 
 def is_first_key(text: str, first_key: str) -> bool:
-    """Tell whether `text` is the key from the settings; without one, nothing is."""
+    """Return whether `text` is the key from the settings; without one, nothing is."""
     return bool(first_key) and hmac.compare_digest(digest(text), digest(first_key))

@@ -39,7 +39,7 @@ def unread(head: bytes) -> str | None:
 
 
 def kind(head: bytes) -> str | None:
-    """Return the kind of archive or compressed file that starts with `head`, or None where it starts none."""
+    """Return the kind of archive or compressed file that starts with `head`, or None if it starts none."""
     read = next((kind for magic, kind in _READ.items() if head.startswith(magic)), None)
     if read is None and head[_TAR_MAGIC_AT : _TAR_MAGIC_AT + 5] == b"ustar":
         return "tar"

@@ -62,7 +62,7 @@ FALLBACK_PREPROCESS = Preprocess(224, 224, "bilinear", (0.485, 0.456, 0.406), (0
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Named weights of a backbone: `digest` begins the SHA-256 of the file, `url` is None where a package ships it."""
+    """Named weights of a backbone: `digest` begins the SHA-256 of the file, `url` is None if a package ships it."""
 
     name: str
     url: str | None
@@ -114,7 +114,7 @@ class Space:
 
 @functools.cache
 def backbones() -> Mapping[str, Backbone]:
-    """Give every backbone by name; those marked `hidden` are for tests and not for listings."""
+    """Return every backbone by name; those marked `hidden` are for tests and not for listings."""
     entries = json.loads(CATALOG_PATH.read_text())["backbones"]
     return MappingProxyType({entry["name"]: _backbone(entry) for entry in entries})
 
@@ -139,7 +139,7 @@ def resolve_space(
 
 
 def weights_file(weights: str, weights_dir: Path) -> Path | None:
-    """Find a weights file by its path relative to `weights_dir`; None where no regular file lies there.
+    """Find a weights file by its path relative to `weights_dir`; None if no regular file lies there.
 
     Links are followed first, so nothing outside `weights_dir` can be reached.
     """
@@ -152,7 +152,7 @@ def weights_file(weights: str, weights_dir: Path) -> Path | None:
 
 
 def file_digest(path: Path) -> str:
-    """Give the SHA-256 of a file's content in hex; a file that did not change is read once."""
+    """Return the SHA-256 of a file's content in hex; a file that did not change is read once."""
     status = path.stat()
     return _digest(path, status.st_mtime_ns, status.st_size)
 

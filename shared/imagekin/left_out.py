@@ -29,11 +29,11 @@ class LeftOut:
         self._paths = _either(pattern for pattern in given if "/" in pattern)
 
     def name(self, name: str) -> bool:
-        """Tell whether a file or folder of that name is left out wherever it lies."""
+        """Return whether a file or folder of that name is left out wherever it lies."""
         return self._names is not None and self._names.fullmatch(name) is not None
 
     def path(self, path: str) -> bool:
-        """Tell whether a path below the source is left out by itself, or lies below what is."""
+        """Return whether a path below the source is left out by itself, or lies below what is."""
         parts = path.split("/")
         if self._names is not None and any(map(self.name, parts)):
             return True

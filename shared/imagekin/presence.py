@@ -28,7 +28,7 @@ def count(session: Session, lane: Lane) -> int:
 
 
 def lives_here(session: Session) -> bool:
-    """Tell whether a worker of this host was heard of in the last LIVE_S seconds."""
+    """Return whether a worker of this host was heard of in the last LIVE_S seconds."""
     here = Worker.name.endswith(f"@{socket.gethostname()}", autoescape=True)
     live = sa.select(Worker.name).where(here, Worker.seen_at > sql.clock() - LIVE_S)
     return session.scalar(live.limit(1)) is not None

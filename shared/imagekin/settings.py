@@ -246,7 +246,7 @@ class Settings(BaseSettings):
         return self.storage_url or (self.data_dir.resolve() / "storage").as_uri()
 
     def check_host(self) -> None:
-        """Raise InvalidRequest where a server in local mode would listen to other machines."""
+        """Raise InvalidRequest if a server in local mode would listen to other machines."""
         if self.auth == "local" and not _is_loopback(self.host):
             raise errors.InvalidRequest(
                 f"IMAGEKIN_AUTH=local answers this machine only, so IMAGEKIN_HOST must be 127.0.0.1, not {self.host}; "

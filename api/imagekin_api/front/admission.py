@@ -13,9 +13,9 @@ from imagekin_api.wiring import service
 
 
 def admit(app: flask.Flask, environ: dict[str, Any], length: int) -> int | None:
-    """Return how many bytes this request may bring; None where the app refuses it whatever it brings.
+    """Return how many bytes this request may bring; None if the app refuses it whatever it brings.
 
-    `length` is what it says of itself, 0 where it says nothing. Raises what the app would: Unauthorized, RateLimited,
+    `length` is what it says of itself, 0 if it says nothing. Raises what the app would: Unauthorized, RateLimited,
     QuotaExceeded, TooLarge and the like.
     """
     with app.request_context(environ):

@@ -33,7 +33,7 @@ SEND_STALL_S = 60.0
 
 @dataclass
 class _Answer:
-    """An answer under way: its head, its first bytes, and what makes the others, None where those are all."""
+    """An answer under way: its head, its first bytes, and what makes the others, None if those are all."""
 
     status: int
     headers: list[tuple[bytes, bytes]]

@@ -28,7 +28,7 @@ _PIECE_BYTES = 1 << 20
 class Body:
     """What a request brings; `whole` when all of it is here.
 
-    The readers raise BadRequest where it breaks off or its chunks are malformed, and RequestTimeout where it stalls.
+    The readers raise BadRequest if it breaks off or its chunks are malformed, and RequestTimeout if it stalls.
     """
 
     def __init__(self, receive: Receive) -> None:

@@ -53,14 +53,14 @@ def check(scope: dict[str, Any]) -> None:
 
 
 def content_length(scope: dict[str, Any]) -> int:
-    """Return the bytes that the request says its body has; 0 where it says nothing."""
+    """Return the bytes that the request says its body has; 0 if it says nothing."""
     text = next((value for name, value in _headers(scope) if name == "content-length"), "0")
     # no body has a length of more digits, and Python refuses to read very long numbers
     return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else 0
 
 
 def expects_continue(scope: dict[str, Any]) -> bool:
-    """Tell whether the client waits for a word before it sends its body."""
+    """Return whether the client waits for a word before it sends its body."""
     return any(name == "expect" and value.lower() == "100-continue" for name, value in _headers(scope))
 
 

@@ -84,7 +84,7 @@ def refuse_strangers() -> None:
 
 
 def is_forwarded() -> bool:
-    """Tell whether a proxy has passed the request on."""
+    """Return whether a proxy has passed the request on."""
     return any(_FORWARDED.fullmatch(name.lower()) for name in flask.request.headers.keys())  # noqa: SIM118 - pairs
 
 
@@ -107,7 +107,7 @@ def owner_of_key() -> str:
 
 
 def trusted() -> bool:
-    """Tell whether the request may see what operators see: it brings a key, or comes from this machine itself."""
+    """Return whether the request may see what operators see: it brings a key, or comes from this machine itself."""
     request = flask.request
     if not is_forwarded() and _is_loopback(request.remote_addr) and _is_own_host(request.headers.get("Host", ""), None):
         return True

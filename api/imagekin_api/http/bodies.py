@@ -20,7 +20,7 @@ _PIECE_BYTES = 1 << 20
 
 
 def is_json() -> bool:
-    """Tell whether the request says that its body is JSON."""
+    """Return whether the request says that its body is JSON."""
     return flask.request.mimetype == "application/json" or flask.request.mimetype.endswith("+json")
 
 

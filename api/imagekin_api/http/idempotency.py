@@ -21,7 +21,7 @@ MAX_KEY_CHARS = 255
 
 @dataclass(frozen=True, slots=True)
 class Idempotency:
-    """A key, None where the client sent none, and the digest of what came with it."""
+    """A key, None if the client sent none, and the digest of what came with it."""
 
     key: str | None
     digest: str | None

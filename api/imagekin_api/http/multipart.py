@@ -66,7 +66,7 @@ class Part:
         return b"".join(pieces)
 
     def text(self) -> str:
-        """Return a field's text; raises BadRequest where it is none."""
+        """Return a field's text; raises BadRequest if it is none."""
         try:
             text = self.read_all(MAX_FIELDS_BYTES).decode("utf-8")
         except UnicodeDecodeError:
@@ -111,14 +111,14 @@ class _Body:
 
 
 def is_multipart() -> bool:
-    """Tell whether the request says that its body is a form with files."""
+    """Return whether the request says that its body is a form with files."""
     return flask.request.mimetype == "multipart/form-data"
 
 
 def parts(max_bytes: int) -> Iterator[Part]:
     """Yield the request's parts in their order; what the caller leaves of one is skipped.
 
-    Raises TooLarge past `max_bytes` in all, BadRequest where the body breaks off.
+    Raises TooLarge past `max_bytes` in all, BadRequest if the body breaks off.
     """
     boundary = flask.request.mimetype_params.get("boundary", "")
     if not boundary or not boundary.isascii():

@@ -44,7 +44,7 @@ class Pack:
     def add(self, part: multipart.Part) -> None:
         """Add an image as it comes from the socket.
 
-        Raises InvalidKey for a file name that makes no key, Unavailable where the temporary folder is full.
+        Raises InvalidKey for a file name that makes no key, Unavailable if the temporary folder is full.
         """
         archive = self._opened()
         member = zipfile.ZipInfo(_key(part, self.count), _DATE)

@@ -16,7 +16,7 @@ MAX_LIMIT = 1000
 
 
 def limit() -> int:
-    """Return the request's `limit`, clamped to 1 and MAX_LIMIT; raises InvalidRequest where it is no number."""
+    """Return the request's `limit`, clamped to 1 and MAX_LIMIT; raises InvalidRequest if it is no number."""
     text = flask.request.args.get("limit")
     if text is None:
         return DEFAULT_LIMIT
@@ -29,7 +29,7 @@ def limit() -> int:
 
 
 def encode(listing: str, position: str | tuple[int, int] | None) -> str | None:
-    """Return the opaque cursor for a position in a listing; None where the list ends."""
+    """Return the opaque cursor for a position in a listing; None if the list ends."""
     if position is None:
         return None
     text = json.dumps([listing, position], separators=(",", ":"))

@@ -30,7 +30,7 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 @dataclass(frozen=True)
 class Tile:
-    """One picture of a sheet: its thumbnail (JPEG bytes, None where there is none), title, and key as caption.
+    """One picture of a sheet: its thumbnail (JPEG bytes, None if there is none), title, and key as caption.
 
     `marked` sets it apart: the medoid of a cluster.
     """
@@ -132,7 +132,7 @@ def _card(
 
 
 def _opened(thumbnail: bytes | None) -> Image.Image | None:
-    """Decode a thumbnail and fit it into its place; None where it is missing or broken."""
+    """Decode a thumbnail and fit it into its place; None if it is missing or broken."""
     if not thumbnail:
         return None
     try:

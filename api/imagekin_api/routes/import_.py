@@ -99,7 +99,7 @@ def _store_body(enclosed: intake.Enclosure) -> Form:
 def _submission(
     name: str, upload: dict[str, Any], body: schemas.ImportForm, request: Idempotency, pointer: str
 ) -> submit.Submission:
-    """Build the job of a file that is stored; raises InvalidRequest where it is not one for this collection."""
+    """Build the job of a file that is stored; raises InvalidRequest if it is not one for this collection."""
     here = service.current()
     collection, dim = here.database.read(_target, service.owner(), name)
     work = {**upload, "type": "vectors", "space_id": collection.space_id, "dim": dim}

@@ -84,7 +84,7 @@ class Enclosure:
 
 @contextlib.contextmanager
 def enclosure(filename: str | None = None) -> Iterator[Enclosure]:
-    """Give an enclosure whose bytes are removed at the end, unless a new job took it."""
+    """Return an enclosure whose bytes are removed at the end, unless a new job took it."""
     enclosed = Enclosure(tables.new_id(), filename)
     try:
         yield enclosed

@@ -66,7 +66,7 @@ class Rates:
 
     @classmethod
     def of(cls, settings: Settings) -> Rates | None:
-        """Return the rates that the settings ask for; None where there is no limit."""
+        """Return the rates that the settings ask for; None if there is no limit."""
         rate = settings.rate_limit_per_s
         return cls(OwnBuckets(rate), SharedBuckets(rate, settings)) if rate else None
 

@@ -29,7 +29,7 @@ _WAIT = re.compile(r'(?:^|[,;])\s*wait\s*=\s*"?(\d{1,9})"?\s*(?=$|[,;])', re.IGN
 
 
 def preferred_wait_s(headers: list[str]) -> int | None:
-    """Return the seconds that `Prefer` headers ask to wait (RFC 7240), at most MAX_WAIT_S; None where none does."""
+    """Return the seconds that `Prefer` headers ask to wait (RFC 7240), at most MAX_WAIT_S; None if none does."""
     found = _WAIT.search(", ".join(headers))
     return min(int(found[1]), MAX_WAIT_S) if found else None
 
@@ -54,7 +54,7 @@ class Watcher:
         return self._waiting.total()
 
     def wait(self, job_id: str, timeout_s: float) -> bool:
-        """Hold the caller until the job is terminal or gone, or the time is up; False where all seats are taken."""
+        """Hold the caller until the job is terminal or gone, or the time is up; False if all seats are taken."""
         if self._closing or not self._seats.acquire(blocking=False):
             return False
         try:

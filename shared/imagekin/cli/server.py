@@ -71,7 +71,7 @@ def _stack(**given: Any) -> Any:
 
 
 def _roots(given: list[Path] | None) -> tuple[str, ...] | None:
-    """Give the folders that jobs may read: what was asked for, else the setting's, else the current one."""
+    """Return the folders that jobs may read: what was asked for, else the setting's, else the current one."""
     if given:
         return tuple(str(bodies.expanded(path).resolve()) for path in given)
     return None if "IMAGEKIN_SOURCE_ROOTS" in os.environ else (str(Path.cwd()),)

@@ -125,5 +125,5 @@ def text_of(argument: str) -> str:
 
 
 def current(context: typer.Context) -> Session:
-    """Give the session of a command's context."""
+    """Return the session of a command's context."""
     return context.find_root().obj

@@ -31,7 +31,7 @@ class Request:
     watch: Watch | None = None
 
     def post(self, source: Source, upload: bool | None) -> Job[schemas.EmbedResult]:
-        """Start the job or jobs; upload: True sends a folder, False never does, None where it must be."""
+        """Start the job or jobs; upload: True sends a folder, False never does, None if it must be."""
         if isinstance(source, Several):
             return self._post_several(source, upload)
         if isinstance(source, Picture):
@@ -48,7 +48,7 @@ class Request:
         return self._post(self._sent(source))
 
     def _in_place(self, folder: Folder, upload: bool | None) -> bool:
-        """Tell whether a folder is to be read by the server; raises InvalidRequest where that cannot be asked for."""
+        """Return whether a folder is to be read by the server; raises InvalidRequest if that cannot be asked for."""
         try:
             str(folder.path.resolve()).encode()
         except UnicodeEncodeError:

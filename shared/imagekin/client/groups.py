@@ -77,7 +77,7 @@ class JobGroup(Job[schemas.EmbedResult]):
         raise errors.Conflict("An embed job has no contact sheet; search or cluster its collection.")
 
     def cancel(self) -> Self:
-        """Ask all jobs to stop; raises `JobFinished` where all had ended."""
+        """Ask all jobs to stop; raises `JobFinished` if all had ended."""
         ended = 0
         for job in self.parts:
             try:
@@ -174,7 +174,7 @@ class JobGroup(Job[schemas.EmbedResult]):
         )
 
     def _speed(self, left: int) -> tuple[float | None, float | None]:
-        """Give the rate of the job at work, for which the others wait, and how long `left` images take at that.
+        """Return the rate of the job at work, for which the others wait, and how long `left` images take at that.
 
         Where all have ended it is that of all of them.
         """

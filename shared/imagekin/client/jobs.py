@@ -136,7 +136,7 @@ class Job(Generic[R]):
         return self._transport.get(f"{self._path}/result", RESULTS[self.kind])  # pyright: ignore[reportReturnType]
 
     def sheet(self, label: int | None = None) -> bytes:
-        """Give the contact sheet, a PNG: of a search, or of the cluster with that label."""
+        """Return the contact sheet, a PNG: of a search, or of the cluster with that label."""
         return self._transport.read(f"{self._path}/sheet", accept="image/png", label=label)
 
     def cancel(self) -> Self:

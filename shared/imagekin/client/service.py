@@ -100,9 +100,9 @@ class Client:
         dtype: DType | str | None = None,
         precision: Precision | str | None = None,
     ) -> schemas.Collection | None:
-        """Create the collection where it is not there, and give it; None where it was, or another was faster.
+        """Create the collection where it is not there, and give it; None if it was, or another was faster.
 
-        Raises `Conflict` where it has another space, and what `create_collection` does.
+        Raises `Conflict` if it has another space, and what `create_collection` does.
         """
         space = {"backbone": backbone, "weights": weights, "dtype": dtype, "precision": precision}
         try:
@@ -123,7 +123,7 @@ class Client:
         return self._transport.pages("/v1/collections", schemas.Collection)
 
     def collection(self, name: str) -> schemas.Collection:
-        """Give one collection; raises `CollectionNotFound`."""
+        """Return one collection; raises `CollectionNotFound`."""
         return self._transport.get(_collection(name), schemas.Collection)
 
     def delete_collection(self, name: str) -> None:
@@ -159,16 +159,16 @@ class Client:
         self._transport.send("DELETE", _image(collection, image_id), ignore, safe=False)
 
     def embedding(self, collection: str, image_id: str) -> NDArray[Any]:
-        """Give an image's embedding (dim,)."""
+        """Return an image's embedding (dim,)."""
         answer = self._transport.get(f"{_image(collection, image_id)}/embedding", schemas.Embedding)
         return np.asarray(answer.embedding, dtype=str(answer.dtype))
 
     def thumbnail(self, collection: str, image_id: str) -> bytes:
-        """Give an image's thumbnail, a JPEG."""
+        """Return an image's thumbnail, a JPEG."""
         return self._transport.read(f"{_image(collection, image_id)}/thumbnail", accept="image/jpeg")
 
     def vectors(self, collection: str) -> Vectors:
-        """Give all vectors of a collection; the download is on disk until it is an array."""
+        """Return all vectors of a collection; the download is on disk until it is an array."""
         with tempfile.TemporaryFile() as file:
             self._transport.download(f"{_collection(collection)}/export", file, format="npz")
             return exports.read(file)
@@ -184,7 +184,7 @@ class Client:
         """Write all vectors of a collection, with ids, keys and metadata, to a file, which appears when it is whole.
 
         format: npz, parquet or safetensors; None goes by the suffix. received: is called with the bytes so far and
-        their total, None where that is not known. Raises `InvalidRequest` for another suffix, `CollectionNotFound`.
+        their total, None if that is not known. Raises `InvalidRequest` for another suffix, `CollectionNotFound`.
         """
         target = bodies.expanded(Path(path))
         format = format or exports.format_of(target)
@@ -204,7 +204,7 @@ class Client:
     ) -> Job[schemas.EmbedResult]:
         """Put the vectors of an npz or Parquet file, as `export` writes it, into a collection of the same space.
 
-        The collection must be there. `sent` is called with the bytes sent so far. Raises `InvalidRequest` where the
+        The collection must be there. `sent` is called with the bytes sent so far. Raises `InvalidRequest` if the
         file is of another space, or is none.
         """
         upload = self.upload(source, sent=sent)
@@ -375,7 +375,7 @@ class Client:
         return (Job(self._transport, data) for data in found)
 
     def job(self, job_id: str) -> Job[Any]:
-        """Give one job; raises `JobNotFound`."""
+        """Return one job; raises `JobNotFound`."""
         return Job(self._transport, self._transport.get(f"/v1/jobs/{_quoted(job_id)}", schemas.Job))
 
     # --- inside ------------------------------------------------------------------------------------------------

@@ -98,8 +98,8 @@ def check(source: Source, upload: bool | None = None) -> None:
 
     A folder that is not to be uploaded is the server's to look into, and to refuse.
 
-    Raises EmptySource where there is no picture, InvalidRequest where a file is not a regular one or is an archive of a
-    kind that is not read, OSError where it cannot be read.
+    Raises EmptySource if there is no picture, InvalidRequest if a file is not a regular one or is an archive of a
+    kind that is not read, OSError if it cannot be read.
     """
     match source:
         case Several():
@@ -138,7 +138,7 @@ def _one(given: Local, exclude: Sequence[str]) -> One:
 
 
 def _scheme(given: Local) -> str | None:
-    """Give the scheme of an address; two letters at least, as one is a drive on Windows."""
+    """Return the scheme of an address; two letters at least, as one is a drive on Windows."""
     match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", given) if isinstance(given, str) else None
     return match[1].lower() if match else None
 

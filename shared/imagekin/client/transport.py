@@ -91,7 +91,7 @@ class Transport:
     def download(self, path: str, file: BinaryIO, received: Received | None = None, **params: Any) -> None:
         """Write an answer to a file, from its start again when the connection breaks.
 
-        `received` is called with the bytes so far and their total, None where that is not known.
+        `received` is called with the bytes so far and their total, None if that is not known.
         """
 
         def write(response: httpx2.Response) -> None:

@@ -113,7 +113,7 @@ def measure(files: Iterable[File]) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Hashed:
-    """A file with its size and the SHA-256 of its content, None where it cannot be read."""
+    """A file with its size and the SHA-256 of its content, None if it cannot be read."""
 
     file: File
     size: int
@@ -166,7 +166,7 @@ def _hashed(file: File, size: int) -> Hashed:
 
 
 def looks_like_image(path: Path) -> bool:
-    """Tell whether a file is an image by suffix, or by its first bytes; the service decides on all of it."""
+    """Return whether a file is an image by suffix, or by its first bytes; the service decides on all of it."""
     if formats.named_like_image(path.name):
         return True
     try:

@@ -85,7 +85,7 @@ class Database:
 
     @contextmanager
     def snapshot(self) -> Iterator[orm.Session]:
-        """Give a session that writes nothing and sees the database at one moment, for as long as the block lasts."""
+        """Return a session that writes nothing and sees the database at one moment, for as long as the block lasts."""
         with (
             self.engine.connect().execution_options(**self._options(True)) as connection,
             orm.Session(connection, expire_on_commit=False) as session,
@@ -153,7 +153,7 @@ def _revision(session: orm.Session) -> str | None:
 
 
 def lacks_tables(error: DBAPIError) -> bool:
-    """Tell whether PostgreSQL misses a table or column, as where it is not migrated; SQLite fails operationally."""
+    """Return whether PostgreSQL misses a table or column, as where it is not migrated; SQLite fails operationally."""
     return getattr(error.orig, "sqlstate", None) in UNDEFINED_SQLSTATES
 
 

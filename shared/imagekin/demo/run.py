@@ -101,7 +101,7 @@ def run(
 
 
 def purity(groups: Sequence[Sequence[Any]]) -> float:
-    """Give the share of members that belong to the most frequent kind of their group.
+    """Return the share of members that belong to the most frequent kind of their group.
 
     Manning, Raghavan, Schütze: Introduction to Information Retrieval, 2008, equation 16.1.
     """

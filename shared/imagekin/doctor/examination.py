@@ -64,7 +64,7 @@ def examine(
 ) -> Report:
     """Make every check, in memory that does not grow with the database, while the system runs or not.
 
-    With `repair`, what is safe to repair is, and then everything is checked again. Raises Unavailable where the
+    With `repair`, what is safe to repair is, and then everything is checked again. Raises Unavailable if the
     storage fails.
     """
     system = System(database, storage, settings)

@@ -94,7 +94,7 @@ def uploads(system: System) -> Iterator[Batch]:
 
 
 def _stands(system: System, finding: Finding) -> bool:
-    """Tell whether a finding about an upload stands: that its file is gone is only a suspicion until here."""
+    """Return whether a finding about an upload stands: that its file is gone is only a suspicion until here."""
     if finding.check != "upload_files":
         return True
     id, path = finding.subject

@@ -61,7 +61,7 @@ def add(session: Session, job: tables.Job) -> None:
 
 
 def due(session: Session) -> bool:
-    """Tell whether there is something to send."""
+    """Return whether there is something to send."""
     return session.scalar(sa.select(Delivery.job_id).where(tables.PENDING_DELIVERY, _due()).limit(1)) is not None
 
 
@@ -113,7 +113,7 @@ def _body(job: schemas.Job) -> str:
 
 
 def note(session: Session, errand: Errand, status_code: int | None, error: str | None) -> DeliveryStatus | None:
-    """Write down how an attempt went, and when the next one is; None where somebody else has the message by now."""
+    """Write down how an attempt went, and when the next one is; None if somebody else has the message by now."""
     row = session.get(Delivery, errand.job_id, with_for_update=True)
     if row is None or row.claimed_by != errand.claimed_by:
         return None
@@ -131,7 +131,7 @@ def note(session: Session, errand: Errand, status_code: int | None, error: str |
 
 
 def attempts(session: Session, job: tables.Job) -> list[schemas.Attempt] | None:
-    """Return how the attempts at the job's webhook went, the first one first; None where it has no callback."""
+    """Return how the attempts at the job's webhook went, the first one first; None if it has no callback."""
     if job.callback_url is None:
         return None
     row = session.get(Delivery, job.id)

@@ -22,7 +22,7 @@ LEFTOVERS = (tables.Chunk, tables.ResultPart, tables.PlannedKey, tables.Clusteri
 
 
 def lock(session: Session, job_id: str) -> tables.Job | None:
-    """Return the job with its row locked, as it is now; None where it is gone."""
+    """Return the job with its row locked, as it is now; None if it is gone."""
     return session.get(tables.Job, job_id, with_for_update=True, populate_existing=True)
 
 

@@ -34,7 +34,7 @@ def names(claim: Claim) -> dict[str, Any]:
 
 
 def job_of(session: Session, claim: Claim) -> tables.Job:
-    """Return the job of a claim; raises LeaseLost where it was deleted since, which takes a cancelled one."""
+    """Return the job of a claim; raises LeaseLost if it was deleted since, which takes a cancelled one."""
     job = session.get(tables.Job, claim.job_id)
     if job is None:
         raise errors.LeaseLost()

@@ -52,7 +52,7 @@ def lifetime_s(kind: JobKind, settings: Settings) -> float | None:
 def find_idempotent(session: Session, owner: str, key: str | None, digest: str | None) -> tables.Job | None:
     """Return the job that this owner submitted under `key` before.
 
-    Raises IdempotencyMismatch where that job came of another body.
+    Raises IdempotencyMismatch if that job came of another body.
     """
     if key is None:
         return None

@@ -25,7 +25,7 @@ def get(session: Session, owner: str, job_id: str) -> tables.Job:
 
 
 def expired(session: Session, job: tables.Job) -> bool:
-    """Tell whether the job's ledger and result are past their life, swept already or not."""
+    """Return whether the job's ledger and result are past their life, swept already or not."""
     return job.expires_at is not None and job.expires_at <= session.scalars(sa.select(sql.clock())).one()
 
 

@@ -48,7 +48,7 @@ def pending(session: Session) -> list[str]:
 
 
 def remove(session: Session, collection_id: str) -> bool:
-    """Delete a slice of what a deleted collection holds; tell whether there was something to delete.
+    """Delete a slice of what a deleted collection holds; return whether there was something to delete.
 
     Images, vectors, ledgers and results go at once, the jobs' rows a day later, and with them the collection's row.
     """

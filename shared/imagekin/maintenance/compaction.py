@@ -124,7 +124,7 @@ def merge(session: Session, collection_id: str, segment_ids: Sequence[str]) -> i
 
 
 def pinned(session: Session, collection_id: str) -> bool:
-    """Tell whether an unfinished job that needs the vectors of one revision is about the collection."""
+    """Return whether an unfinished job that needs the vectors of one revision is about the collection."""
     running = sa.select(Job.id).where(
         Job.collection_id == collection_id,
         Job.kind.in_(PINNING),
@@ -173,7 +173,7 @@ class _Pack:
 
 
 def _thumbnails(session: Session, segment_id: str, count: int) -> list[bytes] | None:
-    """Return a segment's thumbnails, empty where it has none; None where their offsets are not sound."""
+    """Return a segment's thumbnails, empty where it has none; None if their offsets are not sound."""
     packed = session.execute(
         sa.select(Thumbnails.offsets, Thumbnails.data).where(Thumbnails.segment_id == segment_id)
     ).one_or_none()

@@ -32,7 +32,7 @@ class Swept:
 
 
 def hold(session: Session, name: str, holder: str, lease_s: float) -> bool:
-    """Take or renew the named lock for `lease_s` seconds; tell whether `holder` has it now."""
+    """Take or renew the named lock for `lease_s` seconds; return whether `holder` has it now."""
     values = {"holder": holder, "until": sql.clock() + lease_s}
     insert = sql.insert(session, tables.Lock).values(name=name, **values)
     taken = session.execute(

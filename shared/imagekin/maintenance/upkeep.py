@@ -76,7 +76,7 @@ class Upkeep:
                 self._looked[collection_id] = revision
 
     def _in(self, collection_id: str, work: Callable[..., Any], *args: Any, reads: bool = False) -> Any:
-        """Run work on a collection in a transaction; None where the collection is gone."""
+        """Run work on a collection in a transaction; None if the collection is gone."""
         run = self._database.read if reads else self._database.write
         try:
             return run(work, collection_id, *args)

@@ -25,7 +25,7 @@ _GZIP_WBITS, _ZLIB_WBITS, _RAW_WBITS = 31, 15, -15
 def decoded(pieces: Iterator[bytes], header: str) -> Iterator[bytes]:
     """Yield a body without the codings of its Content-Encoding `header`; what is no known one counts as identity.
 
-    Raises FetchFailed where the body is cut off or broken, or compressed in a way that nobody asked for.
+    Raises FetchFailed if the body is cut off or broken, or compressed in a way that nobody asked for.
     """
     codings = [name.strip().lower() for name in header.split(",")]
     applied = [name for name in codings if name in _GZIP | _ZLIB | _UNASKED]

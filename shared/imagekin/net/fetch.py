@@ -135,7 +135,7 @@ def timeout_s(settings: Settings) -> float:
 
 
 def parse(url: str) -> httpx2.URL:
-    """Read an address; raises FetchRefused where it is none that anybody may fetch, whatever its host resolves to."""
+    """Read an address; raises FetchRefused if it is none that anybody may fetch, whatever its host resolves to."""
     if len(url) > MAX_URL_CHARS:
         raise errors.FetchRefused(f"The address has {len(url):,} characters; at most {MAX_URL_CHARS:,} are accepted.")
     try:
@@ -182,7 +182,7 @@ def _location(response: httpcore2.Response) -> str | None:
 
 
 def _pause_s(response: httpcore2.Response) -> float | None:
-    """Return how soon a busy server wants to be asked again, or None where that is not soon."""
+    """Return how soon a busy server wants to be asked again, or None if that is not soon."""
     value = _header(response, b"retry-after") if response.status in _BUSY else None
     wanted_s = None if value is None else retry_after.seconds(value)
     return None if wanted_s is None or wanted_s > LONGEST_RETRY_AFTER_S else wanted_s

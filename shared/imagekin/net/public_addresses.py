@@ -45,7 +45,7 @@ _UNICAST = ipaddress.IPv6Network("2000::/3")
 
 
 def is_public(address: Address) -> bool:
-    """Tell whether an address belongs to the public internet and to one host of it."""
+    """Return whether an address belongs to the public internet and to one host of it."""
     if isinstance(address, ipaddress.IPv6Address) and (address not in _UNICAST or address.scope_id is not None):
         return False
     return address.is_global and not any(address in network for network in _NOT_PUBLIC)
@@ -76,7 +76,7 @@ class Policy:
     def addresses(self, host: str, port: int, timeout_s: float) -> list[str]:
         """Return the addresses of a host, all of them checked.
 
-        Raises FetchRefused where one is not allowed, FetchFailed where there is none, ItemTimeout.
+        Raises FetchRefused if one is not allowed, FetchFailed if there is none, ItemTimeout.
         """
         found = [ipaddress.ip_address(address) for address in self._found(host, port, timeout_s)]
         if not found:
@@ -166,7 +166,7 @@ class Deadline(threading.local):
     at = float("inf")
 
     def cut(self, timeout_s: float | None) -> float:
-        """Return the seconds that an operation may take; raises ItemTimeout where none is left."""
+        """Return the seconds that an operation may take; raises ItemTimeout if none is left."""
         left = self.at - time.monotonic()
         if left <= 0:
             raise errors.ItemTimeout("The image took too long to fetch.")

@@ -7,7 +7,7 @@ from email.utils import parsedate_to_datetime
 
 
 def seconds(value: str) -> int | None:
-    """Return the seconds that a Retry-After asks for, by a number or a date; None where it says neither."""
+    """Return the seconds that a Retry-After asks for, by a number or a date; None if it says neither."""
     value = value.strip()
     if value.isascii() and value.isdigit():
         return int(value) if len(value) < 12 else None

@@ -106,7 +106,7 @@ class Sender:
 
 
 def verdict(status_code: int) -> str | None:
-    """Return why an answer with this status is a failure; None where it is none."""
+    """Return why an answer with this status is a failure; None if it is none."""
     if 200 <= status_code < 300:
         return None
     try:

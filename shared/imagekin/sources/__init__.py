@@ -32,7 +32,7 @@ _REMOTE = frozenset({"location", "manifest", "urls"})
 def check_source(spec: Mapping[str, Any], settings: Settings) -> None:
     """Check what can be said of `spec` before its job is accepted.
 
-    Raises InvalidRequest where it is no source, SourceRefused where it lies outside of the allowed folders, and
+    Raises InvalidRequest if it is no source, SourceRefused if it lies outside of the allowed folders, and
     SourceUnreadable where there is nothing.
     """
     _type(spec).check(spec, settings)
@@ -41,7 +41,7 @@ def check_source(spec: Mapping[str, Any], settings: Settings) -> None:
 def open_source(spec: Mapping[str, Any], storage: Storage, settings: Settings) -> Source:
     """Open the source that `spec` describes; the caller closes it.
 
-    Raises InvalidRequest, SourceRefused, SourceUnreadable, UploadExpired, or Unavailable where storage fails.
+    Raises InvalidRequest, SourceRefused, SourceUnreadable, UploadExpired, or Unavailable if storage fails.
     """
     excluded: list[str] = spec.get("exclude") or []
     if excluded:
@@ -50,7 +50,7 @@ def open_source(spec: Mapping[str, Any], storage: Storage, settings: Settings) -
 
 
 def is_remote(spec: Mapping[str, Any]) -> bool:
-    """Tell whether the images of a source come over a network, so that many are to be read at once."""
+    """Return whether the images of a source come over a network, so that many are to be read at once."""
     return spec.get("type") in _REMOTE
 
 

@@ -44,14 +44,14 @@ class Source(Protocol):
     def entries(self, cursor: Any | None = None) -> Iterator[Entry]:
         """Yield the entries that come after `cursor`, or all, in bounded memory.
 
-        Raises SourceUnreadable where the source as a whole turns out to be broken.
+        Raises SourceUnreadable if the source as a whole turns out to be broken.
         """
         ...
 
     def read(self, ref: dict[str, Any]) -> bytes:
         """Return the bytes of the entry with that `ref`; several threads may read at once.
 
-        Raises an ItemError where this one cannot be had, UploadExpired where the source is gone.
+        Raises an ItemError where this one cannot be had, UploadExpired if the source is gone.
         """
         ...
 
@@ -69,7 +69,7 @@ class SourceType(Protocol):
 
 
 def text_field(spec: Mapping[str, Any], field: str) -> str:
-    """Return the text that `spec` has in `field`; raises InvalidRequest where it has none."""
+    """Return the text that `spec` has in `field`; raises InvalidRequest if it has none."""
     value = spec.get(field)
     if not isinstance(value, str) or not value or "\0" in value or not _is_unicode(value):
         detail = f"A source of type {spec.get('type')!r} needs {field!r}, a text."

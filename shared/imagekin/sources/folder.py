@@ -31,7 +31,7 @@ def check(spec: Mapping[str, Any], settings: Settings) -> None:
 def open_source(spec: Mapping[str, Any], storage: Storage, settings: Settings) -> Source:
     """Open the folder or the image file at `path`, an absolute path on the machine that reads it.
 
-    Raises SourceRefused where it does not lie below the roots, SourceUnreadable where there is no such thing.
+    Raises SourceRefused if it does not lie below the roots, SourceUnreadable if there is no such thing.
     """
     return _open(spec, settings)
 
@@ -138,7 +138,7 @@ class Folder:
         return _Level(path, prefix, linked, iter(listed))
 
     def _visit(self, level: _Level, name: str, after: list[str] | None = None) -> Entry | _Level | None:
-        """Return the entry for `name`, or the level below it, from behind `after` on; None where it has gone."""
+        """Return the entry for `name`, or the level below it, from behind `after` on; None if it has gone."""
         path, relative = f"{level.path}/{name}", level.prefix + name
         linked = level.linked
         try:

@@ -39,7 +39,7 @@ UTF8 = Writing()
 
 
 class Line(NamedTuple):
-    """A line without its end; None where it has more than MAX_LINE_BYTES. `after`: where the next one begins."""
+    """A line without its end; None if it has more than MAX_LINE_BYTES. `after`: where the next one begins."""
 
     data: bytes | None
     after: int

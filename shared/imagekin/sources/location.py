@@ -39,7 +39,7 @@ class Place(NamedTuple):
         return f"{self.protocol}://{'/'.join(self.parts)}"
 
     def holds(self, other: Place) -> bool:
-        """Tell whether another place is this one or lies below it."""
+        """Return whether another place is this one or lies below it."""
         return self.protocol == other.protocol and other.parts[: len(self.parts)] == self.parts
 
 
@@ -55,7 +55,7 @@ def check(spec: Mapping[str, Any], settings: Settings) -> None:
 def open_source(spec: Mapping[str, Any], storage: Storage, settings: Settings) -> Source:
     """Open the location at `url`.
 
-    Raises SourceRefused where it does not lie below the roots, SourceUnreadable where it cannot be reached.
+    Raises SourceRefused if it does not lie below the roots, SourceUnreadable if it cannot be reached.
     """
     url = text_field(spec, "url")
     if path := local_path(url):
@@ -79,7 +79,7 @@ class Location:
     def entries(self, cursor: Any | None = None) -> Iterator[Entry]:
         """Yield the files after `cursor`, the path of one; hidden ones and those that are no images are ignored.
 
-        Raises SourceUnreadable where the location cannot be listed.
+        Raises SourceUnreadable if the location cannot be listed.
         """
         found = self._listing.after(cursor)
         while (each := self._next(found)) is not None:
@@ -141,12 +141,12 @@ class Remote:
         self._roots = [place for root in settings.source_roots if local_path(root) is None and (place := _place(root))]
 
     def named(self, url: str) -> bool:
-        """Tell whether `url` is one of a location, not one on the web nor a path."""
+        """Return whether `url` is one of a location, not one on the web nor a path."""
         protocol, found, _ = url.partition("://")
         return bool(found) and protocol.isalnum() and protocol.lower() not in (*_ADDRESSES, *LOCAL_PROTOCOLS)
 
     def absolute(self, path: str) -> str | None:
-        """Return the URL of a relative `path` where a remote location is the only root; None where it is not."""
+        """Return the URL of a relative `path` where a remote location is the only root; None if it is not."""
         roots = self._roots if len(self._settings.source_roots) == 1 else []
         return f"{roots[0].url}/{path}" if roots and not path.startswith("/") else None
 
@@ -171,7 +171,7 @@ class Remote:
 
 
 def _connected(place: Place) -> tuple[Any, str]:
-    """Return the file system of a place and its path there; raises SourceUnreadable where this worker has none."""
+    """Return the file system of a place and its path there; raises SourceUnreadable if this worker has none."""
     try:
         # what was listed once may have changed since
         fs, path = fsspec.url_to_fs(place.url, use_listings_cache=False)
@@ -230,7 +230,7 @@ def _allowed(url: str, settings: Settings) -> Place:
 
 
 def _place(url: str) -> Place | None:
-    """Take a URL apart; None where it is more than a protocol and a plain path."""
+    """Take a URL apart; None if it is more than a protocol and a plain path."""
     protocol, found, path = url.partition("://")
     protocol = protocol.lower()
     parts = tuple(path.rstrip("/").split("/"))

@@ -32,7 +32,7 @@ def check(spec: Mapping[str, Any], settings: Settings) -> None:
 def open_source(spec: Mapping[str, Any], storage: Storage, settings: Settings) -> Source:
     """Open the manifest at `path` in storage.
 
-    Raises UploadExpired where it is gone, SourceUnreadable where it is neither JSONL nor CSV.
+    Raises UploadExpired if it is gone, SourceUnreadable if it is neither JSONL nor CSV.
     """
     blob = Blob(partial(storage.open, text_field(spec, "path")))
     try:
@@ -57,7 +57,7 @@ class Manifest:
     def entries(self, cursor: Any | None = None) -> Iterator[Entry]:
         """Yield what comes after `cursor`, a line that makes no sense as a failed item.
 
-        Raises SourceUnreadable where there are too many.
+        Raises SourceUnreadable if there are too many.
         """
         at, line, count = cursor or (0, 1, 0)
         for record in self._records.read(at, line):

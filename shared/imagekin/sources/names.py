@@ -29,13 +29,13 @@ def key_of(name: str) -> tuple[str, Fault | None]:
 
 
 def is_image(name: str) -> bool:
-    """Say whether `name` ends as images do."""
+    """Return whether `name` ends as images do."""
     # Not by pathlib, which interns every part it sees: that alone is megabytes in a walk over many names.
     return os.path.splitext(name)[1].lower() in formats.IMAGE_SUFFIXES  # noqa: PTH122 - see above
 
 
 def is_hidden(name: str) -> bool:
-    """Say whether a part of `name` hides it: a leading dot, or macOS's folder of resource forks."""
+    """Return whether a part of `name` hides it: a leading dot, or macOS's folder of resource forks."""
     if "." not in name and RESOURCE_FORKS not in name:
         return False
     return any((part[0] == "." and part != "..") or part == RESOURCE_FORKS for part in _parts(name))

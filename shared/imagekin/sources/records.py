@@ -50,7 +50,7 @@ class Records(Protocol):
 
 
 def records(blob: Blob) -> Records:
-    """Tell how a manifest is written, by its content; raises SourceUnreadable where it is none."""
+    """Tell how a manifest is written, by its content; raises SourceUnreadable if it is none."""
     head = blob.read_at(0, HEAD_BYTES)
     writing = Writing.of(head)
     text = head[writing.mark_bytes :].decode(writing.encoding, "replace").lstrip()

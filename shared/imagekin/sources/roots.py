@@ -27,11 +27,11 @@ class Roots:
         self._roots = tuple(map(os.path.realpath, self._named))
 
     def allow(self, path: str) -> bool:
-        """Say whether `path`, with no link in it, lies below a root or is one."""
+        """Return whether `path`, with no link in it, lies below a root or is one."""
         return self._root_of(path) is not None
 
     def absolute(self, path: str) -> str:
-        """Return `path`, a relative one below the only root; raises FetchRefused where there is not just one."""
+        """Return `path`, a relative one below the only root; raises FetchRefused if there is not just one."""
         if os.path.isabs(path):
             return path
         if len(self._roots) != 1:
@@ -44,7 +44,7 @@ class Roots:
         return next((path[len(root) :] for root in above if path.startswith(root)), path)
 
     def resolve(self, path: str) -> str:
-        """Return `path` with its links resolved; raises SourceRefused where that is not below a root."""
+        """Return `path` with its links resolved; raises SourceRefused if that is not below a root."""
         real = os.path.realpath(path)
         if not os.path.isabs(path) or not self.allow(real):
             raise errors.SourceRefused
@@ -53,7 +53,7 @@ class Roots:
     def read(self, path: str, max_bytes: int) -> bytes:
         """Return the bytes of the regular file at `path`.
 
-        Raises ItemNotFound, FetchRefused where it is not (or no longer) a regular file below a root, FetchFailed
+        Raises ItemNotFound, FetchRefused if it is not (or no longer) a regular file below a root, FetchFailed
         where it cannot be read, EmptyFile, ImageTooLarge.
         """
         with self._open(path) as descriptor, os.fdopen(descriptor, "rb", closefd=False) as file:

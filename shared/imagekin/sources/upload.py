@@ -29,7 +29,7 @@ def open_source(spec: Mapping[str, Any], storage: Storage, settings: Settings) -
     """Open the upload at `path` in storage by its content; `filename` is what the client called it, or null,
     `named` whether it is an archive whose every member is an item.
 
-    Raises UploadExpired where it is gone, SourceUnreadable where it is nothing that imagekin reads.
+    Raises UploadExpired if it is gone, SourceUnreadable if it is nothing that imagekin reads.
     """
     path = text_field(spec, "path")
     blob = Blob(partial(storage.open, path))

@@ -13,7 +13,7 @@ from imagekin.stack.errors import StackError
 def environment(settings: Settings) -> dict[str, str]:
     """Return the IMAGEKIN_* variables from which `Settings()` builds equal settings; defaults are left out.
 
-    Raises StackError where a value of a list holds a comma, since commas separate the values.
+    Raises StackError if a value of a list holds a comma, since commas separate the values.
     """
     fields = type(settings).model_fields
     values = {name: getattr(settings, name) for name in fields}

@@ -36,7 +36,7 @@ class Seen(NamedTuple):
 
 
 class Session(NamedTuple):
-    """The living processes of one service; its leader is None where that has ended."""
+    """The living processes of one service; its leader is None if that has ended."""
 
     leader: int | None
     members: set[int]
@@ -113,7 +113,7 @@ def survivors(record: dict[str, Any]) -> list[Session]:
 
 
 def see(pid: int) -> Seen | None:
-    """Return what /proc says of a process: None where there is none."""
+    """Return what /proc says of a process: None if there is none."""
     try:
         # The name, in parentheses, may hold anything; fields are counted from 1 in proc(5), and 3 comes after it.
         fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()

@@ -53,7 +53,7 @@ def url(host: str, port: int) -> str:
 
 
 def answers(host: str, port: int, path: str = "/readyz", timeout_s: float = 2) -> bool:
-    """Tell whether a GET on the path answers 200; no proxy is asked."""
+    """Return whether a GET on the path answers 200; no proxy is asked."""
     connection = http.client.HTTPConnection(local_host(host), port, timeout=timeout_s)
     try:
         connection.request("GET", path)

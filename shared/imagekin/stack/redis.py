@@ -34,7 +34,7 @@ def executable() -> str:
 def socket_path(folder: Path) -> Path:
     """Return where the socket lies: in the folder or, where that path is too long for one, in a private one in /tmp.
 
-    Raises StackError where that one belongs to somebody else.
+    Raises StackError if that one belongs to somebody else.
     """
     if len(os.fsencode(folder / NAME)) <= MAX_SOCKET_PATH:
         return folder / NAME
@@ -72,7 +72,7 @@ def service(address: Path) -> Service:
 
 
 def answers(address: Path, timeout_s: float = 1) -> bool:
-    """Tell whether Redis answers on its socket."""
+    """Return whether Redis answers on its socket."""
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(timeout_s)

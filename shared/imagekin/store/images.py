@@ -152,7 +152,7 @@ def matching(session: Session, collection_id: str, wanted: dict[str, Any]) -> se
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Tell whether two values of JSON are equal; to Python, `true` is 1."""
+    """Return whether two values of JSON are equal; to Python, `true` is 1."""
     match one, other:
         case dict(), dict():
             return one.keys() == other.keys() and all(_same(one[name], other[name]) for name in one)

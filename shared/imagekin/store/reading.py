@@ -64,7 +64,7 @@ def head(session: Session, collection_id: str) -> tuple[int, int]:
 
 
 def forgotten(session: Session, collection_id: str, revision: int) -> bool:
-    """Tell whether images that were deleted after `revision` are forgotten, so that `changes` would miss them."""
+    """Return whether images that were deleted after `revision` are forgotten, so that `changes` would miss them."""
     return revision < session.get_one(Collection, collection_id).pruned_revision
 
 

@@ -29,7 +29,7 @@ def pack(pictures: Sequence[bytes]) -> dict[str, bytes]:
 
 
 def holds(offsets: bytes, count: int, size: int) -> bool:
-    """Tell whether offsets cut `size` bytes into `count` thumbnails."""
+    """Return whether offsets cut `size` bytes into `count` thumbnails."""
     if len(offsets) != 4 * (count + 1):
         return False
     ends = np.frombuffer(offsets, dtype="<u4").astype(np.int64)
@@ -43,13 +43,13 @@ def unpack(offsets: bytes, data: bytes) -> list[bytes]:
 
 
 def of(session: Session, image: tables.Image) -> bytes | None:
-    """Return an image's JPEG thumbnail, or None where it has none, as an imported vector."""
+    """Return an image's JPEG thumbnail, or None if it has none, as an imported vector."""
     offsets = session.scalar(_OFFSETS, {"segment": image.segment_id})
     return at(session, image.segment_id, image.row, offsets)
 
 
 def at(session: Session, segment_id: str, row: int, offsets: bytes | None) -> bytes | None:
-    """Return the thumbnail of a segment's row by the segment's offsets, or None where there is none."""
+    """Return the thumbnail of a segment's row by the segment's offsets, or None if there is none."""
     start, end = (0, 0) if offsets is None else struct.unpack_from("<2I", offsets, 4 * row)
     if start == end:
         return None

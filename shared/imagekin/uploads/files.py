@@ -64,7 +64,7 @@ class Storage:
     def write(self, name: str, stream: Readable | Iterable[bytes], max_bytes: int) -> Stored:
         """Write `stream` to `name` as a whole or not at all; a gzipped tar is stored decompressed.
 
-        Raises TooLarge where the stream, as sent or as stored, has more than `max_bytes`, or inflates beyond
+        Raises TooLarge if the stream, as sent or as stored, has more than `max_bytes`, or inflates beyond
         `max_archive_ratio`; BadRequest where gzipped
         data is broken; Unavailable where the storage is full or fails.
         """
@@ -86,14 +86,14 @@ class Storage:
     def open(self, name: str) -> BinaryIO:
         """Open `name` for reading and seeking.
 
-        Raises UploadExpired where it is gone, Unavailable where the storage fails.
+        Raises UploadExpired if it is gone, Unavailable if the storage fails.
         """
         path = self._path(name)
         with _storage_errors(missing=errors.UploadExpired):
             return cast(BinaryIO, self._fs.open(path, "rb"))
 
     def exists(self, name: str) -> bool:
-        """Say whether `name` is there."""
+        """Return whether `name` is there."""
         path = self._path(name)
         with _storage_errors():
             return bool(self._fs.isfile(path))
@@ -192,7 +192,7 @@ def _storage_errors(missing: type[errors.ImagekinError] = errors.Unavailable) ->
 
 
 def is_full(error: OSError) -> bool:
-    """Tell whether a write failed for want of room."""
+    """Return whether a write failed for want of room."""
     return error.errno in _NO_ROOM
 
 

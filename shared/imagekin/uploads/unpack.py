@@ -31,17 +31,17 @@ class TarHeader(NamedTuple):
 
 
 def is_zip(head: bytes) -> bool:
-    """Say whether `head` starts a zip file, an empty one included."""
+    """Return whether `head` starts a zip file, an empty one included."""
     return head.startswith((b"PK\x03\x04", b"PK\x05\x06"))
 
 
 def is_gzip(head: bytes) -> bool:
-    """Say whether `head` starts gzipped data."""
+    """Return whether `head` starts gzipped data."""
     return head.startswith(_GZIP_MAGIC)
 
 
 def is_tar(head: bytes) -> bool:
-    """Say whether `head`, at least one block of 512 bytes, starts a tar file, an empty one included."""
+    """Return whether `head`, at least one block of 512 bytes, starts a tar file, an empty one included."""
     block = head[:TAR_BLOCK]
     if len(block) < TAR_BLOCK:
         return False
@@ -49,7 +49,7 @@ def is_tar(head: bytes) -> bool:
 
 
 def tar_header(block: bytes) -> TarHeader | None:
-    """Return what a block of 512 bytes says as a tar header (POSIX 1003.1, pax), or None where it is none.
+    """Return what a block of 512 bytes says as a tar header (POSIX 1003.1, pax), or None if it is none.
 
     tarfile's own parser takes five times as long for fields that nobody reads here.
     """
@@ -67,7 +67,7 @@ def tar_header(block: bytes) -> TarHeader | None:
 
 
 def _tar_number(field: bytes) -> int | None:
-    """Return a number in octal digits, or in GNU's base 256; None where it is neither, or negative."""
+    """Return a number in octal digits, or in GNU's base 256; None if it is neither, or negative."""
     if field[:1] == b"\x80":
         return int.from_bytes(field[1:], "big")
     digits = field.partition(b"\0")[0].strip(b" ")
@@ -112,7 +112,7 @@ def gunzip(pieces: Iterable[bytes]) -> Iterator[bytes]:
 def without_gzip(pieces: Iterable[bytes]) -> Iterator[bytes]:
     """Yield `pieces`, decompressed where they are a gzipped tar; anything else, gzipped or not, as it came.
 
-    Raises BadRequest where gzipped data is broken.
+    Raises BadRequest if gzipped data is broken.
     """
     source = iter(pieces)
     held: list[bytes] = []

@@ -53,7 +53,7 @@ class Projection:
         return hashlib.blake2b(self.saved(), digest_size=8).hexdigest()
 
     def apply(self, vectors: np.ndarray) -> NDArray[np.float32]:
-        """Return raw vectors (n, dim) in the adapted space; raises InvalidRequest where dimensions differ."""
+        """Return raw vectors (n, dim) in the adapted space; raises InvalidRequest if dimensions differ."""
         return joined(torch.from_numpy(self.view.transform(vectors)), self._discriminant).numpy()
 
     @cached_property
@@ -68,7 +68,7 @@ class Projection:
 
     @classmethod
     def load(cls, saved: bytes) -> Projection:
-        """Return the projection that `saved` made; raises JobError where this is not one."""
+        """Return the projection that `saved` made; raises JobError if this is not one."""
         try:
             of_view, of_about = _LENGTHS.unpack_from(saved)
             at = _LENGTHS.size + of_view
@@ -110,7 +110,7 @@ class Adapted:
 class Adaptation(Stepper):
     """Learns from rows (n, dim) of raw vectors and the `labels` (n,) of some: numbers of classes, -1 for none.
 
-    The memory budget bounds the labelled rows that are learned from. Raises TooFewLabels where fewer than two classes
+    The memory budget bounds the labelled rows that are learned from. Raises TooFewLabels if fewer than two classes
     have two examples.
     """
 
@@ -169,7 +169,7 @@ class Adaptation(Stepper):
     def result(self, *, force: bool = False) -> Adapted:
         """Return what was learned.
 
-        Raises NotBetter where it does not help beyond doubt, unless `force`; JobError before `advance` returned True.
+        Raises NotBetter if it does not help beyond doubt, unless `force`; JobError before `advance` returned True.
         """
         if self._projection is None:
             raise errors.JobError("The adaptation is not finished.")

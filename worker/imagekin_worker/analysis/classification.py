@@ -36,7 +36,7 @@ BLOCK_ROWS = 2048
 
 @dataclass(frozen=True)
 class ClassFigures:
-    """How well one class is known: shares of the held-out rows, None where there were none to tell from."""
+    """How well one class is known: shares of the held-out rows, None if there were none to tell from."""
 
     examples: int
     precision: float | None

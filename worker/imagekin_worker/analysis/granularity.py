@@ -43,7 +43,7 @@ class Granularity:
 class GranularitySearch(Stepper):
     """Tries numbers of clusters from 2 to `max_clusters` on rows (n, dim) of raw vectors.
 
-    `max_clusters` is cut to n - 1. Raises InvalidRequest where there are fewer than 3 rows or it is below 2. Memory:
+    `max_clusters` is cut to n - 1. Raises InvalidRequest if there are fewer than 3 rows or it is below 2. Memory:
     some 4,000 rows and 16 MB, however many rows there are.
     """
 
@@ -118,7 +118,7 @@ def tried(most: int) -> list[int]:
 
 
 def silhouette(distances: np.ndarray, labels: np.ndarray) -> float:
-    """Return the mean silhouette of rows by their distances (m, m) and labels (m,), 0 where there is one cluster only.
+    """Return the mean silhouette of rows by their distances (m, m) and labels (m,), 0 if there is one cluster only.
 
     A row alone in its cluster counts 0, as in scikit-learn.
     """

@@ -47,7 +47,7 @@ def of(image: Image.Image) -> Print:
 
 
 def of_thumbnail(jpeg: bytes) -> Print:
-    """Return the signs of a stored thumbnail; raises OSError where it cannot be decoded."""
+    """Return the signs of a stored thumbnail; raises OSError if it cannot be decoded."""
     with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as image:
         return of(image)
 

@@ -27,7 +27,7 @@ class Labelled:
     """Labelled rows, gathered in steps: all of them, or of more than fit into the budget a random part of each class.
 
     `index` (m,): which rows they are; `labels` (m,) int64; `rows` (m, dim) float32 in the view, once `ready`.
-    Raises TooFewLabels where fewer than two classes have two examples.
+    Raises TooFewLabels if fewer than two classes have two examples.
     """
 
     def __init__(self, rows: np.ndarray, view: View, labels: np.ndarray, memory_budget_bytes: int, seed: int) -> None:
@@ -49,7 +49,7 @@ class Labelled:
         return self._position / len(self.index)
 
     def ready(self) -> bool:
-        """Tell whether the rows are there; gather some where they are not."""
+        """Return whether the rows are there; gather some where they are not."""
         if self._position < len(self.index):
             step = next(self._source.spans()).stop
             span = slice(self._position, min(self._position + step, len(self.index)))

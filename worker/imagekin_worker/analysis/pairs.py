@@ -58,7 +58,7 @@ def on_threads(count: int) -> Iterator[None]:
 
 
 def check_count(found: int, most: int) -> None:
-    """Raise JobError where more pairs were found than may be kept."""
+    """Raise JobError if more pairs were found than may be kept."""
     if found > most:
         raise errors.JobError(
             f"More than {most:,} pairs of images are this close: give a higher threshold, or more memory."
@@ -141,7 +141,7 @@ class _Kept:
         self._array: NDArray[np.float32] | None = None
 
     def ready(self) -> bool:
-        """Tell whether all are written; write some where they are not."""
+        """Return whether all are written; write some where they are not."""
         if self._made is None:
             self._array = next(self._making)
             if self._array is not None:
@@ -164,7 +164,7 @@ class Pairs(Stepper):
     """Finds all pairs of rows whose cosine is `floor` or more, in steps; exact.
 
     `rows` in a view (see blocks.ViewedBlocks). With `against`, a pair is a row and one of the others. The reduced rows
-    take up to `memory_budget_bytes`, beyond which they are in a file in `folder`. Raises JobError where there are more
+    take up to `memory_budget_bytes`, beyond which they are in a file in `folder`. Raises JobError if there are more
     pairs than the budget allows.
     """
 

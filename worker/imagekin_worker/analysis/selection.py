@@ -367,7 +367,7 @@ class Representative(Stepper):
 
 
 def avoid_rows(view: View, avoid: np.ndarray | None) -> np.ndarray:
-    """Return the avoided vectors in the view (a, dim); raises InvalidRequest where dimensions differ."""
+    """Return the avoided vectors in the view (a, dim); raises InvalidRequest if dimensions differ."""
     return np.empty((0, view.dim), np.float32) if avoid is None or not len(avoid) else view.transform(avoid)
 
 

@@ -64,7 +64,7 @@ class ViewedRows:
         self._array: np.ndarray | None = None
 
     def ready(self) -> bool:
-        """Tell whether the rows are there; work on them for a step where they are not."""
+        """Return whether the rows are there; work on them for a step where they are not."""
         if self._made is None:
             self._array = next(self._making)
             self._made = None if self._array is None else Blocks(self._array)
@@ -104,7 +104,7 @@ def packed(scalars: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> byte
 
 
 def unpacked(state: bytes, shape: tuple[int, int]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Return what `packed` was given; raises JobError where its `shape`, that of the rows, is not this one."""
+    """Return what `packed` was given; raises JobError if its `shape`, that of the rows, is not this one."""
     with np.load(io.BytesIO(state), allow_pickle=False) as saved:
         scalars: dict[str, Any] = json.loads(saved["scalars"].item())
         arrays = {name: saved[name] for name in saved.files if name != "scalars"}

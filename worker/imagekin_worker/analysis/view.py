@@ -46,7 +46,7 @@ _SAVED = struct.Struct("<I")
 class Terms(NamedTuple):
     """What the centered cosine needs of vectors x' besides products: x'.m and 1 / ||x' - m||, each (n,) float64.
 
-    The reciprocal is 0 where there is no direction: such a vector scores 0 against everything.
+    The reciprocal is 0 if there is no direction: such a vector scores 0 against everything.
     """
 
     products: NDArray[np.float64]
@@ -105,7 +105,7 @@ class View:
     def powered(self, vectors: np.ndarray, dtype: DTypeLike = np.float32) -> np.ndarray:
         """Return x' (n, dim), of length 1, without the mean; for `raw` the vectors with length 1.
 
-        Raises InvalidRequest where dimensions differ.
+        Raises InvalidRequest if dimensions differ.
         """
         vectors = np.asarray(vectors)
         if vectors.ndim != 2 or vectors.shape[1] != self.dim:
@@ -138,7 +138,7 @@ class View:
         return Queries(centered.astype(np.float32), biases)
 
     def renewal_due(self, images: int) -> bool:
-        """Tell whether a collection that has so many images now needs its view made anew."""
+        """Return whether a collection that has so many images now needs its view made anew."""
         if (images < LEAST_IMAGES) != (self.mean is None):
             return True
         return self.mean is not None and abs(images - self.images) >= RENEWED_BY * self.images
@@ -159,7 +159,7 @@ class View:
 
     @classmethod
     def load(cls, saved: bytes) -> View:
-        """Return the view that `saved` made; raises JobError where this is not one."""
+        """Return the view that `saved` made; raises JobError if this is not one."""
         try:
             (length,) = _SAVED.unpack_from(saved)
             about = json.loads(saved[_SAVED.size : _SAVED.size + length])
@@ -198,7 +198,7 @@ class Accumulator:
         self._sums = np.zeros(dim, np.int64)
 
     def add(self, vectors: np.ndarray) -> None:
-        """Count vectors (n, dim) in; raises InvalidRequest where dimensions differ or a number is not finite."""
+        """Count vectors (n, dim) in; raises InvalidRequest if dimensions differ or a number is not finite."""
         self._sums += self._summed(vectors)
         self.images += len(vectors)
 

@@ -94,7 +94,7 @@ class Activity:
 
 
 def stolen() -> float:
-    """Return the seconds of cores that a virtual machine's host has kept since the start; 0 where nothing tells.
+    """Return the seconds of cores that a virtual machine's host has kept since the start; 0 if nothing tells.
 
     See "steal" in proc_stat(5).
     """
@@ -104,7 +104,7 @@ def stolen() -> float:
 
 
 def _ran(pid: int) -> float:
-    """Return the seconds that all threads of a process have run, those that ended as well; 0 where it is gone.
+    """Return the seconds that all threads of a process have run, those that ended as well; 0 if it is gone.
 
     The clock's number is made as Linux's clock_getcpuclockid(3) makes it.
     """

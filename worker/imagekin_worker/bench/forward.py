@@ -111,7 +111,7 @@ def survey(bench: Workbench, name: str) -> Survey:
 
 
 def backbone(bench: Workbench, name: str) -> Backbone:
-    """Give the prepared backbone as a worker has it."""
+    """Return the prepared backbone as a worker has it."""
     return bench.once(("backbone", name), lambda: _prepared(bench, name))
 
 

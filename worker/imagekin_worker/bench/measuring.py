@@ -58,7 +58,7 @@ def measure(
 
 
 def busy_share(seconds: float) -> float:
-    """Look for some seconds how busy the machine's cores are, 0 to 1; 0 where there is no /proc/stat."""
+    """Look for some seconds how busy the machine's cores are, 0 to 1; 0 if there is no /proc/stat."""
     before = _jiffies()
     time.sleep(seconds)
     after = _jiffies()

@@ -75,7 +75,7 @@ class Original:
                 self.dataset[str(path)] = self.embed_image(path)
 
     def similar_images(self, target: Path, n: int | None = None) -> dict[str, float]:
-        """Give the pictures with their cosine similarity to a picture, the most similar first."""
+        """Return the pictures with their cosine similarity to a picture, the most similar first."""
         return self.similar_to(self.embed_image(target), n)
 
     def similar_to(self, vector: Tensor, n: int | None = None) -> dict[str, float]:
@@ -85,7 +85,7 @@ class Original:
         return dict(sorted(found.items(), key=lambda item: item[1], reverse=True)[:n])
 
     def cluster_dataset(self, nclusters: int, dist: str = "euclidean") -> tuple[dict[str, int], Tensor]:
-        """Give each picture's cluster, and the centers."""
+        """Return each picture's cluster, and the centers."""
         kmeans: Any = importlib.import_module("kmeans_pytorch").kmeans
         rows = torch.stack([vector.squeeze().detach() for vector in self.dataset.values()])
         np.random.seed(SEED)  # kmeans-pytorch draws from numpy's global generator
@@ -101,7 +101,7 @@ class Original:
 
 
 def transform_of(architecture: str) -> Callable[[Image.Image], Tensor]:
-    """Give the transforms of a network's default weights, which need not be there."""
+    """Return the transforms of a network's default weights, which need not be there."""
     from torchvision import models
 
     return models.get_model_weights(architecture)["DEFAULT"].transforms()

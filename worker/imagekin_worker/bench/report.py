@@ -28,7 +28,7 @@ class Goal:
     at_least: bool = True
 
     def met_by(self, ratio: float) -> bool:
-        """Tell whether a ratio keeps to the bound."""
+        """Return whether a ratio keeps to the bound."""
         return ratio >= self.bound if self.at_least else ratio <= self.bound
 
     def __str__(self) -> str:
@@ -74,7 +74,7 @@ class Outcome:
 
     @property
     def met(self) -> bool | None:
-        """Tell whether the goal was reached; None where nothing was measured."""
+        """Return whether the goal was reached; None if nothing was measured."""
         if self.figure is None:
             return None
         return self.row.goal.met_by(self.figure.ratio) and self.figure.breach is None
@@ -152,7 +152,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Give the versions of Python and of what the figures depend on, those that are installed."""
+    """Return the versions of Python and of what the figures depend on, those that are installed."""
     found = {"python": platform.python_version()}
     for name in _LIBRARIES:
         try:

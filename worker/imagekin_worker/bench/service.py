@@ -41,7 +41,7 @@ class Run:
 
 
 class Service:
-    """The embedded stack, started on entry and stopped on exit. Raises NotMeasured where it cannot be started."""
+    """The embedded stack, started on entry and stopped on exit. Raises NotMeasured if it cannot be started."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -93,19 +93,19 @@ class Service:
         return Run(count, finished - submitted, began - submitted, submitted, finished)
 
     def child(self, lane: str) -> int:
-        """Give the process of a worker that does its work; raises NotMeasured where there is no /proc."""
+        """Return the process of a worker that does its work; raises NotMeasured if there is no /proc."""
         if not Path("/proc/self/task").is_dir():
             raise NotMeasured("processes are looked at through /proc, which only Linux has")
         parent = self.processes()[f"worker-{lane}"]
         return _soon(lambda: next((pid for pid in _children(parent) if _CHILD in _command(pid)), None))
 
     def processes(self) -> dict[str, int]:
-        """Give the processes of the stack by the names of its services."""
+        """Return the processes of the stack by the names of its services."""
         record = json.loads((self._settings.data_dir / "run" / "processes.json").read_text())
         return {name: pid for name, (pid, _) in record["services"].items()}
 
     def api(self) -> list[int]:
-        """Give the processes of the API."""
+        """Return the processes of the API."""
         first = self.processes()["api"]
         return [first, *_children(first)]
 

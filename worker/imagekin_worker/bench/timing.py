@@ -28,7 +28,7 @@ def in_turns(works: Mapping[K, Callable[[], float]], repetitions: int) -> dict[K
 
 
 def rate(work: Callable[[], int], least_s: float, threads: int = 1, begin: Callable[[], None] | None = None) -> float:
-    """Give how much `work` does a second, called over and over by some threads for `least_s` each.
+    """Return how much `work` does a second, called over and over by some threads for `least_s` each.
 
     `work` says how much it did; `begin` runs once in each thread before.
     """

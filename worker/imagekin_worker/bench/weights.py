@@ -24,7 +24,7 @@ SEED = 100
 
 
 def place(folder: Path, settings: Settings) -> tuple[str, bool]:
-    """Put a weights file of resnet50 into `folder` and name it; tell whether it is the real one.
+    """Put a weights file of resnet50 into `folder` and name it; return whether it is the real one.
 
     `settings`: the user's own, whose weights' folder is looked into, after which torch's cache is.
     """

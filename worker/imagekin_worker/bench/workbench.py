@@ -95,11 +95,11 @@ class Workbench:
         return made
 
     def service(self) -> Service:
-        """Give the running service. Raises NotMeasured where its packages or a Redis are missing."""
+        """Return the running service. Raises NotMeasured if its packages or a Redis are missing."""
         return self.once("service", lambda: self._open.enter_context(Service(self.settings)))
 
     def space(self, backbone: str, precision: Precision | None = None) -> Space:
-        """Give the space that a backbone's pictures are embedded in; `precision` is by default that of the device."""
+        """Return the space that a backbone's pictures are embedded in; `precision` is by default that of the device."""
         return catalog.resolve_space(
             backbone, self.weights(backbone), precision or self.precision, self.settings.weights_dir
         )
@@ -109,12 +109,12 @@ class Workbench:
         return self.once("weights", self._place_weights) if backbone == RESNET else catalog.DEFAULT_WEIGHTS
 
     def pictures(self, backbone: str) -> Path:
-        """Give the folder with the pictures for a backbone, fewer for the slow one."""
+        """Return the folder with the pictures for a backbone, fewer for the slow one."""
         count = self.sizes.slow_pictures if backbone == RESNET else self.sizes.pictures
         return self.drawn(f"pictures-{backbone}", count, pictures.ORDINARY)
 
     def drawn(self, name: str, count: int, size: tuple[int, int], drawn: int | None = None) -> Path:
-        """Give a folder of pictures by its name."""
+        """Return a folder of pictures by its name."""
         folder = self.folder / name
         self.once(folder, lambda: pictures.draw(folder, count, size, SEED, drawn))
         return folder

@@ -70,7 +70,7 @@ class Lease:
         return not self._held or self._leaving.is_set()
 
     def holds(self, claim: Claim) -> bool:
-        """Tell whether this claim was still ours at the last renewal."""
+        """Return whether this claim was still ours at the last renewal."""
         return (claim.job_id, claim.seq) in self._held
 
     def finished(self, claim: Claim) -> None:

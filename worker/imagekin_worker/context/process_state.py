@@ -151,7 +151,7 @@ class Node:
 
 
 def process_index() -> int:
-    """Return this process's place among those of its worker, from 0; 0 where it is not a worker's child."""
+    """Return this process's place among those of its worker, from 0; 0 if it is not a worker's child."""
     return current_process_index(base=0) or 0
 
 

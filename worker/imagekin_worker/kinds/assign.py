@@ -65,7 +65,7 @@ class Placer:
 def run(node: Node, claims: Sequence[Claim], lease: Lease) -> None:
     """Assign the named images, or a slice of all that came later; the last slice ends the job.
 
-    Raises JobNotFound where the clustering is gone, InvalidRequest, LeaseLost.
+    Raises JobNotFound if the clustering is gone, InvalidRequest, LeaseLost.
     """
     (claim,) = claims
     job, found = node.database.read(_load, claim)
@@ -99,7 +99,7 @@ def _named(node: Node, claim: Claim, ids: list[str], placer: Placer) -> None:
 
 
 def _slice(node: Node, claim: Claim, lease: Lease, placer: Placer) -> bool:
-    """Go on for a slice, a part in memory at a time; tell whether that was the last one."""
+    """Go on for a slice, a part in memory at a time; return whether that was the last one."""
     deadline = time.monotonic() + SLICE_S
     rows: list[dict[str, Any]] = []
     with node.database.snapshot() as session:

@@ -38,7 +38,7 @@ class Slice:
 def run(node: Node, claims: Sequence[Claim], lease: Lease) -> None:
     """Work on a cluster job for a slice; the last one writes the result.
 
-    Raises InvalidRequest and JobError where it cannot be done, LeaseLost.
+    Raises InvalidRequest and JobError if it cannot be done, LeaseLost.
     """
     (claim,) = claims
     job = node.database.read(fence.job_of, claim)

@@ -195,7 +195,7 @@ def _give_back(node: Node, works: Sequence[Work], lease: Lease) -> None:
 
 
 def _open(node: Node, claim: Claim, opened: dict[str, sources.Source], lease: Lease) -> Work | None:
-    """Load a chunk, with the source of its job, which the job's other chunks share; None where there is none."""
+    """Load a chunk, with the source of its job, which the job's other chunks share; None if there is none."""
     try:
         job, collection, manifest = node.database.read(load, claim)
     except errors.LeaseLost:

@@ -28,7 +28,7 @@ _DIGEST_BYTES = 28
 
 
 def run(node: Node, claims: Sequence[Claim], lease: Lease) -> None:
-    """Store a chunk's vectors; raises JobError where the upload is gone or cut off, LeaseLost."""
+    """Store a chunk's vectors; raises JobError if the upload is gone or cut off, LeaseLost."""
     (claim,) = claims
     job, collection, manifest = node.database.read(embed.load, claim)
     source = sources.open_source(job.work["source"], node.storage, node.settings)

@@ -189,7 +189,7 @@ class Slice(Generic[Work]):
 def run(node: Node, claim: Claim, lease: Lease, params: dict[str, Any], analysis: Analysis[Work]) -> None:
     """Work for a slice over what `params` says of `view` and `filter`; the last slice writes the result.
 
-    Raises InvalidRequest where no image is left by the filter, CollectionDeleted, LeaseLost.
+    Raises InvalidRequest if no image is left by the filter, CollectionDeleted, LeaseLost.
     """
     part = _resumed(node, claim, params, analysis)
     deadline = time.monotonic() + SLICE_S

@@ -52,7 +52,7 @@ class _Slice:
 def run(node: Node, claims: Sequence[Claim], lease: Lease) -> None:
     """Plan a slice of a job: commit chunks with the source's cursor, and hand the rest back for the next slice.
 
-    Raises JobError where the source cannot be read, LeaseLost.
+    Raises JobError if the source cannot be read, LeaseLost.
     """
     (claim,) = claims
     job = node.database.read(fence.job_of, claim)

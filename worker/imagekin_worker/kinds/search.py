@@ -147,7 +147,7 @@ def _with_vectors(node: Node, searches: Sequence[Search]) -> list[Search]:
 
 
 def _comparable(node: Node, search: Search) -> bool:
-    """Tell whether a query's vector has a length; the search of one that has none is ended, alone."""
+    """Return whether a query's vector has a length; the search of one that has none is ended, alone."""
     assert search.vector is not None
     if np.isfinite(lengths.of(search.vector[None])).all():
         return True

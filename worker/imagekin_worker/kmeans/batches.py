@@ -16,7 +16,7 @@ FULL_PASSES = 2
 
 
 def largest(n: int, dim: int, n_clusters: int, memory_budget_bytes: int | None) -> int | None:
-    """Return the rows of the largest batch, or None where all `n` fit into the budget.
+    """Return the rows of the largest batch, or None if all `n` fit into the budget.
 
     A batch may take half of the budget: work on it needs some memory, too. It never has fewer rows than clusters.
     """

@@ -150,7 +150,7 @@ class KMeans:
 
     @property
     def batch_rows(self) -> int | None:
-        """The rows of the largest mini-batch, None where every pass goes over all rows."""
+        """The rows of the largest mini-batch, None if every pass goes over all rows."""
         return self._now.batch_rows
 
     def advance(self, until: Callable[[], bool] = lambda: False) -> bool:
@@ -198,7 +198,7 @@ class KMeans:
         return measure.Rows(self._batch[:size], self._all.device)
 
     def _work_on(self, size: int, shift: torch.Tensor) -> None:
-        """Let the next passes go over the first `size` rows. Raises InvalidRequest where one is not finite."""
+        """Let the next passes go over the first `size` rows. Raises InvalidRequest if one is not finite."""
         self._now.size = size
         self._rows = self._first_rows(size)
         self._scorer = measure.Scorer.prepare(self._rows, self._metric, shift)

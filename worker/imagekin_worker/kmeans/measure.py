@@ -175,7 +175,7 @@ class Scorer:
 
     @classmethod
     def prepare(cls, rows: Rows, metric: Metric, shift: torch.Tensor) -> Scorer:
-        """Measure every row once; raise InvalidRequest where a number is not finite or overflows when squared."""
+        """Measure every row once; raise InvalidRequest if a number is not finite or overflows when squared."""
         extent = torch.empty(rows.n, dtype=torch.float32, device=rows.device)
         for block in rows.blocks(1):
             extent[block] = torch.linalg.vector_norm(rows[block] - shift, dim=1) ** 2
@@ -216,7 +216,7 @@ def check_n_clusters(n_clusters: int, n: int) -> None:
 
 
 def measure(rows: Rows, centers: np.ndarray, metric: Metric) -> Placement:
-    """Place each row at its nearest center (k, dim); raises InvalidRequest where dimensions differ."""
+    """Place each row at its nearest center (k, dim); raises InvalidRequest if dimensions differ."""
     if centers.ndim != 2 or centers.shape[1] != rows.dim or not len(centers):
         raise errors.InvalidRequest(f"The centers have shape {centers.shape}; the vectors have {rows.dim} dimensions.")
     target = torch.tensor(centers, dtype=torch.float32, device=rows.device)
@@ -289,7 +289,7 @@ def conclude(rows: Rows, metric: Metric, centers: np.ndarray, placement: Placeme
 
 
 def _given(rows: Rows, row: int, placement: Placement, sizes: np.ndarray) -> np.ndarray | None:
-    """Return the rows like `row` in its cluster, itself among them; None where the cluster has no other."""
+    """Return the rows like `row` in its cluster, itself among them; None if the cluster has no other."""
     label = placement.labels[row]
     if sizes[label] < 2:
         return None
@@ -305,7 +305,7 @@ def _given(rows: Rows, row: int, placement: Placement, sizes: np.ndarray) -> np.
 
 
 def of_few(rows: Rows, metric: Metric, n_clusters: int) -> Clustering | None:
-    """Return the clusters of fewer distinct rows than clusters, each of them one; None where there are enough.
+    """Return the clusters of fewer distinct rows than clusters, each of them one; None if there are enough.
 
     K-means has nothing to find there: whatever it did, clusters would be empty, or rows that are alike apart.
     """

@@ -78,7 +78,7 @@ def run(
 
 
 def check_memory(n: int, n_clusters: int, dim: int, metric: Metric, budget_bytes: int = MEMORY_BUDGET_BYTES) -> None:
-    """Raise InvalidRequest where kmeans_pytorch would allocate more: n * n_clusters * dim floats, euclidean twice."""
+    """Raise InvalidRequest if kmeans_pytorch would allocate more: n * n_clusters * dim floats, euclidean twice."""
     arrays = 1 if metric is Metric.COSINE else 2
     needed_bytes = 4 * n * n_clusters * dim * arrays
     if needed_bytes > budget_bytes:

@@ -34,12 +34,12 @@ def sample_rows(n: int, n_clusters: int, key: tuple[int, ...]) -> np.ndarray:
 
 
 def distances_pay(sample_rows: int, steps: int) -> bool:
-    """Tell whether all `distances` of a sample are less work than those of so many steps; their memory is bounded."""
+    """Return whether all `distances` of a sample are less work than those of so many steps; their memory is bounded."""
     return sample_rows <= SAMPLE_ROWS and sample_rows < ROWS_PER_STEP * steps
 
 
 def distances(sample: torch.Tensor) -> torch.Tensor:
-    """Return the squared distances (m, m) within a sample, 0 where rows are alike."""
+    """Return the squared distances (m, m) within a sample, 0 if rows are alike."""
     return _distances(sample, (sample**2).sum(1), torch.arange(len(sample), device=sample.device))
 
 

@@ -133,7 +133,7 @@ class Writer:
 class MatrixFile:
     """An open file, mapped read-only; it stays readable when its name goes to another one.
 
-    Raises FileNotFoundError, and Damaged where header or small parts are not as written or not of `label`; whoever
+    Raises FileNotFoundError, and Damaged if header or small parts are not as written or not of `label`; whoever
     reads vectors gets Damaged where these are not.
     """
 

@@ -38,7 +38,7 @@ class MatrixCache:
         return cls(settings.cache_folder / "matrices", settings.matrix_cache_bytes)
 
     def open(self, label: Label) -> MatrixFile | None:
-        """Return a collection's file, None where there is none that can be believed: such a one is removed."""
+        """Return a collection's file, None if there is none that can be believed: such a one is removed."""
         path = self._path(label)
         try:
             file = MatrixFile(path, label)
@@ -76,7 +76,7 @@ class MatrixCache:
 
     @contextmanager
     def turn(self, label: Label, *, wait: bool) -> Iterator[bool]:
-        """Hold the right to write a collection's file; tell whether it was free, if not to `wait` for it.
+        """Hold the right to write a collection's file; return whether it was free, if not to `wait` for it.
 
         It spares work: where two write after all, each renames a whole file.
         """

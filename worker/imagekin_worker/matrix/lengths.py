@@ -10,7 +10,7 @@ SHORTEST = 1e-18
 
 
 def of(vectors: np.ndarray) -> np.ndarray:
-    """Return the lengths (n,) of vectors (n, dim), in their own precision but at least float32; inf where that ends."""
+    """Return the lengths (n,) of vectors (n, dim), in their own precision but at least float32; inf if that ends."""
     if vectors.dtype == np.float16:
         vectors = vectors.astype(np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -18,7 +18,7 @@ def of(vectors: np.ndarray) -> np.ndarray:
 
 
 def reciprocals(norms: np.ndarray) -> np.ndarray:
-    """Return 1 / length for each length (n,), 0 where there is no direction."""
+    """Return 1 / length for each length (n,), 0 if there is no direction."""
     return np.where(norms < SHORTEST, 0, 1 / np.maximum(norms, SHORTEST))
 
 

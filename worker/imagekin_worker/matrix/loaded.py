@@ -147,7 +147,7 @@ class Residents:
     def _look(self, session: Session, collection_id: str, held: Held | None) -> tuple[Label, int, bool | None]:
         """Look at a collection, and bring what is held of it to the current revision in the same transaction.
 
-        Returns what its vectors are, how many, and what `_follow` says; None where nothing is held or it outgrew the
+        Returns what its vectors are, how many, and what `_follow` says; None if nothing is held or it outgrew the
         memory.
         """
         label, count = _label(session, collection_id)
@@ -192,7 +192,7 @@ class Residents:
         return Matrix(label.dim, capacity, dtype=label.dtype, scanner=self._scanner, file=file)
 
     def _build(self, label: Label, count: int) -> MatrixFile:
-        """Write a collection's file from SQL, a segment in memory at a time. Raises Unavailable where that fails."""
+        """Write a collection's file from SQL, a segment in memory at a time. Raises Unavailable if that fails."""
         assert self._cache is not None
         try:
             # somebody may remove it before it is open
@@ -221,7 +221,7 @@ class Residents:
         held.keeping = self._keeper.submit(self._write, held, held.matrix.snapshot(), held.revision)
 
     def _write(self, held: Held, snapshot: Snapshot, revision: int) -> int | None:
-        """Write a snapshot, on the keeper's thread; return its edits, None where it came to nothing."""
+        """Write a snapshot, on the keeper's thread; return its edits, None if it came to nothing."""
         cache, label = self._cache, held.label
         assert cache is not None
         try:
@@ -245,7 +245,7 @@ class Residents:
 
 
 def _outgrown(file: MatrixFile, count: int) -> bool:
-    """Tell whether so many images came since that they would not fit in memory beside the file."""
+    """Return whether so many images came since that they would not fit in memory beside the file."""
     return count > len(file) + max(FEWEST_CHANGES, len(file) // SHARE_OF_CHANGES)
 
 
@@ -258,7 +258,7 @@ def _label(session: Session, collection_id: str) -> tuple[Label, int]:
 
 
 def _follow(session: Session, held: Held) -> bool:
-    """Bring what is held to the current revision; tell whether that could be.
+    """Bring what is held to the current revision; return whether that could be.
 
     It cannot where the deleted that it missed are forgotten, nor where the first reading broke off and is run again.
     """

@@ -237,7 +237,7 @@ class Matrix:
         return [_ranked(answers, key_of, top_k) for answers in best]
 
     def _checked(self, vectors: np.ndarray, dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray]:
-        """Return vectors (n, dim) and their lengths (n,) float32; raise InvalidRequest where they are not such."""
+        """Return vectors (n, dim) and their lengths (n,) float32; raise InvalidRequest if they are not such."""
         if vectors.ndim != 2 or vectors.shape[1] != self.dim:
             raise errors.InvalidRequest(f"Expected vectors of {self.dim} dimensions, got an array {vectors.shape}.")
         with np.errstate(over="ignore"):

@@ -21,7 +21,7 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
 
 
 def keep_memory() -> bool:
-    """Have this process keep what it frees, up to `KEPT_PER_CORE` for each core; False where glibc is not its library.
+    """Have this process keep what it frees, up to `KEPT_PER_CORE` for each core; False if glibc is not its library.
 
     Best before other threads are there: those that have an arena of their own leave it to later ones.
     """

@@ -89,7 +89,7 @@ class Models:
         self._lock = threading.Lock()
 
     def get(self, space: Space) -> Backbone:
-        """Give the backbone of a space, loading it where it is not warm. Raises WeightsUnavailable."""
+        """Return the backbone of a space, loading it where it is not warm. Raises WeightsUnavailable."""
         key = space.fingerprint
         with self._lock:
             if key not in self._warm:

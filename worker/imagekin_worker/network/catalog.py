@@ -66,7 +66,7 @@ def _fake() -> catalog.Backbone:
 
 
 def text() -> str:
-    """Give the content of catalog.json."""
+    """Return the content of catalog.json."""
     return json.dumps(build(), indent=1) + "\n"
 
 

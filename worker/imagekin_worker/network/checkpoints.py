@@ -83,7 +83,7 @@ def _assign(network: nn.Module, tensors: OrderedDict[str, Tensor]) -> None:
 
 
 def _matters(name: str) -> bool:
-    """Tell whether the embedding depends on a tensor: counters and auxiliary heads are for training only."""
+    """Return whether the embedding depends on a tensor: counters and auxiliary heads are for training only."""
     return not name.endswith("num_batches_tracked") and not name.startswith(("aux1.", "aux2.", "AuxLogits."))
 
 

@@ -96,5 +96,5 @@ def load(space: Space, settings: Settings) -> FakeBackbone:
 
 
 def fake_space(weights: str = "DEFAULT", weights_dir: Path = Path()) -> Space:
-    """Give the space of the fake backbone."""
+    """Return the space of the fake backbone."""
     return catalog.resolve_space(catalog.FAKE_BACKBONE, weights, Precision.EXACT, weights_dir)

@@ -100,7 +100,7 @@ def _fusable(convolution: nn.Conv2d, node: fx.Node) -> bool:
 
 
 def _used_once(node: fx.Node) -> bool:
-    """Tell whether a module is used at one place: its weights and their layout are made for one input."""
+    """Return whether a module is used at one place: its weights and their layout are made for one input."""
     return sum(other.target == node.target for other in node.graph.nodes) == 1
 
 

@@ -43,7 +43,7 @@ def to_rgb(image: Image.Image, profile: bytes | None, opaque: Image.Image | None
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Tell whether the picture's values are to be brought into 8 bits."""
+    """Return whether the picture's values are to be brought into 8 bits."""
     return image.mode in ("I", "F") or image.mode.startswith("I;")
 
 

@@ -97,7 +97,7 @@ def decode(data: bytes, settings: Settings, *, at_least_px: int | None = None, t
 
 
 def readable(name: str) -> bool:
-    """Tell whether this process can read a format; some need an extra."""
+    """Return whether this process can read a format; some need an extra."""
     Image.init()
     if name not in Image.OPEN and name in _PLUGINS:
         _PLUGINS[name]()

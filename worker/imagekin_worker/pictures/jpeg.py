@@ -51,7 +51,7 @@ class _Frame:
 
 
 def ended(data: bytes) -> bytes | None:
-    """Return a JPEG that breaks off with its end marker put back; None where too many pixels are missing.
+    """Return a JPEG that breaks off with its end marker put back; None if too many pixels are missing.
 
     How many are missing shows where it is decoded twice, with other bytes in the place of those that are missing: all
     pixels that depend on them differ, and no others.
@@ -82,7 +82,7 @@ def _pixels(data: bytes) -> NDArray[np.uint8] | None:
 
 
 def _last_scan_begun(frame: _Frame) -> bool:
-    """Tell whether a scan has begun for every coefficient's last bit; those before it are whole then."""
+    """Return whether a scan has begun for every coefficient's last bit; those before it are whole then."""
     if not frame.progressive:
         return bool(frame.sampling) and {each for scan in frame.scans for each in scan.components} >= set(
             frame.sampling
@@ -98,7 +98,7 @@ def _last_scan_begun(frame: _Frame) -> bool:
 
 
 def _last_interval_begun(frame: _Frame) -> bool:
-    """Tell whether the last scan has as many restart markers as it needs; without them nothing is filled in."""
+    """Return whether the last scan has as many restart markers as it needs; without them nothing is filled in."""
     scan = frame.scans[-1]
     if not scan.interval:
         return True

@@ -80,7 +80,7 @@ def stripped(data: bytes) -> Stripped:
 def opaque(image: Image.Image, data: bytes, transparent: bytes) -> NDArray[np.bool_] | None:
     """Tell which pixels of a gray or RGB picture have another color than the transparent one, at its full depth.
 
-    `image` was loaded from `data`, which `stripped` gave. None where the color is none of that depth.
+    `image` was loaded from `data`, which `stripped` gave. None if the color is none of that depth.
     """
     depth, color = data[24], data[25]
     count = 1 if color == 0 else 3
@@ -142,7 +142,7 @@ def _profile(body: bytes) -> bytes | None:
 
 
 def _inflated(data: bytes, most: int) -> bytes | None:
-    """Return what `data` inflates to; None where that is broken, cut off, or more than `most` bytes."""
+    """Return what `data` inflates to; None if that is broken, cut off, or more than `most` bytes."""
     inflater = zlib.decompressobj()
     try:
         inflated = inflater.decompress(data, most)

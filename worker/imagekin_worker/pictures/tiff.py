@@ -83,7 +83,7 @@ def samples(directory: Directory) -> Samples:
 
 
 def needs_planes(directory: Directory) -> bool:
-    """Tell whether the picture is one that Pillow reads wrong or not at all.
+    """Return whether the picture is one that Pillow reads wrong or not at all.
 
     These have deep samples whose white is zero, or several of them to a pixel; but Pillow reads RGB of 16 bits where
     the samples of a pixel lie side by side.
@@ -116,7 +116,7 @@ def profile(directory: Directory) -> bytes | None:
 def planes(data: bytes, directory: Directory) -> NDArray[Any]:
     """Return the gray or color samples of such a picture: (height, width, 1 or 3), as Pillow reads gray ones.
 
-    Raises UnsupportedFormat where its layout is none of those that can be taken apart.
+    Raises UnsupportedFormat if its layout is none of those that can be taken apart.
     """
     bits, count = set(_numbers(directory, _BITS)), _number(directory, _SAMPLES, 1)
     shown = 3 if _number(directory, _PHOTOMETRIC) == _RGB else 1

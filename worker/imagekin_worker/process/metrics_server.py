@@ -66,7 +66,7 @@ class Files(Collector):
         self._lock = threading.Lock()
 
     def collect(self) -> Iterable[Metric]:
-        """Give the sums, and forget what dead processes held in memory."""
+        """Return the sums, and forget what dead processes held in memory."""
         with self._lock:
             children = self._pids() - {os.getpid()}
             for pid in children - (living := set(filter(_lives, children))):
@@ -78,7 +78,7 @@ class Files(Collector):
             return MultiProcessCollector.merge(files)
 
     def describe(self) -> Iterable[Metric]:
-        """Give nothing: registering must not collect."""
+        """Yield nothing: registering must not collect."""
         return []
 
     def _pids(self) -> set[int]:
@@ -95,7 +95,7 @@ def _lives(pid: int) -> bool:
 
 
 def _resident_bytes(pid: int) -> int:
-    """Return the process's resident memory; 0 where the system does not tell it as Linux does."""
+    """Return the process's resident memory; 0 if the system does not tell it as Linux does."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:

@@ -60,7 +60,7 @@ class Courier:
         self._database.dispose()
 
     def _send_some(self) -> bool:
-        """Hand out as many messages as there are free hands; tell whether there were any."""
+        """Hand out as many messages as there are free hands; return whether there were any."""
         hands = 0
         while hands < HANDS and self._free.acquire(blocking=False):
             hands += 1

@@ -31,7 +31,7 @@ _WIDTH, _HEIGHT = 500, 400
 
 
 def kept(backbone: Backbone, settings: Settings) -> Arrangement | None:
-    """Return what a calibration found on this machine; None where none was, or where the settings say otherwise."""
+    """Return what a calibration found on this machine; None if none was, or where the settings say otherwise."""
     try:
         found = json.loads(_path(backbone, settings).read_text())
         arrangement = Arrangement(int(found["lanes"]), int(found["threads"]), int(found["batch"]))
@@ -109,7 +109,7 @@ class _Trials:
         return (len(marks) - 1) * round_ / max(marks[-1] - marks[0], 1e-9)
 
     def _items(self, round_: int) -> Iterator[int]:
-        """Give two rounds at least, then rounds until the trial's time is up."""
+        """Yield two rounds at least, then rounds until the trial's time is up."""
         yield from range(2 * round_)
         until = time.monotonic() + LEAST_TRIAL_S
         while time.monotonic() < until:

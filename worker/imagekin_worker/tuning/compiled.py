@@ -25,7 +25,7 @@ class Library:
     """
 
     def __init__(self, path: Path, batch: int, lanes: int) -> None:
-        """Load a library, with room for `lanes` calls at once. Raises OSError and RuntimeError where that cannot be."""
+        """Load a library, with room for `lanes` calls at once. Raises OSError and RuntimeError if that cannot be."""
         try:
             bridge: Any = torch._C._aoti  # pyright: ignore[reportAttributeAccessIssue] - PyTorch's own, undocumented
             self._handles_of = bridge.unsafe_alloc_void_ptrs_from_tensors
@@ -78,7 +78,7 @@ class Package:
     """A network in a package of PyTorch's, for a GPU, where one thread runs it; see backbones.Compiled."""
 
     def __init__(self, path: Path, device: torch.device, batch: int) -> None:
-        """Load a package. Raises RuntimeError where it cannot be loaded."""
+        """Load a package. Raises RuntimeError if it cannot be loaded."""
         self.batch = batch
         self.nbytes = path.stat().st_size
         # without its own locks it can be recorded into a graph
@@ -92,5 +92,5 @@ class Package:
 
 
 def load(path: Path, device: torch.device, batch: int, lanes: int) -> Library | Package:
-    """Load a compiled network for `lanes` calls at once. Raises OSError and RuntimeError where that cannot be done."""
+    """Load a compiled network for `lanes` calls at once. Raises OSError and RuntimeError if that cannot be done."""
     return Library(path, batch, lanes) if device.type == "cpu" else Package(path, device, batch)

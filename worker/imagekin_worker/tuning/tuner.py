@@ -109,7 +109,7 @@ class Tuner:
             self._use_compiled(compilation.backbone)
 
     def _use_compiled(self, backbone: Backbone) -> bool:
-        """Switch to a compiled network where one is kept; tell whether nothing is left to do."""
+        """Switch to a compiled network where one is kept; return whether nothing is left to do."""
         if not isinstance(backbone, TorchBackbone) or not self._settings.compile_after_s:
             return True
         order = self._order(backbone)

@@ -42,7 +42,7 @@ class Archive(ABC):
 
         Directories are nothing, and sidecars part of their images; links to elsewhere, devices and the like, and what
         is not an image are ignored. A cursor is where a block begins, and how many of its members are done.
-        Raises SourceUnreadable where there are too many members, or the archive as a whole is broken.
+        Raises SourceUnreadable if there are too many members, or the archive as a whole is broken.
         """
         begin, given = list(self._start), 0
         if cursor is not None:
@@ -87,7 +87,7 @@ class Archive(ABC):
             yield place, entry
 
     def _said(self, suffix: str, found: Found) -> dict[str, Any] | None:
-        """Return what a sidecar says, or None where it cannot be used."""
+        """Return what a sidecar says, or None if it cannot be used."""
         if found.size > sidecars.MAX_BYTES or found.ref is None:
             return None
         try:
@@ -160,7 +160,7 @@ def _is_archive(name: str, head: bytes) -> bool:
 
 
 def check_size(size: int, max_bytes: int) -> None:
-    """Raise EmptyFile or ImageTooLarge where an image of `size` bytes is not to be read."""
+    """Raise EmptyFile or ImageTooLarge if an image of `size` bytes is not to be read."""
     if size == 0:
         raise errors.EmptyFile
     if size > max_bytes:

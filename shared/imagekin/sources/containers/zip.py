@@ -92,7 +92,7 @@ class Place(NamedTuple):
 
 
 class Zip(Archive):
-    """A zip file; raises SourceUnreadable where it has no directory."""
+    """A zip file; raises SourceUnreadable if it has no directory."""
 
     def __init__(self, blob: Blob, settings: Settings, *, named: bool = False) -> None:
         super().__init__(blob, settings, named=named)
@@ -101,7 +101,7 @@ class Zip(Archive):
         self._check_count(self._directory.members)
 
     def _members(self, start: list[int]) -> Iterator[Found]:
-        """Yield the members from a cursor on; raises SourceUnreadable where they overlap or the directory is broken."""
+        """Yield the members from a cursor on; raises SourceUnreadable if they overlap or the directory is broken."""
         state = _Cursor(*start)
         for at, record in self._records(state.at):
             member = self._member(record)
@@ -129,7 +129,7 @@ class Zip(Archive):
     def places(self) -> Iterator[tuple[str, Place]]:
         """Yield every member's name and place, without a limit to how far it inflates.
 
-        Raises SourceUnreadable where one cannot be read.
+        Raises SourceUnreadable if one cannot be read.
         """
         state = _Cursor(self._directory.start)
         for at, record in self._records(state.at):
@@ -282,7 +282,7 @@ class Zip(Archive):
 
 
 def has_directory(blob: Blob) -> bool:
-    """Say whether the file ends as a zip does, whatever it begins with."""
+    """Return whether the file ends as a zip does, whatever it begins with."""
     try:
         _find_directory(blob)
     except errors.SourceUnreadable:
@@ -345,7 +345,7 @@ def _wide(size: int, packed: int, offset: int, extra: bytes) -> tuple[int, int, 
 
 
 def _unicode_path(name: bytes, extra: bytes, flags: int) -> str | None:
-    """Return the name that the Unicode Path field (4.6.9) has for this very `name`, or None where there is none."""
+    """Return the name that the Unicode Path field (4.6.9) has for this very `name`, or None if there is none."""
     if flags & _UTF8_NAME:
         return None
     for tag, body in _extra_fields(extra):

@@ -26,7 +26,7 @@ def check(spec: Mapping[str, Any], settings: Settings) -> None:
 def open_source(spec: Mapping[str, Any], storage: Storage, settings: Settings) -> Source:
     """Open the upload at `path` in storage; its vectors must be of the space `space_id` and have `dim` numbers.
 
-    Raises UploadExpired where it is gone, SourceUnreadable where it is nothing of the kind.
+    Raises UploadExpired if it is gone, SourceUnreadable if it is nothing of the kind.
     """
     space = Space(text_field(spec, "space_id"), spec["dim"])
     blob = Blob(partial(storage.open, text_field(spec, "path")))

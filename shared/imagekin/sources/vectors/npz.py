@@ -38,7 +38,7 @@ class Array(NamedTuple):
 
 
 class Npz(table.Rows):
-    """An npz of the collection's space; raises SourceUnreadable where it is none."""
+    """An npz of the collection's space; raises SourceUnreadable if it is none."""
 
     def __init__(self, blob: Blob, space: Space, settings: Settings) -> None:
         super().__init__(blob)
@@ -55,7 +55,7 @@ class Npz(table.Rows):
         self._inflated: bytes | None = None
 
     def read(self, ref: dict[str, Any]) -> bytes:
-        """Return a row's vector; raises SourceUnreadable where it is not there."""
+        """Return a row's vector; raises SourceUnreadable if it is not there."""
         array = self._embeddings
         width = array.shape[1] * array.dtype.itemsize
         at = array.offset + ref["row"] * width
@@ -110,7 +110,7 @@ class _Member:
             size -= len(self.read(min(size, _PIECE_BYTES)))
 
     def read(self, size: int) -> bytes:
-        """Return exactly `size` bytes; raises SourceUnreadable where there are not as many."""
+        """Return exactly `size` bytes; raises SourceUnreadable if there are not as many."""
         parts = []
         while size > 0:
             part = self.read_some(size)
@@ -155,7 +155,7 @@ def _places(archive: Zip) -> dict[str, Place]:
 
 
 def _check_sizes(keys: Place, metadata: Place | None, count: int, settings: Settings) -> None:
-    """Raise SourceUnreadable where members that are read from their start again and again are mostly air."""
+    """Raise SourceUnreadable if members that are read from their start again and again are mostly air."""
     if metadata is not None and metadata.size > count * (table.MAX_METADATA_BYTES + 1):
         raise errors.SourceUnreadable(f"The file's {METADATA} is too large for {count:,} rows.")
     for place in (keys, metadata):
@@ -222,7 +222,7 @@ def _matrix(array: Array) -> Array:
 
 
 def _decoded(data: bytes, dtype: np.dtype) -> str | None:
-    """Return a text that fills its place up with zeros, or None where it is not Unicode."""
+    """Return a text that fills its place up with zeros, or None if it is not Unicode."""
     if dtype.kind == "S":
         encoding, data = "utf-8", data.rstrip(b"\0")
     else:

@@ -28,7 +28,7 @@ _MOST_PARTS = 1_000_000
 
 
 class Parquet(table.Rows):
-    """A Parquet file of the collection's space; raises SourceUnreadable where it is none. For one thread."""
+    """A Parquet file of the collection's space; raises SourceUnreadable if it is none. For one thread."""
 
     def __init__(self, blob: Blob, space: Space) -> None:
         super().__init__(blob)
@@ -65,7 +65,7 @@ class Parquet(table.Rows):
         self._first, self._batch = 0, None
 
     def read(self, ref: dict[str, Any]) -> bytes:
-        """Return a row's vector; raises DecodeError where it has not `dim` numbers. Quickest in the rows' order."""
+        """Return a row's vector; raises DecodeError if it has not `dim` numbers. Quickest in the rows' order."""
         with _failures():
             batch = self._batch_of(ref["row"])
             values = batch.column(0)[ref["row"] - self._first].values
@@ -141,7 +141,7 @@ def _check_footer(blob: Blob) -> None:
 
 
 def _check_numbers(groups: list[Any], space: Space) -> None:
-    """Raise SourceUnreadable where a group has far more numbers than its rows' vectors: they are read at once."""
+    """Raise SourceUnreadable if a group has far more numbers than its rows' vectors: they are read at once."""
     for group in groups:
         columns = [group.column(index) for index in range(group.num_columns)]
         numbers = sum(each.num_values for each in columns if each.path_in_schema.split(".")[0] == "embedding")
@@ -164,7 +164,7 @@ def _short_texts(column: Any) -> list[str | None]:
 
 
 def _columns(schema: Any, space: Space) -> list[str]:
-    """Return the names of the columns with keys and metadata; raises SourceUnreadable where one is of no use."""
+    """Return the names of the columns with keys and metadata; raises SourceUnreadable if one is of no use."""
     from pyarrow import types
 
     columns = {field.name: field.type for field in schema}

@@ -25,7 +25,7 @@ class Space(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A row's key and metadata (JSON) as the file has them; None where they are no text, or none is there."""
+    """A row's key and metadata (JSON) as the file has them; None if they are no text, or none is there."""
 
     key: str | None
     metadata: str | bytes | None = None
@@ -53,7 +53,7 @@ class Rows(ABC):
 
 
 def check_space(found: str | None, space: Space) -> None:
-    """Raise SourceUnreadable where a file is of another space than the collection, or does not say of which."""
+    """Raise SourceUnreadable if a file is of another space than the collection, or does not say of which."""
     if found is None:
         raise errors.SourceUnreadable(
             "The file does not say of which space its vectors are; put the collection's space_id into its metadata "
@@ -67,7 +67,7 @@ def check_space(found: str | None, space: Space) -> None:
 
 
 def check_dim(dim: int, space: Space) -> None:
-    """Raise SourceUnreadable where a file's vectors have another length than the collection's."""
+    """Raise SourceUnreadable if a file's vectors have another length than the collection's."""
     if dim != space.dim:
         raise errors.SourceUnreadable(f"The file's vectors have {dim:,} numbers, the collection's {space.dim:,}.")
 
