@@ -216,7 +216,7 @@ _API = """
 
 JSON in and out, times RFC 3339 in UTC. A key goes into `Authorization: Bearer <key>`. Errors are
 [problems with a code](errors.md). A page of a list is `{"items": [...], "next_cursor": ...}`: `limit` (50, at most
-1,000) says how many, `cursor` takes the `next_cursor` of the page before. Every server has
+1,000) says how many, `cursor` takes the `next_cursor` of the previous page. Every server has
 the same as OpenAPI 3.1 at `/openapi.json` and as a page at `/docs`, and beside it `GET /healthz`, `GET /readyz` and
 `GET /metrics`.
 """

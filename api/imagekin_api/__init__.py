@@ -1,1 +1,1 @@
-"""The HTTP side of imagekin: takes jobs in, shows what became of them, and never imports torch."""
+"""The HTTP side of imagekin: it accepts jobs, shows their results, and never imports torch."""

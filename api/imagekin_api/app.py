@@ -1,4 +1,4 @@
-"""The Flask app. It holds no state of its own: everything is in the database, the storage and the settings."""
+"""The Flask app. It has no state of its own: everything is in the database, the storage and the settings."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ QUIET = frozenset({"health.live", "health.ready", "health.show_metrics"})
 
 
 def create_app(settings: Settings) -> flask.Flask:
-    """Build the app; the database is not asked for anything yet."""
+    """Build the app; it does not query the database yet."""
     app = flask.Flask("imagekin_api", static_folder=None)
     app.json.ensure_ascii = False  # pyright: ignore[reportAttributeAccessIssue] - the default provider has it
     app.extensions[service.EXTENSION] = Service.open(settings)

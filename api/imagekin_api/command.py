@@ -15,8 +15,10 @@ USAGE = 2
 
 
 def api(
-    host: Annotated[str | None, typer.Option(help="Address to listen on; else IMAGEKIN_HOST.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on; else IMAGEKIN_PORT.", min=1, max=65535)] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; default IMAGEKIN_HOST.")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen on; default IMAGEKIN_PORT.", min=1, max=65535)
+    ] = None,
 ) -> None:
     """Serve the HTTP API in production; the settings come from IMAGEKIN_*."""
     from imagekin_api import server
@@ -35,5 +37,5 @@ def api(
 
 
 def main() -> None:
-    """Run the command by itself."""
+    """Run the command on its own."""
     typer.run(api)

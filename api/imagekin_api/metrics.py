@@ -1,4 +1,4 @@
-"""Numbers for Prometheus: requests as they are answered, jobs and queues as SQL has them when asked."""
+"""Numbers for Prometheus: requests as they are answered; jobs and queues as SQL has them at each scrape."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MOST_COUNTED = 100_000
 
 
 def register(app: flask.Flask) -> None:
-    """Have the app count its requests."""
+    """Make the app count its requests."""
     requests = app.extensions[EXTENSION] = Requests()
 
     @app.before_request
@@ -43,7 +43,8 @@ def register(app: flask.Flask) -> None:
 
 
 def render(database: Database, waiting: int) -> tuple[bytes, str]:
-    """Return the metrics in Prometheus's text format, and its content type; `waiting` requests are held now."""
+    """Return the metrics in Prometheus's text format, and its content type; `waiting` is the number of requests held
+    now."""
     requests = cast(Requests, flask.current_app.extensions[EXTENSION])
     requests.waiting.set(waiting)
     registries = (requests.registry, JOBS.registry, database.read(_snapshot).registry)
@@ -90,7 +91,7 @@ def _open(lane: Lane) -> sa.Select[int]:
 
 
 def _oldest(lane: Lane) -> sa.Select[float]:
-    """Find when the oldest job was submitted that has a ready chunk: jobs in their order, each by one look."""
+    """Find the submission time of the oldest job that has a ready chunk, with one lookup for each job in order."""
     Job, Chunk = tables.Job, tables.Chunk
     waits = sa.exists().where(
         tables.OPEN_CHUNK,

@@ -1,4 +1,4 @@
-"""The production server: granian's HTTP in front of the app's threads, in one process under a watching parent."""
+"""The production server: granian's HTTP in front of the app's threads, in one process watched by a parent."""
 
 from __future__ import annotations
 
@@ -38,9 +38,8 @@ LOGGING = {"formatters": {}, "handlers": {}, "loggers": {"_granian": {"handlers"
 
 
 def serve(settings: Settings) -> None:
-    """Wait for a migrated database, then serve until a signal ends it.
-
-    Raises NotReady if the database stays away, InvalidRequest for settings that cannot be served, and PortTaken.
+    """Wait for a migrated database, then serve until a signal ends it. Raises NotReady if the database does not come
+    up, InvalidRequest for settings that cannot be served, and PortTaken.
     """
     logs.configure(settings)
     check(settings)
@@ -70,9 +69,9 @@ def serve(settings: Settings) -> None:
 
 
 def check(settings: Settings) -> None:
-    """Raise InvalidRequest for an address that cannot be served, PortTaken for one that is."""
+    """Raise InvalidRequest for an address that cannot be served, PortTaken for one that is in use."""
     if settings.port == 0:
-        raise errors.InvalidRequest("IMAGEKIN_PORT must name a port; 0 is none.")
+        raise errors.InvalidRequest("IMAGEKIN_PORT must name a port; 0 is not a port.")
     settings.check_host()
     # granian shares its port, with any other server, too
     port.claim(settings.host, settings.port)
@@ -87,7 +86,7 @@ def _front(settings: Settings) -> Front:
 
 
 def _answer_waiting_on_stop(here: Service) -> None:
-    """Have held requests answered at a signal to stop: granian waits for them, and they for their jobs."""
+    """Answer held requests when a signal says to stop: granian waits for them, and they wait for their jobs."""
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         here.watcher.stop_waiting()
@@ -98,7 +97,7 @@ def _answer_waiting_on_stop(here: Service) -> None:
 
 
 def _connections() -> int:
-    """Return how many connections are held at once, after asking the system for as many files."""
+    """Return how many connections may be open at once, after asking the system for that many files."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_CONNECTIONS + OTHER_FILES
     if soft < wanted:

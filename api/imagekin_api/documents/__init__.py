@@ -1,1 +1,1 @@
-"""The contract's documents: OpenAPI and the page made of it."""
+"""The API's documentation: the OpenAPI document and the page made from it."""

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, made of the routes and what stands beside them."""
+"""The OpenAPI 3.1 document, made from the routes and their descriptions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TAGS = {
     "jobs": "Jobs",
     "results": "Results",
     "images": "Images",
-    "vectors": "Vectors out and in",
+    "vectors": "Exporting and importing vectors",
     "backbones": "Backbones",
 }
 # What any address may answer.
@@ -61,7 +61,7 @@ def document(app: flask.Flask) -> dict[str, Any]:
 
 
 def all_errors() -> list[type[errors.ImagekinError]]:
-    """Return the errors that an answer may name, by their codes."""
+    """Return the errors that an answer may contain, by their codes."""
     found: dict[str, type[errors.ImagekinError]] = {}
     open_classes = [errors.ImagekinError]
     while open_classes:
@@ -84,7 +84,7 @@ def _operations(app: flask.Flask) -> Iterator[tuple[Rule, str, Operation, Any]]:
 def _schemas(operations: Iterable[Operation]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the schema of each type in the document, and the definitions that they refer to.
 
-    What comes in is described as it is checked, what goes out as it is written.
+    Request types are described as they are validated, answer types as they are written.
     """
     types: dict[str, tuple[str, JsonSchemaMode, TypeAdapter[Any]]] = {}
 
@@ -149,7 +149,10 @@ def _answer(operation: Operation, by_type: dict[str, Any]) -> dict[str, Any]:
     if operation.status in (201, 202) and operation.returns is not schemas.Upload:
         answer["headers"] = {"Location": {"description": "Where it is.", "schema": {"type": "string"}}}
     if operation.status == 202:
-        answer["headers"]["Retry-After"] = {"description": "Seconds to the next look.", "schema": {"type": "integer"}}
+        answer["headers"]["Retry-After"] = {
+            "description": "Seconds until the next poll.",
+            "schema": {"type": "integer"},
+        }
     return answer
 
 
@@ -183,7 +186,7 @@ def _body(operation: Operation, by_type: dict[str, Any], definitions: dict[str, 
 
 
 def _sayable(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return a field's schema without null, which a form cannot say; a field that is left out stands for it."""
+    """Return a field's schema without null, which a form cannot express; leaving the field out means null."""
     members = [each for each in schema.get("anyOf", ()) if each.get("type") != "null"]
     if len(members) != 1:
         return schema

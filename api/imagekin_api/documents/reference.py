@@ -1,4 +1,4 @@
-"""The documentation page's content: the OpenAPI document, put the way that a template can walk it."""
+"""The content of the documentation page: the OpenAPI document in a form that a template can walk through."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PAGE = re.compile(r"\bPage_(\w+)_")
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A field or parameter: its name, its type in words, and what is said of it."""
+    """A field or parameter: its name, its type in words, and its description."""
 
     name: str
     type: str
@@ -60,7 +60,7 @@ def page(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def html(text: str, types: Container[str] = ()) -> Markup:
-    """Return a text for the page: what stands between backticks as code, the names of `types` as links to them."""
+    """Return a text for the page: text between backticks becomes code, and names of `types` become links."""
     page = _PAGE.sub(r"a page of \1", str(escape(text)))
     linked = _NAME.sub(lambda name: f'<a href="#type-{name[0]}">{name[0]}</a>' if name[0] in types else name[0], page)
     # escaped above
@@ -99,7 +99,7 @@ def _fields(schema: dict[str, Any]) -> list[Field]:
 
 
 def words(schema: dict[str, Any]) -> str:
-    """Say in a few words what a schema takes."""
+    """Return in a few words what a schema accepts."""
     if "$ref" in schema:
         return schema["$ref"].rsplit("/", 1)[-1]
     for union in ("anyOf", "oneOf"):
@@ -119,7 +119,7 @@ def words(schema: dict[str, Any]) -> str:
 
 
 def _type(schema: dict[str, Any]) -> str:
-    """Say what a schema takes, within which bounds, and what counts where nothing is sent."""
+    """Return what a schema accepts, its bounds, and its default."""
     member = next((each for each in schema.get("anyOf", ()) if each.get("type") != "null"), schema)
     notes = [words(schema), *_bounds(member)]
     if schema.get("default") not in (None, {}):

@@ -1,1 +1,1 @@
-"""The front: takes requests in without a thread for each, and hands them to the app when they are whole."""
+"""The front: it receives requests without a thread for each, and passes them to the app when they are complete."""

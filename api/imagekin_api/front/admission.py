@@ -1,4 +1,4 @@
-"""Whether a large body is worth taking: asked after its first bytes, before any of it is on disk."""
+"""Whether to accept a large body: decided after its first bytes, before any of it is on disk."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from imagekin_api.wiring import service
 
 
 def admit(app: flask.Flask, environ: dict[str, Any], length: int) -> int | None:
-    """Return how many bytes this request may bring; None if the app refuses it whatever it brings.
-
-    `length` is what it says of itself, 0 if it says nothing. Raises what the app would: Unauthorized, RateLimited,
-    QuotaExceeded, TooLarge and the like.
+    """Return how many bytes this request may send; None if the app refuses it in any case. `length` is the announced
+    length, or 0. Raises what the app would: Unauthorized, RateLimited, QuotaExceeded, TooLarge and
+    the like.
     """
     with app.request_context(environ):
         request = flask.request

@@ -1,4 +1,4 @@
-"""The front as an ASGI application over the Flask app: only whole requests get one of its threads."""
+"""The front as an ASGI application over the Flask app: only complete requests get one of its threads."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SEND_STALL_S = 60.0
 
 @dataclass
 class _Answer:
-    """An answer under way: its head, its first bytes, and what makes the others, None if those are all."""
+    """An answer being sent: its head, its first bytes, and an iterator over the rest, None if there is no more."""
 
     status: int
     headers: list[tuple[bytes, bytes]]
@@ -43,7 +43,7 @@ class _Answer:
 
 
 class Front:
-    """Answers ASGI's requests by the app, which runs in `settings.api_threads` threads.
+    """Answers ASGI requests with the app, which runs in `settings.api_threads` threads.
 
     `started` is called in the main thread before the first request, `stopped` after the last.
     """
@@ -84,7 +84,7 @@ class Front:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _take(self, scope: dict[str, Any], body: Body) -> dict[str, Any]:
-        """Return the request with its whole body, or with what it is refused for and none."""
+        """Return the request with its whole body, or without a body and with the reason for refusing it."""
         request = environ.of_scope(scope, io.BytesIO())
         try:
             environ.check(scope)
@@ -141,7 +141,7 @@ class Front:
 
 
 def spool_folder(settings: Settings) -> Path:
-    """Return the folder of bodies that are not whole yet."""
+    """Return the folder for bodies that are not complete yet."""
     return Path(settings.spool_dir or settings.data_dir / "spool").resolve()
 
 

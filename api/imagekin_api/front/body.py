@@ -1,4 +1,4 @@
-"""A request's body, taken in as a whole: small ones in memory, others in a file without a name."""
+"""A request's body, read completely: small ones into memory, others into a file without a name."""
 
 from __future__ import annotations
 
@@ -26,9 +26,8 @@ _PIECE_BYTES = 1 << 20
 
 
 class Body:
-    """What a request brings; `whole` when all of it is here.
-
-    The readers raise BadRequest if it breaks off or its chunks are malformed, and RequestTimeout if it stalls.
+    """The body of a request; `whole` when all of it has arrived. The readers raise BadRequest if it breaks off or its
+    chunks are malformed, and RequestTimeout if it stalls.
     """
 
     def __init__(self, receive: Receive) -> None:
@@ -42,12 +41,12 @@ class Body:
         self._file: BinaryIO | None = None
 
     async def begin(self) -> None:
-        """Take it to its end, or until it is larger than SMALL_BYTES."""
+        """Read to the end, or until the body is larger than SMALL_BYTES."""
         while not self.whole and self.size <= SMALL_BYTES:
             await self._take()
 
     async def finish(self, max_bytes: int, folder: Path, disk: Executor) -> None:
-        """Take the rest into a file of `folder`; raises TooLarge past `max_bytes`, Unavailable for want of room."""
+        """Read the rest into a file of `folder`; raises TooLarge past `max_bytes`, Unavailable if the disk is full."""
         file = self._file = await _run(disk, _opened, folder)
         while not self.whole:
             await self._take()
@@ -59,18 +58,18 @@ class Body:
         await _run(disk, file.seek, 0)
 
     async def discard(self, max_bytes: int) -> None:
-        """Take at most `max_bytes` for nothing, so that the client gets to read its answer."""
+        """Read and drop at most `max_bytes`, so that the client gets to read its answer."""
         self._pieces, until = [], self.size + max_bytes
         while not self.whole and self.size < until:
             await self._take()
             self._pieces.clear()
 
     def reader(self) -> BinaryIO:
-        """Return what was taken, from its start."""
+        """Return what was read, from its start."""
         return self._file or io.BytesIO(b"".join(self._pieces))
 
     def close(self) -> None:
-        """Let go of what was taken."""
+        """Release what was read."""
         self._pieces.clear()
         if self._file is not None:
             self._file.close()
@@ -83,7 +82,7 @@ class Body:
             raise RequestTimeout() from None
         if message["type"] != "http.request":
             self.broken = True
-            raise errors.BadRequest("The request's body is malformed, or broke off before its end.")
+            raise errors.BadRequest("The request's body is malformed, or it ended too early.")
         if piece := message.get("body", b""):
             self._pieces.append(piece)
             self._held += len(piece)
@@ -124,5 +123,5 @@ def _write(file: BinaryIO, pieces: list[bytes]) -> None:
 
 def _no_room(error: OSError) -> errors.Unavailable:
     if files.is_full(error):
-        return errors.Unavailable("The folder that bodies are taken into is full; free some room and try again.")
-    return errors.Unavailable("The folder that bodies are taken into cannot be written; see IMAGEKIN_SPOOL_DIR.")
+        return errors.Unavailable("The folder for request bodies is full; free some space and try again.")
+    return errors.Unavailable("The folder for request bodies cannot be written; see IMAGEKIN_SPOOL_DIR.")

@@ -1,4 +1,4 @@
-"""A request as ASGI has it, told as WSGI has it; what can be read in two ways is refused."""
+"""An ASGI request, turned into a WSGI request; ambiguous requests are refused."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ def check(scope: dict[str, Any]) -> None:
 
 
 def content_length(scope: dict[str, Any]) -> int:
-    """Return the bytes that the request says its body has; 0 if it says nothing."""
+    """Return the length in bytes that the request announces for its body; 0 if it announces none."""
     text = next((value for name, value in _headers(scope) if name == "content-length"), "0")
     # no body has a length of more digits, and Python refuses to read very long numbers
     return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else 0
 
 
 def expects_continue(scope: dict[str, Any]) -> bool:
-    """Return whether the client waits for a word before it sends its body."""
+    """Return whether the client waits for the go-ahead before it sends its body."""
     return any(name == "expect" and value.lower() == "100-continue" for name, value in _headers(scope))
 
 
@@ -77,13 +77,13 @@ def _path(target: bytes) -> bytes:
 
 
 class _Silent:
-    """Where a WSGI application would write its errors; ours logs them."""
+    """The stream for a WSGI application's errors; ours logs them."""
 
     def write(self, text: str) -> int:
         return len(text)
 
     def writelines(self, lines: Any) -> None:
-        """Take the lines."""
+        """Drop the lines."""
 
     def flush(self) -> None:
         """Do nothing."""

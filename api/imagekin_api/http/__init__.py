@@ -1,1 +1,1 @@
-"""HTTP as every route needs it: who asks, bodies, pages, problems, idempotency."""
+"""HTTP as every route needs it: authentication, bodies, pages, problems, idempotency."""

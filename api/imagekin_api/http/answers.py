@@ -1,4 +1,4 @@
-"""Answers that are no errors."""
+"""Successful answers."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ POLL_AFTER_S = 1
 
 
 def of(model: BaseModel, status: int = 200) -> flask.Response:
-    """Answer with a model of the wire as JSON."""
+    """Answer with a model of the schemas as JSON."""
     return flask.Response(model.model_dump_json(), status, mimetype=MEDIA_TYPE)
 
 
 def accepted(job: schemas.Job) -> flask.Response:
-    """Answer 202 with a job, where it is and when to look again."""
+    """Answer 202 with a job, its address and when to poll it."""
     answer = of(job, 202)
     answer.headers["Location"] = job.links.self
     answer.headers["Retry-After"] = str(POLL_AFTER_S)
@@ -33,5 +33,6 @@ def nothing() -> flask.Response:
 
 
 def best_media_type(*offered: str) -> str:
-    """Return what the request's `Accept` likes best of `offered`, or the first: what fits nothing is no error."""
+    """Return what the request's `Accept` prefers among `offered`, or the first one if nothing matches: that is not an
+    error."""
     return flask.request.accept_mimetypes.best_match(offered, offered[0])

@@ -1,4 +1,4 @@
-"""Who asks: an API key's owner, or this machine alone. What is not marked as public is closed."""
+"""Authentication: an API key's owner, or this machine only. A view that is not marked as public is closed."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 
 def public(view: View) -> View:
-    """Mark a view as open to everybody; it may still ask `trusted` how much to show."""
+    """Mark a view as public; it may still ask `trusted` how much to show."""
     view.is_public = True  # pyright: ignore[reportFunctionMemberAccess] - read where the call comes in
     return view
 
 
 def register(app: flask.Flask) -> None:
-    """Have the app ask every request who it comes from."""
+    """Make the app authenticate every request."""
 
     app.before_request(identify)
 
 
 def identify() -> None:
-    """Find whom the request comes from; raises Forbidden, Unauthorized and RateLimited. Asked twice, it counts once."""
+    """Authenticate the request; raises Forbidden, Unauthorized and RateLimited. A second call does not count again."""
     request, settings = flask.request, service.current().settings
     if IDENTIFIED in request.environ:
         flask.g.owner = request.environ[IDENTIFIED]
@@ -62,16 +62,15 @@ def identify() -> None:
 
 
 def refuse_strangers() -> None:
-    """Raise Forbidden for what a web page, another machine or a proxy sends to a server in local mode.
-
-    A page's own origin and name resolution must not lead here (DNS rebinding), so the Host has to be this machine's
+    """Raise Forbidden for a request that a web page, another machine or a proxy sends to a server in local mode. A page
+    must not get here through its own origin and name resolution (DNS rebinding), so the Host must be this machine's
     name and this server's port.
     """
     request = flask.request
     if not _is_loopback(request.remote_addr):
         raise errors.Forbidden()
     if is_forwarded():
-        raise errors.Forbidden("This server runs in local mode and answers no proxy; run it with IMAGEKIN_AUTH=keys.")
+        raise errors.Forbidden("This server runs in local mode and refuses proxies; run it with IMAGEKIN_AUTH=keys.")
     host = request.headers.get("Host", "")
     if not _is_own_host(host, request.environ.get("SERVER_PORT", "")):
         raise errors.Forbidden("This server runs in local mode and answers only to localhost and its own port.")
@@ -80,11 +79,11 @@ def refuse_strangers() -> None:
     foreign = request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site")
     visit = request.method == "GET" and request.headers.get("Sec-Fetch-Mode") == "navigate"
     if (origin is not None and origin.lower() != f"http://{host}".lower()) or (foreign and not visit):
-        raise errors.Forbidden("This server runs in local mode and answers no other site's pages.")
+        raise errors.Forbidden("This server runs in local mode and refuses requests from other sites' pages.")
 
 
 def is_forwarded() -> bool:
-    """Return whether a proxy has passed the request on."""
+    """Return whether a proxy forwarded the request."""
     return any(_FORWARDED.fullmatch(name.lower()) for name in flask.request.headers.keys())  # noqa: SIM118 - pairs
 
 
@@ -107,7 +106,7 @@ def owner_of_key() -> str:
 
 
 def trusted() -> bool:
-    """Return whether the request may see what operators see: it brings a key, or comes from this machine itself."""
+    """Return whether the request may see what operators see: it has a valid key, or comes from this machine."""
     request = flask.request
     if not is_forwarded() and _is_loopback(request.remote_addr) and _is_own_host(request.headers.get("Host", ""), None):
         return True

@@ -1,4 +1,4 @@
-"""Request bodies: JSON within limits, checked against the wire's models."""
+"""Request bodies: JSON within limits, validated by the schemas."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def is_json() -> bool:
 def read_json() -> Any:
     """Return the request's JSON; raises UnsupportedMediaType, TooLarge, BadRequest and InvalidRequest.
 
-    Numbers that are whole are integers, so that 1.0 is 1. What no database keeps is refused: NUL, halves of surrogate
-    pairs, and numbers past a double.
+    Whole numbers are integers, so that 1.0 is 1. What a database cannot store is refused: NUL, halves of surrogate
+    pairs, and numbers too large for a double.
     """
     if not is_json():
         raise problems.UnsupportedMediaType("Send this as `Content-Type: application/json`.")
@@ -44,7 +44,8 @@ def read_json() -> Any:
 
 
 def load(text: str, pointer: str = "") -> Any:
-    """Return the JSON in `text`, checked as `read_json` does; `pointer` is where in the request it stands."""
+    """Return the JSON in `text`, checked as in `read_json`; `pointer` is its place in the request. Raises
+    BadRequest."""
     try:
         return _checked(json.loads(text, parse_constant=_refuse_constant), pointer)
     except RecursionError:
@@ -54,7 +55,7 @@ def load(text: str, pointer: str = "") -> Any:
 
 
 def parse(model: type[T], data: Any) -> T:
-    """Return `data`, as JSON has it, as a model; raises InvalidRequest with a pointer to each field that is wrong."""
+    """Return `data`, parsed JSON, as a model; raises InvalidRequest with a pointer to each field that is wrong."""
     try:
         return model.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
@@ -62,7 +63,7 @@ def parse(model: type[T], data: Any) -> T:
 
 
 def parse_form(model: type[T], fields: dict[str, Any]) -> T:
-    """Return a form's fields as a model, their texts read as numbers and the like; raises InvalidRequest."""
+    """Return a form's fields as a model, with texts parsed as numbers where needed; raises InvalidRequest."""
     try:
         return model.model_validate(fields)
     except ValidationError as error:

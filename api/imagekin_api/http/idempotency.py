@@ -21,26 +21,26 @@ MAX_KEY_CHARS = 255
 
 @dataclass(frozen=True, slots=True)
 class Idempotency:
-    """A key, None if the client sent none, and the digest of what came with it."""
+    """A key, None if the client did not send one, and the digest of the request."""
 
     key: str | None
     digest: str | None
 
     @classmethod
     def of_json(cls, body: Any, sha256_by_upload: dict[str, str] | None = None) -> Idempotency:
-        """Read the request's key beside its JSON body."""
+        """Read the key of a request with a JSON body."""
         key = read_key()
         return cls(key, key and _digest(["json", _by_content(body, sha256_by_upload or {})]))
 
     @classmethod
     def of_parts(cls, parts: Iterable[tuple[str, str | None, str]]) -> Idempotency:
-        """Read the request's key beside its multipart body: (field, filename, sha256) in their order."""
+        """Read the key of a request with a multipart body: (field, filename, sha256) in their order."""
         key = read_key()
         return cls(key, key and _digest(["multipart", [list(part) for part in parts]]))
 
 
 def read_key() -> str | None:
-    """Return the request's key; raises InvalidRequest for one that cannot be kept."""
+    """Return the request's key; raises InvalidRequest if it is too long or not printable ASCII."""
     key = flask.request.headers.get(HEADER)
     if key is None:
         return None

@@ -1,4 +1,4 @@
-"""Multipart bodies as a stream of parts, so that an archive goes from the socket into the storage in one pass."""
+"""Multipart bodies as a stream of parts, so that an archive goes from the socket to the storage in one pass."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _CONTINUED = re.compile(rb"(?:\r\n|\n|\r)[ \t]")
 
 
 class Part:
-    """A field or file of a form, read once and in its turn; `sha256` is right when it is read to the end."""
+    """A field or file of a form, read once and in order; `sha256` is complete when all of it has been read."""
 
     def __init__(self, event: wire.Field | wire.File, body: _Body) -> None:
         self.field = event.name or ""
@@ -44,7 +44,7 @@ class Part:
         return self._hash.hexdigest()
 
     def read(self, _size: int = -1) -> bytes:
-        """Return the next piece, whatever its size; empty at the end."""
+        """Return the next piece, of any size; empty at the end. Raises BadRequest if the body is broken."""
         while self._more:
             event = self._body.next_event()
             if not isinstance(event, wire.Data):
@@ -57,7 +57,7 @@ class Part:
         return b""
 
     def read_all(self, max_bytes: int) -> bytes:
-        """Return all of it; raises TooLarge past `max_bytes`."""
+        """Return the whole part; raises TooLarge past `max_bytes`."""
         pieces = []
         while piece := self.read():
             pieces.append(piece)
@@ -66,7 +66,7 @@ class Part:
         return b"".join(pieces)
 
     def text(self) -> str:
-        """Return a field's text; raises BadRequest if it is none."""
+        """Return a field's text; raises BadRequest if it is not text."""
         try:
             text = self.read_all(MAX_FIELDS_BYTES).decode("utf-8")
         except UnicodeDecodeError:
@@ -77,7 +77,7 @@ class Part:
 
 
 class _Decoder(wire.MultipartDecoder):
-    """Reads headers of parts that are not UTF-8, too: a client's Latin-1 `filename=` is a name like others."""
+    """Reads part headers that are not UTF-8, too: a client's Latin-1 `filename=` is a name like any other."""
 
     def _parse_headers(self, data: bytes | bytearray) -> Headers:
         lines = (line.strip(b" \t") for line in _CONTINUED.sub(b" ", data).splitlines())
@@ -97,7 +97,7 @@ class _Body:
             while isinstance(event := self._decoder.next_event(), wire.NeedData):
                 self._decoder.receive_data(self._receive() or None)
         except RequestEntityTooLarge:
-            raise errors.TooLarge("The multipart body has too many parts, or one with too large headers.") from None
+            raise errors.TooLarge("The multipart body has too many parts, or a part's headers are too large.") from None
         except (ValueError, AttributeError):  # headers that do not parse; a part that starts with no line break
             raise errors.BadRequest("The multipart body is broken.") from None
         return event
@@ -116,9 +116,8 @@ def is_multipart() -> bool:
 
 
 def parts(max_bytes: int) -> Iterator[Part]:
-    """Yield the request's parts in their order; what the caller leaves of one is skipped.
-
-    Raises TooLarge past `max_bytes` in all, BadRequest if the body breaks off.
+    """Yield the request's parts in order; what the caller does not read of one is skipped. Raises TooLarge past
+    `max_bytes` in total, BadRequest if the body breaks off.
     """
     boundary = flask.request.mimetype_params.get("boundary", "")
     if not boundary or not boundary.isascii():

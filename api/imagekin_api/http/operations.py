@@ -1,4 +1,4 @@
-"""What a view takes and gives, said beside it: openapi.json and the documentation page are made of it."""
+"""What a view accepts and returns, declared next to it: openapi.json and the documentation page are made from it."""
 
 from __future__ import annotations
 
@@ -25,16 +25,15 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class JsonBound:
-    """How large an operation's JSON may be; `bytes` None: as large as the settings allow.
-
-    `values` counts them in all depths: a value costs a hundred times the two bytes that it may be written in.
+    """How large an operation's JSON may be; `bytes` None: as large as the settings allow. `values` counts the values at
+    all depths: a value takes a hundred times the two bytes that it may be written in.
     """
 
     bytes: int | None = 64 << 10
     values: int = 10_000
 
     def max_bytes(self, settings: Settings) -> int:
-        """Return the most bytes of a body."""
+        """Return the largest size of a body in bytes."""
         return settings.max_json_bytes if self.bytes is None else min(self.bytes, settings.max_json_bytes)
 
 
@@ -66,25 +65,25 @@ class Operation:
     errors: tuple[type[errors.ImagekinError], ...] = ()
 
 
-LIMIT = Parameter("limit", "How many at most; clamped to 1 and 1,000.", {"type": "integer", "default": 50})
-CURSOR = Parameter("cursor", "`next_cursor` of the page before.")
+LIMIT = Parameter("limit", "The largest number of items; clamped to 1 and 1,000.", {"type": "integer", "default": 50})
+CURSOR = Parameter("cursor", "`next_cursor` of the previous page.")
 PAGED = (LIMIT, CURSOR)
 IDEMPOTENCY_KEY = Parameter(
     "Idempotency-Key",
-    "The same request under the same key is the same job; another one is refused.",
+    "The same request under the same key is the same job; a different request under it is refused.",
     {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]*$"},
     "header",
 )
 WAIT = Parameter(
     "Prefer",
-    "`wait=20` holds the answer until the job is terminal or 20 seconds are up; `Preference-Applied` tells if it did.",
+    "`wait=20` holds the answer until the job is terminal, for up to 20 seconds; `Preference-Applied` says if so.",
     {"type": "string", "examples": ["wait=20"]},
     "header",
 )
 
 
 def operation(summary: str, **details: Any) -> Callable[[View], View]:
-    """Say what a view takes and gives; its docstring becomes the description."""
+    """Declare what a view accepts and returns; its docstring becomes the description."""
 
     def describe(view: View) -> View:
         view.operation = Operation(summary, **details)  # pyright: ignore[reportFunctionMemberAccess] - the description of a view goes with it

@@ -1,4 +1,4 @@
-"""Many posted images as one stored zip, so that workers read them as they read any archive."""
+"""Many posted images as one stored zip, so that workers read them like any archive."""
 
 from __future__ import annotations
 
@@ -42,9 +42,8 @@ class Pack:
                 self._file.close()
 
     def add(self, part: multipart.Part) -> None:
-        """Add an image as it comes from the socket.
-
-        Raises InvalidKey for a file name that makes no key, Unavailable if the temporary folder is full.
+        """Add an image as it arrives from the socket. Raises InvalidKey for a file name that cannot be a key,
+        Unavailable if the temporary folder is full.
         """
         archive = self._opened()
         member = zipfile.ZipInfo(_key(part, self.count), _DATE)
@@ -81,7 +80,7 @@ def _room() -> Iterator[None]:
         if not files.is_full(error) and not isinstance(error, FileNotFoundError):
             raise
         raise errors.Unavailable(
-            "The API's temporary folder has no room for these images; free some, or send them as an archive."
+            "The API's temporary folder has no room for these images; free some space, or send them as an archive."
         ) from error
 
 
@@ -91,5 +90,5 @@ def _key(part: multipart.Part, index: int) -> str:
     except errors.InvalidKey as error:
         pointer = {"pointer": f"/images/{index}", "detail": error.detail}
         raise errors.InvalidKey(
-            f"The file name of image {index} makes no key: {error.detail}", errors=[pointer]
+            f"The file name of image {index} cannot be a key: {error.detail}", errors=[pointer]
         ) from None

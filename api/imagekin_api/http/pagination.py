@@ -1,4 +1,4 @@
-"""Lists by the page: `?limit=&cursor=`, where a cursor names the last thing shown, so that inserts move nothing."""
+"""Lists in pages: `?limit=&cursor=`. A cursor names the last item shown, so inserts do not shift the pages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_LIMIT = 1000
 
 
 def limit() -> int:
-    """Return the request's `limit`, clamped to 1 and MAX_LIMIT; raises InvalidRequest if it is no number."""
+    """Return the request's `limit`, clamped to 1 and MAX_LIMIT; raises InvalidRequest if it is not a number."""
     text = flask.request.args.get("limit")
     if text is None:
         return DEFAULT_LIMIT
@@ -29,7 +29,7 @@ def limit() -> int:
 
 
 def encode(listing: str, position: str | tuple[int, int] | None) -> str | None:
-    """Return the opaque cursor for a position in a listing; None if the list ends."""
+    """Return the opaque cursor for a position in a listing; None at the end of the list."""
     if position is None:
         return None
     text = json.dumps([listing, position], separators=(",", ":"))
@@ -37,22 +37,23 @@ def encode(listing: str, position: str | tuple[int, int] | None) -> str | None:
 
 
 def cursor(listing: str) -> str | None:
-    """Return the position that the request's cursor names; raises InvalidRequest for one of another listing."""
+    """Return the position that the request's cursor names; raises InvalidRequest for a cursor of another listing."""
     position = _position(listing)
     if position is not None and not isinstance(position, str):
-        raise _invalid("cursor", "The cursor is not one that this list gave.")
+        raise _invalid("cursor", "The cursor does not come from this list.")
     return position
 
 
 def item_cursor(listing: str) -> tuple[int, int] | None:
-    """Return the (seq, index) that the request's cursor names; raises InvalidRequest for one of another listing."""
+    """Return the (seq, index) that the request's cursor names; raises InvalidRequest for a cursor of another
+    listing."""
     match _position(listing):
         case None:
             return None
         case [int(seq), int(index)] if type(seq) is type(index) is int and abs(seq) < 2**62 and abs(index) < 2**62:
             return seq, index
         case _:
-            raise _invalid("cursor", "The cursor is not one that this list gave.")
+            raise _invalid("cursor", "The cursor does not come from this list.")
 
 
 def _position(listing: str) -> Any:
@@ -64,7 +65,7 @@ def _position(listing: str) -> Any:
     except (ValueError, TypeError, binascii.Error, RecursionError):
         name = position = None
     if name != listing or position is None or (isinstance(position, str) and not position.isprintable()):
-        raise _invalid("cursor", "The cursor is not one that this list gave.")
+        raise _invalid("cursor", "The cursor does not come from this list.")
     return position
 
 

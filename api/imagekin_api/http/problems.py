@@ -1,4 +1,4 @@
-"""Errors as `application/problem+json` (RFC 9457): every one of them, whoever raised it."""
+"""Errors as `application/problem+json` (RFC 9457), all of them, from imagekin and from the libraries."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ _CODES = {413: errors.TooLarge.code, 500: errors.ImagekinError.code, 503: errors
 
 
 class UnsupportedMediaType(errors.ImagekinError):
-    """The body's Content-Type is not one that this address takes."""
+    """This address does not accept the body's Content-Type."""
 
     code = "unsupported_media_type"
     http_status = 415
 
 
 class RequestTimeout(errors.ImagekinError):
-    """The body came too slowly: send it without pauses of 30 seconds and at 1 KiB a second at least."""
+    """The body arrived too slowly: send at least 1 KiB a second, without pauses of 30 seconds."""
 
     code = "request_timeout"
     http_status = 408
 
 
 class MethodNotAllowed(errors.ImagekinError):
-    """This address does not take that method; `Allow` lists those that it takes."""
+    """This address does not accept that method; `Allow` lists the methods that it accepts."""
 
     code = "method_not_allowed"
     http_status = 405
@@ -50,7 +50,7 @@ class MethodNotAllowed(errors.ImagekinError):
 def response(
     status: int, code: str, detail: str, *, pointers: list[dict[str, Any]] | None = None, **members: Any
 ) -> flask.Response:
-    """Build the answer; `type` leads to the code's place in the documentation."""
+    """Build the answer; `type` links to the code's description in the documentation."""
     body = {
         "type": f"/docs#{code}",
         "title": code.replace("_", " ").capitalize(),
@@ -68,7 +68,7 @@ def response(
 
 
 def of_error(error: errors.ImagekinError) -> flask.Response:
-    """Answer an error of the tree; the details of one that is ours stay in the log."""
+    """Answer with an error of the tree; the details of an internal error stay in the log."""
     if error.http_status == 500:
         log.error("request_failed", exc_info=error)
         return response(500, errors.ImagekinError.code, errors.ImagekinError().detail)
@@ -79,7 +79,7 @@ def of_error(error: errors.ImagekinError) -> flask.Response:
 
 
 def invalid(error: ValidationError, data: Any) -> errors.InvalidRequest:
-    """Turn what pydantic found in `data` into an error with a JSON pointer for each field."""
+    """Return an InvalidRequest with a JSON pointer for each field in which pydantic found an error in `data`."""
     if (count := error.error_count()) > MOST_FAULTS:
         raise errors.InvalidRequest(f"The request is not valid: it has {count:,} faults.")
     # each once, as the members of a union find the same faults
@@ -95,7 +95,7 @@ def invalid(error: ValidationError, data: Any) -> errors.InvalidRequest:
 
 
 def _location(found: Any) -> tuple[int | str, ...]:
-    """Return where pydantic found an error; of a union told apart by its `type`, pydantic names the union alone."""
+    """Return where pydantic found an error; for a union discriminated by `type`, pydantic names only the union."""
     return (*found["loc"], "type") if found["type"].startswith("union_tag_") else found["loc"]
 
 
@@ -115,7 +115,7 @@ def pointer(location: tuple[int | str, ...], data: Any) -> str:
 
 
 def _nearest(found: list[Any], data: Any) -> list[Any]:
-    """Keep, of a union's errors, those of the member that the caller came nearest to."""
+    """Keep, of a union's errors, those of the member that the request matches best."""
     by_member: dict[str | None, list[Any]] = {}
     for each in found:
         member = next((part for part in each["loc"] if isinstance(part, str) and part[:1].isupper()), None)
@@ -129,7 +129,7 @@ def _nearest(found: list[Any], data: Any) -> list[Any]:
 
 
 def register(app: flask.Flask) -> None:
-    """Have the app answer every error as a problem."""
+    """Make the app answer every error as a problem."""
 
     @app.errorhandler(errors.ImagekinError)
     def _known(error: errors.ImagekinError) -> flask.Response:

@@ -1,1 +1,1 @@
-"""Results as clients take them away: contact sheets, lines of JSON, CSV."""
+"""Results as clients download them: contact sheets, lines of JSON, CSV."""

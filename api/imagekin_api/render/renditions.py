@@ -1,4 +1,4 @@
-"""Results as JSON, as lines of JSON and as CSV, written while they are read."""
+"""Results as JSON, as lines of JSON and as CSV, written while they are being read."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ _ROWS_PER_PIECE = 512
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A result: a summary that fits in memory, and rows that may not, under their name in the summary's JSON.
-
-    Without rows of its own, the summary is the only row.
+    """A result: a summary that fits in memory, and rows that may not, under their name in the summary's JSON. A result
+    without rows has its summary as the only row.
     """
 
     summary: dict[str, Any]
@@ -32,7 +31,7 @@ class Result:
 
 
 def render(result: Result, media_type: str) -> Iterator[bytes]:
-    """Yield the pieces of the result in one of MEDIA_TYPES."""
+    """Yield the result, piece by piece, in one of MEDIA_TYPES."""
     match media_type:
         case "application/x-ndjson":
             return _pieces(map(_line, result.rows()))

@@ -1,4 +1,4 @@
-"""Contact sheets out of stored thumbnails: one for a search, one for each cluster."""
+"""Contact sheets drawn from stored thumbnails: one for a search, one for each cluster."""
 
 from __future__ import annotations
 
@@ -30,9 +30,8 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 @dataclass(frozen=True)
 class Tile:
-    """One picture of a sheet: its thumbnail (JPEG bytes, None if there is none), title, and key as caption.
-
-    `marked` sets it apart: the medoid of a cluster.
+    """One picture of a sheet: its thumbnail (JPEG bytes, None if it has no thumbnail), title, and key as caption.
+    `marked` highlights it: the medoid of a cluster.
     """
 
     thumbnail: bytes | None
@@ -46,7 +45,7 @@ def search_sheet(
 ) -> bytes:
     """Draw the query, titled "original", and its neighbors as a PNG.
 
-    At most MAX_TILES pictures are drawn; `total` counts all neighbors where more exist than are given.
+    At most MAX_TILES pictures are drawn; `total` counts all neighbors, if there are more than are given.
     """
     tiles = [Tile(query, "original", query_caption, marked=True), *neighbors]
     return _sheet(None, tiles, None if total is None else total + 1)
@@ -55,29 +54,29 @@ def search_sheet(
 def cluster_sheet(title: str, tiles: Sequence[Tile], *, total: int | None = None) -> bytes:
     """Draw one cluster as a PNG: its heading, its pictures, the marked one (the medoid) with a badge.
 
-    At most MAX_TILES pictures are drawn; `total` counts all members where more exist than are given.
+    At most MAX_TILES pictures are drawn; `total` counts all members, if there are more than are given.
     """
     return _sheet(title, tiles, total, badge="medoid")
 
 
 def selection_sheet(title: str, tiles: Sequence[Tile], *, total: int) -> bytes:
-    """Draw chosen images in the order chosen as a PNG, at most MAX_TILES of `total`."""
+    """Draw chosen images as a PNG, in the order chosen, at most MAX_TILES of `total`."""
     return _sheet(title, tiles, total)
 
 
 def cluster_title(label: int, size: int, cohesion: float) -> str:
-    """Word the heading of a cluster's sheet."""
+    """Return the heading of a cluster's sheet."""
     images = "image" if size == 1 else "images"
     return f"cluster {label}  ·  {size:,} {images}  ·  cohesion {cohesion:.4f}"
 
 
 def similarity_title(score: float) -> str:
-    """Word a neighbor's similarity."""
+    """Return a neighbor's similarity in words."""
     return f"{score:.4f}"
 
 
 def distance_title(distance: float) -> str:
-    """Word a member's distance to its cluster's center; a bare number would pass for a similarity."""
+    """Return a member's distance to its cluster's center in words; a bare number would look like a similarity."""
     return f"distance {distance:.3f}"
 
 
@@ -105,7 +104,7 @@ def _sheet(heading: str | None, tiles: Sequence[Tile], total: int | None, badge:
 
 
 def _columns(count: int) -> int:
-    """Choose a grid a little wider than high, never narrower than a heading needs."""
+    """Choose a grid that is a little wider than high, and never narrower than the heading."""
     return min(MAX_COLUMNS, max(3, math.ceil(math.sqrt(count * 1.5))))
 
 
@@ -132,7 +131,7 @@ def _card(
 
 
 def _opened(thumbnail: bytes | None) -> Image.Image | None:
-    """Decode a thumbnail and fit it into its place; None if it is missing or broken."""
+    """Decode a thumbnail and fit it into its tile; None if it is missing or broken."""
     if not thumbnail:
         return None
     try:
@@ -145,7 +144,7 @@ def _opened(thumbnail: bytes | None) -> Image.Image | None:
 
 
 def _placeholder(draw: ImageDraw.ImageDraw, left: int, top: int) -> None:
-    """Draw a frame with hills and a sun, which says that a picture belongs here."""
+    """Draw a frame with hills and a sun, the placeholder for a missing picture."""
     x, y = left + PICTURE_WIDTH // 2, top + PICTURE_HEIGHT // 2 - 8
     draw.rounded_rectangle((x - 30, y - 22, x + 30, y + 22), 5, None, _FAINT_INK, 2)
     draw.line((x - 24, y + 15, x - 9, y - 4, x + 2, y + 8, x + 10, y, x + 24, y + 15), _FAINT_INK, 2, joint="curve")
@@ -160,7 +159,7 @@ def _badge(draw: ImageDraw.ImageDraw, left: int, top: int, text: str) -> None:
 
 
 def shortened(text: str, width_px: int, size_px: int) -> str:
-    """Take as much out of the middle of a text as it must lose to fit a width."""
+    """Shorten a text in the middle until it fits a width."""
     # more than that cannot be shown, and the fonts of all marks on a character take long
     text, font = drawable(text if len(text) <= width_px else text[:width_px] + text[-width_px:]), _font(size_px)
     if _fits(text, width_px, font):

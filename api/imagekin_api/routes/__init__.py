@@ -28,13 +28,13 @@ VERSIONED = (backbones, collections, images, uploads, intake, jobs, results, exp
 
 
 class Id(BaseConverter):
-    """The id of a job or an image, not a word that stands in its place: so each address has its own methods."""
+    """The id of a job or an image, and no other word: so each address has its own methods."""
 
     regex = rf"(?!(?:{'|'.join([*JobKind, 'known'])})$)[^/]+"
 
 
 def register(app: flask.Flask) -> None:
-    """Put all addresses into the app."""
+    """Register all addresses with the app."""
     app.url_map.converters["id"] = Id
     for module in VERSIONED:
         app.register_blueprint(module.blueprint, url_prefix="/v1")

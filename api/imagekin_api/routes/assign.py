@@ -1,4 +1,4 @@
-"""Assign jobs: images into the clusters of an earlier clustering."""
+"""Assign jobs: they put images into the clusters of an earlier clustering."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ from imagekin_api.wiring import service
     errors=(*intake.REFUSED, errors.JobNotFound, errors.JobNotFinished, errors.ImageNotFound, errors.Conflict),
 )
 def assign() -> flask.Response:
-    """Those named by `image_ids` or `image_keys`, or else all that came or changed after the clustering."""
+    """The images are those named by `image_ids` or `image_keys`, or else all that were added or changed after the
+    clustering."""
     data = bodies.read_json()
     body = bodies.parse(schemas.AssignBody, data)
     intake.check_callback(body.callback_url)
@@ -45,10 +46,10 @@ def assign() -> flask.Response:
 
 
 def _assigned(session: Session, owner: str, body: schemas.AssignBody) -> tuple[tables.Collection, list[str] | None]:
-    """Return the clustering's collection, and the ids of the images that are named, each once."""
+    """Return the clustering's collection, and the ids of the named images, each once."""
     job = view.get(session, owner, body.clustering_id)
     if job.kind != JobKind.CLUSTER:
-        raise intake.invalid("/clustering_id", f"This is a job of kind {job.kind}; name one of kind cluster.")
+        raise intake.invalid("/clustering_id", f"This is a job of kind {job.kind}; name a job of kind cluster.")
     if job.status not in TERMINAL:
         raise errors.JobNotFinished("The clustering is not finished yet; poll its job until its status is terminal.")
     if session.get(tables.Clustering, job.id) is None:

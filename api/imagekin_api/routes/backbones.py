@@ -1,4 +1,4 @@
-"""The networks that a collection can be made with."""
+"""The networks that a collection can use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ORIGINAL = frozenset({"efficientnet_b0", "resnet50", "vgg19"})
 @blueprint.get("/backbones")
 @operation("List the backbones", returns=schemas.Page[schemas.Backbone], parameters=PAGED)
 def index() -> flask.Response:
-    """The networks without their heads, with the length of their embeddings and the weights there are for them.
+    """List the networks without their heads, with the length of their embeddings and the available weights.
 
     The default comes first, then `resnet50`, `vgg19` and `efficientnet_b0`, then the others by name.
     """

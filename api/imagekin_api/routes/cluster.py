@@ -31,7 +31,7 @@ from imagekin_api.wiring import service
     errors=intake.REFUSED,
 )
 def cluster() -> flask.Response:
-    """Into `n_clusters` groups of similar images; the largest gets the label 0."""
+    """Group the images into `n_clusters` clusters of similar images; the largest has the label 0."""
     data = bodies.read_json()
     body = bodies.parse(schemas.ClusterBody, data)
     intake.check_callback(body.callback_url)
@@ -70,7 +70,7 @@ def sheet(job: tables.Job, summary: dict[str, Any]) -> bytes:
 
 
 def nearest(rows: Iterable[dict[str, Any]], label: int) -> list[dict[str, Any]]:
-    """Return the members of a cluster that are nearest to its centroid, as many as a sheet shows, the nearest first."""
+    """Return the members of a cluster that are nearest to its centroid, nearest first, as many as fit on a sheet."""
     members = (row for row in rows if row["label"] == label)
     return heapq.nsmallest(sheets.MAX_TILES, members, key=lambda row: (row["distance"], row["key"]))
 

@@ -24,7 +24,8 @@ blueprint = flask.Blueprint("collections", __name__)
     errors=(errors.CollectionExists, errors.UnknownBackbone, errors.UnknownWeights),
 )
 def create() -> flask.Response:
-    """Backbone, weights, precision and colors make its space, which stays: vectors of different spaces never meet."""
+    """Backbone, weights, precision and colors determine its space, which never changes: vectors of different spaces are
+    never mixed."""
     here = service.current()
     body = bodies.parse(schemas.CollectionBody, bodies.read_json())
     space = catalog.resolve_space(body.backbone, body.weights, body.precision, here.settings.weights_dir, body.colors)
@@ -37,7 +38,7 @@ def create() -> flask.Response:
 @blueprint.get("/collections")
 @operation("List the collections", returns=schemas.Page[schemas.Collection], parameters=PAGED)
 def index() -> flask.Response:
-    """By name."""
+    """List the collections by name."""
     after, limit = pagination.cursor("collections"), pagination.limit()
     items, last = service.current().database.read(collections.page, service.owner(), after, limit)
     cursor = pagination.encode("collections", last)
@@ -47,7 +48,7 @@ def index() -> flask.Response:
 @blueprint.get("/collections/<name>")
 @operation("Show a collection", returns=schemas.Collection, errors=(errors.CollectionNotFound,))
 def show(name: str) -> flask.Response:
-    """The collection, with how many images are in it."""
+    """Return the collection with its number of images."""
     return answers.of(service.current().database.read(_view, service.owner(), name))
 
 
@@ -58,6 +59,6 @@ def _view(session: Session, owner: str, name: str) -> schemas.Collection:
 @blueprint.delete("/collections/<name>")
 @operation("Delete a collection", status=204, errors=(errors.CollectionNotFound,))
 def delete(name: str) -> flask.Response:
-    """Its name is free at once and its unfinished jobs end; the images are removed in the background."""
+    """Its name is free at once and its unfinished jobs are cancelled; the images are removed in the background."""
     service.current().database.write(collection_deletion.delete, service.owner(), name)
     return answers.nothing()

@@ -1,4 +1,4 @@
-"""The contract as OpenAPI 3.1, and as a page to read, made of local files only."""
+"""The API's description as OpenAPI 3.1 and as a page to read, made from local files only."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def document() -> flask.Response:
 @blueprint.get("/")
 @auth.public
 def root() -> werkzeug.Response:
-    """Lead whoever opens the service's address to its documentation."""
+    """Redirect the service's root address to its documentation."""
     return flask.redirect(flask.url_for("docs.page"))
 
 

@@ -1,4 +1,4 @@
-"""Embed jobs: images from an upload, a folder, addresses, a manifest, a location or a form."""
+"""Embed jobs: they take images from an upload, a folder, addresses, a manifest, a location or a form."""
 
 from __future__ import annotations
 
@@ -31,9 +31,8 @@ from imagekin_api.wiring import service
     errors=(*intake.REFUSED, errors.UploadNotFound, errors.SourceRefused, errors.InvalidKey, errors.TooLarge),
 )
 def embed() -> flask.Response:
-    """As JSON from an upload, a folder, addresses, a manifest or a location; as a form with the images or an archive.
-
-    An image whose key is there with the same content is `reused`; with other content, `on_conflict` decides.
+    """JSON names an upload, a folder, addresses, a manifest or a location; a form brings the images or an archive. An
+    image whose key is stored with the same content is `reused`; with other content, `on_conflict` decides.
     """
     if multipart.is_multipart():
         return _embed_form()
@@ -77,7 +76,7 @@ def _embed_json() -> flask.Response:
 
 
 def _source(source: schemas.Source, owner: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
-    """Return a source as clients see it, as workers need it, and the sha256 of the upload in it."""
+    """Return a source as clients see it and as workers need it, and the sha256 of its upload."""
     public = source.model_dump(mode="json", exclude_defaults=True)
     match source:
         case schemas.FolderSource() | schemas.LocationSource():

@@ -29,14 +29,14 @@ FORMAT = Parameter(
     errors=(errors.CollectionNotFound, errors.Unavailable),
 )
 def export(name: str) -> flask.Response:
-    """All of them with ids, keys and metadata, and their space in the file's metadata, as of one moment."""
+    """The file has all vectors with ids, keys and metadata as of one moment, and their space in its own metadata."""
     format = flask.request.args.get("format", DEFAULT_FORMAT)
     if format not in exports.FORMATS:
         detail = f"format must be one of {', '.join(exports.FORMATS)}."
         raise errors.InvalidRequest(detail, errors=[{"pointer": "/format", "in": "query", "detail": detail}])
     here = service.current()
     if not here.exports.acquire(blocking=False):
-        raise errors.Unavailable("As many exports are under way as the server has room for; try again later.")
+        raise errors.Unavailable("The server is already running as many exports as it can; try again later.")
     pieces = exports.write(here.database, service.owner(), name, format)
     try:
         # what is wrong comes out before the answer begins

@@ -1,4 +1,4 @@
-"""Whether the process lives, whether the service is ready, and its numbers for Prometheus."""
+"""Whether the process is alive, whether the service is ready, and its numbers for Prometheus."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from imagekin_api.wiring import service
 blueprint = flask.Blueprint("health", __name__)
 
 REDIS_TIMEOUT_S = 0.5
-UNREACHABLE = "The database cannot be reached; see that it runs, and IMAGEKIN_DATABASE_URL."
+UNREACHABLE = "The database cannot be reached; check that it is running, and IMAGEKIN_DATABASE_URL."
 
 
 class Unready(Exception):
@@ -31,14 +31,14 @@ class Unready(Exception):
 @blueprint.get("/healthz")
 @auth.public
 def live() -> flask.Response:
-    """Answer that the process lives, whatever the rest does."""
+    """Answer that the process is alive, without looking at anything else."""
     return flask.jsonify(status="ok")
 
 
 @blueprint.get("/readyz")
 @auth.public
 def ready() -> flask.Response:
-    """Answer 200, or 503 where something is missing; what it is stands there for a key, or on this machine."""
+    """Answer 200, or 503 if something is missing; what it is, is shown to requests with a key or from this machine."""
     trusted = _trusted()
     found = _examine()
     missing = [name for name, reason in found.items() if reason is not None]
@@ -64,7 +64,7 @@ def _trusted() -> bool:
 
 
 def _examine() -> dict[str, str | None]:
-    """Return what is wrong with each part, None for nothing."""
+    """Return what is wrong with each part, None if nothing is."""
     found = {name: _reason(check) for name, check in CHECKS.items()}
     for name, check in CHECKS_OF_DATABASE.items():
         cause = next((part for part in ("database", "migrations") if found.get(part) is not None), None)
@@ -100,8 +100,8 @@ def _redis() -> None:
             connection.ping()
     except (redis.RedisError, OSError, ValueError) as error:
         raise Unready(
-            f"Redis does not answer ({type(error).__name__}); see that it runs, and IMAGEKIN_REDIS_URL. "
-            "Jobs are taken in meanwhile, and start late."
+            f"Redis does not answer ({type(error).__name__}); check that it is running, and IMAGEKIN_REDIS_URL. "
+            "Meanwhile jobs are accepted, but they start late."
         ) from error
 
 
@@ -118,7 +118,7 @@ def _worker(lane: Lane) -> Callable[[], None]:
     def check() -> None:
         if not service.current().database.read(presence.count, lane):
             raise Unready(
-                f"No {lane} worker was heard of in the last {presence.LIVE_S} s; "
+                f"No {lane} worker has reported in the last {presence.LIVE_S} s; "
                 f"start one: `imagekin worker --lane {lane}`."
             )
 
@@ -136,7 +136,7 @@ CHECKS_OF_DATABASE: dict[str, Callable[[], None]] = {
 @blueprint.get("/metrics")
 @auth.public
 def show_metrics() -> flask.Response:
-    """Answer in Prometheus's text format, to a key or this machine."""
+    """Answer in Prometheus's text format, to requests with a key or from this machine."""
     if not auth.trusted():
         raise errors.Unauthorized()
     here = service.current()

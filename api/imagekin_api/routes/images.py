@@ -29,7 +29,7 @@ MISSING = (errors.CollectionNotFound, errors.ImageNotFound)
     errors=(errors.CollectionNotFound,),
 )
 def index(name: str) -> flask.Response:
-    """In the order in which they came."""
+    """They are listed in the order in which they were added."""
     after, limit = pagination.cursor("images"), pagination.limit()
     items, last = service.current().database.read(_page, service.owner(), name, after, limit)
     return answers.of(schemas.Page[schemas.Image](items=items, next_cursor=pagination.encode("images", last)))
@@ -50,9 +50,9 @@ def _page(
     errors=(errors.CollectionNotFound,),
 )
 def known(name: str) -> flask.Response:
-    """Of keys with the SHA-256 of their files, those that are there with just this content: they need not be sent.
-
-    Content that only other keys or collections have is not among them: it is `reused`, but the job wants its bytes.
+    """Send keys with the SHA-256 of their files; the answer has those that are stored with exactly this content, which
+    need not be sent. Content that only other keys or collections have is not listed: it will be `reused`, but the job
+    needs its bytes.
     """
     body = bodies.parse(schemas.KnownBody, bodies.read_json())
     return answers.of(service.current().database.read(_known, service.owner(), name, body.images))
@@ -65,7 +65,8 @@ def _known(session: Session, owner: str, name: str, contents: list[schemas.Conte
 @blueprint.get("/collections/<name>/images/<id:image_id>")
 @operation("Show an image", returns=schemas.Image, errors=MISSING)
 def show(name: str, image_id: str) -> flask.Response:
-    """What is known of the image; its embedding and thumbnail have addresses of their own."""
+    """Return the image's key, hash, size, format and metadata; its embedding and thumbnail have addresses of their
+    own."""
     return answers.of(service.current().database.read(_view, service.owner(), name, image_id))
 
 
@@ -82,7 +83,7 @@ def _view(session: Session, owner: str, name: str, image_id: str) -> schemas.Ima
     errors=MISSING,
 )
 def annotate(name: str, image_id: str) -> flask.Response:
-    """The metadata that is sent takes the place of all that was there."""
+    """The new metadata replaces all of the old."""
     body = bodies.parse(schemas.ImagePatch, bodies.read_json())
     return answers.of(service.current().database.write(_annotate, service.owner(), name, image_id, body.metadata))
 
@@ -107,7 +108,7 @@ def _delete(session: Session, owner: str, name: str, image_id: str) -> None:
 @blueprint.get("/collections/<name>/images/<image_id>/embedding")
 @operation("Get an image's embedding", returns=schemas.Embedding, media={NPY: BINARY}, errors=MISSING)
 def embedding(name: str, image_id: str) -> flask.Response:
-    """As JSON, or as a NumPy file for `Accept: application/octet-stream`."""
+    """The answer is JSON, or a NumPy file for `Accept: application/octet-stream`."""
     image, dtype, vector = service.current().database.read(_vector, service.owner(), name, image_id)
     if answers.best_media_type(answers.MEDIA_TYPE, NPY) == NPY:
         return _npy(image.id, vector.astype(dtype.value))
@@ -133,7 +134,7 @@ def _npy(image_id: str, vector: np.ndarray) -> flask.Response:
 @blueprint.get("/collections/<name>/images/<image_id>/thumbnail")
 @operation("Get an image's thumbnail", media={"image/jpeg": BINARY}, errors=MISSING)
 def thumbnail(name: str, image_id: str) -> flask.Response:
-    """A small JPEG, upright."""
+    """Return a small, upright JPEG."""
     content_hash, picture = service.current().database.read(_thumbnail, service.owner(), name, image_id)
     if picture is None:
         raise errors.NotFound("This image has no thumbnail.")

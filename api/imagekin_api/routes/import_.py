@@ -1,4 +1,4 @@
-"""Import jobs: vectors that were made elsewhere, or exported, into a collection of the same space."""
+"""Import jobs: they put exported vectors, or vectors made elsewhere, into a collection of the same space."""
 
 from __future__ import annotations
 
@@ -42,10 +42,9 @@ CALLBACK_URL = Parameter("callback_url", "As in an embed job; for a raw body.")
     errors=(*REFUSED, errors.UploadNotFound, errors.TooLarge),
 )
 def import_(name: str) -> flask.Response:
-    """From an npz or Parquet file as an export gives them: the body itself, a form's `file`, or an upload by its id.
-
-    The file's `space_id` must be the collection's. A vector whose key is there with the same vector is `reused`; with
-    other content, `on_conflict` decides.
+    """They come in an npz or Parquet file, as an export writes it: the body itself, a form's `file`, or an upload by
+    its id. The file's `space_id` must be the collection's. If the key is stored with the same vector, it is `reused`;
+    with another one, `on_conflict` decides.
     """
     if bodies.is_json():
         return _import_upload(name)
@@ -99,7 +98,7 @@ def _store_body(enclosed: intake.Enclosure) -> Form:
 def _submission(
     name: str, upload: dict[str, Any], body: schemas.ImportForm, request: Idempotency, pointer: str
 ) -> submit.Submission:
-    """Build the job of a file that is stored; raises InvalidRequest if it is not one for this collection."""
+    """Build the job for a stored file; raises InvalidRequest if the file is not for this collection."""
     here = service.current()
     collection, dim = here.database.read(_target, service.owner(), name)
     work = {**upload, "type": "vectors", "space_id": collection.space_id, "dim": dim}

@@ -1,4 +1,4 @@
-"""Taking a job in: what all job requests share, from the upload they bring along to the ring after the commit."""
+"""Accepting a job: what all job requests share, from the upload that they carry to the ring after the commit."""
 
 from __future__ import annotations
 
@@ -36,31 +36,31 @@ Parts = list[tuple[str, str | None, str]]
 
 @dataclass
 class Form:
-    """The text fields of a multipart request, and all of its parts in their order."""
+    """The text fields of a multipart request, and all of its parts in order."""
 
     fields: dict[str, Any] = field(default_factory=dict)
     parts: Parts = field(default_factory=list)
     size: int = 0
 
     def take(self, part: multipart.Part) -> None:
-        """Read a text field; raises InvalidRequest for a file and for a field that came before, TooLarge."""
+        """Read a text field; raises InvalidRequest for a file or a repeated field, and TooLarge."""
         if part.filename is not None:
-            raise multipart.invalid(part.field, "This form takes no file in that field.")
+            raise multipart.invalid(part.field, "This form does not accept a file in that field.")
         if part.field in self.fields:
-            raise multipart.invalid(part.field, "The field came twice.")
+            raise multipart.invalid(part.field, "The field was sent twice.")
         self.fields[part.field] = part.text()
         self.size += len(part.field.encode()) + part.size
         if self.size > multipart.MAX_FIELDS_BYTES:
             raise errors.TooLarge(f"The form's fields are larger than {multipart.MAX_FIELDS_BYTES:,} bytes.")
 
     def note(self, part: multipart.Part) -> None:
-        """Remember a part that was read, for the idempotency digest."""
+        """Record a part that was read, for the idempotency digest."""
         self.parts.append((part.field, part.filename, part.sha256))
 
 
 @dataclass
 class Enclosure:
-    """A file that came with a job request: stored at once, kept if the job is new."""
+    """A file that was sent with a job request: stored at once, kept if the job is new."""
 
     id: str
     filename: str | None
@@ -69,22 +69,22 @@ class Enclosure:
 
     @property
     def path(self) -> str:
-        """Its name in the storage."""
+        """The file's name in the storage."""
         return rows.path(self.id)
 
     def store(self, stream: Readable | IO[bytes], max_bytes: int) -> None:
-        """Write its bytes; raises TooLarge, QuotaExceeded and Unavailable."""
+        """Store the file's bytes; raises TooLarge, QuotaExceeded and Unavailable."""
         check_room()
         self.stored = service.current().storage.write(self.path, stream, max_bytes)
 
     def work(self) -> dict[str, str | None]:
-        """Say where a worker finds it."""
+        """Return where a worker finds the file."""
         return {"upload_id": self.id, "path": self.path, "filename": self.filename}
 
 
 @contextlib.contextmanager
 def enclosure(filename: str | None = None) -> Iterator[Enclosure]:
-    """Return an enclosure whose bytes are removed at the end, unless a new job took it."""
+    """Yield an enclosure whose bytes are removed at the end, unless a new job took it."""
     enclosed = Enclosure(tables.new_id(), filename)
     try:
         yield enclosed
@@ -94,13 +94,13 @@ def enclosure(filename: str | None = None) -> Iterator[Enclosure]:
 
 
 def check_room() -> None:
-    """Raise QuotaExceeded, before anything is read, for a request that its owner's quota has no room for."""
+    """Raise QuotaExceeded, before anything is read, if the request does not fit into its owner's quota."""
     here = service.current()
     here.database.read(rows.check_room, service.owner(), flask.request.content_length or 1, here.settings)
 
 
 def known(request: Idempotency) -> flask.Response | None:
-    """Answer with the job that the same request brought before; raises IdempotencyMismatch."""
+    """Answer with the job that the same request created earlier; raises IdempotencyMismatch."""
     if request.key is None:
         return None
     job = service.current().database.read(_known, service.owner(), request)
@@ -141,7 +141,7 @@ def _submit(
 
 
 def check_callback(url: str | None) -> None:
-    """Raise InvalidRequest for a callback that no webhook would be sent to."""
+    """Raise InvalidRequest for a callback address that webhooks are not sent to."""
     if url is None:
         return
     try:

@@ -1,4 +1,4 @@
-"""Jobs: what became of them, their images one by one, and how they are stopped, repeated and deleted."""
+"""Jobs: their state, their images one by one, and how to cancel, retry and delete them."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def _words(name: str, words: type[StrEnum], description: str) -> Parameter:
         _words("status", JobStatus, "Only those with this status."),
         _words("kind", JobKind, "Only those of this kind."),
         Parameter("collection", "Only those of this collection."),
-        Parameter("idempotency_key", "Only the one that was posted under this key."),
+        Parameter("idempotency_key", "Only the job that was posted under this key."),
     ),
 )
 def index() -> flask.Response:
-    """The newest first."""
+    """List jobs, newest first."""
     status, kind = _word("status", JobStatus), _word("kind", JobKind)
     after, limit = pagination.cursor("jobs"), pagination.limit()
     name, key = flask.request.args.get("collection"), flask.request.args.get("idempotency_key")
@@ -117,7 +117,7 @@ def _view(session: Session, owner: str, job_id: str) -> schemas.Job:
 @blueprint.delete("/jobs/<id:job_id>")
 @operation("Delete a job", status=204, errors=(errors.JobNotFound, errors.JobNotFinished))
 def delete(job_id: str) -> flask.Response:
-    """A finished one, with its ledger and result; what it embedded stays."""
+    """Delete a finished job with its ledger and result; the images that it embedded stay."""
     service.current().database.write(end.delete, service.owner(), job_id)
     return answers.nothing()
 
@@ -130,7 +130,7 @@ def delete(job_id: str) -> flask.Response:
     errors=(errors.JobNotFound, errors.ResultExpired),
 )
 def items(job_id: str) -> flask.Response:
-    """What became of each, in the order of the source; those still at work are not listed yet."""
+    """List the outcome of each image in the order of the source; images still in progress are not listed yet."""
     listing = f"items:{job_id}"
     status = _word("status", ItemStatus)
     after, limit = pagination.item_cursor(listing), pagination.limit()
@@ -151,7 +151,7 @@ def _items(
 @blueprint.post("/jobs/<job_id>/cancel")
 @operation("Cancel a job", returns=schemas.Job, status=202, errors=(errors.JobNotFound, errors.JobFinished))
 def cancel(job_id: str) -> flask.Response:
-    """What is finished stays, and no later write of the job happens."""
+    """Finished images stay, and the job writes nothing more."""
     return answers.accepted(service.current().database.write(_cancel, service.owner(), job_id))
 
 

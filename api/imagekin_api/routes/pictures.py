@@ -1,4 +1,4 @@
-"""Pictures of results: a contact sheet for each kind of job that has one, drawn of stored thumbnails."""
+"""Pictures of results: a contact sheet for each kind of job that has one, drawn from stored thumbnails."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHEETS: dict[JobKind, Sheet] = {}
 
 
 def sheet_of(kind: JobKind) -> Callable[[Sheet], Sheet]:
-    """Say that a function draws the sheets of a kind of job."""
+    """Register the function that draws the sheets of a kind of job."""
 
     def note(sheet: Sheet) -> Sheet:
         SHEETS[kind] = sheet
@@ -28,7 +28,7 @@ def sheet_of(kind: JobKind) -> Callable[[Sheet], Sheet]:
 
 
 def of(session: Session, collection_id: str, ids: list[str]) -> dict[str, bytes]:
-    """Return the thumbnails of those images of a collection that are still there and have one, by id."""
+    """Return by id the thumbnails of those images that are still in the collection and have one."""
     found = session.scalars(
         sa.select(tables.Image).where(
             tables.Image.id.in_(ids), tables.Image.collection_id == collection_id, tables.Image.deleted_at.is_(None)

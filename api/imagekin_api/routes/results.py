@@ -36,7 +36,8 @@ UNFINISHED = (errors.JobNotFound, errors.JobNotFinished, errors.ResultExpired, e
     errors=UNFINISHED,
 )
 def show(job_id: str) -> flask.Response:
-    """As JSON, or its rows as `application/x-ndjson` or `text/csv`: neighbors, assignments, or the embed summary."""
+    """The answer is JSON, or the rows alone as `application/x-ndjson` or `text/csv`: neighbors, assignments, or the
+    embed summary."""
     job, summary = service.current().database.read(_finished, service.owner(), job_id)
     media_type = answers.best_media_type(*renditions.MEDIA_TYPES)
     return flask.Response(renditions.render(_result(job, summary), media_type), content_type=_content_type(media_type))
@@ -47,7 +48,8 @@ def _content_type(media_type: str) -> str:
 
 
 def _finished(session: Session, owner: str, job_id: str) -> tuple[tables.Job, dict[str, Any]]:
-    """Return a finished job and the summary of its result; raises why there is none."""
+    """Return a finished job and the summary of its result; raises JobNotFinished, ResultExpired or why it has no
+    result."""
     job = view.get(session, owner, job_id)
     if job.status not in TERMINAL:
         raise errors.JobNotFinished()
@@ -84,7 +86,7 @@ def _result(job: tables.Job, summary: dict[str, Any]) -> Result:
     errors=UNFINISHED,
 )
 def sheet(job_id: str) -> flask.Response:
-    """As PNG. Of a search: the query, then each neighbor with its similarity. Of a clustering: one cluster."""
+    """Return a PNG. For a search: the query, then each neighbor with its similarity. For a clustering: one cluster."""
     job, summary = service.current().database.read(_finished, service.owner(), job_id)
     draw = pictures.SHEETS.get(JobKind(job.kind))
     if draw is None:

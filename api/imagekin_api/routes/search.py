@@ -1,4 +1,4 @@
-"""Search jobs: the neighbors of an image, of a vector or of a picture that came along, and their contact sheet."""
+"""Search jobs: the neighbors of an image, a vector or an uploaded picture, and their contact sheet."""
 
 from __future__ import annotations
 
@@ -35,9 +35,8 @@ from imagekin_api.wiring import service
     errors=(*intake.REFUSED, errors.ImageNotFound, errors.TooLarge),
 )
 def search() -> flask.Response:
-    """By an image of the collection, an embedding or an address as JSON, or by a picture of your own as a form.
-
-    In a form, `filter` is JSON text.
+    """JSON names an image of the collection, an embedding or an address; a form brings a picture of your own. In a
+    form, `filter` is JSON text.
     """
     if multipart.is_multipart():
         return _search_form()

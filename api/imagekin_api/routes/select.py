@@ -32,7 +32,8 @@ from imagekin_api.wiring import service
     errors=(*intake.REFUSED, errors.ImageNotFound),
 )
 def select() -> flask.Response:
-    """`representative`: typical ones, the largest group's first; `diverse`: each as far as can be from all before."""
+    """`representative` chooses typical images, starting with the largest group; `diverse` chooses each image as far as
+    possible from all before."""
     data = bodies.read_json()
     body = bodies.parse(schemas.SelectBody, data)
     intake.check_callback(body.callback_url)
@@ -47,7 +48,7 @@ def select() -> flask.Response:
 
 
 def _choice(session: Session, owner: str, body: schemas.SelectBody) -> tuple[tables.Collection, dict[str, Any] | None]:
-    """Return the collection, and what is avoided as a worker needs it."""
+    """Return the collection, and the images to avoid as a worker needs them."""
     collection = collections.get(session, owner, body.collection)
     if not collection.image_count:
         raise intake.invalid("/collection", "The collection has no images to choose from.")

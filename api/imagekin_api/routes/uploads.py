@@ -38,9 +38,8 @@ MAX_FILENAME_CHARS = 1024
     errors=(errors.TooLarge, errors.QuotaExceeded, errors.Unavailable),
 )
 def create() -> flask.Response:
-    """The body is the file itself: a zip, tar or tar.gz, one image, or a manifest; what it is shows its content.
-
-    It lives while an unexpired job names it, else a day.
+    """The body is the file itself: a zip, tar or tar.gz, one image, or a manifest; its type is detected from its
+    content. It is kept while an unexpired job refers to it, otherwise for a day.
     """
     here = service.current()
     if multipart.is_multipart():
@@ -69,7 +68,7 @@ def create() -> flask.Response:
 
 
 class _Counted:
-    """A stream that counts what is read from it."""
+    """A stream that counts the bytes read from it."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
@@ -95,7 +94,7 @@ def _filename() -> str | None:
 @blueprint.delete("/uploads/<upload_id>")
 @operation("Delete an upload", status=204, errors=(errors.UploadNotFound, errors.Conflict))
 def delete(upload_id: str) -> flask.Response:
-    """Refused while an unfinished job reads it."""
+    """An upload that an unfinished job reads cannot be deleted."""
     here = service.current()
     path = here.database.write(rows.delete, service.owner(), upload_id)
     here.storage.delete(path)

@@ -1,7 +1,6 @@
-"""How fast an owner may ask: a token bucket for each, kept in Redis, so that all API processes count together.
-
-While Redis is away each process counts for itself: then several allow a multiple of the rate, and nobody is refused or
-kept waiting because of Redis.
+"""How fast an owner may send requests: a token bucket for each, kept in Redis, so that all API processes count
+together. While Redis is down each process counts for itself: then several processes allow a multiple of the rate, and
+no request is refused or delayed because of Redis.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ class Buckets(Protocol):
 
 
 class Rates:
-    """What each owner may ask: `shared` buckets where they can be had, else those of this process."""
+    """The request rates of all owners: `shared` buckets if Redis answers, else those of this process."""
 
     def __init__(
         self, own: Buckets, shared: Buckets | None = None, clock: Callable[[], float] = time.monotonic
@@ -66,12 +65,12 @@ class Rates:
 
     @classmethod
     def of(cls, settings: Settings) -> Rates | None:
-        """Return the rates that the settings ask for; None if there is no limit."""
+        """Return the rates from the settings; None without a limit."""
         rate = settings.rate_limit_per_s
         return cls(OwnBuckets(rate), SharedBuckets(rate, settings)) if rate else None
 
     def take(self, owner: str) -> None:
-        """Count a request; raises RateLimited, with the seconds until there is room for one."""
+        """Count a request; raises RateLimited, with the seconds until one is allowed."""
         wait_s = self._take(owner)
         if wait_s > 0:
             raise errors.RateLimited(retry_after_s=math.ceil(wait_s))
@@ -87,7 +86,7 @@ class Rates:
 
 
 class SharedBuckets:
-    """Buckets in Redis, shared by all processes that work on one database; raises RedisError while it is away."""
+    """Buckets in Redis, shared by all processes that work on one database; raises RedisError while it is down."""
 
     def __init__(self, per_s: float, settings: Settings) -> None:
         self._arguments = (per_s, _burst(per_s))
@@ -106,7 +105,7 @@ class SharedBuckets:
 class OwnBuckets:
     """Buckets in this process; `per_s` tokens a second flow into each.
 
-    Only owners whose key is known get a bucket, so there are no more of them than owners.
+    Only owners with a known key get a bucket, so there are never more buckets than owners.
     """
 
     def __init__(self, per_s: float, clock: Callable[[], float] = time.monotonic) -> None:

@@ -1,4 +1,4 @@
-"""What every request works with: built once for a process, found through the running app."""
+"""What every request works with: built once in each process, found through the running app."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ EXTENSION = "imagekin"
 
 @dataclass(frozen=True)
 class Service:
-    """What a process answers with: settings, database, storage, doorbell, held answers, rates, seats for exports.
-
-    An export holds a connection to the database for as long as its client reads.
+    """The parts of a process: settings, database, storage, doorbell, held answers, rates, slots for exports. An export
+    holds a connection to the database for as long as its client reads.
     """
 
     settings: Settings
@@ -35,14 +34,14 @@ class Service:
 
     @classmethod
     def open(cls, settings: Settings) -> Service:
-        """Open what the settings name; nothing is connected yet."""
+        """Open what the settings name; it does not connect yet."""
         database = Database(settings.database, pool_size=settings.api_threads)
         watcher = Watcher(database, max_waiting=settings.api_threads // 2)
         exports = threading.BoundedSemaphore(settings.api_threads // 2)
         return cls(settings, database, Storage(settings), Doorbell(settings), watcher, Rates.of(settings), exports)
 
     def close(self) -> None:
-        """Answer whoever waits, and close the connections."""
+        """Answer all held requests, and close the connections."""
         self.watcher.close()
         self.doorbell.close()
         self.database.dispose()
@@ -54,5 +53,5 @@ def current() -> Service:
 
 
 def owner() -> str:
-    """Return whom this request comes from, as auth found it."""
+    """Return the owner that this request was authenticated as."""
     return cast(str, flask.g.owner)

@@ -1,4 +1,4 @@
-"""`Prefer: wait=N`: one thread looks for the jobs of all who wait, and only while somebody waits."""
+"""`Prefer: wait=N`: one thread polls the jobs of all held requests, and only while there are any."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _WAIT = re.compile(r'(?:^|[,;])\s*wait\s*=\s*"?(\d{1,9})"?\s*(?=$|[,;])', re.IGN
 
 
 def preferred_wait_s(headers: list[str]) -> int | None:
-    """Return the seconds that `Prefer` headers ask to wait (RFC 7240), at most MAX_WAIT_S; None if none does."""
+    """Return the seconds that `Prefer` headers ask to wait (RFC 7240), at most MAX_WAIT_S; None if they do not ask."""
     found = _WAIT.search(", ".join(headers))
     return min(int(found[1]), MAX_WAIT_S) if found else None
 
@@ -54,7 +54,7 @@ class Watcher:
         return self._waiting.total()
 
     def wait(self, job_id: str, timeout_s: float) -> bool:
-        """Hold the caller until the job is terminal or gone, or the time is up; False if all seats are taken."""
+        """Hold the caller until the job is terminal or gone, or the time is up; False if all slots are taken."""
         if self._closing or not self._seats.acquire(blocking=False):
             return False
         try:
@@ -72,11 +72,11 @@ class Watcher:
         return True
 
     def stop_waiting(self) -> None:
-        """Have everybody who waits answered within a poll; takes no lock, so a signal handler may call it."""
+        """Release all waiting threads within one poll; takes no lock, so a signal handler may call it."""
         self._closing = True
 
     def close(self) -> None:
-        """Have everybody who waits answered, and end the thread."""
+        """Release all waiting threads, and end the polling thread."""
         self._closing = True
         with self._changed:
             self._changed.notify_all()
@@ -111,7 +111,7 @@ class Watcher:
             self._pause(pause_s)
 
     def _pause(self, pause_s: float) -> None:
-        """Sleep, the longer the longer all have waited; who comes new is looked for soon."""
+        """Sleep for longer the longer all have waited; a new one is polled soon."""
         began = time.monotonic()
         while True:
             time.sleep(pause_s)
