@@ -43,8 +43,9 @@ def test_a_search_with_a_filter_is_among_what_has_its_values(
 
     assert sorted(found({})) == sorted(KEYS)
     assert found({"place": "Köln"}) == ["a/ß.jpg"]
-    assert found({"tags": ["x", None]}) == ["a/c😀.jpg"]
-    assert found({"place": "Köln", "tags": ["x", None]}) == []
+    assert found({"tags": [["x", None]]}) == ["a/c😀.jpg"]
+    assert found({"place": "Köln", "tags": [["x", None]]}) == []
+    assert sorted(found({"!place": "Köln"})) == sorted(set(KEYS) - {"a/ß.jpg"})
 
 
 def test_a_clustering_past_its_memory_budget_goes_by_mini_batches(

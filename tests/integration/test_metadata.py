@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from imagekin.enums import ItemStatus, OnConflict
-from imagekin.store import images, ledger, reading, segments
+from imagekin.store import filters, images, ledger, reading, segments
 from kit.archive import Archive
 
 METADATA = {
     "yes": {"on": True, "n": 1, "place": {"city": "Rome", "year": 1969}, "tags": ["a", "b"], "by": None},
-    "one": {"on": 1, "n": 1.5, "place": {"city": "Rome"}, "tags": ["b", "a"]},
+    "one": {"on": 1, "n": 1.5, "place": {"city": "Rome"}, "tags": ["b", "a"], "!odd": "x", 'a "quoted" \\ name é': "ö"},
     "list": {"on": [True], "n": "1", "place": "Rome", "tags": [["a", "b"]], "by": "me"},
 }
 
@@ -25,28 +25,50 @@ def archive(database, settings):
     return archive
 
 
-def test_a_filter_finds_equal_values_and_no_others(archive):
-    keys = {archive.database.read(images.by_key, archive.collection(), key).id: key for key in METADATA}
+FILTERS = (
+    ({}, {"yes", "one", "list", "bare"}),
+    ({"on": True}, {"yes"}),
+    ({"on": 1}, {"one"}),
+    ({"on": 1.0}, {"one"}),
+    ({"on": True, "n": 1}, {"yes"}),
+    ({"on": True, "n": 2}, set()),
+    ({"n": 1.5}, {"one"}),
+    ({"place": {"city": "Rome"}}, {"one"}),
+    ({"place": {"year": 1969, "city": "Rome"}}, {"yes"}),
+    ({"place": "Rome"}, {"list"}),
+    ({"place": {}}, set()),
+    # any of them
+    ({"n": [1, "1"]}, {"yes", "list"}),
+    ({"n": [True]}, set()),
+    ({"n": []}, set()),
+    ({"place": ["Rome", {"city": "Rome"}]}, {"one", "list"}),
+    # a list as the value itself
+    ({"tags": ["a", "b"]}, set()),
+    ({"tags": [["a", "b"]]}, {"yes"}),
+    ({"tags": [["a", "b"], ["b", "a"]]}, {"yes", "one"}),
+    ({"on": [[1]]}, set()),
+    ({"on": [[True]]}, {"list"}),
+    # not set
+    ({"by": None}, {"yes", "one", "bare"}),
+    ({"by": [None, "me"]}, {"yes", "one", "list", "bare"}),
+    ({"n": [None, 1]}, {"yes", "bare"}),
+    # the opposite
+    ({"!by": None}, {"list"}),
+    ({"!n": 1}, {"one", "list", "bare"}),
+    ({"!n": [1, 1.5, None]}, {"list"}),
+    ({"!n": []}, {"yes", "one", "list", "bare"}),
+    ({"!on": True, "on": [True, 1]}, {"one"}),
+    ({"!!odd": "x"}, {"yes", "list", "bare"}),
+    ({'a "quoted" \\ name é': "ö"}, {"one"}),
+)
 
-    def found(wanted):
-        return {keys[id] for id in archive.database.read(images.matching, archive.collection().id, wanted)}
 
-    for wanted, expected in (
-        ({"on": True}, {"yes"}),
-        ({"on": 1}, {"one"}),
-        ({"on": True, "n": 1}, {"yes"}),
-        ({"on": True, "n": 2}, set()),
-        ({"n": 1.5}, {"one"}),
-        ({"by": None}, {"yes"}),
-        ({"place": {"city": "Rome"}}, {"one"}),
-        ({"place": {"year": 1969, "city": "Rome"}}, {"yes"}),
-        ({"place": "Rome"}, {"list"}),
-        ({"place": {}}, set()),
-        ({"tags": ["a", "b"]}, {"yes"}),
-        ({"tags": ["b"]}, set()),
-        ({"on": [1]}, set()),
-    ):
-        assert found(wanted) == expected, wanted
+def test_a_filter_finds_what_passes_and_nothing_else(archive):
+    found = {archive.database.read(images.by_key, archive.collection(), key).id: key for key in [*METADATA, "bare"]}
+    for wanted, expected in FILTERS:
+        ids = archive.database.read(images.matching, archive.collection().id, wanted)
+        assert {found[id] for id in ids} == expected, wanted
+        assert {key for key in found.values() if filters.matches(METADATA.get(key, {}), wanted)} == expected, wanted
 
 
 def test_known_images_change_only_where_what_is_said_of_them_does(archive):

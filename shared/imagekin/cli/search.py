@@ -29,7 +29,10 @@ def command(
     where: Annotated[
         list[str] | None,
         typer.Option(
-            "--filter", metavar="NAME=VALUE", help="Only images whose metadata have this value; may be given again."
+            "--filter",
+            metavar="NAME=VALUE",
+            help="Only images whose metadata have this value; a JSON list is any of them, null is not set, ! before "
+            "the name is the opposite. May be given again.",
         ),
     ] = None,
     sheet: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a contact sheet (PNG).")] = None,

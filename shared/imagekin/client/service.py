@@ -270,7 +270,8 @@ class Client:
 
         One query of: picture, image_id, image_key, embedding, url. top_k: how many, 10 by default. min_score: none
         less similar than this. exclude_query: a stored image is not among its own neighbors (True). filter: only
-        images whose metadata have these values. Waits for the answer; raises the job's error when it fails.
+        images whose metadata have these values; a list is any of them, None is not set, `!` before a name is the
+        opposite. Waits for the answer; raises the job's error when it fails.
         """
         return self.search_job(picture, collection=collection, **options).result()
 
@@ -328,7 +329,7 @@ class Client:
 
         method: `representative` (typical ones), or `diverse` (strange ones come early). avoid: the name of a collection
         of the same space, or a list of image ids: what is chosen lies away from them. filter: only images whose
-        metadata have these values.
+        metadata have these values, as in `search`.
         """
         body = bodies.json(
             schemas.SelectBody,

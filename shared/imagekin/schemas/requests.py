@@ -60,6 +60,14 @@ def _at_most(max_bytes: int) -> Callable[[Metadata], Metadata]:
     return check
 
 
+Filter = Annotated[
+    Metadata,
+    AfterValidator(_at_most(MAX_FILTER_BYTES)),
+    Field(
+        description="Fields of metadata and their values: a list is any of them, null is not set, `!` before a name "
+        "is the opposite."
+    ),
+]
 GivenMetadata = Annotated[Metadata, AfterValidator(_at_most(MAX_METADATA_BYTES))]
 Name = Annotated[
     str,
@@ -198,7 +206,7 @@ class SearchForm(JobBody):
     top_k: Annotated[int, Field(ge=1, le=MAX_TOP_K)] = 10
     min_score: Annotated[float, Field(ge=-1, le=1)] | None = None
     exclude_query: bool = True
-    filter: Annotated[Metadata, AfterValidator(_at_most(MAX_FILTER_BYTES))] | None = None
+    filter: Filter | None = None
 
 
 class SearchBody(SearchForm):
@@ -217,7 +225,7 @@ class SelectBody(JobBody):
     n: Annotated[int, Field(ge=1, le=MAX_SELECT)]
     method: SelectMethod = SelectMethod.REPRESENTATIVE
     view: ViewName = ViewName.CALIBRATED
-    filter: Annotated[Metadata, AfterValidator(_at_most(MAX_FILTER_BYTES))] | None = None
+    filter: Filter | None = None
     avoid: Annotated[
         Name | Annotated[list[Id], Field(max_length=MAX_AVOID)] | None,
         Field(description="A collection of the same space, or ids of images: what is chosen lies away from them."),

@@ -6,17 +6,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from imagekin import errors, schemas
 from imagekin.database import sql, tables
 from imagekin.database.sql import moment
 from imagekin.schemas import keys
-from imagekin.store import collections
-
-# no value of JSON, so equal to none
-_NOTHING = object()
+from imagekin.store import collections, filters
 
 
 def get(session: Session, collection: tables.Collection, image_id: str) -> tables.Image:
@@ -137,25 +133,7 @@ def view(image: tables.Image) -> schemas.Image:
 
 
 def matching(session: Session, collection_id: str, wanted: dict[str, Any]) -> set[str]:
-    """Return the ids of the collection's images whose metadata has all of the `wanted` names with equal values."""
+    """Return the ids of the collection's images whose metadata pass a filter (`imagekin.store.filters`)."""
     Image = tables.Image
-    query = sa.select(Image.id).where(Image.collection_id == collection_id, Image.deleted_at.is_(None))
-    if session.get_bind().dialect.name == "postgresql":
-        query = query.where(sa.type_coerce(Image.metadata_, postgresql.JSONB).contains(wanted))
-        # it takes a part of an object or a list for the whole
-        if not any(isinstance(value, dict | list) for value in wanted.values()):
-            return set(session.scalars(query))
-    rows = session.execute(query.add_columns(Image.metadata_).execution_options(yield_per=4096))
-    return {
-        id for id, metadata in rows if all(_same(metadata.get(name, _NOTHING), value) for name, value in wanted.items())
-    }
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Return whether two values of JSON are equal; to Python, `true` is 1."""
-    match one, other:
-        case dict(), dict():
-            return one.keys() == other.keys() and all(_same(one[name], other[name]) for name in one)
-        case list(), list():
-            return len(one) == len(other) and all(map(_same, one, other))
-    return isinstance(one, bool) == isinstance(other, bool) and one == other
+    mine = sa.select(Image.id).where(Image.collection_id == collection_id, Image.deleted_at.is_(None))
+    return set(session.scalars(mine.where(filters.clause(session, wanted))))
