@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from interruptions import finished, interrupted
-from kinds import kinds, some_labelled
 
 from imagekin import errors
 from imagekin_worker.analysis import adaptation, view
 from imagekin_worker.analysis.adaptation import Adaptation, Projection
+from kit.interruptions import finished, interrupted
+from kit.overlapping import kinds, some_labelled
 
 BUDGET = 1 << 30
 ROWS, LABELS = kinds(400, spread=1.5)

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from interruptions import finished, interrupted
-from kinds import kinds, some_labelled
 
 from imagekin import errors
 from imagekin_worker.analysis import classification, labelled, view
 from imagekin_worker.analysis.classification import Classification
+from kit.interruptions import finished, interrupted
+from kit.overlapping import kinds, some_labelled
 
 BUDGET = 1 << 30
 ROWS, LABELS = kinds(400)

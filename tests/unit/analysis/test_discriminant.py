@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from kinds import kinds
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from imagekin_worker.analysis import discriminant
 from imagekin_worker.analysis.discriminant import Moments
+from kit.overlapping import kinds
 
 
 @pytest.mark.parametrize("shrinkage", [0.1, 0.5, 0.9])

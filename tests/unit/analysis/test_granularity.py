@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from interruptions import finished, interrupted
 from sklearn.metrics import silhouette_score
 
 from imagekin import errors
 from imagekin_worker.analysis import granularity, view
 from imagekin_worker.analysis.granularity import GranularitySearch, silhouette
+from kit.interruptions import finished, interrupted
 
 
 def crowds(n_crowds: int, n: int = 400, dim: int = 24) -> np.ndarray:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from interruptions import finished, interrupted
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
@@ -15,6 +14,7 @@ from imagekin import errors
 from imagekin_worker.analysis import layout, nearest, view
 from imagekin_worker.analysis.layout import Layout
 from imagekin_worker.analysis.stepper import ViewedRows
+from kit.interruptions import finished, interrupted
 
 BUDGET = 1 << 30
 

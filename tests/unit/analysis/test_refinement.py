@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from kinds import kinds
 
 from imagekin import errors
 from imagekin_worker.analysis import refinement, view
+from kit.overlapping import kinds
 
 ROWS, LABELS = kinds(400)
 VIEW = view.of(ROWS, "space")

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from interruptions import finished, interrupted
 
 from imagekin import errors
 from imagekin_worker.analysis import selection, view
 from imagekin_worker.analysis.selection import Diverse, Representative
+from kit.interruptions import finished, interrupted
 
 BUDGET = 1 << 30
 

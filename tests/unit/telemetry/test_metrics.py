@@ -16,7 +16,7 @@ from imagekin.database.engine import Database
 from imagekin.enums import Lane
 from imagekin.telemetry import metrics
 
-DOCS = Path(__file__).parents[2] / "docs" / "how-to" / "monitor.md"
+DOCS = Path(__file__).parents[3] / "docs" / "how-to" / "monitor.md"
 UNITS = ("_seconds", "_bytes", "_ratio")
 
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageStat
 
 from imagekin.demo import furniture
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_three_classes_two_themes_each_five_pictures_a_theme() -> None:
