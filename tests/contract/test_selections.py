@@ -12,6 +12,7 @@ import pytest
 
 from imagekin_worker.analysis import view as views
 from imagekin_worker.kinds import pinned
+from kit.analyses import asked, result_of, resumed
 from kit.calls import accepted
 from kit.crew import Crew
 from kit.hand import DIM, Hand, vector
@@ -33,19 +34,11 @@ def images(server: Running, hand: Hand) -> list[str]:
 
 
 def select(client: httpx2.Client, **body: Any) -> httpx2.Response:
-    return client.post("/v1/jobs/select", json={"collection": "archive", "n": 6, **body})
+    return asked(client, "select", **{"n": 6, **body})
 
 
 def chosen(client: httpx2.Client, crew: Crew, **body: Any) -> dict[str, Any]:
-    job = accepted(select(client, **body))
-    crew.work()
-    return ended(client, job)
-
-
-def ended(client: httpx2.Client, job: dict[str, Any]) -> dict[str, Any]:
-    job = client.get(f"/v1/jobs/{job['id']}").json()
-    assert (job["status"], job["progress"]["fraction"]) == ("succeeded", 1), job
-    return client.get(f"/v1/jobs/{job['id']}/result").json()
+    return result_of(client, crew, "select", **{"n": 6, **body})
 
 
 def keys(result: dict[str, Any]) -> list[str]:
@@ -101,19 +94,7 @@ def test_slices_and_another_process_give_the_same_answer(
     before = crew.claims
     assert chosen(client, crew, method=method) == whole
     assert crew.claims - before > 5
-    job = accepted(select(client, method=method))
-    steps = 0
-    while True:
-        # each claim in a process of its own, which remembers nothing
-        process = Crew(server.settings)
-        try:
-            if not process.step():
-                break
-            steps += 1
-        finally:
-            process.close()
-    assert steps > 1
-    assert ended(client, job) == whole
+    assert resumed(server, client, "select", n=6, method=method) == whole
 
 
 def test_a_filter_and_what_is_avoided_bound_the_choice(

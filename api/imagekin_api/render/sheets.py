@@ -22,8 +22,8 @@ TEXT_HEIGHT, CAPTION_HEIGHT = 46, 26
 CARD_WIDTH = PICTURE_WIDTH + 2 * PADDING
 HEADING_HEIGHT, NOTE_HEIGHT = 44, 30
 
-_PAPER, _CARD, _LINE, _MAT = "#f5f4f1", "#ffffff", "#dfdcd6", "#faf9f7"
-_INK, _SOFT_INK, _FAINT_INK, _ACCENT = "#26282b", "#6d6f73", "#b9b6af", "#2f6f73"
+PAPER, CARD, _LINE, _MAT = "#f5f4f1", "#ffffff", "#dfdcd6", "#faf9f7"
+INK, _SOFT_INK, _FAINT_INK, ACCENT = "#26282b", "#6d6f73", "#b9b6af", "#2f6f73"
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -89,18 +89,18 @@ def _sheet(heading: str | None, tiles: Sequence[Tile], total: int | None, badge:
     width = 2 * MARGIN + columns * CARD_WIDTH + (columns - 1) * GAP
     card_height = PICTURE_HEIGHT + 2 * PADDING + (TEXT_HEIGHT if any(tile.title for tile in shown) else CAPTION_HEIGHT)
     grid = rows * card_height + (rows - 1) * GAP if shown else NOTE_HEIGHT
-    sheet = Image.new("RGB", (width, top + grid + (NOTE_HEIGHT if more > 0 else 0) + MARGIN), _PAPER)
+    sheet = Image.new("RGB", (width, top + grid + (NOTE_HEIGHT if more > 0 else 0) + MARGIN), PAPER)
     draw = ImageDraw.Draw(sheet)
     if heading:
-        draw.text((MARGIN, MARGIN - 4), shortened(heading, width - 2 * MARGIN, 22), _INK, _font(22))
+        draw.text((MARGIN, MARGIN - 4), shortened(heading, width - 2 * MARGIN, 22), INK, font(22))
     for number, tile in enumerate(shown):
         row, column = divmod(number, columns)
         left, upper = MARGIN + column * (CARD_WIDTH + GAP), top + row * (card_height + GAP)
         _card(sheet, draw, (left, upper, left + CARD_WIDTH - 1, upper + card_height - 1), tile, badge)
     note = f"... and {more:,} more" if more > 0 else "" if shown else "no images"
     if note:
-        draw.text((MARGIN, top + grid + 10 if shown else top), note, _SOFT_INK, _font(15))
-    return _png(sheet)
+        draw.text((MARGIN, top + grid + 10 if shown else top), note, _SOFT_INK, font(15))
+    return png(sheet)
 
 
 def _columns(count: int) -> int:
@@ -111,9 +111,9 @@ def _columns(count: int) -> int:
 def _card(
     sheet: Image.Image, draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], tile: Tile, badge: str | None
 ) -> None:
-    draw.rounded_rectangle(box, 6, _CARD, _ACCENT if tile.marked else _LINE, 2 if tile.marked else 1)
+    draw.rounded_rectangle(box, 6, CARD, ACCENT if tile.marked else _LINE, 2 if tile.marked else 1)
     place = (box[0] + PADDING, box[1] + PADDING)
-    picture = _opened(tile.thumbnail)
+    picture = opened(tile.thumbnail)
     draw.rectangle((*place, place[0] + PICTURE_WIDTH - 1, place[1] + PICTURE_HEIGHT - 1), _MAT)
     if picture:
         inset = ((PICTURE_WIDTH - picture.width) // 2, (PICTURE_HEIGHT - picture.height) // 2)
@@ -125,19 +125,21 @@ def _card(
     text_top = place[1] + PICTURE_HEIGHT + 7
     title, caption = shortened(tile.title, PICTURE_WIDTH, 15), shortened(tile.caption, PICTURE_WIDTH, 12)
     if title:
-        draw.text((place[0], text_top), title, _ACCENT if tile.marked else _INK, _font(15))
+        draw.text((place[0], text_top), title, ACCENT if tile.marked else INK, font(15))
     if caption:
-        draw.text((place[0], text_top + (21 if title else 2)), caption, _SOFT_INK, _font(12))
+        draw.text((place[0], text_top + (21 if title else 2)), caption, _SOFT_INK, font(12))
 
 
-def _opened(thumbnail: bytes | None) -> Image.Image | None:
-    """Decode a thumbnail and fit it into its tile; None if it is missing or broken."""
+def opened(thumbnail: bytes | None, width: int = PICTURE_WIDTH, height: int = PICTURE_HEIGHT) -> Image.Image | None:
+    """Decode a thumbnail and fit it into a tile of that size in pixels; None if it is missing or broken."""
     if not thumbnail:
         return None
     try:
         with Image.open(BytesIO(thumbnail), formats=("JPEG", "PNG", "WEBP")) as image:
-            scale = min(PICTURE_WIDTH / image.width, PICTURE_HEIGHT / image.height)
+            scale = min(width / image.width, height / image.height)
             size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+            # a JPEG that is drawn small need not be decoded large
+            image.draft("RGB", size)
             return image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
@@ -149,25 +151,25 @@ def _placeholder(draw: ImageDraw.ImageDraw, left: int, top: int) -> None:
     draw.rounded_rectangle((x - 30, y - 22, x + 30, y + 22), 5, None, _FAINT_INK, 2)
     draw.line((x - 24, y + 15, x - 9, y - 4, x + 2, y + 8, x + 10, y, x + 24, y + 15), _FAINT_INK, 2, joint="curve")
     draw.ellipse((x + 8, y - 14, x + 17, y - 5), None, _FAINT_INK, 2)
-    draw.text((x, y + 38), "no thumbnail", _FAINT_INK, _font(12), anchor="mm")
+    draw.text((x, y + 38), "no thumbnail", _FAINT_INK, font(12), anchor="mm")
 
 
 def _badge(draw: ImageDraw.ImageDraw, left: int, top: int, text: str) -> None:
-    width = math.ceil(draw.textlength(text, _font(12)))
-    draw.rounded_rectangle((left, top, left + width + 14, top + 19), 9, _ACCENT)
-    draw.text((left + 7, top + 9), text, "#ffffff", _font(12), anchor="lm")
+    width = math.ceil(draw.textlength(text, font(12)))
+    draw.rounded_rectangle((left, top, left + width + 14, top + 19), 9, ACCENT)
+    draw.text((left + 7, top + 9), text, "#ffffff", font(12), anchor="lm")
 
 
 def shortened(text: str, width_px: int, size_px: int) -> str:
     """Shorten a text in the middle until it fits a width."""
     # more than that cannot be shown, and the fonts of all marks on a character take long
-    text, font = drawable(text if len(text) <= width_px else text[:width_px] + text[-width_px:]), _font(size_px)
-    if _fits(text, width_px, font):
+    text, face = drawable(text if len(text) <= width_px else text[:width_px] + text[-width_px:]), font(size_px)
+    if _fits(text, width_px, face):
         return text
     low, high = 0, min(len(text), width_px)
     while low < high:
         kept = (low + high + 1) // 2
-        low, high = (kept, high) if _fits(_without_middle(text, kept), width_px, font) else (low, kept - 1)
+        low, high = (kept, high) if _fits(_without_middle(text, kept), width_px, face) else (low, kept - 1)
     return _without_middle(text, low)
 
 
@@ -195,7 +197,7 @@ def _has_glyph(character: str) -> bool:
 
 def _shape(character: str) -> bytes:
     image = Image.new("L", (40, 40))
-    ImageDraw.Draw(image).text((8, 8), character, 255, _font(16))
+    ImageDraw.Draw(image).text((8, 8), character, 255, font(16))
     return image.tobytes()
 
 
@@ -210,11 +212,13 @@ def _without_middle(text: str, kept: int) -> str:
 
 
 @cache
-def _font(size_px: int) -> Font:
+def font(size_px: int) -> Font:
+    """Return the font of sheets in a size."""
     return ImageFont.load_default(size=size_px)
 
 
-def _png(sheet: Image.Image) -> bytes:
+def png(sheet: Image.Image) -> bytes:
+    """Return a drawn sheet as a PNG."""
     out = BytesIO()
     sheet.save(out, "PNG", optimize=False, compress_level=6)
     return out.getvalue()

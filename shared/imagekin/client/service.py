@@ -343,6 +343,30 @@ class Client:
         )
         return self._submit(JobKind.SELECT, body, idempotency_key)
 
+    def map(
+        self,
+        collection: str,
+        *,
+        view: ViewName | str | None = None,
+        filter: Mapping[str, Any] | None = None,
+        seed: int | None = None,
+        callback_url: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Job[schemas.MapResult]:
+        """Lay a collection out in the plane; `.result()` waits for x and y of each image, `.sheet()` for the picture.
+
+        filter: only images whose metadata have these values. The same images and seed give the same map.
+        """
+        body = bodies.json(
+            schemas.MapBody,
+            collection=collection,
+            view=view,
+            filter=None if filter is None else dict(filter),
+            seed=seed,
+            callback_url=callback_url,
+        )
+        return self._submit(JobKind.MAP, body, idempotency_key)
+
     def assign(
         self,
         clustering: str | Job[schemas.ClusterResult],

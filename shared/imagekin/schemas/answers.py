@@ -252,6 +252,24 @@ class SelectResult(Wire):
     rows: list[Selected]
 
 
+class Mapped(Wire):
+    id: str
+    key: str
+    # 0 to 1, from the left and from above
+    x: float
+    y: float
+
+
+class MapResult(Wire):
+    """Images that are alike lie together; both axes have the same scale."""
+
+    seed: int
+    images: int
+    view: ViewUsed
+    revision: int
+    rows: list[Mapped]
+
+
 class EmbedResult(Wire):
     collection: str
     total: int

@@ -18,6 +18,7 @@ class JobKind(StrEnum):
     ASSIGN = "assign"
     IMPORT = "import"
     SELECT = "select"
+    MAP = "map"
 
     @property
     def module(self) -> str:
@@ -66,6 +67,7 @@ TRAITS: dict[JobKind, Traits] = {
         columns=("id", "key", "label", "distance"),
     ),
     JobKind.SELECT: Traits(pins=True, rows="rows", columns=("rank", "id", "key", "distance")),
+    JobKind.MAP: Traits(pins=True, rows="rows", columns=("id", "key", "x", "y")),
 }
 
 STORING = frozenset(kind for kind, traits in TRAITS.items() if traits.stores)

@@ -232,6 +232,12 @@ class SelectBody(JobBody):
     ] = None
 
 
+class MapBody(JobBody):
+    view: ViewName = ViewName.CALIBRATED
+    filter: Annotated[Metadata, AfterValidator(_at_most(MAX_FILTER_BYTES))] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 100
+
+
 class AssignBody(Body):
     """Images by their ids or by their keys, not by both; by neither, all that came or changed after the clustering."""
 

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from imagekin.schemas.answers import AssignResult, ClusterResult, EmbedResult, SearchResult, SelectResult, Wire
+from imagekin.schemas.answers import (
+    AssignResult,
+    ClusterResult,
+    EmbedResult,
+    MapResult,
+    SearchResult,
+    SelectResult,
+    Wire,
+)
 from imagekin.schemas.kinds import JobKind
 
 RESULTS: dict[JobKind, type[Wire]] = {
@@ -12,4 +20,5 @@ RESULTS: dict[JobKind, type[Wire]] = {
     JobKind.CLUSTER: ClusterResult,
     JobKind.ASSIGN: AssignResult,
     JobKind.SELECT: SelectResult,
+    JobKind.MAP: MapResult,
 }

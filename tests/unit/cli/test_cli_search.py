@@ -1,4 +1,4 @@
-"""`imagekin search`, `cluster`, `assign` and `select`."""
+"""`imagekin search`, `cluster`, `assign`, `select` and `map`."""
 
 from __future__ import annotations
 
@@ -145,3 +145,20 @@ def test_select(call, server: FakeServer) -> None:
     assert json.loads(call("select", "-c", "c", "-n", "1", "--json").out)["coverage"] == 0.75
     server.steps = [{"status": "failed", "error": {"code": "collection_deleted", "detail": "It is gone."}}]
     assert call("select", "-c", "c", "-n", "1").code == 1
+
+
+def test_map(call, server: FakeServer) -> None:
+    server.add_collection("c")
+    server.results["map"] = {
+        "seed": 7,
+        "images": 1,
+        "view": {"name": "raw", "id": "ab", "images": 1},
+        "revision": 2,
+        "rows": [{"id": "i1", "key": "a.png", "x": 0.25, "y": 0.5}],
+    }
+    done = call("map", "-c", "c", "--seed", "7", "--sheet", "map.png")
+    assert (done.code, done.out) == (0, "x\ty\tkey\tid\n0.2500\t0.5000\ta.png\ti1\n")
+    assert "1 image in the raw view" in done.err
+    assert Path("map.png").read_bytes() == PNG
+    assert server.posts("/v1/jobs/map")[0].json == {"collection": "c", "seed": 7}
+    assert json.loads(call("map", "-c", "c", "--json").out)["rows"][0]["x"] == 0.25

@@ -133,3 +133,13 @@ def test_select_says_what_to_choose(server: FakeServer, client: Client) -> None:
         {"collection": "c", "n": 5, "method": "diverse", "view": "raw", "filter": {"a": 1}, "avoid": ["i1", "i2"]},
         {"collection": "c", "n": 5, "avoid": "other"},
     ]
+
+
+def test_map_says_what_to_lay_out(server: FakeServer, client: Client) -> None:
+    server.add_collection("c")
+    client.map("c")
+    client.map("c", view="raw", filter={"a": 1}, seed=3)
+    assert [post.json for post in server.posts("/v1/jobs/map")] == [
+        {"collection": "c"},
+        {"collection": "c", "view": "raw", "filter": {"a": 1}, "seed": 3},
+    ]

@@ -8,7 +8,7 @@ from io import BytesIO
 import pytest
 from PIL import Image
 
-from imagekin_api.render import sheets
+from imagekin_api.render import maps, sheets
 from imagekin_api.render.sheets import Tile
 
 
@@ -107,7 +107,7 @@ def test_odd_keys_are_drawn_inside_their_card(key: str) -> None:
     shown = sheets.shortened(key, sheets.PICTURE_WIDTH, 12)
     assert "\n" not in shown
     assert shown.isprintable()
-    assert sheets._font(12).getlength(shown) <= sheets.PICTURE_WIDTH
+    assert sheets.font(12).getlength(shown) <= sheets.PICTURE_WIDTH
 
 
 def test_a_long_key_keeps_its_start_and_end() -> None:
@@ -137,3 +137,21 @@ def test_many_tiles_are_capped() -> None:
     assert capped.size[1] == full.size[1] + sheets.NOTE_HEIGHT
     told = opened(sheets.cluster_sheet("cluster 0", [tile] * sheets.MAX_TILES, total=10_000))
     assert told.size == capped.size
+
+
+def test_a_map_has_thumbnails_where_they_have_room_and_dots_elsewhere() -> None:
+    asked: list[str] = []
+
+    def pictures(ids: list[str]) -> dict[str, bytes]:
+        asked.extend(ids)
+        return dict.fromkeys(ids, thumbnail("#ff0000"))
+
+    rows = [{"id": str(at), "x": at % 2, "y": 1 - at % 2} for at in range(800)]
+    sheet = opened(maps.picture("map", lambda: rows, len(rows), pictures))
+    assert asked == ["0", "1"]
+    pad = (sheet.width - maps.SIDE) // 2
+    assert near(sheet.getpixel((pad + maps.SIDE, pad + sheets.HEADING_HEIGHT)), (255, 0, 0))
+    assert opened(maps.picture("map", lambda: [], 0, pictures)).size[0] > maps.SIDE
+    dot = opened(maps.picture("map", lambda: rows[:1], 1, lambda _: {}))
+    pad = (dot.width - maps.SIDE) // 2
+    assert near(dot.getpixel((pad, pad + sheets.HEADING_HEIGHT + maps.SIDE)), (0x2F, 0x6F, 0x73))

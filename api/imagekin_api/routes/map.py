@@ -1,0 +1,55 @@
+"""Map jobs, and the picture of a map."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flask
+
+from imagekin import schemas
+from imagekin.database import tables
+from imagekin.jobs import results
+from imagekin.schemas.kinds import JobKind
+from imagekin.store import collections
+from imagekin_api.http import bodies
+from imagekin_api.http.idempotency import Idempotency
+from imagekin_api.http.operations import IDEMPOTENCY_KEY, operation
+from imagekin_api.render import maps
+from imagekin_api.routes import intake, pictures
+from imagekin_api.wiring import service
+
+
+@intake.blueprint.post("/jobs/map", endpoint="map")
+@operation(
+    "Lay a collection out in the plane",
+    body=schemas.MapBody,
+    returns=schemas.Job,
+    status=202,
+    parameters=(IDEMPOTENCY_KEY,),
+    errors=intake.REFUSED,
+)
+def map_() -> flask.Response:
+    """Images that are alike lie together: x and y of each by t-SNE, deterministic by `seed`."""
+    data = bodies.read_json()
+    body = bodies.parse(schemas.MapBody, data)
+    intake.check_callback(body.callback_url)
+    request = Idempotency.of_json(data)
+    if (answer := intake.known(request)) is not None:
+        return answer
+    collection = service.current().database.read(collections.get, service.owner(), body.collection)
+    if not collection.image_count:
+        raise intake.invalid("/collection", "The collection has no images to lay out.")
+    params = body.model_dump(mode="json", exclude={"collection", "callback_url"})
+    return intake.accept(intake.submission(JobKind.MAP, collection, params, {}, request, body.callback_url))
+
+
+@pictures.sheet_of(JobKind.MAP)
+def sheet(job: tables.Job, summary: dict[str, Any]) -> bytes:
+    database = service.current().database
+    images = "image" if summary["images"] == 1 else "images"
+    return maps.picture(
+        f"map  ·  {summary['images']:,} {images}  ·  {summary['view']['name']} view",
+        lambda: results.rows(database, job.id),
+        summary["images"],
+        lambda ids: database.read(pictures.of, job.collection_id, ids),
+    )
