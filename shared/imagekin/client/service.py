@@ -355,7 +355,7 @@ class Client:
     ) -> Job[schemas.MapResult]:
         """Lay a collection out in the plane; `.result()` waits for x and y of each image, `.sheet()` for the picture.
 
-        filter: only images whose metadata have these values. The same images and seed give the same map.
+        filter: only images whose metadata have these values, as in `search`. Deterministic by seed.
         """
         body = bodies.json(
             schemas.MapBody,

@@ -234,7 +234,7 @@ class SelectBody(JobBody):
 
 class MapBody(JobBody):
     view: ViewName = ViewName.CALIBRATED
-    filter: Annotated[Metadata, AfterValidator(_at_most(MAX_FILTER_BYTES))] | None = None
+    filter: Filter | None = None
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 100
 
 
