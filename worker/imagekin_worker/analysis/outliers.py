@@ -1,8 +1,15 @@
 """Outliers: images that are far from their nearest ones.
 
-The score of an image is its mean distance (1 - cosine in the view) to the 10 nearest of other content, near-duplicates
-counting once, as two copies of a strange picture would hide each other: k-nearest-neighbor outliers (Ramaswamy, Rastogi
-and Shim 2000; the mean as in Angiulli and Pizzuti 2002, and in Cleanlab). A rank and a percentile, not a hard line.
+The distance of an image is its mean distance (1 - cosine in the view) to the 10 nearest of other content.
+Near-duplicates count once, as two copies of a strange picture would hide each other: k-nearest-neighbor outliers
+(Ramaswamy, Rastogi and Shim 2000; the mean as in Angiulli and Pizzuti 2002, and in Cleanlab). A rank and a percentile,
+not a hard line.
+
+In the raw view that distance is the score. In the calibrated view it is half of it: without the mean all photographs
+stand at right angles to each other, so that among 243 of them noise, black frames and text pages were not stranger than
+the rest (AUROC .87). What the mean takes away still shows in the squared lengths ||(x' - m) - (q' - m)||^2 / 2, the
+distance of the same neighbors with the mean (AUROC 1 there, but .78 instead of .93 for three pictures of a kind that is
+not in the collection). The score is the geometric mean of both (1 and .85).
 """
 
 from __future__ import annotations
@@ -24,7 +31,9 @@ NEIGHBORS = 10
 # Near-duplicates where the caller knows of none: Cleanlab's line, of a sample's median.
 LINE_SHARE = 0.13
 SAMPLED_ROWS = 4000
-_SHARES = {"nearest": 0.05, "pairs": 0.1, "neighbors": 0.85}
+# Lengths in one step: some 40 MB of rows.
+MEASURED_ROWS = 8192
+_SHARES = {"nearest": 0.05, "pairs": 0.1, "neighbors": 0.8, "lengths": 0.05}
 _PHASES = (*_SHARES, "done")
 
 
@@ -77,6 +86,8 @@ class Outliers(Stepper):
         self._phase = "nearest" if contents is None else "neighbors"
         self._line = 1.0
         self._work: pairs.Nearest | pairs.Pairs | pairs.Neighbors | None = None
+        # ||x' - m|| of what stands for a content, as far as it is known
+        self._lengths = np.zeros(0)
 
     @classmethod
     def resume(
@@ -87,17 +98,18 @@ class Outliers(Stepper):
         scalars, arrays = stepper.unpacked(state, (len(rows), rows.shape[1]))
         self._phase, self._line = scalars["phase"], scalars["line"]
         self._contents = arrays["contents"] if scalars["known"] else None
+        self._lengths = arrays["lengths"].astype(np.float64)
         work = arrays["work"].tobytes()
         self._work = self._resumed(work) if work else None
         return self
 
     def state(self) -> bytes:
-        """Return all progress: up to 90 bytes an image, so it is kept now and then and not after every step."""
+        """Return all progress: up to 100 bytes an image, so it is kept now and then and not after every step."""
         about = {"shape": list(self._rows.shape), "phase": self._phase, "line": self._line}
         known = self._contents is not None
         work = np.frombuffer(self._work.state() if self._work is not None else b"", np.uint8)
         contents = self._contents if self._contents is not None else np.zeros(0, np.int64)
-        return stepper.packed(about | {"known": known}, {"contents": contents, "work": work})
+        return stepper.packed(about | {"known": known}, {"contents": contents, "lengths": self._lengths, "work": work})
 
     @property
     def finished(self) -> bool:
@@ -105,13 +117,15 @@ class Outliers(Stepper):
 
     @property
     def phase(self) -> str:
-        """What it is at: nearest, pairs, neighbors, done."""
+        """What it is at: nearest, pairs, neighbors, lengths, done."""
         return self._phase
 
     @property
     def fraction(self) -> float:
         done = sum(_SHARES[name] for name in _PHASES[: _PHASES.index(self._phase)])
         part = 0.0 if self._work is None else self._work.fraction
+        if self._phase == "lengths":
+            part = len(self._lengths) / max(1, len(self._standing()[0]))
         return min(1.0, done + (_SHARES[self._phase] * part if not self.finished else 0.0))
 
     def result(self) -> Ranking:
@@ -121,13 +135,21 @@ class Outliers(Stepper):
         standing, of = self._standing()
         places, cosines = self._work.result()
         if places.shape[1]:
-            means = 1 - cosines.astype(np.float64).mean(1)
-            scores, nearest = np.maximum(means, 0)[of], standing[places[:, 0]][of]
+            scores, nearest = self._scores(places, cosines.astype(np.float64))[of], standing[places[:, 0]][of]
         else:
             scores, nearest = np.zeros(len(of)), np.full(len(of), -1)
         order = np.argsort(-scores, kind="stable")
         below = np.searchsorted(np.sort(scores), scores, side="left")
         return Ranking(order, scores, 100 * below / max(1, len(scores)), nearest)
+
+    def _scores(self, places: NDArray[np.integer], cosines: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the score (m,) of each row from its neighbors' places and cosines, both (m, neighbors)."""
+        distances = np.maximum(1 - cosines.mean(1), 0)
+        if self._view.mean is None:
+            return distances
+        own, others = self._lengths[:, None], self._lengths[places]
+        with_mean = ((own**2 + others**2) / 2 - own * others * cosines).mean(1)
+        return np.sqrt(distances * np.maximum(with_mean, 0))
 
     def _standing(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the rows that stand for a content, and for each image which of these stands for it."""
@@ -136,6 +158,9 @@ class Outliers(Stepper):
         return standing, of
 
     def _step(self) -> None:
+        if self._phase == "lengths":
+            self._measure()
+            return
         if self._work is None:
             self._work = self._begun()
         if not self._work.advance(lambda: True):
@@ -149,6 +174,17 @@ class Outliers(Stepper):
             self._contents = _led(len(self._rows), *self._work.result()[:2])
             self._phase, self._work = "neighbors", None
         else:
+            self._phase = "done" if self._view.mean is None else "lengths"
+
+    def _measure(self) -> None:
+        """Measure the next block of lengths."""
+        standing = self._standing()[0]
+        start = len(self._lengths)
+        block = self._view.powered(Blocks(self._rows, standing).read(slice(start, start + MEASURED_ROWS)))
+        reciprocals = self._view.terms(block).reciprocals
+        measured = np.divide(1, reciprocals, out=np.zeros(len(block)), where=reciprocals > 0)
+        self._lengths = np.concatenate([self._lengths, measured])
+        if len(self._lengths) == len(standing):
             self._phase = "done"
 
     def _begun(self) -> pairs.Nearest | pairs.Pairs | pairs.Neighbors:
