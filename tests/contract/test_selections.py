@@ -10,8 +10,8 @@ import httpx2
 import numpy as np
 import pytest
 
-from imagekin_worker.analysis import view as views
 from imagekin_worker.kinds import pinned
+from imagekin_worker.matrix import view as views
 from kit.analyses import asked, result_of, resumed
 from kit.calls import accepted
 from kit.crew import Crew

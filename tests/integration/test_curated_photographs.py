@@ -14,11 +14,12 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 from imagekin import catalog
 from imagekin.enums import Precision
 from imagekin.settings import Settings
-from imagekin_worker.analysis import hashes, view
+from imagekin_worker.analysis import hashes
 from imagekin_worker.analysis.duplicates import Duplicates
 from imagekin_worker.analysis.findings import Found
 from imagekin_worker.analysis.groups import Images
 from imagekin_worker.analysis.outliers import Outliers
+from imagekin_worker.matrix import view
 from imagekin_worker.network import backbones
 from imagekin_worker.pipeline.lanes import Pipeline
 

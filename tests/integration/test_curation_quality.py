@@ -18,14 +18,15 @@ from imagekin import catalog
 from imagekin.demo import furniture
 from imagekin.enums import Metric, Precision
 from imagekin.settings import Settings
-from imagekin_worker.analysis import adaptation, folds, refinement, view
+from imagekin_worker.analysis import adaptation, folds, refinement
 from imagekin_worker.analysis.adaptation import Adaptation
 from imagekin_worker.analysis.classification import Classification
 from imagekin_worker.analysis.layout import Layout
 from imagekin_worker.analysis.selection import Diverse, Representative
-from imagekin_worker.analysis.view import View
 from imagekin_worker.kmeans.kmeans import KMeans
 from imagekin_worker.kmeans.measure import Options
+from imagekin_worker.matrix import view
+from imagekin_worker.matrix.view import View
 from imagekin_worker.network import backbones
 from imagekin_worker.pipeline.lanes import Pipeline
 

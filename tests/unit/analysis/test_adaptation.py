@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from imagekin import errors
-from imagekin_worker.analysis import adaptation, view
+from imagekin_worker.analysis import adaptation
 from imagekin_worker.analysis.adaptation import Adaptation, Projection
+from imagekin_worker.matrix import view
 from kit.interruptions import finished, interrupted
 from kit.overlapping import kinds, some_labelled
 

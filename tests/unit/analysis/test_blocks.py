@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from imagekin import errors
-from imagekin_worker.analysis import blocks, view
+from imagekin_worker.analysis import blocks
 from imagekin_worker.analysis.blocks import Blocks, ViewedBlocks
+from imagekin_worker.matrix import view
 
 ROWS = np.random.default_rng(0).standard_normal((500, 24), dtype=np.float32)
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from imagekin import errors
-from imagekin_worker.analysis import classification, labelled, view
+from imagekin_worker.analysis import classification, labelled
 from imagekin_worker.analysis.classification import Classification
+from imagekin_worker.matrix import view
 from kit.interruptions import finished, interrupted
 from kit.overlapping import kinds, some_labelled
 

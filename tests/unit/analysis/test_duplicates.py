@@ -12,10 +12,11 @@ from cleanlab.datalab.internal.issue_manager.duplicate import NearDuplicateIssue
 from scipy.sparse import csr_matrix
 
 from imagekin import errors
-from imagekin_worker.analysis import groups, hashes, view
+from imagekin_worker.analysis import groups, hashes
 from imagekin_worker.analysis.duplicates import Duplicates, Other, Verdict
 from imagekin_worker.analysis.findings import Found, Reason
 from imagekin_worker.analysis.groups import Images
+from imagekin_worker.matrix import view
 
 DIM = 64
 FAR = (1 << 64) - 1

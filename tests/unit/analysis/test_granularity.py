@@ -7,8 +7,9 @@ import pytest
 from sklearn.metrics import silhouette_score
 
 from imagekin import errors
-from imagekin_worker.analysis import granularity, view
+from imagekin_worker.analysis import granularity
 from imagekin_worker.analysis.granularity import GranularitySearch, silhouette
+from imagekin_worker.matrix import view
 from kit.interruptions import finished, interrupted
 
 

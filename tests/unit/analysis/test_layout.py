@@ -11,9 +11,10 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
 from imagekin import errors
-from imagekin_worker.analysis import layout, nearest, view
+from imagekin_worker.analysis import layout, nearest
 from imagekin_worker.analysis.layout import Layout
 from imagekin_worker.analysis.stepper import ViewedRows
+from imagekin_worker.matrix import view
 from kit.interruptions import finished, interrupted
 
 BUDGET = 1 << 30

@@ -9,9 +9,10 @@ import pytest
 from cleanlab.outlier import OutOfDistribution
 
 from imagekin import errors
-from imagekin_worker.analysis import outliers, pairs, view
+from imagekin_worker.analysis import outliers, pairs
 from imagekin_worker.analysis.findings import Group, Member, Reason
 from imagekin_worker.analysis.outliers import Outliers, Ranking
+from imagekin_worker.matrix import view
 
 BUDGET = 1 << 26
 

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagekin import errors
-from imagekin_worker.analysis import pairs, view
+from imagekin_worker.analysis import pairs
 from imagekin_worker.analysis.blocks import Blocks, ViewedBlocks
 from imagekin_worker.analysis.stepper import Stepper
+from imagekin_worker.matrix import view
 
 BUDGET = 1 << 26
 
@@ -175,7 +176,8 @@ MEASURED = """
 import resource, sys
 from pathlib import Path
 import numpy as np, torch
-from imagekin_worker.analysis import pairs, view
+from imagekin_worker.analysis import pairs
+from imagekin_worker.matrix import view
 from imagekin_worker.analysis.blocks import Blocks, ViewedBlocks
 
 shape = (10_000, 1280)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from imagekin import errors
-from imagekin_worker.analysis import refinement, view
+from imagekin_worker.analysis import refinement
+from imagekin_worker.matrix import view
 from kit.overlapping import kinds
 
 ROWS, LABELS = kinds(400)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from imagekin import errors
-from imagekin_worker.analysis import selection, view
+from imagekin_worker.analysis import selection
 from imagekin_worker.analysis.selection import Diverse, Representative
+from imagekin_worker.matrix import view
 from kit.interruptions import finished, interrupted
 
 BUDGET = 1 << 30

@@ -22,8 +22,8 @@ from imagekin import errors
 from imagekin_worker.analysis import discriminant, folds, stepper
 from imagekin_worker.analysis.labelled import Labelled
 from imagekin_worker.analysis.stepper import Stepper
-from imagekin_worker.analysis.view import View
 from imagekin_worker.kmeans import seeding
+from imagekin_worker.matrix.view import View
 
 DEFAULT_SEED = 100
 # Times that the examples are halved.

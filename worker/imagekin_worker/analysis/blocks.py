@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from imagekin import errors
 
 if TYPE_CHECKING:
-    from imagekin_worker.analysis.view import View
+    from imagekin_worker.matrix.view import View
 
 # A block of rows that one step of a pass works on: some milliseconds, and it stays in a core's outer cache.
 BLOCK_BYTES = 8 << 20

@@ -20,7 +20,7 @@ from imagekin_worker.analysis import discriminant, folds, stepper
 from imagekin_worker.analysis.blocks import Blocks
 from imagekin_worker.analysis.labelled import Labelled
 from imagekin_worker.analysis.stepper import Stepper
-from imagekin_worker.analysis.view import View
+from imagekin_worker.matrix.view import View
 
 DEFAULT_SEED = 100
 FOLDS = 5

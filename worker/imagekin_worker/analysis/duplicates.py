@@ -20,7 +20,7 @@ from imagekin_worker.analysis.blocks import Blocks, ViewedBlocks
 from imagekin_worker.analysis.findings import Contents, Found, Rules, Signs
 from imagekin_worker.analysis.groups import Images
 from imagekin_worker.analysis.stepper import Stepper
-from imagekin_worker.analysis.view import View
+from imagekin_worker.matrix.view import View
 
 # Up to so many images the median is that of all; beyond, that of a sample spread over them, whose error is 1 to 2 %.
 ALL_ROWS, SAMPLED_ROWS = 20_000, 4_000

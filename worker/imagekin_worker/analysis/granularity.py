@@ -16,10 +16,10 @@ from imagekin.enums import Metric
 from imagekin_worker.analysis import stepper
 from imagekin_worker.analysis.blocks import Blocks
 from imagekin_worker.analysis.stepper import Stepper
-from imagekin_worker.analysis.view import View
 from imagekin_worker.kmeans import seeding
 from imagekin_worker.kmeans.kmeans import KMeans
 from imagekin_worker.kmeans.measure import Options
+from imagekin_worker.matrix.view import View
 
 DEFAULT_SEED = 100
 DEFAULT_MAX_CLUSTERS = 50

@@ -9,8 +9,8 @@ import torch
 
 from imagekin import errors
 from imagekin_worker.analysis.blocks import Blocks
-from imagekin_worker.analysis.view import View
 from imagekin_worker.kmeans import seeding
+from imagekin_worker.matrix.view import View
 
 # Learning takes the rows, and parts of them once more.
 COPIES = 3

@@ -18,8 +18,8 @@ import torch
 from imagekin import errors
 from imagekin_worker.analysis import nearest, stepper
 from imagekin_worker.analysis.stepper import Stepper, ViewedRows
-from imagekin_worker.analysis.view import View
 from imagekin_worker.kmeans import seeding
+from imagekin_worker.matrix.view import View
 
 DEFAULT_SEED = 100
 # More images than these would take hours.

@@ -25,7 +25,7 @@ from imagekin_worker.analysis import groups, pairs, stepper
 from imagekin_worker.analysis.blocks import Blocks, ViewedBlocks
 from imagekin_worker.analysis.findings import Group
 from imagekin_worker.analysis.stepper import Stepper
-from imagekin_worker.analysis.view import View
+from imagekin_worker.matrix.view import View
 
 NEIGHBORS = 10
 # Near-duplicates where the caller knows of none: Cleanlab's line, of a sample's median.

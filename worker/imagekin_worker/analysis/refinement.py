@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagekin import errors
-from imagekin_worker.analysis.view import View
 from imagekin_worker.kmeans import seeding
+from imagekin_worker.matrix.view import View
 
 ROCCHIO, LOGISTIC = "rocchio", "logistic"
 DEFAULT_SEED = 100

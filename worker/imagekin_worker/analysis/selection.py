@@ -17,9 +17,9 @@ from imagekin import errors
 from imagekin.enums import Metric
 from imagekin_worker.analysis import stepper
 from imagekin_worker.analysis.stepper import Stepper, ViewedRows
-from imagekin_worker.analysis.view import View
 from imagekin_worker.kmeans.kmeans import KMeans
 from imagekin_worker.kmeans.measure import Options
+from imagekin_worker.matrix.view import View
 
 DEFAULT_SEED = 100
 # One start: medoids of as many clusters as images are wanted depend little on it.

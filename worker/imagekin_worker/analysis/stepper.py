@@ -15,7 +15,7 @@ import torch
 from imagekin import errors
 from imagekin_worker.analysis import blocks
 from imagekin_worker.analysis.blocks import Blocks, ViewedBlocks
-from imagekin_worker.analysis.view import View
+from imagekin_worker.matrix.view import View
 
 
 class Stepper(ABC):

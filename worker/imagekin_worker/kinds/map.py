@@ -8,11 +8,11 @@ from typing import Any
 from imagekin.jobs import fence
 from imagekin.jobs.claim import Claim
 from imagekin_worker.analysis.layout import Layout
-from imagekin_worker.analysis.view import View
 from imagekin_worker.context.lease import Lease
 from imagekin_worker.context.process_state import Node
 from imagekin_worker.kinds import pinned as pins
 from imagekin_worker.kinds.pinned import Pinned
+from imagekin_worker.matrix.view import View
 
 
 class Map(pins.Analysis[Layout]):

@@ -24,9 +24,9 @@ from imagekin.jobs.claim import Claim, release
 from imagekin.settings import Settings
 from imagekin.store import images, ledger, reading
 from imagekin_worker.analysis.stepper import Stepper
-from imagekin_worker.analysis.view import Accumulator, View
 from imagekin_worker.context.lease import Lease
 from imagekin_worker.context.process_state import Node
+from imagekin_worker.matrix.view import Accumulator, View
 
 SLICE_S = 4.0
 PARTS_PER_COMMIT = 16

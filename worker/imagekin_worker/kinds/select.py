@@ -16,11 +16,11 @@ from imagekin.jobs.claim import Claim
 from imagekin.schemas import MAX_AVOID
 from imagekin.store import reading
 from imagekin_worker.analysis.selection import Diverse, Representative
-from imagekin_worker.analysis.view import View
 from imagekin_worker.context.lease import Lease
 from imagekin_worker.context.process_state import Node
 from imagekin_worker.kinds import pinned as pins
 from imagekin_worker.kinds.pinned import Pinned
+from imagekin_worker.matrix.view import View
 
 METHODS = {SelectMethod.REPRESENTATIVE: Representative, SelectMethod.DIVERSE: Diverse}
 

@@ -8,9 +8,13 @@ So every collection has a view of its own, made of all its vectors in one pass (
 "power normalisation" and "centering" of image retrieval (Perronnin et al. 2010, Jégou and Chum 2012); the exponent and
 the order of the steps are what measured best on photographs.
 
-x' does not depend on the mean. So a matrix may hold x', and a new mean costs one matrix-vector product (`View.terms`):
+x' does not depend on the mean. So a matrix holds x', and a new mean costs one matrix-vector product (`View.terms`):
 
     cosine(x' - m, q' - m) = (x'.q' - x'.m - q'.m + m.m) / (||x' - m|| ||q' - m||)
+
+x' is computed in float64 and rounded to float32, in which matrices and their files keep it: so what is kept is what the
+formula means, to the last bit, and a vector can be taken out of the mean again. Scores of the rounded and of the exact
+x' differ by some 1e-8.
 """
 
 from __future__ import annotations
@@ -23,7 +27,6 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from imagekin import errors
@@ -39,6 +42,12 @@ RENEWED_BY = 0.1
 UNITS = float(1 << 36)
 # Rows that are summed at a time; each takes dim * 24 bytes meanwhile.
 SUMMED_ROWS = 512
+# Rows whose powers are taken at a time: they stay in a core's cache, which makes it five times as fast.
+POWERED_ROWS = 64
+# A logarithm of 0 takes ten times as long as one of this.
+SMALLEST = 1e-300
+# Below this square of a length, 1 - 2 x'.m + m.m has lost too many digits.
+CLOSE = 0.05
 
 _SAVED = struct.Struct("<I")
 
@@ -102,6 +111,10 @@ class View:
         """Return one vector (dim,) in this view in float64."""
         return self.exact(np.asarray(vector)[None])[0]
 
+    def directions(self, powered: np.ndarray) -> NDArray[np.float64]:
+        """Return x' (n, dim) as `exact` returns the vectors that it was made of."""
+        return self._centered(powered.astype(np.float64), np.float64)
+
     def powered(self, vectors: np.ndarray, dtype: DTypeLike = np.float32) -> np.ndarray:
         """Return x' (n, dim), of length 1, without the mean; for `raw` the vectors with length 1.
 
@@ -120,7 +133,10 @@ class View:
         # in float32 where x' is, as a copy in float64 would take longer than the product
         products = (powered @ self.mean.astype(powered.dtype)).astype(np.float64)
         # x' has length 1
-        squares = np.maximum(1 - 2 * products + self._mean_square, 0)
+        squares = 1 - 2 * products + self._mean_square
+        close = squares < CLOSE
+        if close.any():
+            squares[close] = lengths.of(powered[close] - self.mean.astype(np.float64)) ** 2
         return Terms(products, np.where(there, lengths.reciprocals(np.sqrt(squares)), 0))
 
     def scores(self, products: np.ndarray, rows: Terms, queries: Terms) -> NDArray[np.float64]:
@@ -199,13 +215,30 @@ class Accumulator:
 
     def add(self, vectors: np.ndarray) -> None:
         """Count vectors (n, dim) in; raises InvalidRequest if dimensions differ or a number is not finite."""
-        self._sums += self._summed(vectors)
-        self.images += len(vectors)
+        self.count(self.powered(vectors))
 
     def remove(self, vectors: np.ndarray) -> None:
         """Take out vectors (n, dim) that were counted in."""
-        self._sums -= self._summed(vectors)
-        self.images -= len(vectors)
+        self.discount(self.powered(vectors))
+
+    def powered(self, vectors: np.ndarray) -> NDArray[np.float32]:
+        """Return x' (n, dim) of vectors (n, dim); raises InvalidRequest if dimensions differ or one is not finite."""
+        if vectors.ndim != 2 or vectors.shape[1] != self.dim:
+            raise errors.InvalidRequest(f"Expected vectors of {self.dim} dimensions, got an array {vectors.shape}.")
+        found = powered(vectors, self.exponent, np.float32)
+        if not np.isfinite(lengths.of(found)).all():
+            raise errors.InvalidRequest("A vector has NaN, infinite or huge numbers.")
+        return found
+
+    def count(self, powered: NDArray[np.float32]) -> None:
+        """Count x' (n, dim) in, as `powered` returns them."""
+        self._sums += _summed(powered)
+        self.images += len(powered)
+
+    def discount(self, powered: NDArray[np.float32]) -> None:
+        """Take out x' (n, dim) that were counted in."""
+        self._sums -= _summed(powered)
+        self.images -= len(powered)
 
     def view(self, name: str = CALIBRATED) -> View:
         """Return the view of what was counted: `raw` where that was asked for or there are too few images."""
@@ -230,17 +263,13 @@ class Accumulator:
         self._sums = np.frombuffer(state, "<i8", offset=_SAVED.size + length).astype(np.int64)
         return self
 
-    def _summed(self, vectors: np.ndarray) -> NDArray[np.int64]:
-        if vectors.ndim != 2 or vectors.shape[1] != self.dim:
-            raise errors.InvalidRequest(f"Expected vectors of {self.dim} dimensions, got an array {vectors.shape}.")
-        sums = np.zeros(self.dim, np.int64)
-        for start in range(0, len(vectors), SUMMED_ROWS):
-            scaled = powered(vectors[start : start + SUMMED_ROWS], self.exponent, np.float64)
-            scaled *= UNITS
-            if not np.isfinite(scaled).all():
-                raise errors.InvalidRequest("A vector has NaN, infinite or huge numbers.")
-            sums += np.rint(scaled, out=scaled).astype(np.int64).sum(0)
-        return sums
+
+def _summed(powered: NDArray[np.float32]) -> NDArray[np.int64]:
+    sums = np.zeros(powered.shape[1], np.int64)
+    for start in range(0, len(powered), SUMMED_ROWS):
+        scaled = powered[start : start + SUMMED_ROWS] * UNITS
+        sums += np.rint(scaled, out=scaled).astype(np.int64).sum(0)
+    return sums
 
 
 def of(vectors: np.ndarray, space: str, name: str = CALIBRATED) -> View:
@@ -261,14 +290,38 @@ def raw(space: str, dim: int, images: int) -> View:
 def powered(vectors: ArrayLike, exponent: float, dtype: DTypeLike) -> np.ndarray:
     """Return sign(x) |x|^exponent (n, dim), each row with length 1; a row of zeros stays one.
 
-    |x| is measured in its row's largest, so that no power leaves the range of `dtype`.
+    |x| is measured in its row's largest, so that no power leaves the range of numbers. For an exponent other than 1 the
+    numbers are those of float32, in whichever `dtype` they come.
     """
-    rows = np.array(vectors, dtype)
-    largest = np.abs(rows).max(1, initial=0)
-    rows *= np.divide(1, largest, out=np.zeros_like(largest), where=largest >= lengths.SHORTEST)[:, None]
-    if exponent != 1:
-        signed = torch.from_numpy(rows)
-        # exp and log take a third of the time of pow
-        rows = signed.abs().log_().mul_(exponent).exp_().copysign_(signed).numpy()
+    given = np.asarray(vectors)
+    if exponent == 1:
+        return _unit(np.array(given, dtype))
+    found = np.empty(given.shape, dtype)
+    for start in range(0, len(given), POWERED_ROWS):
+        block = slice(start, start + POWERED_ROWS)
+        found[block] = _raised(given[block].astype(np.float64), exponent).astype(np.float32)
+    return found
+
+
+def _raised(rows: NDArray[np.float64], exponent: float) -> NDArray[np.float64]:
+    sizes = _measured(np.abs(rows))
+    np.log(np.maximum(sizes, SMALLEST, out=sizes), out=sizes)
+    sizes *= exponent
+    np.exp(sizes, out=sizes)
+    sizes *= np.sign(rows)
+    sizes *= lengths.inverted(sizes)[:, None]
+    return sizes
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    rows = _measured(rows)
     rows *= lengths.inverted(rows)[:, None]
+    return rows
+
+
+def _measured(rows: np.ndarray) -> np.ndarray:
+    """Return rows in place, each measured in its largest number."""
+    largest = np.abs(rows).max(1, initial=0)
+    with np.errstate(invalid="ignore"):
+        rows *= np.divide(1, largest, out=np.zeros_like(largest), where=largest >= lengths.SHORTEST)[:, None]
     return rows
