@@ -1,1 +1,1 @@
-"""The worker of imagekin: claims chunks of jobs and does them; torch is imported in this package only."""
+"""The worker of imagekin: it claims chunks of jobs and does the work; torch is imported in this package only."""

@@ -1,9 +1,9 @@
-"""A space that labels made better: the view's vectors with a projection that sets the labelled classes apart.
+"""A space improved by labels: the view's vectors with a projection that separates the labelled classes.
 
 A vector of it is the projection onto shrunk linear discriminants and the vector in the view, side by side, each with
-length 1: the projection orders what is far, the view keeps the first places. Such a space is compared as it is (`raw`).
-Cross-validation tells whether it is better: half of the examples of each class are learned from, the other half is
-searched, both ways round and several times.
+length 1: the projection orders the distant images, the view decides the first places. Such a space is compared as it is
+(`raw`). Cross-validation decides whether it is better: it learns from half of the examples of each class and searches
+the other half, both ways round and several times.
 """
 
 from __future__ import annotations
@@ -61,14 +61,14 @@ class Projection:
         return discriminant.Discriminant(torch.from_numpy(self.axes), torch.from_numpy(self.center), torch.empty(0))
 
     def saved(self) -> bytes:
-        """Return it as 4 dim (d + 2) bytes and a few more."""
+        """Return the projection as 4 dim (d + 2) bytes and a few more."""
         view, about = self.view.saved(), json.dumps(list(self.axes.shape)).encode()
         parts = (_LENGTHS.pack(len(view), len(about)), view, about, self.center.tobytes(), self.axes.tobytes())
         return b"".join(parts)
 
     @classmethod
     def load(cls, saved: bytes) -> Projection:
-        """Return the projection that `saved` made; raises JobError if this is not one."""
+        """Return the projection that `saved` packed; raises JobError if the bytes are something else."""
         try:
             of_view, of_about = _LENGTHS.unpack_from(saved)
             at = _LENGTHS.size + of_view
@@ -83,7 +83,8 @@ class Projection:
 
 @dataclass(frozen=True)
 class Figures:
-    """Neighbors of held-out examples: of the nearest five the share of the same class, and mean average precision."""
+    """Neighbors of held-out examples: the share of the same class among the nearest five, and the mean average
+    precision."""
 
     precision_at_5: float
     map: float
@@ -92,8 +93,7 @@ class Figures:
 @dataclass(frozen=True)
 class Adapted:
     """What the labels gain: `before` in the view, `after` in the adapted space, the gains' 95 % intervals by bootstrap.
-
-    `better`: the mean average precision gains beyond doubt, and precision at 5 does not lose beyond doubt.
+    `better`: the mean average precision gains significantly, and precision at 5 does not lose significantly.
     """
 
     projection: Projection
@@ -108,7 +108,7 @@ class Adapted:
 
 
 class Adaptation(Stepper):
-    """Learns from rows (n, dim) of raw vectors and the `labels` (n,) of some: numbers of classes, -1 for none.
+    """Learns from rows (n, dim) of raw vectors and their `labels` (n,): numbers of classes, -1 for unlabelled rows.
 
     The memory budget bounds the labelled rows that are learned from. Raises TooFewLabels if fewer than two classes
     have two examples.
@@ -134,7 +134,8 @@ class Adaptation(Stepper):
     def resume(
         cls, rows: np.ndarray, view: View, labels: np.ndarray, state: bytes, *, memory_budget_bytes: int
     ) -> Adaptation:
-        """Go on from `state` over the same rows, view and labels; raises JobError when it belongs to others."""
+        """Continue from `state` with the same rows (n, dim), view and labels (n,); raises JobError if the state is of
+        others."""
         scalars, arrays = stepper.unpacked(state, rows.shape)
         self = cls(rows, view, labels, seed=scalars["seed"], memory_budget_bytes=memory_budget_bytes)
         if scalars["known"] != len(self._known.index):
@@ -167,9 +168,8 @@ class Adaptation(Stepper):
         return 1.0 if self.finished else 0.9 * self._rounds / (2 * REPETITIONS)
 
     def result(self, *, force: bool = False) -> Adapted:
-        """Return what was learned.
-
-        Raises NotBetter if it does not help beyond doubt, unless `force`; JobError before `advance` returned True.
+        """Return what was learned. Raises NotBetter if the gain is not significant, unless `force`; JobError before
+        `advance` has returned True.
         """
         if self._projection is None:
             raise errors.JobError("The adaptation is not finished.")
@@ -214,7 +214,7 @@ class Adaptation(Stepper):
         return discriminant.fit(moments)
 
     def _validate(self) -> None:
-        """Learn from one half of the examples, search the other half, and note how each query fares."""
+        """Learn from one half of the examples, search the other half, and note the score of each query."""
         repetition, side = divmod(self._rounds, 2)
         half = folds.stratified(self._known.labels.numpy(), 2, self._seed + repetition) == side
         learned = self._learned(torch.from_numpy(half))
@@ -235,14 +235,15 @@ class Adaptation(Stepper):
 
 
 def joined(rows: torch.Tensor, learned: discriminant.Discriminant) -> torch.Tensor:
-    """Return the projection of rows in the view and the rows, side by side; a row of zeros stays one."""
+    """Return the projections of rows (n, dim) in the view and the rows side by side (n, dim + d); zeros stay zeros."""
     projected = discriminant.unit(learned.project(rows))
     there = (rows != 0).any(1, keepdim=True)
     return torch.cat([projected * there, rows], 1) * 0.5**0.5
 
 
 def ranked(rows: torch.Tensor, labels: torch.Tensor, queries: torch.Tensor) -> np.ndarray:
-    """Return precision at 5 and average precision (q, 2) of some rows among all others (by cosine; length 1)."""
+    """Return precision at 5 and average precision (q, 2) of some rows among all others, by cosine; rows have length
+    1."""
     found = []
     for some in queries.split(256):
         scores = rows[some] @ rows.T

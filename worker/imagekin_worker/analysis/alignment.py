@@ -1,7 +1,7 @@
 """Whether one picture is cut out of another: their correlation where they overlap best.
 
-A crop moves every frequency of a hash and lowers a correlation of whole pictures, but laid over its place in the
-original it is the same picture. The place is looked for on 24 x 24 pixels, then refined to a quarter of a pixel of 48.
+A crop changes every frequency of a hash and lowers the correlation of whole pictures, but at the right place in the
+original it is the same picture. That place is found on 24 x 24 pixels, then refined to a quarter of a pixel of 48.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PAIRS = 256
 
 
 def correlations(first: np.ndarray, second: np.ndarray) -> NDArray[np.float32]:
-    """Return Pearson's correlation (m,) of gray pictures (m, 2304), where one is best cut out of the other."""
+    """Return Pearson's correlation (m,) of gray pictures (m, 2304) at the best crop of one out of the other."""
     found = np.empty(len(first), np.float32)
     for start in range(0, len(first), PAIRS):
         part = slice(start, start + PAIRS)
@@ -39,7 +39,7 @@ def correlations(first: np.ndarray, second: np.ndarray) -> NDArray[np.float32]:
 
 
 def _cut_out(whole: np.ndarray, part: np.ndarray) -> NDArray[np.float32]:
-    """Return how well the second pictures (m, 48, 48) are cut-outs of the first."""
+    """Return how well the second pictures (m, 48, 48) match crops of the first."""
     windows = _coarse(whole, part)
     part = _standard(_sampled(part, np.tile([0.0, 0.0, SIDE, SIDE], (len(part), 1)), COMPARED))
     best = _scored(whole, part, windows)
@@ -84,7 +84,7 @@ def _sampled(pictures: np.ndarray, windows: np.ndarray, side: int) -> NDArray[np
 
 
 def _weights(start: np.ndarray, length: np.ndarray, side: int) -> NDArray[np.float32]:
-    """Return what each of 48 pixels counts for each of `side` samples (m, side, 48)."""
+    """Return the weight of each of 48 pixels in each of `side` samples (m, side, 48)."""
     scale = (length / side)[:, None]
     at = np.clip(start[:, None] + (np.arange(side) + 0.5) * scale - 0.5, 0, SIDE - 1)
     reach = np.maximum(scale, 1)[..., None]

@@ -24,10 +24,9 @@ GATHERED_ROWS = 64
 
 
 class Blocks:
-    """Rows (n, dim), float32 or float16, read-only, as the network made them; with `index`, those rows alone.
-
-    Raises InvalidRequest when `array` is not such an array. What was read of a mapped file does not count as this
-    process's memory for longer than the block.
+    """Rows (n, dim), float32 or float16, read-only, as the network made them; with `index`, only those rows. Raises
+    InvalidRequest for any other array. Pages of a mapped file count as this process's memory only while their block is
+    in use.
     """
 
     def __init__(self, array: np.ndarray, index: np.ndarray | None = None) -> None:
@@ -48,7 +47,7 @@ class Blocks:
         return (slice(at, min(at + step, self.n)) for at in range(start, self.n, step))
 
     def read(self, span: slice) -> NDArray[np.float32]:
-        """Return a copy of a block as float32."""
+        """Return a copy of a block (m, dim) as float32."""
         if self._index is not None:
             return self._taken(self._index[span])
         found = np.array(self._array[span], np.float32)
@@ -60,7 +59,7 @@ class Blocks:
         return self._taken(index if self._index is None else self._index[index])
 
     def release(self) -> None:
-        """Give back the pages of a mapped file; the system still has them at hand while it has room."""
+        """Release the pages of a mapped file; the system keeps them cached while it has room."""
         if self._mapping is not None:
             self._mapping.madvise(mmap.MADV_DONTNEED)
 
@@ -77,7 +76,7 @@ class Blocks:
 
 
 class ViewedBlocks:
-    """The rows of `blocks` as a view has them: float32 of length 1, transformed when they are read."""
+    """The rows of `blocks` in a view: float32 of length 1, transformed when they are read."""
 
     def __init__(self, blocks: Blocks, view: View) -> None:
         self._blocks, self._view = blocks, view
@@ -88,7 +87,7 @@ class ViewedBlocks:
         return self.n
 
     def read(self, span: slice) -> NDArray[np.float32]:
-        """Return a block in the view."""
+        """Return a block (m, dim) in the view."""
         return self._view.transform(self._blocks.read(span))
 
     def take(self, index: np.ndarray) -> NDArray[np.float32]:
@@ -97,10 +96,8 @@ class ViewedBlocks:
 
 
 def kept(viewed: ViewedBlocks, memory_budget_bytes: int, folder: Path) -> Iterator[NDArray[np.float32] | None]:
-    """Write all rows in the view to memory, or beyond the budget to a file in `folder` without a name.
-
-    Yield None after each block and the array (n, dim) at last: read-only where it is a file, which is gone with its
-    mapping.
+    """Write all rows in the view to memory, or beyond the budget to a file in `folder` without a name. Yield None after
+    each block and the array (n, dim) at the end: a file is read-only and disappears with its mapping.
     """
     if 4 * viewed.n * viewed.dim <= memory_budget_bytes:
         found = np.empty((viewed.n, viewed.dim), np.float32)
@@ -119,7 +116,7 @@ def kept(viewed: ViewedBlocks, memory_budget_bytes: int, folder: Path) -> Iterat
 
 
 def mapping_of(array: np.ndarray) -> mmap.mmap | None:
-    """Return the mapping of the file that the array's memory is, where letting its pages go cannot lose a change."""
+    """Return the mapping of the file behind an array (n, dim); None if releasing its pages could lose a change."""
     owner: object = array
     while isinstance(owner, np.ndarray):
         if isinstance(owner, np.memmap) and owner.mode in ("r", "r+") and hasattr(mmap, "MADV_DONTNEED"):

@@ -1,7 +1,7 @@
-"""Labels for the images that have none, learned from those that have one.
+"""Labels for the unlabelled images, learned from the labelled ones.
 
 Two classifiers are tried, and cross-validation in five folds chooses: the nearest class mean, by cosine, in the space
-of shrunk linear discriminants, and logistic regression on the view (where rows times classes are few enough for it).
+of shrunk linear discriminants, and logistic regression on the view (if rows times classes are few enough).
 Probabilities are softmax(t x score) with the t that fits the held-out rows best ("temperature", Guo et al. 2017).
 """
 
@@ -36,7 +36,7 @@ BLOCK_ROWS = 2048
 
 @dataclass(frozen=True)
 class ClassFigures:
-    """How well one class is known: shares of the held-out rows, None if there were none to tell from."""
+    """Quality of one class: precision and recall on the held-out rows, None if there were not any."""
 
     examples: int
     precision: float | None
@@ -47,8 +47,8 @@ class ClassFigures:
 class Classified:
     """`indices`: rows without a label, surest first, each with its `labels` and `probabilities`.
 
-    `accuracy` is the share of held-out rows, of classes with two examples or more, that were classified rightly, `low`
-    and `high` its 95 % interval by Wilson; `validated` their number. `method`: what was chosen.
+    `accuracy` is the share of held-out rows, of classes with at least two examples, that were classified correctly,
+    `low` and `high` its 95 % interval by Wilson; `validated` their number. `method`: the chosen classifier.
     """
 
     indices: np.ndarray
@@ -85,7 +85,7 @@ class Model:
 
 
 class Classification(Stepper):
-    """Classifies rows (n, dim) of raw vectors by the `labels` (n,) of some: numbers of classes, -1 for none.
+    """Classifies rows (n, dim) of raw vectors by the `labels` (n,) of some: numbers of classes, -1 for unlabelled rows.
 
     Rows below `min_probability` are left out. The memory budget bounds the labelled rows that are learned from. Raises
     TooFewLabels where fewer than two classes have two examples.
@@ -121,7 +121,8 @@ class Classification(Stepper):
     def resume(
         cls, rows: np.ndarray, view: View, labels: np.ndarray, state: bytes, *, memory_budget_bytes: int
     ) -> Classification:
-        """Go on from `state` over the same rows, view and labels; raises JobError when it belongs to others."""
+        """Continue from `state` with the same rows (n, dim), view and labels (n,); raises JobError if the state is of
+        others."""
         scalars, arrays = stepper.unpacked(state, rows.shape)
         self = cls(
             rows,
@@ -194,7 +195,7 @@ class Classification(Stepper):
         )
 
     def _told(self) -> np.ndarray:
-        """Return which labelled rows (m,) were classified by others of their class."""
+        """Return which labelled rows (m,) were classified using others of their class."""
         labels = self._known.labels.numpy()
         return np.bincount(labels)[labels] >= 2
 
@@ -231,7 +232,7 @@ class Classification(Stepper):
         return discriminant.Moments.of(known.rows[chosen], known.labels[chosen], known.n_classes)
 
     def _validate(self, fold: int) -> None:
-        """Hold out a fold: note what each method says of it, and at which temperature it would be right."""
+        """Hold out a fold: record what each method predicts for it, and the temperature that fits best."""
         held = torch.from_numpy(self._fold_of == fold)
         if not held.any():
             return
@@ -250,7 +251,7 @@ class Classification(Stepper):
         return Model(method, temperature, weights, offsets, torch.zeros(0))
 
     def _conclude(self) -> None:
-        """Fit the method that was right most often to all labelled rows; the first of equals."""
+        """Fit the method that was right most often to all labelled rows; on a tie, the first."""
         labels, told = self._known.labels.numpy(), self._told()
         hits = {method: (guesses[told] == labels[told]).sum() for method, guesses in self._guesses.items()}
         method = max(self._methods, key=lambda method: hits[method])
@@ -292,9 +293,8 @@ def _logistic(rows: torch.Tensor, labels: torch.Tensor, n_classes: int) -> tuple
 
 
 def _temperature(scores: torch.Tensor, labels: torch.Tensor) -> float:
-    """Return the factor of the scores (n, k) under which the labels (n,) are most probable, from 0.1 to 1,000.
-
-    Rows of classes that the scores do not know tell nothing.
+    """Return the factor of the scores (n, k) under which the labels (n,) are most probable, from 0.1 to 1,000. Rows of
+    classes without a score are ignored.
     """
     known = torch.isfinite(scores.gather(1, labels[:, None]))[:, 0]
     scores, labels = scores[known], labels[known]

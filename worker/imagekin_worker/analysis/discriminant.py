@@ -1,8 +1,8 @@
 """Linear discriminants (Fisher 1936) with a shrunk within-class covariance, in closed form.
 
-Distances in it are those of scikit-learn's `LinearDiscriminantAnalysis(solver="lsqr", shrinkage=s)`, as tests hold. But
-it starts from sums that can be added and subtracted, so that cross-validation costs one pass over the rows, not one for
-each fold and class.
+Its distances equal those of scikit-learn's `LinearDiscriminantAnalysis(solver="lsqr", shrinkage=s)`, as tests verify.
+But it starts from sums that can be added and subtracted, so that cross-validation takes one pass over the rows, not one
+for each fold and class.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ SUMMED_ROWS = 4096
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums over labelled rows: of each class `counts` (k,) and `sums` (k, dim), of all the `products` (dim, dim)."""
+    """Sums over labelled rows: `counts` (k,) and `sums` (k, dim) of each class, and the `products` (dim, dim) of
+    all."""
 
     counts: torch.Tensor
     sums: torch.Tensor
@@ -45,9 +46,8 @@ class Moments:
 
 @dataclass(frozen=True)
 class Discriminant:
-    """A projection in which every class has covariance 1: `axes` (dim, d) float32, d < number of classes.
-
-    `center` (dim,) goes to 0; `means` (k, d) are where the classes lie, nan for those without an example.
+    """A projection in which every class has covariance 1: `axes` (dim, d) float32, d < number of classes. `center`
+    (dim,) maps to 0; `means` (k, d) are the classes' means, nan for classes without an example.
     """
 
     axes: torch.Tensor
@@ -55,17 +55,18 @@ class Discriminant:
     means: torch.Tensor
 
     def project(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return where rows (n, dim) float32 lie (n, d)."""
+        """Return the projections (n, d) of rows (n, dim) float32."""
         return rows @ self.axes - self.center @ self.axes
 
     def cosines(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return the cosines (n, k) of projected rows with the mean of each class, -1 where there is none."""
+        """Return the cosines (n, k) of projected rows (n, d) with the mean of each class, -1 for a class without
+        one."""
         found = unit(self.project(rows)) @ unit(self.means).T
         return torch.where(torch.isnan(found), -1, found)
 
 
 def unit(rows: torch.Tensor) -> torch.Tensor:
-    """Return rows of length 1; a row of zeros stays one."""
+    """Return rows (n, dim) scaled to length 1; zeros stay zeros."""
     return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min(1e-18)
 
 

@@ -1,8 +1,9 @@
-"""Near-duplicates: three signs, a reason for each, and groups with the image to keep.
+"""Near-duplicates: three signs, a reason for each pair, and groups with the image to keep.
 
 The network's cosine finds crops, marks and mirror images; the perceptual hash finds copies in other sizes and
-encodings, gray and blurred ones; each alone is wrong now and then, so gray thumbnails confirm. The line of the cosine
-follows the collection, as in Cleanlab: 1 - 0.13 x the median distance of images to their nearest one of other content.
+encodings, gray and blurred ones; each alone is wrong now and then, so gray thumbnails confirm. The cosine's threshold
+depends on the collection, as in Cleanlab: 1 - 0.13 x the median distance of images to their nearest one of other
+content.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ Thumbnails = Callable[[NDArray[np.int64]], NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a person said of two contents (the bytes' hashes)."""
+    """A person's verdict on two contents (the bytes' hashes)."""
 
     first: str
     second: str
@@ -48,19 +49,19 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Other:
-    """Another collection of the same space to find duplicates in: raw vectors and images; its rows follow ours."""
+    """Another collection of the same space in which to find duplicates: raw vectors and images; its rows follow
+    ours."""
 
     rows: np.ndarray
     images: Images
 
 
 class Duplicates(Stepper):
-    """Finds the near-duplicates among raw vectors `rows` (n, dim), in steps.
-
-    `images` says what is known of them. `threshold`: a cosine in `view` instead of the collection's own line.
-    `against`: pairs are between ours and the other collection's images. `between` (n,): only pairs whose values
-    differ. `verdicts` are obeyed. Memory: `memory_budget_bytes` for reduced rows and pairs, each, and some 50 bytes an
-    image. Raises InvalidRequest for arrays that do not fit, JobError for more pairs than the memory allows.
+    """Finds the near-duplicates among raw vectors `rows` (n, dim), in steps. `images` says what is known about them.
+    `threshold`: a cosine in `view` instead of the collection's own. `against`: pairs are between ours and the other
+    collection's images. `between` (n,): only pairs whose values differ. `verdicts` are obeyed. Memory:
+    `memory_budget_bytes` for the reduced rows, the same for the pairs, and about 50 bytes an image. Raises
+    InvalidRequest for arrays that do not fit, JobError for more pairs than the memory allows.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class Duplicates(Stepper):
         rules: Rules = DEFAULT_RULES,
     ) -> None:
         if len(images) != len(rows) or (between is not None and len(between) != len(rows)):
-            raise errors.InvalidRequest("Images and vectors must be as many.")
+            raise errors.InvalidRequest("There must be one image for each vector.")
         if threshold is not None and not 0 < threshold <= 1:
             raise errors.InvalidRequest("A threshold must be above 0 and at most 1.")
         self._n, self._dim = rows.shape
@@ -106,7 +107,8 @@ class Duplicates(Stepper):
         self._signs = Signs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
 
     def restore(self, state: bytes) -> None:
-        """Go on from `state` of the same vectors, images and arguments; raises JobError when it belongs to others."""
+        """Continue from `state` with the same vectors, images and arguments; raises JobError if the state is of
+        others."""
         scalars, arrays = stepper.unpacked(state, (len(self._images), self._dim))
         self._phase, self._median = scalars["phase"], scalars["median"]
         self._nearest = arrays.pop("nearest")
@@ -115,7 +117,7 @@ class Duplicates(Stepper):
         self._work = self._resumed(work) if work else None
 
     def state(self) -> bytes:
-        """Return all progress: at most 28 bytes a pair, and 64 a sampled image while the nearest are found."""
+        """Return all progress: at most 28 bytes a pair, and 64 a sampled image in the phase `nearest`."""
         about = {"shape": [len(self._images), self._dim], "phase": self._phase, "median": self._median}
         work = np.frombuffer(self._work.state() if self._work is not None else b"", np.uint8)
         return stepper.packed(about, {"nearest": self._nearest, "work": work, **vars(self._signs)})
@@ -126,7 +128,7 @@ class Duplicates(Stepper):
 
     @property
     def phase(self) -> str:
-        """What it is at: nearest, pairs, hashes, signs, done."""
+        """The current phase: nearest, pairs, hashes, signs, done."""
         return self._phase
 
     @property
@@ -140,7 +142,7 @@ class Duplicates(Stepper):
 
     @property
     def threshold(self) -> float:
-        """The cosine from which two images are near-duplicates; known after the phase `nearest`."""
+        """The cosine from which on two images are near-duplicates; known after the phase `nearest`."""
         if self._given is not None:
             return self._given
         return 1.0 if self._median is None else 1 - self._rules.line_share * self._median
@@ -212,7 +214,7 @@ class Duplicates(Stepper):
 
     @property
     def _floor(self) -> float:
-        """The least cosine of a pair that may matter."""
+        """The lowest cosine of a pair that may matter."""
         if self._median is None:
             return min(self.threshold, 1.0)
         few = len(self._ours) <= ALL_ROWS
@@ -252,7 +254,7 @@ class Duplicates(Stepper):
         self._signs.verdicts = np.isin(joined[order], together[:, 0] * n + together[:, 1])
 
     def _take_signs(self) -> None:
-        """Take what the cosine and the thumbnails say of the next pairs, where a rule asks for it."""
+        """Compute cosines and correlations of the next pairs, as far as a rule needs them."""
         signs, rules = self._signs, self._rules
         start = len(signs.correlations)
         part = slice(start, start + SIGNED_PAIRS)
@@ -294,7 +296,7 @@ class Duplicates(Stepper):
 
 @dataclass(frozen=True)
 class _Verdicts:
-    """Kept images that belong together (m, 2), and those that are apart, the smaller first."""
+    """Kept images that belong together (m, 2), and those that must stay apart, the smaller first."""
 
     together: NDArray[np.int64]
     apart: frozenset[tuple[int, int]]

@@ -20,7 +20,7 @@ SCORE_DECIMALS = 6
 
 
 class Reason(StrEnum):
-    """Why an image is a near-duplicate of the one that is kept."""
+    """Why an image is a near-duplicate of the kept one."""
 
     #: the same bytes
     IDENTICAL = "identical"
@@ -60,7 +60,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class Member:
-    """An image of a group; its signs are those against the kept one, which has no reason."""
+    """An image of a group; its signs compare it with the kept one, which itself has no reason."""
 
     row: int
     score: float
@@ -80,7 +80,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Look:
-    """Two images that one sign only calls close; never in one group for it."""
+    """Two images that are close by one sign only, which does not put them into one group."""
 
     a: int
     b: int
@@ -90,7 +90,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Example:
-    """Two images near the line."""
+    """Two images near the threshold."""
 
     a: int
     b: int
@@ -99,10 +99,9 @@ class Example:
 
 @dataclass(frozen=True)
 class Found:
-    """Near-duplicates; images are named by their row, those of another collection from n on.
-
-    `duplicates` counts the images that could go; `median_distance` is what the threshold was made of (None for fewer
-    than two images). The histogram is of the cosines of images to their nearest one.
+    """Near-duplicates; images are named by their row, those of another collection from n on. `duplicates` counts the
+    images that could be removed; the threshold follows from `median_distance` (None for fewer than two images). The
+    histogram counts images by the cosine to their nearest one.
     """
 
     threshold: float
@@ -119,7 +118,7 @@ class Found:
 
 @dataclass
 class Signs:
-    """What is known of pairs (m,); correlations are NaN where no rule asks for them."""
+    """What is known about pairs (m,); correlations are NaN if no rule needs them."""
 
     first: NDArray[np.int64]
     second: NDArray[np.int64]
@@ -140,7 +139,7 @@ class Contents:
 
 
 def contents_of(images: Images, own: int) -> Contents:
-    """Return the contents; the same bytes in two collections are two."""
+    """Return the contents; the same bytes in two collections are two contents."""
     of = np.arange(len(images))
     by_content: dict[tuple[str, bool], list[int]] = {}
     for row, content in enumerate(images.contents):
@@ -155,7 +154,8 @@ def contents_of(images: Images, own: int) -> Contents:
 
 @dataclass(frozen=True)
 class Search:
-    """All that the result is made of. `between` (n,) codes of values; `start` the first row of another collection."""
+    """Everything that the result is made from. `between` (n,) codes of values; `start` the first row of another
+    collection."""
 
     images: Images
     contents: Contents
@@ -206,7 +206,7 @@ class _Result:
         )
 
     def _parted(self) -> NDArray[np.bool_]:
-        """Tell which pairs a verdict calls different."""
+        """Return which pairs a verdict calls different."""
         signs = self._search.signs
         if not self._search.apart:
             return np.zeros(len(signs.first), bool)
@@ -214,7 +214,7 @@ class _Result:
         return np.array([pair in self._search.apart for pair in pairs], bool)
 
     def _differ(self) -> NDArray[np.bool_]:
-        """Tell which pairs have images of different values, where that is asked for."""
+        """Return which pairs have images of different values, if that is asked for."""
         signs, between = self._search.signs, self._search.between
         if between is None:
             return np.ones(len(signs.first), bool)
@@ -226,7 +226,7 @@ class _Result:
         return low != np.maximum(most[signs.first], most[signs.second])
 
     def _judged(self) -> list[Reason | None]:
-        """Return the reason of each pair: the first that holds."""
+        """Return the reason for each pair: the first that holds."""
         signs, rules, contents = self._search.signs, self._rules, self._search.images.contents
         above = signs.cosines >= self._search.threshold
         same = (self._bits <= rules.same_bits) & (signs.correlations >= rules.same_correlation)
@@ -248,7 +248,7 @@ class _Result:
         return reasons
 
     def _groups(self) -> Iterator[tuple[int, str, list[tuple[int, int]]]]:
-        """Yield groups of contents, then those that have one content only."""
+        """Yield groups of contents, then groups of a single content."""
         search, signs = self._search, self._search.signs
         edges = np.array([pair for pair, reason in enumerate(self._reasons) if reason is not None], np.int64)
         graph = groups.Graph(len(search.images), signs.first[edges], signs.second[edges])

@@ -1,4 +1,4 @@
-"""Cross-validation: which labelled rows are held out when, and how sure a share or a gain is."""
+"""Cross-validation: which labelled rows are held out when, and how certain a share or a gain is."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RESAMPLES = 2000
 
 
 def stratified(labels: np.ndarray, n_folds: int, seed: int) -> np.ndarray:
-    """Return the fold (m,) of each row, the rows of each class spread evenly; classes begin at different folds."""
+    """Return the fold (m,) of each row; the rows of a class are spread evenly, and classes begin at different folds."""
     random = seeding.generator(seed)
     found = np.empty(len(labels), np.int64)
     start = 0
@@ -26,7 +26,7 @@ def stratified(labels: np.ndarray, n_folds: int, seed: int) -> np.ndarray:
 
 
 def wilson(hits: int, total: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share (Wilson 1927); it holds for few and for extreme counts, too."""
+    """Return the 95 % interval of a share (Wilson 1927); it also holds for small and extreme counts."""
     if not total:
         return 0.0, 1.0
     share, square = hits / total, Z * Z
@@ -36,9 +36,8 @@ def wilson(hits: int, total: int) -> tuple[float, float]:
 
 
 def bootstrap(differences: np.ndarray, groups: np.ndarray, seed: int) -> tuple[float, float]:
-    """Return the 95 % interval of the mean of `differences` (m,), groups of rows drawn again and again as wholes.
-
-    Rows of one group, such as one image in several repetitions, say the same and must not count as several.
+    """Return the 95 % interval of the mean of `differences` (m,), by drawing whole groups of rows again and again. Rows
+    of one group, such as one image in several repetitions, are not independent and must not count as several.
     """
     names, group = np.unique(groups, return_inverse=True)
     sums, counts = np.bincount(group, differences), np.bincount(group)

@@ -1,7 +1,7 @@
-"""How many clusters a collection has: where the silhouette (Rousseeuw 1987) peaks.
+"""How many clusters a collection has: the number at which the silhouette (Rousseeuw 1987) peaks.
 
 The curve is mostly flat, so its peak is a suggestion, and all scores are part of the answer. K-means and silhouettes
-are those of a random sample, cosine in the view.
+are computed on a random sample, by cosine in the view.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ STEP = 1.05
 
 @dataclass(frozen=True)
 class Granularity:
-    """The number of clusters with the highest silhouette, the smallest of equals, and (number, silhouette) of each."""
+    """The number of clusters with the highest silhouette (on a tie, the smallest), and (number, silhouette) of each."""
 
     n_clusters: int
     scores: list[tuple[int, float]]
@@ -43,8 +43,8 @@ class Granularity:
 class GranularitySearch(Stepper):
     """Tries numbers of clusters from 2 to `max_clusters` on rows (n, dim) of raw vectors.
 
-    `max_clusters` is cut to n - 1. Raises InvalidRequest if there are fewer than 3 rows or it is below 2. Memory:
-    some 4,000 rows and 16 MB, however many rows there are.
+    `max_clusters` is cut to n - 1. Raises InvalidRequest if there are fewer than 3 rows or it is below 2. Memory: about
+    4,000 rows and 16 MB, for any number of rows.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class GranularitySearch(Stepper):
 
     @classmethod
     def resume(cls, rows: np.ndarray, view: View, state: bytes) -> GranularitySearch:
-        """Go on from `state` over the same rows and view; raises JobError when it belongs to others."""
+        """Continue from `state` with the same rows (n, dim) and view; raises JobError if the state is of others."""
         scalars, _ = stepper.unpacked(state, rows.shape)
         self = cls(rows, view, max_clusters=scalars["max_clusters"], seed=scalars["seed"])
         self._scores = scalars["scores"]
@@ -110,7 +110,7 @@ class GranularitySearch(Stepper):
 
 
 def tried(most: int) -> list[int]:
-    """Return the numbers of clusters that are tried, from 2 to `most`."""
+    """Return the numbers of clusters to try, from 2 to `most`."""
     found = list(range(2, min(most, ALL_UP_TO) + 1))
     while found[-1] < most:
         found.append(min(most, int(found[-1] * STEP)))
@@ -118,9 +118,8 @@ def tried(most: int) -> list[int]:
 
 
 def silhouette(distances: np.ndarray, labels: np.ndarray) -> float:
-    """Return the mean silhouette of rows by their distances (m, m) and labels (m,), 0 if there is one cluster only.
-
-    A row alone in its cluster counts 0, as in scikit-learn.
+    """Return the mean silhouette of rows by their distances (m, m) and labels (m,), 0 for a single cluster. A row alone
+    in its cluster counts 0, as in scikit-learn.
     """
     _, labels, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     if len(sizes) < 2:

@@ -1,4 +1,4 @@
-"""Groups of near-duplicates: by leader, without chains, with the image to keep and the reason why."""
+"""Groups of near-duplicates: by leader, without chains, with the image to keep and the reason."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Images:
-    """What is known of the images besides their vectors, in the rows' order.
+    """What is known about the images besides their vectors, in the rows' order.
 
     `keys` and `contents` (the bytes' hashes) have n each; `hashes` and `mirrors` are (n,) uint64 (see hashes.Print);
     `pixels` (n,) width times height; `lossless` (n,) bool; `nbytes` (n,), -1 where unknown; `metadata` (n,) the number
-    of fields; `created` (n,) any number that grows with time.
+    of fields; `created` (n,) any number that increases with time.
     """
 
     keys: Sequence[str]
@@ -32,7 +32,7 @@ class Images:
         return len(self.keys)
 
     def joined(self, others: Images) -> Images:
-        """Return these images and then the others."""
+        """Return these images followed by the others."""
         return Images(
             [*self.keys, *others.keys],
             [*self.contents, *others.contents],
@@ -54,9 +54,8 @@ _RULES: tuple[tuple[str, Callable[[Images, int], float]], ...] = (
 
 
 def best(images: Images, rows: Sequence[int]) -> tuple[int, str]:
-    """Return which of some images to keep, and the rule that decided: the first in which it beats the next best.
-
-    More pixels, lossless, more bytes (where all are known), more metadata, older, key.
+    """Return which of some images to keep, and the rule that decided: the first by which it beats the next best. More
+    pixels, lossless, more bytes (if all are known), more metadata, older, key.
     """
     known = all(images.nbytes[row] >= 0 for row in rows)
     rules = [rule for rule in _RULES if known or rule[0] != "more bytes"]
@@ -70,7 +69,7 @@ def best(images: Images, rows: Sequence[int]) -> tuple[int, str]:
 
 
 class Graph:
-    """Which of n images are within the rule of which: edges (m,) and (m,), each given once."""
+    """Which of n images are near-duplicates by the rule: the two ends of the edges, (m,) and (m,), each edge once."""
 
     def __init__(self, n: int, first: np.ndarray, second: np.ndarray) -> None:
         ends = np.concatenate([first, second]).astype(np.int64)
@@ -82,7 +81,7 @@ class Graph:
 
     @property
     def degrees(self) -> NDArray[np.int64]:
-        """How many images are within the rule of each (n,)."""
+        """The number of near-duplicates of each image (n,)."""
         return np.diff(self._starts)
 
     def around(self, row: int) -> dict[int, int]:

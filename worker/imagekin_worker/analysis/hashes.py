@@ -1,4 +1,4 @@
-"""Perceptual hashes and thumbnail correlation: the signs of a copy that do not need the network.
+"""Perceptual hashes and thumbnail correlation: signs of a copy that do not need the network.
 
 The hash is `imagehash.phash` (64 bits: which of the lowest 8 x 8 frequencies of a 32 x 32 gray picture are above their
 median). Both signs are taken from the stored thumbnail, so no picture is decoded again: at most two bits differ.
@@ -58,14 +58,14 @@ def phash(image: Image.Image) -> int:
 
 
 def distances(first: np.ndarray, second: np.ndarray) -> NDArray[np.uint8]:
-    """Return in how many bits hashes (uint64, broadcast against each other) differ."""
+    """Return the number of bits (m,) in which hashes (m,) uint64 differ; the arguments are broadcast."""
     return np.bitwise_count(first ^ second)
 
 
 def correlations(first: np.ndarray, second: np.ndarray) -> NDArray[np.float32]:
     """Return Pearson's correlation (m,) of gray pictures (m, 2304), row by row.
 
-    Flat pictures (blank pages, black frames) have none: two of them of one brightness count 1, else 0.
+    Flat pictures (blank pages, black frames) have no correlation: two of the same brightness count 1, others 0.
     """
     first, second = first.astype(np.float32), second.astype(np.float32)
     means = first.mean(1), second.mean(1)
@@ -82,8 +82,8 @@ class HashPairs(Stepper):
     """Finds all pairs of hashes (n,) uint64 that differ in at most `radius` bits, in steps.
 
     Exact: two such hashes agree in at least one of radius + 1 bands of bits (pigeonhole; Manku, Jain and Das Sarma
-    2007), so only those that share a band are compared, block by block. Where `start` is given, a pair is one of the
-    first `start` hashes and one of the rest. Raises JobError for more than `most` pairs.
+    2007), so only those that share a band are compared, block by block. With `start`, a pair is one of the first
+    `start` hashes and one of the rest. Raises JobError for more than `most` pairs.
     """
 
     def __init__(self, hashes: np.ndarray, radius: int, *, most: int, start: int | None = None) -> None:
@@ -101,7 +101,7 @@ class HashPairs(Stepper):
 
     @classmethod
     def resume(cls, hashes: np.ndarray, state: bytes, *, most: int, start: int | None = None) -> HashPairs:
-        """Go on from `state` over the same hashes; raises JobError when it belongs to others."""
+        """Continue from `state` with the same hashes (n,); raises JobError if the state is of others."""
         scalars, arrays = stepper.unpacked(state, (len(hashes), BITS))
         self = cls(hashes, scalars["radius"], most=most, start=start)
         self._found = arrays["found"]
@@ -122,11 +122,11 @@ class HashPairs(Stepper):
         return min(1.0, (self._band + self._bucket / max(1, len(self._bounds) - 1)) / (self._radius + 1))
 
     def result(self) -> NDArray[np.int32]:
-        """Return the pairs (m, 2), the smaller index first, in order."""
+        """Return the pairs (m, 2) in order, the smaller index first."""
         return self._found[np.lexsort((self._found[:, 1], self._found[:, 0]))]
 
     def _begin(self, band: int, bucket: int) -> None:
-        """Go to a bucket of a band, a bucket being the hashes that agree in it."""
+        """Move to a bucket of a band: the hashes that agree in it."""
         self._band, self._bucket = band, bucket
         if self.finished:
             return
@@ -149,7 +149,7 @@ class HashPairs(Stepper):
             self._begin(self._band + 1, 0)
 
     def _near(self, members: np.ndarray) -> Iterator[np.ndarray]:
-        """Yield the near pairs of a bucket that no earlier band has given."""
+        """Yield the near pairs of a bucket that no earlier band has yielded."""
         step = max(1, BLOCK_COMPARISONS // len(members))
         hashes = self._hashes[members]
         for at in range(0, len(members), step):

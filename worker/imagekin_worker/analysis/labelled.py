@@ -1,4 +1,4 @@
-"""The labelled images of a collection, in the view and in memory: what classifiers and projections learn from."""
+"""The labelled images of a collection, in the view and in memory, for classifiers and projections to learn from."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ COPIES = 3
 
 
 def encoded(values: Sequence[str | None]) -> tuple[list[str], np.ndarray]:
-    """Return the classes, sorted, and the label (n,) of each image: the number of its class, -1 where it has none."""
+    """Return the sorted classes and the label (n,) of each image: the number of its class, -1 if it is unlabelled."""
     names = sorted({value for value in values if value is not None})
     numbers = {name: number for number, name in enumerate(names)}
     return names, np.array([-1 if value is None else numbers[value] for value in values], np.int64)
 
 
 class Labelled:
-    """Labelled rows, gathered in steps: all of them, or of more than fit into the budget a random part of each class.
+    """Labelled rows, gathered in steps: all of them, or, if they exceed the budget, a random part of each class.
 
     `index` (m,): which rows they are; `labels` (m,) int64; `rows` (m, dim) float32 in the view, once `ready`.
     Raises TooFewLabels if fewer than two classes have two examples.
@@ -45,11 +45,11 @@ class Labelled:
 
     @property
     def fraction(self) -> float:
-        """The share of the rows that is there."""
+        """The share of the rows gathered so far."""
         return self._position / len(self.index)
 
     def ready(self) -> bool:
-        """Return whether the rows are there; gather some where they are not."""
+        """Return whether all rows are gathered; if not, gather some."""
         if self._position < len(self.index):
             step = next(self._source.spans()).stop
             span = slice(self._position, min(self._position + step, len(self.index)))
@@ -60,7 +60,7 @@ class Labelled:
 
 
 def _most(labels: np.ndarray, most: int, seed: int) -> np.ndarray:
-    """Return the labelled rows, ascending; of more than `most` the same share of each class, at least two of it."""
+    """Return the labelled rows in ascending order; beyond `most`, the same share of each class, at least two rows."""
     index = np.flatnonzero(labels >= 0)
     if len(index) <= most:
         return index

@@ -1,9 +1,9 @@
-"""A map of a collection: images that are alike lie together in the plane.
+"""A map of a collection: similar images lie together in the plane.
 
 t-SNE (van der Maaten and Hinton 2008) as openTSNE computes it (Poličar, Stražar and Zupan 2024): exact neighbors in
 the view, Gaussian affinities of perplexity 30, from the first two principal components (Kobak and Berens 2019), 250
-iterations with exaggeration 12, then 500 without. Of more images than `LARGEST` a sample that is spread over all is
-laid out, and each other image is placed at the median of its nearest ones there, as openTSNE places new points.
+iterations with exaggeration 12, then 500 without. Of more than `LARGEST` images, an evenly spread sample is laid out,
+and each other image is placed at the median of its nearest ones in it, as openTSNE places new points.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ STEP_POINTS = 250_000
 class Layout(Stepper):
     """Lays out rows (n, dim) of raw vectors in the view; the same rows and seed give the same map.
 
-    `memory_budget_bytes` bounds what the rows in the view take in memory; neighbors take 720 bytes for each image laid
-    out besides.
+    `memory_budget_bytes` bounds what the rows in the view take in memory; neighbors take another 720 bytes for each
+    image that is laid out.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Layout(Stepper):
 
     @classmethod
     def resume(cls, rows: np.ndarray, view: View, state: bytes, *, memory_budget_bytes: int, folder: Path) -> Layout:
-        """Go on from `state` over the same rows and view; raises JobError when it belongs to others."""
+        """Continue from `state` with the same rows (n, dim) and view; raises JobError if the state is of others."""
         scalars, arrays = stepper.unpacked(state, rows.shape)
         self = cls(
             rows,
@@ -142,7 +142,7 @@ class Layout(Stepper):
     def result(self) -> np.ndarray:
         """Return x and y of each row (n, 2) float32 in 0..1; raises JobError before `advance` has returned True.
 
-        Both axes have the same scale; the longer one fills 0..1, the other one is centered.
+        Both axes have the same scale; the longer one fills 0..1, the other is centered.
         """
         if not self.finished:
             raise errors.JobError("The map is not finished.")
@@ -226,7 +226,7 @@ class Layout(Stepper):
 
 
 class _Places(np.ndarray):
-    """Coordinates (n, 2), with what openTSNE looks for on its own arrays."""
+    """Coordinates (n, 2) with the attributes that openTSNE expects of its own arrays."""
 
     def __new__(cls, places: np.ndarray) -> _Places:
         made = np.array(places, np.float64).view(cls)
@@ -237,7 +237,7 @@ class _Places(np.ndarray):
 
 
 def spread(n: int, largest: int, seed: int) -> np.ndarray:
-    """Return the ascending indices of at most `largest` rows, one by chance out of each stretch of equal length."""
+    """Return the ascending indices (m,) of at most `largest` rows, a random one out of each of m equal stretches."""
     if n <= largest:
         return np.arange(n)
     edges = np.linspace(0, n, largest + 1)
@@ -245,7 +245,7 @@ def spread(n: int, largest: int, seed: int) -> np.ndarray:
 
 
 def components(rows: ViewedRows) -> np.ndarray:
-    """Return the first two principal components of rows (n, 2) float64; each points where its largest loading is."""
+    """Return the first two principal components (n, 2) float64 of rows; their largest loadings are positive."""
     n, dim = rows.n, rows.dim
     sample = rows.take(spread(n, COMPONENT_ROWS, 0))
     mean = sample.mean(0, dtype=torch.float64).float()
@@ -261,7 +261,7 @@ def components(rows: ViewedRows) -> np.ndarray:
 
 
 def affinities(indices: np.ndarray, cosines: np.ndarray) -> Any:
-    """Return t-SNE's joint probabilities (n, n), sparse, out of the nearest of each row and their cosines."""
+    """Return t-SNE's sparse joint probabilities (n, n) from the nearest rows of each row and their cosines."""
     from openTSNE.affinity import PerplexityBasedNN
     from openTSNE.nearest_neighbors import PrecomputedNeighbors
 

@@ -1,4 +1,4 @@
-"""The nearest rows of each row, exactly: blocked products with the best of each row kept, never n x n."""
+"""The exact nearest rows of each row: products in blocks that keep the best of each row, never n x n."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ QUERY_ROWS, ROWS = 256, 8192
 
 def nearest(rows: ViewedRows, queries: torch.Tensor, count: int, own: np.ndarray | None) -> tuple[np.ndarray, ...]:
     """Return the indices (q, count) int32 and cosines (q, count) float32 of the rows nearest to `queries` (q, dim).
-
-    `own` (q,): the rows that the queries are themselves, which do not count. Best first.
+    Best first. `own` (q,): the queries' own rows, which are left out.
     """
     best = torch.full((len(queries), count), -2.0)
     places = torch.zeros((len(queries), count), dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""Outliers: images that are far from their nearest ones.
+"""Outliers: images that are far from their nearest neighbors.
 
 The distance of an image is its mean distance (1 - cosine in the view) to the 10 nearest of other content.
 Near-duplicates count once, as two copies of a strange picture would hide each other: k-nearest-neighbor outliers
@@ -39,10 +39,10 @@ _PHASES = (*_SHARES, "done")
 
 @dataclass(frozen=True)
 class Ranking:
-    """`order` (n,): rows, the strangest first, ties by row. By row: `scores` (n,), `percentiles` (n,) and `nearest`.
+    """`order` (n,): rows, strangest first, ties by row. By row: `scores` (n,), `percentiles` (n,) and `nearest`.
 
     A percentile is the share of images that are less strange, in percent. `nearest` is the nearest image of other
-    content, -1 where there is none.
+    content, -1 if all have the same.
     """
 
     order: NDArray[np.int64]
@@ -52,7 +52,7 @@ class Ranking:
 
 
 def collapsed(n: int, found: list[Group]) -> NDArray[np.int64]:
-    """Return for each of n images the row that stands for its content: the one that its group keeps, or itself."""
+    """Return for each of n images (n,) the row that represents its content: the one that its group keeps, or itself."""
     contents = np.arange(n)
     for group in found:
         contents[[member.row for member in group.members]] = group.keep
@@ -62,9 +62,9 @@ def collapsed(n: int, found: list[Group]) -> NDArray[np.int64]:
 class Outliers(Stepper):
     """Ranks raw vectors `rows` (n, dim) by how strange they are, in steps.
 
-    `contents` (n,): rows that stand for each image's content, as `collapsed` gives them after a search for duplicates;
-    without it, images nearer than 1 - 0.13 x the median nearest distance are taken for one. Memory: the rows in the
-    view up to `memory_budget_bytes`, beyond that in a file in `folder`, and 100 bytes an image.
+    `contents` (n,): rows that represent each image's content, from `collapsed` after a search for duplicates; without
+    it, images nearer than 1 - 0.13 x the median nearest distance count as one. Memory: the rows in the view up to
+    `memory_budget_bytes` (beyond that they are in a file in `folder`), and 100 bytes an image.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Outliers(Stepper):
         threads: int = 1,
     ) -> None:
         if contents is not None and len(contents) != len(rows):
-            raise errors.InvalidRequest("Contents and vectors must be as many.")
+            raise errors.InvalidRequest("There must be one content for each vector.")
         self._rows, self._view, self._contents = rows, view, contents
         self._budget, self._folder, self._threads = memory_budget_bytes, folder, threads
         self._all = ViewedBlocks(Blocks(rows), view)
@@ -93,7 +93,7 @@ class Outliers(Stepper):
     def resume(
         cls, rows: np.ndarray, view: View, state: bytes, *, memory_budget_bytes: int, folder: Path, threads: int = 1
     ) -> Outliers:
-        """Go on from `state` over the same rows; raises JobError when it belongs to others."""
+        """Continue from `state` with the same rows (n, dim); raises JobError if the state is of others."""
         self = cls(rows, view, memory_budget_bytes=memory_budget_bytes, folder=folder, threads=threads)
         scalars, arrays = stepper.unpacked(state, (len(rows), rows.shape[1]))
         self._phase, self._line = scalars["phase"], scalars["line"]
@@ -152,7 +152,7 @@ class Outliers(Stepper):
         return np.sqrt(distances * np.maximum(with_mean, 0))
 
     def _standing(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the rows that stand for a content, and for each image which of these stands for it."""
+        """Return the rows that represent a content, and for each image which of them represents it."""
         assert self._contents is not None
         standing, of = np.unique(self._contents, return_inverse=True)
         return standing, of
@@ -224,7 +224,7 @@ class Outliers(Stepper):
 
 
 def _led(n: int, first: np.ndarray, second: np.ndarray) -> NDArray[np.int64]:
-    """Return for each of n rows its leader: the densest rows first, ties by row, each with what is left around it."""
+    """Return the leader (n,) of each row: the densest rows first, ties by row, each with what is left around it."""
     graph = groups.Graph(n, first, second)
     contents = np.arange(n)
     free = np.ones(n, bool)

@@ -5,9 +5,10 @@ Cauchy and Schwarz, the rest of a product is at most the product of the rests' l
 
     x.y <= p(x).p(y) + |x - p(x)| |y - p(y)|
 
-which is one product of rows of `width` + 1 numbers instead of `dim`. What stays above the line is looked at in full, so
-no pair is ever missed. How many directions pay is measured on a sample; where none do, products are taken in full.
-The nearest rows of all rows come from the plain pass over half of the products, as each block serves both its sides.
+which is one product of rows of `width` + 1 numbers instead of `dim`. Candidates above the line are computed in full, so
+no pair is ever missed. The best number of directions is measured on a sample; if no number pays off, products are
+computed in full. The nearest rows of all rows come from the plain pass over half of the products, as each block serves
+both its sides.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ NONE = -2.0
 
 @contextmanager
 def on_threads(count: int) -> Iterator[None]:
-    """Have PyTorch work on so many threads meanwhile."""
+    """Run the block with this number of PyTorch threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -58,7 +59,7 @@ def on_threads(count: int) -> Iterator[None]:
 
 
 def check_count(found: int, most: int) -> None:
-    """Raise JobError if more pairs were found than may be kept."""
+    """Raise JobError if more pairs were found than fit into memory."""
     if found > most:
         raise errors.JobError(
             f"More than {most:,} pairs of images are this close: give a higher threshold, or more memory."
@@ -66,7 +67,7 @@ def check_count(found: int, most: int) -> None:
 
 
 def most_pairs(memory_budget_bytes: int) -> int:
-    """Return how many pairs may be kept."""
+    """Return the number of pairs that fit into memory."""
     return max(1000, memory_budget_bytes // PAIR_BYTES)
 
 
@@ -83,14 +84,14 @@ def cosines(rows: ViewedBlocks, others: ViewedBlocks, first: np.ndarray, second:
 
 
 def _triangle(n: int, row: int, column: int) -> float:
-    """Return the share of a pass over half of all products that is done where it is at a row and a column."""
+    """Return the share done of a pass over half of all products, at a row and a column."""
     left = n - row
     after = max(0, left - QUERY_ROWS)
     return 1 - (left**2 - (column - row) / left * (left**2 - after**2)) / n**2
 
 
 class Reduced(ViewedBlocks):
-    """Rows in leading directions, with the length of their rest as the last number: products bound cosines."""
+    """Rows in leading directions, with the length of the rest as the last number: products bound cosines."""
 
     def __init__(self, rows: ViewedBlocks, basis: NDArray[np.float32]) -> None:
         self._rows, self._basis = rows, basis
@@ -98,16 +99,16 @@ class Reduced(ViewedBlocks):
         self.spans = rows.spans
 
     def read(self, span: slice) -> NDArray[np.float32]:
-        """Return a block, reduced."""
+        """Return a block (m, width + 1), reduced."""
         return reduced(self._rows.read(span), self._basis)
 
     def take(self, index: np.ndarray) -> NDArray[np.float32]:
-        """Return the rows at the given indices, reduced."""
+        """Return the rows at the given indices (m,), reduced: (m, width + 1)."""
         return reduced(self._rows.take(index), self._basis)
 
 
 def reduced(rows: NDArray[np.float32], basis: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return rows (n, dim) of length 1 as (n, width + 1); the last number errs upwards."""
+    """Return rows (n, dim) of length 1 as (n, width + 1); the last number is rounded up."""
     out = np.empty((len(rows), basis.shape[1] + 1), np.float32)
     np.matmul(rows, basis, out=out[:, :-1])
     kept = np.vecdot(out[:, :-1], out[:, :-1])
@@ -116,7 +117,7 @@ def reduced(rows: NDArray[np.float32], basis: NDArray[np.float32]) -> NDArray[np
 
 
 def basis_of(rows: ViewedBlocks, floor: float) -> NDArray[np.float32] | None:
-    """Return the directions (dim, width) that make finding pairs of `floor` and above cheapest; None if none do."""
+    """Return the directions (dim, width) with which pairs of `floor` and above are cheapest; None if all are slower."""
     sample = rows.take(np.unique(np.linspace(0, rows.n - 1, SAMPLED_ROWS).astype(np.int64)))
     moments = sample.T @ sample
     basis = np.ascontiguousarray(np.linalg.eigh(moments.astype(np.float64))[1][:, ::-1].astype(np.float32))
@@ -132,7 +133,7 @@ def basis_of(rows: ViewedBlocks, floor: float) -> NDArray[np.float32] | None:
 
 
 class _Kept:
-    """Rows that are written to memory, or to a file beyond the budget, in steps; then read without copies."""
+    """Rows written in steps to memory, or to a file beyond the budget, and then read without copies."""
 
     def __init__(self, rows: ViewedBlocks, memory_budget_bytes: int, folder: Path) -> None:
         self.n = rows.n
@@ -141,7 +142,7 @@ class _Kept:
         self._array: NDArray[np.float32] | None = None
 
     def ready(self) -> bool:
-        """Return whether all are written; write some where they are not."""
+        """Return whether all rows are written; if not, write some."""
         if self._made is None:
             self._array = next(self._making)
             if self._array is not None:
@@ -155,7 +156,7 @@ class _Kept:
         return torch.from_dlpack(np.asarray(self._array[span]))
 
     def release(self) -> None:
-        """Give back the pages of a file."""
+        """Release the pages of a file."""
         assert self._made is not None
         self._made.release()
 
@@ -164,7 +165,7 @@ class Pairs(Stepper):
     """Finds all pairs of rows whose cosine is `floor` or more, in steps; exact.
 
     `rows` in a view (see blocks.ViewedBlocks). With `against`, a pair is a row and one of the others. The reduced rows
-    take up to `memory_budget_bytes`, beyond which they are in a file in `folder`. Raises JobError if there are more
+    take up to `memory_budget_bytes`; beyond that they are in a file in `folder`. Raises JobError if there are more
     pairs than the budget allows.
     """
 
@@ -197,7 +198,7 @@ class Pairs(Stepper):
         folder: Path,
         threads: int = 1,
     ) -> Pairs:
-        """Go on from `state` over the same rows; raises JobError when it belongs to others."""
+        """Continue from `state` with the same rows (n, dim); raises JobError if the state is of others."""
         scalars, arrays = stepper.unpacked(state, (rows.n, rows.dim))
         self = cls(
             rows,
@@ -230,7 +231,8 @@ class Pairs(Stepper):
         return (row + min(QUERY_ROWS, self._rows.n - row) * column / self._others.n) / self._rows.n
 
     def result(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]:
-        """Return both rows and the cosine of every pair, in the rows' order; among themselves the smaller row first."""
+        """Return both rows (m,), (m,) and the cosine (m,) of every pair, ordered by row, the smaller row of a pair
+        first."""
         order = np.lexsort((self._second, self._first))
         return self._first[order], self._second[order], self._cosines[order]
 
@@ -283,7 +285,7 @@ class Pairs(Stepper):
             yield first.numpy(), second.numpy()
 
     def _keep(self, first: np.ndarray, second: np.ndarray) -> None:
-        """Keep what is a pair in full."""
+        """Keep the pairs whose full cosine is high enough."""
         for start in range(0, len(first), CHECKED_PAIRS):
             left, right = first[start : start + CHECKED_PAIRS], second[start : start + CHECKED_PAIRS]
             found = cosines(self._rows, self._others, left, right)
@@ -295,10 +297,9 @@ class Pairs(Stepper):
 
 
 class Neighbors(Stepper):
-    """Finds the `count` nearest other rows of every row, in steps; exact but for ties within rounding (1e-6).
-
-    Half of all products, as each block serves both its sides. `state` takes up to 8 count bytes a row: keep it now and
-    then, not after every step.
+    """Finds the `count` nearest other rows of every row, in steps; exact except for ties within rounding (1e-6). It
+    computes half of all products, as each block serves both its sides. `state` takes up to 8 count bytes a row: save it
+    from time to time, not after every step.
     """
 
     def __init__(
@@ -321,7 +322,7 @@ class Neighbors(Stepper):
     def resume(
         cls, rows: ViewedBlocks, state: bytes, *, memory_budget_bytes: int, folder: Path, threads: int = 1
     ) -> Neighbors:
-        """Go on from `state` over the same rows; raises JobError when it belongs to others."""
+        """Continue from `state` with the same rows (n, dim); raises JobError if the state is of others."""
         scalars, arrays = stepper.unpacked(state, (rows.n, rows.dim))
         self = cls(rows, scalars["count"], memory_budget_bytes=memory_budget_bytes, folder=folder, threads=threads)
         self._at = scalars["at"]
@@ -344,7 +345,7 @@ class Neighbors(Stepper):
         return _triangle(self._rows.n, *self._at)
 
     def result(self) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Return the indices and cosines (n, count) of every row's nearest, best first."""
+        """Return the indices and cosines (n, count) of every row's nearest rows, best first."""
         return self._places.numpy(), self._best.clamp(max=1).numpy()
 
     def _step(self) -> None:
@@ -373,7 +374,7 @@ class Neighbors(Stepper):
         self._at = [row, column]
 
     def _offer(self, span: slice, scores: torch.Tensor, start: int) -> None:
-        """Take what of the scores (m, columns) of the rows of a span is better than their worst."""
+        """Take from the scores (m, columns) of a span's rows those that are better than their worst."""
         hot = torch.nonzero(scores.amax(1) > self._best[span, -1])[:, 0]
         if not len(hot):
             return
@@ -400,7 +401,7 @@ class Nearest(Stepper):
 
     @classmethod
     def resume(cls, rows: ViewedBlocks, queries: np.ndarray, state: bytes, *, threads: int = 1) -> Nearest:
-        """Go on from `state` over the same rows; raises JobError when it belongs to others."""
+        """Continue from `state` with the same rows (n, dim); raises JobError if the state is of others."""
         scalars, arrays = stepper.unpacked(state, (rows.n, rows.dim))
         self = cls(rows, queries, scalars["count"], threads=threads)
         self._at = scalars["at"]
@@ -425,7 +426,7 @@ class Nearest(Stepper):
         return (self._at[0] + size * self._at[1] / self._rows.n) / total
 
     def result(self) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Return the indices and cosines (q, count) of every query's nearest, best first."""
+        """Return the indices and cosines (q, count) of every query's nearest rows, best first."""
         return self._places.numpy(), self._best.clamp(max=1).numpy()
 
     def _step(self) -> None:

@@ -1,8 +1,8 @@
-"""Search by several: from images that are right and images that are wrong to one direction in the view.
+"""Search by several images: from good and bad examples to one direction in the view.
 
 `rocchio` (Rocchio 1971): the mean of the positives minus half of the mean of the negatives. `logistic`: the direction
-that tells the positives from the negatives and from images drawn by chance, which count little. Both are searched as
-one query is: by the cosine with the direction.
+that separates the positives from the negatives and from random images, which count little. Both are searched like a
+single query: by the cosine with the direction.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ ASKED_AMONG = 5
 
 
 def drawn(n: int, seed: int = DEFAULT_SEED) -> NDArray[np.int64]:
-    """Return the rows, ascending, of a collection of `n` images that stand for what is not meant."""
+    """Return random rows (m,) of a collection of `n` images, ascending, as weak negatives."""
     return np.sort(seeding.generator(seed).choice(n, min(n, WEAK_NEGATIVES), replace=False))
 
 
 def rocchio(view: View, positives: np.ndarray, negatives: np.ndarray) -> NDArray[np.float64]:
-    """Return the direction (dim,) float64 of length 1 in the view of raw vectors (p, dim) and (m, dim), m from 0."""
+    """Return the direction (dim,) float64 of length 1 in the view for raw vectors (p, dim) and (m, dim), m from 0."""
     _check(positives)
     direction = view.exact(positives).mean(0)
     if len(negatives):
@@ -48,7 +48,7 @@ def rocchio(view: View, positives: np.ndarray, negatives: np.ndarray) -> NDArray
 def logistic(view: View, positives: np.ndarray, negatives: np.ndarray, others: np.ndarray) -> NDArray[np.float64]:
     """Return the direction (dim,) float64 of length 1 in the view; `others` (w, dim): raw vectors of `drawn` images.
 
-    Of these, such as are among the positives must be left out by the caller.
+    The caller must leave out those that are among the positives.
     """
     weights, _ = _separated(view, positives, negatives, others)
     return _unit(weights)
@@ -57,11 +57,9 @@ def logistic(view: View, positives: np.ndarray, negatives: np.ndarray, others: n
 def ask(
     view: View, positives: np.ndarray, negatives: np.ndarray, others: np.ndarray, candidates: np.ndarray
 ) -> NDArray[np.int64]:
-    """Return at most 12 of the `candidates` (c, dim), raw vectors, whose verdict would teach most, first one first.
-
-    They are those that are nearest to the boundary between positives and negatives ("uncertainty sampling", Lewis and
-    Gale 1994), and of these such as differ from each other. Candidates are the best few hundred of the search that were
-    not judged yet.
+    """Return at most 12 of the `candidates` (c, dim), raw vectors, whose verdict would teach most, best first. They are
+    nearest to the boundary between positives and negatives ("uncertainty sampling", Lewis and Gale 1994) and differ
+    from each other. Candidates are the best few hundred results of the search that were not judged yet.
     """
     if not len(candidates):
         return np.empty(0, np.int64)
@@ -81,9 +79,8 @@ def ask(
 def _separated(
     view: View, positives: np.ndarray, negatives: np.ndarray, others: np.ndarray
 ) -> tuple[NDArray[np.float64], float]:
-    """Return weights (dim,) and offset of the logistic regression; 0 is the boundary.
-
-    Positives weigh as much together as negatives and others do.
+    """Return weights (dim,) and offset of the logistic regression; 0 is the boundary. All positives together weigh as
+    much as negatives and random images together.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression

@@ -1,8 +1,8 @@
 """Which images to look at or to label first.
 
 `representative`: the medoids of a k-means with one cluster for each image wanted, largest cluster first.
-`diverse`: farthest first (Gonzalez 1985): each image is the one farthest from all that were chosen before it, so that
-strange ones come early.
+`diverse`: farthest first (Gonzalez 1985): each image is the one farthest from all chosen before it, so that strange
+ones come early.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ ROUNDING = 1e-6
 class Selection:
     """The chosen rows in the order chosen.
 
-    `distances`: 1 - cosine to the nearest one chosen before it or avoided; of the first one, where nothing is avoided,
-    to the mean of all. `coverage`: the mean cosine of all images to their nearest chosen one.
+    `distances`: 1 - cosine to the nearest one chosen before it or avoided; for the first one, if nothing is avoided, to
+    the mean of all. `coverage`: the mean cosine of all images to their nearest chosen one.
     """
 
     indices: np.ndarray
@@ -49,14 +49,13 @@ class Selection:
 
 
 class Diverse(Stepper):
-    """Farthest first over rows (n, dim) of raw vectors, exact; the first one is the most typical of all.
+    """Farthest first over rows (n, dim) of raw vectors, exact; the first one is the most typical of all. `avoid` (a,
+    dim), raw vectors: the chosen rows lie away from them, too. At most n rows are chosen. Raises InvalidRequest where
+    `count` is below 1 or shapes differ.
 
-    `avoid` (a, dim), raw vectors: what is chosen lies away from them, too. At most as many as there are rows are
-    chosen. Raises InvalidRequest where `count` is below 1 or shapes differ.
-
-    A plain loop passes over all rows for each choice. Here a pass is followed by as many choices as can be made among
-    the rows that were farthest: distances only fall, so that a row among these that is still farther than all others
-    were is the next choice. The result is the same, but for choices that rounding decides.
+    A plain loop passes over all rows for each choice. Here one pass allows several choices among the rows that were
+    farthest: distances only fall, so a row among these that is still farther than all others were is the next choice.
+    The result is the same, except for choices that rounding decides.
     """
 
     def __init__(
@@ -97,7 +96,8 @@ class Diverse(Stepper):
         memory_budget_bytes: int,
         folder: Path,
     ) -> Diverse:
-        """Go on from `state` over the same rows, view and avoided ones; raises JobError when it belongs to others."""
+        """Continue from `state` with the same rows (n, dim), view and avoided ones (a, dim); raises JobError if it is
+        of others."""
         scalars, arrays = stepper.unpacked(state, rows.shape)
         self = cls(rows, view, scalars["count"], avoid=avoid, memory_budget_bytes=memory_budget_bytes, folder=folder)
         self._phase, self._position, self._applied = scalars["phase"], scalars["position"], scalars["applied"]
@@ -160,7 +160,7 @@ class Diverse(Stepper):
             self._end_pass()
 
     def _hold(self, span: slice) -> None:
-        """Hold a block against what this pass is about."""
+        """Compare a block with the columns of this pass."""
         if self._targets is None:
             self._targets = self._aimed()
         best = (self._rows.tensor(span) @ self._targets).amax(1).numpy()
@@ -172,7 +172,7 @@ class Diverse(Stepper):
             np.maximum(self._covered[span], best, out=self._covered[span])
 
     def _aimed(self) -> torch.Tensor:
-        """Return the columns (dim, m) that rows are multiplied with in this pass."""
+        """Return the columns (dim, m) by which this pass multiplies rows."""
         if self._phase == "typical":
             mean = self._sum / max(np.linalg.norm(self._sum), 1e-30)
             return torch.from_numpy(mean.astype(np.float32))[:, None]
@@ -219,9 +219,8 @@ class Diverse(Stepper):
 
 class Representative(Stepper):
     """Medoids of k-means with `count` clusters over rows (n, dim) of raw vectors, in the view; largest cluster first.
-
-    With `avoid` (a, dim), raw vectors, there are as many clusters more, at most twice `count`; of their medoids those
-    farthest from the avoided ones are left. Raises InvalidRequest where `count` is below 1 or shapes differ.
+    With `avoid` (a, dim), raw vectors, there are a more clusters, at most twice `count` in all; of their medoids those
+    farthest from the avoided ones are kept. Raises InvalidRequest where `count` is below 1 or shapes differ.
     """
 
     def __init__(
@@ -258,7 +257,8 @@ class Representative(Stepper):
         memory_budget_bytes: int,
         folder: Path,
     ) -> Representative:
-        """Go on from `state` over the same rows, view and avoided ones; raises JobError when it belongs to others."""
+        """Continue from `state` with the same rows (n, dim), view and avoided ones (a, dim); raises JobError if it is
+        of others."""
         scalars, arrays = stepper.unpacked(state, rows.shape)
         self = cls(
             rows,
@@ -343,7 +343,8 @@ class Representative(Stepper):
         self._distances = self._apart(vectors)
 
     def _apart(self, vectors: torch.Tensor) -> np.ndarray:
-        """Return 1 - cosine of each chosen row to the nearest before it or avoided; of the first to the mean."""
+        """Return 1 - cosine of each chosen row to the nearest one before it or avoided; of the first one to the
+        mean."""
         nearest = np.full(len(vectors), -np.inf)
         if len(self._avoid):
             nearest = (vectors @ torch.from_numpy(self._avoid.T.copy())).amax(1).numpy().astype(np.float64)
@@ -372,7 +373,7 @@ def avoid_rows(view: View, avoid: np.ndarray | None) -> np.ndarray:
 
 
 def _farthest(places: np.ndarray, nearest: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return the `POOL_ROWS` places that are farthest, ascending, and the cosine of the next one, inf if none is."""
+    """Return the `POOL_ROWS` farthest places, ascending, and the cosine of the next one, inf if there is no other."""
     if len(places) <= POOL_ROWS:
         return places, np.inf
     order = np.argpartition(nearest, POOL_ROWS)

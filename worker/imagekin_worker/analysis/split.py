@@ -1,8 +1,8 @@
 """Splits of a collection into shares, such as train, val and test, without leaks.
 
-Near-duplicates stay on one side. Groups are placed first, the largest at the beginning, each where most of its classes
-is still missing (after Sechidis et al. 2011); images of their own then fill each class up to its shares. What does not
-come out even is owed to the next class, so that the whole comes out even, too.
+Near-duplicates stay on one side. Groups are placed first, largest first, each where its classes are missing most (after
+Sechidis et al. 2011); single images then fill each class up to its shares. Rounding errors carry over to the next
+class, so that the totals are right, too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TOLERANCE = 1e-6
 
 @dataclass(frozen=True)
 class Split:
-    """`names` of the shares, the `side` (n,) of each image as a number of these, `counts` (shares, classes)."""
+    """`names` of the shares, the `side` (n,) of each image as an index into them, `counts` (shares, classes)."""
 
     names: list[str]
     side: np.ndarray
@@ -38,15 +38,13 @@ def split(
     groups: Sequence[np.ndarray] = (),
     seed: int = DEFAULT_SEED,
 ) -> Split:
-    """Split `n` images by `shares` of 1 together.
-
-    `classes` (n,): numbers from 0; each comes out by the shares as well as whole groups allow. `groups`: arrays of
-    images that stay together; one that is in two of them joins these. The same arguments give the same split. Raises
-    InvalidRequest for shares that are not such.
+    """Split `n` images by `shares` that add up to 1. `classes` (n,): numbers from 0; each class is split by the shares
+    as well as whole groups allow. `groups`: arrays of images that stay together; an image in two of them joins these.
+    The same arguments give the same split. Raises InvalidRequest for other shares or arrays.
     """
     names, wanted = list(shares), np.array(list(shares.values()), np.float64)
     if not names or not (wanted > 0).all() or abs(wanted.sum() - 1) > TOLERANCE:
-        raise errors.InvalidRequest("Shares must be above 0 and 1 together.")
+        raise errors.InvalidRequest("Shares must be above 0 and add up to 1.")
     classes = np.zeros(n, np.int64) if classes is None else np.asarray(classes, np.int64)
     if len(classes) != n:
         raise errors.InvalidRequest(f"{n} images came with {len(classes)} classes.")
@@ -74,7 +72,8 @@ def split(
 
 
 def joined(groups: Sequence[np.ndarray], n: int) -> list[np.ndarray]:
-    """Return groups of two images or more, those with a common image as one, each ascending, by first image."""
+    """Return groups (m,) of two images or more, ascending, by first image; those with a common image are joined.\n\n
+    Raises InvalidRequest for an image that does not exist.\n"""
     parent: dict[int, int] = {}
 
     def root(image: int) -> int:
@@ -97,13 +96,14 @@ def joined(groups: Sequence[np.ndarray], n: int) -> list[np.ndarray]:
 
 
 def _by_size(groups: list[np.ndarray], random: np.random.Generator) -> list[np.ndarray]:
-    """Return the largest groups first, those of one size in an order of chance."""
+    """Return the groups, largest first, those of one size in random order."""
     order = random.permutation(len(groups))
     return sorted((groups[at] for at in order), key=len, reverse=True)
 
 
 def _apportioned(missing: np.ndarray, count: int, owed: np.ndarray) -> np.ndarray:
-    """Return how many of `count` images each share gets, about what it is `missing`; `owed` takes what is left over."""
+    """Return how many of `count` images each share gets, about as many as it is `missing`; `owed` takes the
+    remainder."""
     wanted = missing.clip(min=0)
     if wanted.sum() > 0:
         wanted = wanted * (count / wanted.sum())

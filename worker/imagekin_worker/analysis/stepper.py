@@ -1,4 +1,4 @@
-"""Long analyses in slices: they stop when told to and go on in another process, to the same answer."""
+"""Long analyses in slices: they stop when told to, continue in another process, and reach the same answer."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from imagekin_worker.matrix.view import View
 
 
 class Stepper(ABC):
-    """Work in steps of well below a second; `state` between two of them is all that another process needs."""
+    """Work in steps of much less than a second; the `state` between two of them is all that another process needs."""
 
     @property
     @abstractmethod
     def finished(self) -> bool:
-        """Whether the result is there."""
+        """Whether the result is complete."""
 
     @property
     @abstractmethod
     def fraction(self) -> float:
-        """The share that is done, 0 to 1, never falling."""
+        """The share of the work that is done, 0 to 1; it never falls."""
 
     @abstractmethod
     def state(self) -> bytes:
-        """Return all progress, to go on from with the class's `resume`."""
+        """Return all progress, from which the class's `resume` continues."""
 
     @abstractmethod
     def _step(self) -> None:
         """Do a little of the work."""
 
     def advance(self, until: Callable[[], bool] = lambda: False) -> bool:
-        """Work until `until()`, asked after every step, says stop; return whether all is done."""
+        """Work until `until()`, called after every step, returns True; return whether all is done."""
         while not self.finished:
             self._step()
             if until():
@@ -49,9 +49,8 @@ class Stepper(ABC):
 
 
 class ViewedRows:
-    """Rows in a view, float32 (n, dim): in memory, or beyond the budget in a file in `folder`; made in steps.
-
-    With `index` it is those rows alone. They are no part of any state, as another process makes the same ones again.
+    """Rows in a view, float32 (n, dim): in memory, or beyond the budget in a file in `folder`; made in steps. With
+    `index`, only those rows. They are not part of any state: another process makes the same rows again.
     """
 
     def __init__(
@@ -64,7 +63,7 @@ class ViewedRows:
         self._array: np.ndarray | None = None
 
     def ready(self) -> bool:
-        """Return whether the rows are there; work on them for a step where they are not."""
+        """Return whether the rows are complete; if not, work on them for a step."""
         if self._made is None:
             self._array = next(self._making)
             self._made = None if self._array is None else Blocks(self._array)
@@ -72,7 +71,7 @@ class ViewedRows:
 
     @property
     def array(self) -> np.ndarray:
-        """The rows, once `ready`."""
+        """The rows (n, dim), once `ready`."""
         assert self._array is not None
         return self._array
 
@@ -81,7 +80,7 @@ class ViewedRows:
         return list(self._source.spans(rows, start))
 
     def tensor(self, span: slice) -> torch.Tensor:
-        """Return a block without a copy; `release` when it was used."""
+        """Return a block (m, dim) without a copy; call `release` after use."""
         # through DLPack because torch.from_numpy warns of read-only memory
         return torch.from_dlpack(np.asarray(self.array[span]))
 
@@ -97,14 +96,14 @@ class ViewedRows:
 
 
 def packed(scalars: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> bytes:
-    """Return progress as an npz file without pickles."""
+    """Return progress as an npz file without pickles; `shape` is that of the rows, (n, dim)."""
     out = io.BytesIO()
     np.savez_compressed(out, allow_pickle=False, scalars=np.array(json.dumps(dict(scalars))), **arrays)
     return out.getvalue()
 
 
 def unpacked(state: bytes, shape: tuple[int, int]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Return what `packed` was given; raises JobError if its `shape`, that of the rows, is not this one."""
+    """Return what `packed` was given; raises JobError if its `shape`, that of the rows (n, dim), is a different one."""
     with np.load(io.BytesIO(state), allow_pickle=False) as saved:
         scalars: dict[str, Any] = json.loads(saved["scalars"].item())
         arrays = {name: saved[name] for name in saved.files if name != "scalars"}

@@ -1,12 +1,12 @@
-"""Views: what vectors are turned into before they are compared.
+"""Views: how vectors are transformed before they are compared.
 
-`raw` compares them as the network made them. `calibrated` spreads what the network crowds together:
+`raw` compares them as the network made them. `calibrated` spreads out vectors that the network crowds together:
 
     x' = sign(x) |x|^0.4,  x' / ||x'||,  minus the mean m of the collection's x',  then cosine
 
-So every collection has a view of its own, made of all its vectors in one pass (`Accumulator`). Power and mean are the
+So every collection has a view of its own, made from all its vectors in one pass (`Accumulator`). Power and mean are the
 "power normalisation" and "centering" of image retrieval (Perronnin et al. 2010, Jégou and Chum 2012); the exponent and
-the order of the steps are what measured best on photographs.
+the order of the steps gave the best results on photographs.
 
 x' does not depend on the mean. So a matrix holds x', and a new mean costs one matrix-vector product (`View.terms`):
 
@@ -53,9 +53,8 @@ _SAVED = struct.Struct("<I")
 
 
 class Terms(NamedTuple):
-    """What the centered cosine needs of vectors x' besides products: x'.m and 1 / ||x' - m||, each (n,) float64.
-
-    The reciprocal is 0 if there is no direction: such a vector scores 0 against everything.
+    """What the centered cosine needs of vectors x' besides products: x'.m and 1 / ||x' - m||, each (n,) float64. The
+    reciprocal is 0 for a vector without direction, which scores 0 against everything.
     """
 
     products: NDArray[np.float64]
@@ -71,9 +70,8 @@ class Queries(NamedTuple):
 
 @dataclass(frozen=True)
 class View:
-    """A way to compare the vectors of one space; `mean` (dim,) float32 is None for `raw`.
-
-    `images` is the number of images that the mean was made from, or that were there when `raw` was chosen.
+    """A way to compare the vectors of one space; `mean` (dim,) float32 is None for `raw`. `images` is the number of
+    images that the mean was made from, or that existed when `raw` was chosen.
     """
 
     name: str
@@ -85,7 +83,7 @@ class View:
 
     @cached_property
     def id(self) -> str:
-        """Return 16 hex digits that are equal where scores can be compared: a digest of space, exponent and mean."""
+        """Return 16 hex digits that are equal if scores can be compared: a digest of space, exponent and mean."""
         about = self.space if self.mean is None else f"{self.space} {self.exponent}"
         digest = hashlib.blake2b(f"{self.name} {about} ".encode(), digest_size=8)
         if self.mean is not None:
@@ -93,18 +91,17 @@ class View:
         return digest.hexdigest()
 
     def described(self) -> dict[str, Any]:
-        """Return what results say of their view."""
+        """Return the view's description for results."""
         return {"name": self.name, "id": self.id, "images": self.images}
 
     def transform(self, vectors: np.ndarray) -> NDArray[np.float32]:
-        """Return vectors (n, dim) in this view, float32 of length 1; one without direction becomes zeros.
-
-        The dot product of two of them is their score, but for float32's rounding (some 1e-7).
+        """Return vectors (n, dim) in this view, float32 of length 1; one without direction becomes zeros. The dot
+        product of two of them is their score, up to float32's rounding (about 1e-7).
         """
         return self._centered(self.powered(vectors), np.float32)
 
     def exact(self, vectors: np.ndarray) -> NDArray[np.float64]:
-        """Return vectors (n, dim) in this view in float64: what is ranked among candidates."""
+        """Return vectors (n, dim) in this view in float64, to rank candidates."""
         return self._centered(self.powered(vectors, np.float64), np.float64)
 
     def transform_query(self, vector: np.ndarray) -> NDArray[np.float64]:
@@ -116,7 +113,7 @@ class View:
         return self._centered(powered.astype(np.float64), np.float64)
 
     def powered(self, vectors: np.ndarray, dtype: DTypeLike = np.float32) -> np.ndarray:
-        """Return x' (n, dim), of length 1, without the mean; for `raw` the vectors with length 1.
+        """Return x' (n, dim), of length 1, without subtracting the mean; for `raw`, the vectors with length 1.
 
         Raises InvalidRequest if dimensions differ.
         """
@@ -126,7 +123,7 @@ class View:
         return powered(vectors, self.exponent if self.mean is not None else 1.0, dtype)
 
     def terms(self, powered: np.ndarray) -> Terms:
-        """Return what scores need of x' (n, dim) besides products: one matrix-vector product."""
+        """Return the terms that scores of x' (n, dim) need besides products: one matrix-vector product."""
         there = np.asarray(powered.any(1))
         if self.mean is None:
             return Terms(np.zeros(len(powered)), there.astype(np.float64))
@@ -140,21 +137,21 @@ class View:
         return Terms(products, np.where(there, lengths.reciprocals(np.sqrt(squares)), 0))
 
     def scores(self, products: np.ndarray, rows: Terms, queries: Terms) -> NDArray[np.float64]:
-        """Return the centered cosines (q, n) out of the products x'.q' (q, n) and the terms of both sides."""
+        """Return the centered cosines (q, n) from the products x'.q' (q, n) and the terms of both sides."""
         centered = products - rows.products - queries.products[:, None] + self._mean_square
         return centered * rows.reciprocals * queries.reciprocals[:, None]
 
     def queries(self, vectors: np.ndarray) -> Queries:
-        """Return raw query vectors (q, dim) as a scan over x' takes them."""
+        """Return raw query vectors (q, dim) in the form that a scan over x' expects."""
         return self.scanned(self.exact(vectors))
 
     def scanned(self, centered: np.ndarray) -> Queries:
-        """Return directions (q, dim) in this view, such as a refined search has, as a scan over x' takes them."""
+        """Return directions (q, dim) in this view, as of a refined search, in the form that a scan over x' expects."""
         biases = np.zeros(len(centered)) if self.mean is None else centered @ self.mean.astype(np.float64)
         return Queries(centered.astype(np.float32), biases)
 
     def renewal_due(self, images: int) -> bool:
-        """Return whether a collection that has so many images now needs its view made anew."""
+        """Return whether a collection that now has this number of images needs a new view."""
         if (images < LEAST_IMAGES) != (self.mean is None):
             return True
         return self.mean is not None and abs(images - self.images) >= RENEWED_BY * self.images
@@ -175,7 +172,7 @@ class View:
 
     @classmethod
     def load(cls, saved: bytes) -> View:
-        """Return the view that `saved` made; raises JobError if this is not one."""
+        """Return the view that `saved` packed; raises JobError if the bytes are something else."""
         try:
             (length,) = _SAVED.unpack_from(saved)
             about = json.loads(saved[_SAVED.size : _SAVED.size + length])
@@ -203,9 +200,8 @@ class View:
 
 
 class Accumulator:
-    """Makes the view of a collection out of blocks of its vectors; images may be taken out again.
-
-    The same vectors make the same view to the bit, in whatever blocks and order they come.
+    """Makes the view of a collection from blocks of its vectors; images may be removed again. The same vectors make
+    exactly the same view, in any blocks and any order.
     """
 
     def __init__(self, space: str, dim: int, *, exponent: float = EXPONENT) -> None:
@@ -241,7 +237,7 @@ class Accumulator:
         self.images -= len(powered)
 
     def view(self, name: str = CALIBRATED) -> View:
-        """Return the view of what was counted: `raw` where that was asked for or there are too few images."""
+        """Return the view of the added vectors: `raw` if it was asked for or there are too few images."""
         if name == RAW or self.images < LEAST_IMAGES:
             return raw(self.space, self.dim, self.images)
         mean = (self._sums / (UNITS * self.images)).astype(np.float32)
@@ -254,7 +250,7 @@ class Accumulator:
 
     @classmethod
     def resume(cls, state: bytes) -> Accumulator:
-        """Go on from `state`."""
+        """Continue from `state`."""
         (length,) = _SAVED.unpack_from(state)
         about = json.loads(state[_SAVED.size : _SAVED.size + length])
         images = about.pop("images")
