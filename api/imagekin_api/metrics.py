@@ -43,8 +43,7 @@ def register(app: flask.Flask) -> None:
 
 
 def render(database: Database, waiting: int) -> tuple[bytes, str]:
-    """Return the metrics in Prometheus's text format, and its content type; `waiting` is the number of requests held
-    now."""
+    """Return the metrics in Prometheus's text format, and its content type; `waiting` counts the requests held now."""
     requests = cast(Requests, flask.current_app.extensions[EXTENSION])
     requests.waiting.set(waiting)
     registries = (requests.registry, JOBS.registry, database.read(_snapshot).registry)

@@ -38,8 +38,9 @@ LOGGING = {"formatters": {}, "handlers": {}, "loggers": {"_granian": {"handlers"
 
 
 def serve(settings: Settings) -> None:
-    """Wait for a migrated database, then serve until a signal ends it. Raises NotReady if the database does not come
-    up, InvalidRequest for settings that cannot be served, and PortTaken.
+    """Wait for a migrated database, then serve until a signal ends it.
+
+    Raises NotReady if the database does not come up, InvalidRequest for settings that cannot be served, and PortTaken.
     """
     logs.configure(settings)
     check(settings)

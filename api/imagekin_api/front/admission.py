@@ -13,9 +13,10 @@ from imagekin_api.wiring import service
 
 
 def admit(app: flask.Flask, environ: dict[str, Any], length: int) -> int | None:
-    """Return how many bytes this request may send; None if the app refuses it in any case. `length` is the announced
-    length, or 0. Raises what the app would: Unauthorized, RateLimited, QuotaExceeded, TooLarge and
-    the like.
+    """Return how many bytes this request may send; None if the app refuses it in any case.
+
+    `length` is the announced length, or 0. Raises what the app would: Unauthorized, RateLimited, QuotaExceeded,
+    TooLarge and the like.
     """
     with app.request_context(environ):
         request = flask.request

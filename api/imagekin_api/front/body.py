@@ -26,8 +26,9 @@ _PIECE_BYTES = 1 << 20
 
 
 class Body:
-    """The body of a request; `whole` when all of it has arrived. The readers raise BadRequest if it breaks off or its
-    chunks are malformed, and RequestTimeout if it stalls.
+    """The body of a request; `whole` when all of it has arrived.
+
+    The readers raise BadRequest if it breaks off or its chunks are malformed, and RequestTimeout if it stalls.
     """
 
     def __init__(self, receive: Receive) -> None:

@@ -33,6 +33,8 @@ def nothing() -> flask.Response:
 
 
 def best_media_type(*offered: str) -> str:
-    """Return what the request's `Accept` prefers among `offered`, or the first one if nothing matches: that is not an
-    error."""
+    """Return what the request's `Accept` prefers among `offered`.
+
+    If nothing matches it is the first one, not an error.
+    """
     return flask.request.accept_mimetypes.best_match(offered, offered[0])

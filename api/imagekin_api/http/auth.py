@@ -62,9 +62,10 @@ def identify() -> None:
 
 
 def refuse_strangers() -> None:
-    """Raise Forbidden for a request that a web page, another machine or a proxy sends to a server in local mode. A page
-    must not get here through its own origin and name resolution (DNS rebinding), so the Host must be this machine's
-    name and this server's port.
+    """Raise Forbidden for a request that a web page, another machine or a proxy sends to a server in local mode.
+
+    A page must not get here through its own origin and name resolution (DNS rebinding), so the Host must be this
+    machine's name and this server's port.
     """
     request = flask.request
     if not _is_loopback(request.remote_addr):

@@ -44,8 +44,10 @@ def read_json() -> Any:
 
 
 def load(text: str, pointer: str = "") -> Any:
-    """Return the JSON in `text`, checked as in `read_json`; `pointer` is its place in the request. Raises
-    BadRequest."""
+    """Return the JSON in `text`, checked as in `read_json`; `pointer` is its place in the request.
+
+    Raises BadRequest.
+    """
     try:
         return _checked(json.loads(text, parse_constant=_refuse_constant), pointer)
     except RecursionError:

@@ -116,8 +116,9 @@ def is_multipart() -> bool:
 
 
 def parts(max_bytes: int) -> Iterator[Part]:
-    """Yield the request's parts in order; what the caller does not read of one is skipped. Raises TooLarge past
-    `max_bytes` in total, BadRequest if the body breaks off.
+    """Yield the request's parts in order; what the caller does not read of one is skipped.
+
+    Raises TooLarge past `max_bytes` in total, BadRequest if the body breaks off.
     """
     boundary = flask.request.mimetype_params.get("boundary", "")
     if not boundary or not boundary.isascii():

@@ -25,8 +25,9 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class JsonBound:
-    """How large an operation's JSON may be; `bytes` None: as large as the settings allow. `values` counts the values at
-    all depths: a value takes a hundred times the two bytes that it may be written in.
+    """How large an operation's JSON may be; `bytes` None: as large as the settings allow.
+
+    `values` counts the values at all depths: a value takes a hundred times the two bytes that it may be written in.
     """
 
     bytes: int | None = 64 << 10

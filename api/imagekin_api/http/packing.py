@@ -42,8 +42,9 @@ class Pack:
                 self._file.close()
 
     def add(self, part: multipart.Part) -> None:
-        """Add an image as it arrives from the socket. Raises InvalidKey for a file name that cannot be a key,
-        Unavailable if the temporary folder is full.
+        """Add an image as it arrives from the socket.
+
+        Raises InvalidKey for a file name that cannot be a key, Unavailable if the temporary folder is full.
         """
         archive = self._opened()
         member = zipfile.ZipInfo(_key(part, self.count), _DATE)

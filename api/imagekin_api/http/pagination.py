@@ -45,8 +45,7 @@ def cursor(listing: str) -> str | None:
 
 
 def item_cursor(listing: str) -> tuple[int, int] | None:
-    """Return the (seq, index) that the request's cursor names; raises InvalidRequest for a cursor of another
-    listing."""
+    """Return the (seq, index) that the request's cursor names; raises InvalidRequest if it is of another listing."""
     match _position(listing):
         case None:
             return None

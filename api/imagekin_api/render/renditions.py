@@ -20,8 +20,9 @@ _ROWS_PER_PIECE = 512
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A result: a summary that fits in memory, and rows that may not, under their name in the summary's JSON. A result
-    without rows has its summary as the only row.
+    """A result: a summary that fits in memory, and rows that may not, under their name in the summary's JSON.
+
+    A result without rows has its summary as the only row.
     """
 
     summary: dict[str, Any]

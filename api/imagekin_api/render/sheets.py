@@ -31,6 +31,7 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 @dataclass(frozen=True)
 class Tile:
     """One picture of a sheet: its thumbnail (JPEG bytes, None if it has no thumbnail), title, and key as caption.
+
     `marked` highlights it: the medoid of a cluster.
     """
 

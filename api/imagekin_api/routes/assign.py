@@ -29,8 +29,7 @@ from imagekin_api.wiring import service
     errors=(*intake.REFUSED, errors.JobNotFound, errors.JobNotFinished, errors.ImageNotFound, errors.Conflict),
 )
 def assign() -> flask.Response:
-    """The images are those named by `image_ids` or `image_keys`, or else all that were added or changed after the
-    clustering."""
+    """Assign the images in `image_ids` or `image_keys`, or by default all that were added or changed later."""
     data = bodies.read_json()
     body = bodies.parse(schemas.AssignBody, data)
     intake.check_callback(body.callback_url)

@@ -24,8 +24,11 @@ blueprint = flask.Blueprint("collections", __name__)
     errors=(errors.CollectionExists, errors.UnknownBackbone, errors.UnknownWeights),
 )
 def create() -> flask.Response:
-    """Backbone, weights, precision and colors determine its space, which never changes: vectors of different spaces are
-    never mixed."""
+    """Create a collection.
+
+    Backbone, weights, precision and colors determine its space, which never changes: vectors of different spaces are
+    never mixed.
+    """
     here = service.current()
     body = bodies.parse(schemas.CollectionBody, bodies.read_json())
     space = catalog.resolve_space(body.backbone, body.weights, body.precision, here.settings.weights_dir, body.colors)

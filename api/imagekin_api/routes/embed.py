@@ -31,8 +31,9 @@ from imagekin_api.wiring import service
     errors=(*intake.REFUSED, errors.UploadNotFound, errors.SourceRefused, errors.InvalidKey, errors.TooLarge),
 )
 def embed() -> flask.Response:
-    """JSON names an upload, a folder, addresses, a manifest or a location; a form brings the images or an archive. An
-    image whose key is stored with the same content is `reused`; with other content, `on_conflict` decides.
+    """JSON names an upload, a folder, addresses, a manifest or a location; a form brings the images or an archive.
+
+    An image whose key is stored with the same content is `reused`; with other content, `on_conflict` decides.
     """
     if multipart.is_multipart():
         return _embed_form()

@@ -50,9 +50,9 @@ def _page(
     errors=(errors.CollectionNotFound,),
 )
 def known(name: str) -> flask.Response:
-    """Send keys with the SHA-256 of their files; the answer has those that are stored with exactly this content, which
-    need not be sent. Content that only other keys or collections have is not listed: it will be `reused`, but the job
-    needs its bytes.
+    """Return those of the keys that are stored with exactly this content, the SHA-256 of a file: they need not be sent.
+
+    Content that only other keys or collections have is not listed: it will be `reused`, but the job needs its bytes.
     """
     body = bodies.parse(schemas.KnownBody, bodies.read_json())
     return answers.of(service.current().database.read(_known, service.owner(), name, body.images))
@@ -65,8 +65,7 @@ def _known(session: Session, owner: str, name: str, contents: list[schemas.Conte
 @blueprint.get("/collections/<name>/images/<id:image_id>")
 @operation("Show an image", returns=schemas.Image, errors=MISSING)
 def show(name: str, image_id: str) -> flask.Response:
-    """Return the image's key, hash, size, format and metadata; its embedding and thumbnail have addresses of their
-    own."""
+    """Return an image's key, hash, size, format and metadata; embedding and thumbnail have their own addresses."""
     return answers.of(service.current().database.read(_view, service.owner(), name, image_id))
 
 

@@ -42,9 +42,10 @@ CALLBACK_URL = Parameter("callback_url", "As in an embed job; for a raw body.")
     errors=(*REFUSED, errors.UploadNotFound, errors.TooLarge),
 )
 def import_(name: str) -> flask.Response:
-    """They come in an npz or Parquet file, as an export writes it: the body itself, a form's `file`, or an upload by
-    its id. The file's `space_id` must be the collection's. If the key is stored with the same vector, it is `reused`;
-    with another one, `on_conflict` decides.
+    """Send an npz or Parquet file, as an export writes it: as the body, as a form's `file`, or as an upload by its id.
+
+    The file's `space_id` must be the collection's. If the key is stored with the same vector, it is `reused`; with
+    another one, `on_conflict` decides.
     """
     if bodies.is_json():
         return _import_upload(name)

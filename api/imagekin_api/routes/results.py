@@ -36,8 +36,7 @@ UNFINISHED = (errors.JobNotFound, errors.JobNotFinished, errors.ResultExpired, e
     errors=UNFINISHED,
 )
 def show(job_id: str) -> flask.Response:
-    """The answer is JSON, or the rows alone as `application/x-ndjson` or `text/csv`: neighbors, assignments, or the
-    embed summary."""
+    """Return JSON, or only the rows as `application/x-ndjson` or `text/csv`: neighbors, assignments or the summary."""
     job, summary = service.current().database.read(_finished, service.owner(), job_id)
     media_type = answers.best_media_type(*renditions.MEDIA_TYPES)
     return flask.Response(renditions.render(_result(job, summary), media_type), content_type=_content_type(media_type))
@@ -48,8 +47,7 @@ def _content_type(media_type: str) -> str:
 
 
 def _finished(session: Session, owner: str, job_id: str) -> tuple[tables.Job, dict[str, Any]]:
-    """Return a finished job and the summary of its result; raises JobNotFinished, ResultExpired or why it has no
-    result."""
+    """Return a finished job and its result's summary; raises JobNotFinished, ResultExpired or why it has no result."""
     job = view.get(session, owner, job_id)
     if job.status not in TERMINAL:
         raise errors.JobNotFinished()

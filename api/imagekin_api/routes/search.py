@@ -35,8 +35,9 @@ from imagekin_api.wiring import service
     errors=(*intake.REFUSED, errors.ImageNotFound, errors.TooLarge),
 )
 def search() -> flask.Response:
-    """JSON names an image of the collection, an embedding or an address; a form brings a picture of your own. In a
-    form, `filter` is JSON text.
+    """JSON names an image of the collection, an embedding or an address; a form brings a picture of your own.
+
+    In a form, `filter` is JSON text.
     """
     if multipart.is_multipart():
         return _search_form()

@@ -32,8 +32,7 @@ from imagekin_api.wiring import service
     errors=(*intake.REFUSED, errors.ImageNotFound),
 )
 def select() -> flask.Response:
-    """`representative` chooses typical images, starting with the largest group; `diverse` chooses each image as far as
-    possible from all before."""
+    """Choose `representative` (typical) images, largest group first, or `diverse` ones, each far from the others."""
     data = bodies.read_json()
     body = bodies.parse(schemas.SelectBody, data)
     intake.check_callback(body.callback_url)

@@ -38,8 +38,9 @@ MAX_FILENAME_CHARS = 1024
     errors=(errors.TooLarge, errors.QuotaExceeded, errors.Unavailable),
 )
 def create() -> flask.Response:
-    """The body is the file itself: a zip, tar or tar.gz, one image, or a manifest; its type is detected from its
-    content. It is kept while an unexpired job refers to it, otherwise for a day.
+    """Send the file itself as the body: a zip, tar or tar.gz, one image, or a manifest, detected by its content.
+
+    It is kept while an unexpired job refers to it, otherwise for a day.
     """
     here = service.current()
     if multipart.is_multipart():

@@ -1,6 +1,7 @@
-"""How fast an owner may send requests: a token bucket for each, kept in Redis, so that all API processes count
-together. While Redis is down each process counts for itself: then several processes allow a multiple of the rate, and
-no request is refused or delayed because of Redis.
+"""How fast an owner may send requests: a token bucket for each in Redis, so that all API processes count together.
+
+While Redis is down each process counts for itself: then several processes allow a multiple of the rate, and no request
+is refused or delayed because of Redis.
 """
 
 from __future__ import annotations

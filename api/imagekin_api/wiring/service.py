@@ -20,8 +20,9 @@ EXTENSION = "imagekin"
 
 @dataclass(frozen=True)
 class Service:
-    """The parts of a process: settings, database, storage, doorbell, held answers, rates, slots for exports. An export
-    holds a connection to the database for as long as its client reads.
+    """The parts of a process: settings, database, storage, doorbell, held answers, rates, slots for exports.
+
+    An export holds a connection to the database for as long as its client reads.
     """
 
     settings: Settings

@@ -26,10 +26,10 @@ def check(spec: Mapping[str, Any], settings: Settings) -> None:
 
 
 def open_source(spec: Mapping[str, Any], storage: Storage, settings: Settings) -> Source:
-    """Open the upload at `path` in storage by its content; `filename` is what the client called it, or null,
-    `named` whether it is an archive whose every member is an item.
+    """Open the upload at `path` in storage; its type is detected from its content.
 
-    Raises UploadExpired if it is gone, SourceUnreadable if it is nothing that imagekin reads.
+    `filename` is the client's name for it, or null; `named`: it is an archive of which every member is an item. Raises
+    UploadExpired if it is gone, SourceUnreadable if it is nothing that imagekin reads.
     """
     path = text_field(spec, "path")
     blob = Blob(partial(storage.open, path))

@@ -83,8 +83,7 @@ class Projection:
 
 @dataclass(frozen=True)
 class Figures:
-    """Neighbors of held-out examples: the share of the same class among the nearest five, and the mean average
-    precision."""
+    """Neighbors of held-out examples: the share of their class among the nearest five, and mean average precision."""
 
     precision_at_5: float
     map: float
@@ -93,6 +92,7 @@ class Figures:
 @dataclass(frozen=True)
 class Adapted:
     """What the labels gain: `before` in the view, `after` in the adapted space, the gains' 95 % intervals by bootstrap.
+
     `better`: the mean average precision gains significantly, and precision at 5 does not lose significantly.
     """
 
@@ -134,8 +134,10 @@ class Adaptation(Stepper):
     def resume(
         cls, rows: np.ndarray, view: View, labels: np.ndarray, state: bytes, *, memory_budget_bytes: int
     ) -> Adaptation:
-        """Continue from `state` with the same rows (n, dim), view and labels (n,); raises JobError if the state is of
-        others."""
+        """Continue from `state` with the same rows (n, dim), view and labels (n,).
+
+        Raises JobError if it is of others.
+        """
         scalars, arrays = stepper.unpacked(state, rows.shape)
         self = cls(rows, view, labels, seed=scalars["seed"], memory_budget_bytes=memory_budget_bytes)
         if scalars["known"] != len(self._known.index):
@@ -168,8 +170,9 @@ class Adaptation(Stepper):
         return 1.0 if self.finished else 0.9 * self._rounds / (2 * REPETITIONS)
 
     def result(self, *, force: bool = False) -> Adapted:
-        """Return what was learned. Raises NotBetter if the gain is not significant, unless `force`; JobError before
-        `advance` has returned True.
+        """Return what was learned.
+
+        Raises NotBetter if the gain is not significant, unless `force`; JobError before `advance` has returned True.
         """
         if self._projection is None:
             raise errors.JobError("The adaptation is not finished.")
@@ -242,8 +245,7 @@ def joined(rows: torch.Tensor, learned: discriminant.Discriminant) -> torch.Tens
 
 
 def ranked(rows: torch.Tensor, labels: torch.Tensor, queries: torch.Tensor) -> np.ndarray:
-    """Return precision at 5 and average precision (q, 2) of some rows among all others, by cosine; rows have length
-    1."""
+    """Return precision at 5 and average precision (q, 2) of some rows of length 1 among all others, by cosine."""
     found = []
     for some in queries.split(256):
         scores = rows[some] @ rows.T

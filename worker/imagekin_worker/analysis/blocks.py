@@ -24,9 +24,10 @@ GATHERED_ROWS = 64
 
 
 class Blocks:
-    """Rows (n, dim), float32 or float16, read-only, as the network made them; with `index`, only those rows. Raises
-    InvalidRequest for any other array. Pages of a mapped file count as this process's memory only while their block is
-    in use.
+    """Rows (n, dim), float32 or float16, read-only, as the network made them; with `index`, only those rows.
+
+    Raises InvalidRequest for any other array. Pages of a mapped file count as this process's memory only while their
+    block is in use.
     """
 
     def __init__(self, array: np.ndarray, index: np.ndarray | None = None) -> None:
@@ -96,8 +97,9 @@ class ViewedBlocks:
 
 
 def kept(viewed: ViewedBlocks, memory_budget_bytes: int, folder: Path) -> Iterator[NDArray[np.float32] | None]:
-    """Write all rows in the view to memory, or beyond the budget to a file in `folder` without a name. Yield None after
-    each block and the array (n, dim) at the end: a file is read-only and disappears with its mapping.
+    """Write all rows in the view to memory, or beyond the budget to a file in `folder` without a name.
+
+    Yield None after each block and the array (n, dim) at the end: a file is read-only and disappears with its mapping.
     """
     if 4 * viewed.n * viewed.dim <= memory_budget_bytes:
         found = np.empty((viewed.n, viewed.dim), np.float32)

@@ -121,8 +121,10 @@ class Classification(Stepper):
     def resume(
         cls, rows: np.ndarray, view: View, labels: np.ndarray, state: bytes, *, memory_budget_bytes: int
     ) -> Classification:
-        """Continue from `state` with the same rows (n, dim), view and labels (n,); raises JobError if the state is of
-        others."""
+        """Continue from `state` with the same rows (n, dim), view and labels (n,).
+
+        Raises JobError if it is of others.
+        """
         scalars, arrays = stepper.unpacked(state, rows.shape)
         self = cls(
             rows,
@@ -293,8 +295,9 @@ def _logistic(rows: torch.Tensor, labels: torch.Tensor, n_classes: int) -> tuple
 
 
 def _temperature(scores: torch.Tensor, labels: torch.Tensor) -> float:
-    """Return the factor of the scores (n, k) under which the labels (n,) are most probable, from 0.1 to 1,000. Rows of
-    classes without a score are ignored.
+    """Return the factor of the scores (n, k) under which the labels (n,) are most probable, from 0.1 to 1,000.
+
+    Rows of classes without a score are ignored.
     """
     known = torch.isfinite(scores.gather(1, labels[:, None]))[:, 0]
     scores, labels = scores[known], labels[known]

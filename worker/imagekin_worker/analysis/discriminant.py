@@ -19,8 +19,7 @@ SUMMED_ROWS = 4096
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums over labelled rows: `counts` (k,) and `sums` (k, dim) of each class, and the `products` (dim, dim) of
-    all."""
+    """Sums over labelled rows: `counts` (k,) and `sums` (k, dim) of each class, `products` (dim, dim) of all."""
 
     counts: torch.Tensor
     sums: torch.Tensor
@@ -46,8 +45,9 @@ class Moments:
 
 @dataclass(frozen=True)
 class Discriminant:
-    """A projection in which every class has covariance 1: `axes` (dim, d) float32, d < number of classes. `center`
-    (dim,) maps to 0; `means` (k, d) are the classes' means, nan for classes without an example.
+    """A projection in which every class has covariance 1: `axes` (dim, d) float32, d < number of classes.
+
+    `center` (dim,) maps to 0; `means` (k, d) are the classes' means, nan for classes without an example.
     """
 
     axes: torch.Tensor
@@ -59,8 +59,7 @@ class Discriminant:
         return rows @ self.axes - self.center @ self.axes
 
     def cosines(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return the cosines (n, k) of projected rows (n, d) with the mean of each class, -1 for a class without
-        one."""
+        """Return the cosines (n, k) of projected rows (n, d) with each class mean, -1 for a class without one."""
         found = unit(self.project(rows)) @ unit(self.means).T
         return torch.where(torch.isnan(found), -1, found)
 

@@ -49,19 +49,19 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Other:
-    """Another collection of the same space in which to find duplicates: raw vectors and images; its rows follow
-    ours."""
+    """Another collection of the same space to compare with: raw vectors and images; its rows follow ours."""
 
     rows: np.ndarray
     images: Images
 
 
 class Duplicates(Stepper):
-    """Finds the near-duplicates among raw vectors `rows` (n, dim), in steps. `images` says what is known about them.
-    `threshold`: a cosine in `view` instead of the collection's own. `against`: pairs are between ours and the other
-    collection's images. `between` (n,): only pairs whose values differ. `verdicts` are obeyed. Memory:
-    `memory_budget_bytes` for the reduced rows, the same for the pairs, and about 50 bytes an image. Raises
-    InvalidRequest for arrays that do not fit, JobError for more pairs than the memory allows.
+    """Finds the near-duplicates among raw vectors `rows` (n, dim), in steps.
+
+    `images` says what is known about them. `threshold`: a cosine in `view` instead of the collection's own. `against`:
+    pairs are between ours and the other collection's images. `between` (n,): only pairs whose values differ. `verdicts`
+    are obeyed. Memory: `memory_budget_bytes` for the reduced rows, the same for the pairs, and about 50 bytes an image.
+    Raises InvalidRequest for arrays that do not fit, JobError for more pairs than the memory allows.
     """
 
     def __init__(
@@ -107,8 +107,7 @@ class Duplicates(Stepper):
         self._signs = Signs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
 
     def restore(self, state: bytes) -> None:
-        """Continue from `state` with the same vectors, images and arguments; raises JobError if the state is of
-        others."""
+        """Continue from `state` with the same vectors, images and arguments; raises JobError if it is of others."""
         scalars, arrays = stepper.unpacked(state, (len(self._images), self._dim))
         self._phase, self._median = scalars["phase"], scalars["median"]
         self._nearest = arrays.pop("nearest")

@@ -99,9 +99,10 @@ class Example:
 
 @dataclass(frozen=True)
 class Found:
-    """Near-duplicates; images are named by their row, those of another collection from n on. `duplicates` counts the
-    images that could be removed; the threshold follows from `median_distance` (None for fewer than two images). The
-    histogram counts images by the cosine to their nearest one.
+    """Near-duplicates; images are named by their row, those of another collection from n on.
+
+    `duplicates` counts the images that could be removed; the threshold follows from `median_distance` (None for fewer
+    than two images). The histogram counts images by the cosine to their nearest one.
     """
 
     threshold: float
@@ -154,8 +155,10 @@ def contents_of(images: Images, own: int) -> Contents:
 
 @dataclass(frozen=True)
 class Search:
-    """Everything that the result is made from. `between` (n,) codes of values; `start` the first row of another
-    collection."""
+    """Everything that the result is made from.
+
+    `between` (n,) codes of values; `start` the first row of another collection.
+    """
 
     images: Images
     contents: Contents

@@ -36,8 +36,9 @@ def wilson(hits: int, total: int) -> tuple[float, float]:
 
 
 def bootstrap(differences: np.ndarray, groups: np.ndarray, seed: int) -> tuple[float, float]:
-    """Return the 95 % interval of the mean of `differences` (m,), by drawing whole groups of rows again and again. Rows
-    of one group, such as one image in several repetitions, are not independent and must not count as several.
+    """Return the 95 % interval of the mean of `differences` (m,), by drawing whole groups of rows again and again.
+
+    Rows of one group, such as one image in several repetitions, are not independent and must not count as several.
     """
     names, group = np.unique(groups, return_inverse=True)
     sums, counts = np.bincount(group, differences), np.bincount(group)

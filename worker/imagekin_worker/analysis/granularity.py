@@ -118,8 +118,9 @@ def tried(most: int) -> list[int]:
 
 
 def silhouette(distances: np.ndarray, labels: np.ndarray) -> float:
-    """Return the mean silhouette of rows by their distances (m, m) and labels (m,), 0 for a single cluster. A row alone
-    in its cluster counts 0, as in scikit-learn.
+    """Return the mean silhouette of rows by their distances (m, m) and labels (m,), 0 for a single cluster.
+
+    A row alone in its cluster counts 0, as in scikit-learn.
     """
     _, labels, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     if len(sizes) < 2:

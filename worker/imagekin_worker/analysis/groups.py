@@ -54,8 +54,9 @@ _RULES: tuple[tuple[str, Callable[[Images, int], float]], ...] = (
 
 
 def best(images: Images, rows: Sequence[int]) -> tuple[int, str]:
-    """Return which of some images to keep, and the rule that decided: the first by which it beats the next best. More
-    pixels, lossless, more bytes (if all are known), more metadata, older, key.
+    """Return which of some images to keep, and the rule that decided: the first by which it beats the next best.
+
+    More pixels, lossless, more bytes (if all are known), more metadata, older, key.
     """
     known = all(images.nbytes[row] >= 0 for row in rows)
     rules = [rule for rule in _RULES if known or rule[0] != "more bytes"]

@@ -13,6 +13,7 @@ QUERY_ROWS, ROWS = 256, 8192
 
 def nearest(rows: ViewedRows, queries: torch.Tensor, count: int, own: np.ndarray | None) -> tuple[np.ndarray, ...]:
     """Return the indices (q, count) int32 and cosines (q, count) float32 of the rows nearest to `queries` (q, dim).
+
     Best first. `own` (q,): the queries' own rows, which are left out.
     """
     best = torch.full((len(queries), count), -2.0)

@@ -231,8 +231,7 @@ class Pairs(Stepper):
         return (row + min(QUERY_ROWS, self._rows.n - row) * column / self._others.n) / self._rows.n
 
     def result(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]:
-        """Return both rows (m,), (m,) and the cosine (m,) of every pair, ordered by row, the smaller row of a pair
-        first."""
+        """Return both rows (m,), (m,) and the cosine (m,) of every pair, by row, the smaller row of a pair first."""
         order = np.lexsort((self._second, self._first))
         return self._first[order], self._second[order], self._cosines[order]
 
@@ -297,9 +296,10 @@ class Pairs(Stepper):
 
 
 class Neighbors(Stepper):
-    """Finds the `count` nearest other rows of every row, in steps; exact except for ties within rounding (1e-6). It
-    computes half of all products, as each block serves both its sides. `state` takes up to 8 count bytes a row: save it
-    from time to time, not after every step.
+    """Finds the `count` nearest other rows of every row, in steps; exact except for ties within rounding (1e-6).
+
+    It computes half of all products, as each block serves both its sides. `state` takes up to 8 count bytes a row: save
+    it from time to time, not after every step.
     """
 
     def __init__(

@@ -57,9 +57,10 @@ def logistic(view: View, positives: np.ndarray, negatives: np.ndarray, others: n
 def ask(
     view: View, positives: np.ndarray, negatives: np.ndarray, others: np.ndarray, candidates: np.ndarray
 ) -> NDArray[np.int64]:
-    """Return at most 12 of the `candidates` (c, dim), raw vectors, whose verdict would teach most, best first. They are
-    nearest to the boundary between positives and negatives ("uncertainty sampling", Lewis and Gale 1994) and differ
-    from each other. Candidates are the best few hundred results of the search that were not judged yet.
+    """Return at most 12 of the `candidates` (c, dim), raw vectors, whose verdict would teach most, best first.
+
+    They are nearest to the boundary between positives and negatives ("uncertainty sampling", Lewis and Gale 1994) and
+    differ from each other. Candidates are the best few hundred results of the search that were not judged yet.
     """
     if not len(candidates):
         return np.empty(0, np.int64)
@@ -79,8 +80,9 @@ def ask(
 def _separated(
     view: View, positives: np.ndarray, negatives: np.ndarray, others: np.ndarray
 ) -> tuple[NDArray[np.float64], float]:
-    """Return weights (dim,) and offset of the logistic regression; 0 is the boundary. All positives together weigh as
-    much as negatives and random images together.
+    """Return weights (dim,) and offset of the logistic regression; 0 is the boundary.
+
+    All positives together weigh as much as negatives and random images together.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression

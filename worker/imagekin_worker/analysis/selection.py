@@ -49,13 +49,13 @@ class Selection:
 
 
 class Diverse(Stepper):
-    """Farthest first over rows (n, dim) of raw vectors, exact; the first one is the most typical of all. `avoid` (a,
-    dim), raw vectors: the chosen rows lie away from them, too. At most n rows are chosen. Raises InvalidRequest where
-    `count` is below 1 or shapes differ.
+    """Farthest first over rows (n, dim) of raw vectors, exact; the first one is the most typical of all.
 
-    A plain loop passes over all rows for each choice. Here one pass allows several choices among the rows that were
-    farthest: distances only fall, so a row among these that is still farther than all others were is the next choice.
-    The result is the same, except for choices that rounding decides.
+    `avoid` (a, dim), raw vectors: the chosen rows lie away from them, too. At most n rows are chosen. Raises
+    InvalidRequest where `count` is below 1 or shapes differ. A plain loop passes over all rows for each choice. Here
+    one pass allows several choices among the rows that were farthest: distances only fall, so a row among these that is
+    still farther than all others were is the next choice. The result is the same, except for choices that rounding
+    decides.
     """
 
     def __init__(
@@ -96,8 +96,10 @@ class Diverse(Stepper):
         memory_budget_bytes: int,
         folder: Path,
     ) -> Diverse:
-        """Continue from `state` with the same rows (n, dim), view and avoided ones (a, dim); raises JobError if it is
-        of others."""
+        """Continue from `state` with the same rows (n, dim), view and avoided ones (a, dim).
+
+        Raises JobError if it is of others.
+        """
         scalars, arrays = stepper.unpacked(state, rows.shape)
         self = cls(rows, view, scalars["count"], avoid=avoid, memory_budget_bytes=memory_budget_bytes, folder=folder)
         self._phase, self._position, self._applied = scalars["phase"], scalars["position"], scalars["applied"]
@@ -219,6 +221,7 @@ class Diverse(Stepper):
 
 class Representative(Stepper):
     """Medoids of k-means with `count` clusters over rows (n, dim) of raw vectors, in the view; largest cluster first.
+
     With `avoid` (a, dim), raw vectors, there are a more clusters, at most twice `count` in all; of their medoids those
     farthest from the avoided ones are kept. Raises InvalidRequest where `count` is below 1 or shapes differ.
     """
@@ -257,8 +260,10 @@ class Representative(Stepper):
         memory_budget_bytes: int,
         folder: Path,
     ) -> Representative:
-        """Continue from `state` with the same rows (n, dim), view and avoided ones (a, dim); raises JobError if it is
-        of others."""
+        """Continue from `state` with the same rows (n, dim), view and avoided ones (a, dim).
+
+        Raises JobError if it is of others.
+        """
         scalars, arrays = stepper.unpacked(state, rows.shape)
         self = cls(
             rows,
@@ -343,8 +348,7 @@ class Representative(Stepper):
         self._distances = self._apart(vectors)
 
     def _apart(self, vectors: torch.Tensor) -> np.ndarray:
-        """Return 1 - cosine of each chosen row to the nearest one before it or avoided; of the first one to the
-        mean."""
+        """Return 1 - cosine of each chosen row to the nearest one before it or avoided; of the first to the mean."""
         nearest = np.full(len(vectors), -np.inf)
         if len(self._avoid):
             nearest = (vectors @ torch.from_numpy(self._avoid.T.copy())).amax(1).numpy().astype(np.float64)

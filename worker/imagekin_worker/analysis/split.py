@@ -38,9 +38,11 @@ def split(
     groups: Sequence[np.ndarray] = (),
     seed: int = DEFAULT_SEED,
 ) -> Split:
-    """Split `n` images by `shares` that add up to 1. `classes` (n,): numbers from 0; each class is split by the shares
-    as well as whole groups allow. `groups`: arrays of images that stay together; an image in two of them joins these.
-    The same arguments give the same split. Raises InvalidRequest for other shares or arrays.
+    """Split `n` images by `shares` that add up to 1.
+
+    `classes` (n,): numbers from 0; each class is split by the shares as well as whole groups allow. `groups`: arrays of
+    images that stay together; an image in two of them joins these. The same arguments give the same split. Raises
+    InvalidRequest for other shares or arrays.
     """
     names, wanted = list(shares), np.array(list(shares.values()), np.float64)
     if not names or not (wanted > 0).all() or abs(wanted.sum() - 1) > TOLERANCE:
@@ -72,8 +74,10 @@ def split(
 
 
 def joined(groups: Sequence[np.ndarray], n: int) -> list[np.ndarray]:
-    """Return groups (m,) of two images or more, ascending, by first image; those with a common image are joined.\n\n
-    Raises InvalidRequest for an image that does not exist.\n"""
+    """Return groups (m,) of two images or more, ascending, by first image; those with a common image are joined.
+
+    Raises InvalidRequest for an image that does not exist.
+    """
     parent: dict[int, int] = {}
 
     def root(image: int) -> int:
@@ -102,8 +106,7 @@ def _by_size(groups: list[np.ndarray], random: np.random.Generator) -> list[np.n
 
 
 def _apportioned(missing: np.ndarray, count: int, owed: np.ndarray) -> np.ndarray:
-    """Return how many of `count` images each share gets, about as many as it is `missing`; `owed` takes the
-    remainder."""
+    """Return how many of `count` images each share gets, close to what it is `missing`; `owed` takes the rest."""
     wanted = missing.clip(min=0)
     if wanted.sum() > 0:
         wanted = wanted * (count / wanted.sum())

@@ -49,8 +49,9 @@ class Stepper(ABC):
 
 
 class ViewedRows:
-    """Rows in a view, float32 (n, dim): in memory, or beyond the budget in a file in `folder`; made in steps. With
-    `index`, only those rows. They are not part of any state: another process makes the same rows again.
+    """Rows in a view, float32 (n, dim): in memory, or beyond the budget in a file in `folder`; made in steps.
+
+    With `index`, only those rows. They are not part of any state: another process makes the same rows again.
     """
 
     def __init__(

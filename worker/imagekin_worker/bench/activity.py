@@ -18,8 +18,11 @@ LOOK_S = 0.012
 
 
 class Share(NamedTuple):
-    """Of a span of time: the share in which no lane ran, and the cores that were busy on average: with the lanes, with
-    the main thread, and with the other processes that were named; and those that a virtual machine's host kept."""
+    """What was busy in a span of time.
+
+    It has the share in which no lane ran, and the average number of cores that were busy with the lanes, with the main
+    thread and with the other named processes, or kept by a virtual machine's host.
+    """
 
     idle: float
     cores: float

@@ -47,8 +47,11 @@ class Configuration(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """Images a second of the eager network and of the prepared one by configuration, the GFLOP of an image, and the
-    GFLOP/s of the bare matrix product by lanes and threads."""
+    """The rates of a forward pass.
+
+    They are images a second of the eager network and of the prepared one by configuration, the GFLOP of an image, and
+    the GFLOP/s of the bare matrix product by lanes and threads.
+    """
 
     eager: float
     prepared: dict[Configuration, float]

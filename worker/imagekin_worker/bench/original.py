@@ -29,8 +29,11 @@ SEED = 100
 
 
 class Cost(NamedTuple):
-    """Images a second, and what a picture takes: milliseconds to read and transform it, milliseconds of the cores that
-    the system gets, and MiB of new memory."""
+    """Images a second, and the cost of a picture.
+
+    The costs are the milliseconds to read and transform it, the milliseconds of the cores that the system takes, and
+    the MiB of new memory.
+    """
 
     rate: float
     decode_ms: float

@@ -27,9 +27,12 @@ DECODED_PICTURES = 64
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Images a second of whole jobs, of a worker's lanes without the service, of decode + hash + thumbnail on all
+    """The rates of a job and its stages.
+
+    They are images a second of whole jobs, of a worker's lanes without the service, of decode + hash + thumbnail on all
     cores, of the forward pass at its best, and of the original class; and what the worker's threads did while the jobs
-    ran."""
+    ran.
+    """
 
     whole: float
     lanes: float

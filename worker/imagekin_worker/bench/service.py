@@ -25,8 +25,10 @@ _CHILD_WITHIN_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One embed job: its images, the seconds from its submission to its last commit and to its first claim, and its
-    beginning and end on the clock."""
+    """One embed job: its images and its times.
+
+    These are the seconds from submission to last commit and to first claim, and its beginning and end on the clock.
+    """
 
     images: int
     seconds: float

@@ -53,8 +53,9 @@ _SAVED = struct.Struct("<I")
 
 
 class Terms(NamedTuple):
-    """What the centered cosine needs of vectors x' besides products: x'.m and 1 / ||x' - m||, each (n,) float64. The
-    reciprocal is 0 for a vector without direction, which scores 0 against everything.
+    """What the centered cosine needs of vectors x' besides products: x'.m and 1 / ||x' - m||, each (n,) float64.
+
+    The reciprocal is 0 for a vector without direction, which scores 0 against everything.
     """
 
     products: NDArray[np.float64]
@@ -70,8 +71,9 @@ class Queries(NamedTuple):
 
 @dataclass(frozen=True)
 class View:
-    """A way to compare the vectors of one space; `mean` (dim,) float32 is None for `raw`. `images` is the number of
-    images that the mean was made from, or that existed when `raw` was chosen.
+    """A way to compare the vectors of one space; `mean` (dim,) float32 is None for `raw`.
+
+    `images` is the number of images that the mean was made from, or that existed when `raw` was chosen.
     """
 
     name: str
@@ -95,8 +97,9 @@ class View:
         return {"name": self.name, "id": self.id, "images": self.images}
 
     def transform(self, vectors: np.ndarray) -> NDArray[np.float32]:
-        """Return vectors (n, dim) in this view, float32 of length 1; one without direction becomes zeros. The dot
-        product of two of them is their score, up to float32's rounding (about 1e-7).
+        """Return vectors (n, dim) in this view, float32 of length 1; one without direction becomes zeros.
+
+        The dot product of two of them is their score, up to float32's rounding (about 1e-7).
         """
         return self._centered(self.powered(vectors), np.float32)
 
@@ -200,8 +203,9 @@ class View:
 
 
 class Accumulator:
-    """Makes the view of a collection from blocks of its vectors; images may be removed again. The same vectors make
-    exactly the same view, in any blocks and any order.
+    """Makes the view of a collection from blocks of its vectors; images may be removed again.
+
+    The same vectors make exactly the same view, in any blocks and any order.
     """
 
     def __init__(self, space: str, dim: int, *, exponent: float = EXPONENT) -> None:

@@ -255,8 +255,10 @@ def _arguments(name: str, crop: int) -> dict[str, Any]:
 
 
 class _OnMeta(TorchFunctionMode):
-    """Makes parameters on the meta device. `with torch.device("meta")` would catch small computations too, and some
-    builders compute their widths with tensors."""
+    """Makes parameters on the meta device.
+
+    `with torch.device("meta")` would catch small computations too, and some builders compute their widths with tensors.
+    """
 
     _FACTORIES = (torch.empty, torch.ones, torch.zeros, torch.full)
 

@@ -1,8 +1,8 @@
-"""Makes backbones faster when they have worked long enough for that to pay: first the cores' arrangement, then a
-compiled network.
+"""Makes backbones faster once they have worked long enough for that to pay.
 
-Both cost seconds to a minute once, and both are kept for the machine's other processes and for later ones. A job that
-is shorter than what they cost never waits for them; one that is longer pays at most as much as it saves.
+First it finds the best arrangement of the cores, then it compiles the network. Each takes seconds to a minute, once;
+the results are kept for other and later processes of the machine. A job that is shorter than this never waits for it; a
+longer one pays at most as much as it saves.
 """
 
 from __future__ import annotations
