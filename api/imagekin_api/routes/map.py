@@ -29,7 +29,7 @@ from imagekin_api.wiring import service
     errors=intake.REFUSED,
 )
 def map_() -> flask.Response:
-    """Images that are alike lie together: x and y of each by t-SNE, deterministic by `seed`."""
+    """Lay out the images by t-SNE, x and y of each, so that similar ones lie together, deterministic by `seed`."""
     data = bodies.read_json()
     body = bodies.parse(schemas.MapBody, data)
     intake.check_callback(body.callback_url)

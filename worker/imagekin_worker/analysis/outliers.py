@@ -1,9 +1,9 @@
 """Outliers: images that are far from their nearest neighbors.
 
 The distance of an image is its mean distance (1 - cosine in the view) to the 10 nearest of other content.
-Near-duplicates count once, as two copies of a strange picture would hide each other: k-nearest-neighbor outliers
-(Ramaswamy, Rastogi and Shim 2000; the mean as in Angiulli and Pizzuti 2002, and in Cleanlab). A rank and a percentile,
-not a hard line.
+Near-duplicates count once, since two copies of a strange picture would hide each other: k-nearest-neighbor outliers
+(Ramaswamy, Rastogi and Shim 2000; the mean as in Angiulli and Pizzuti 2002, and in Cleanlab). The result is a rank and
+a percentile, not a hard line.
 
 In the raw view that distance is the score. In the calibrated view it is half of it: without the mean all photographs
 stand at right angles to each other, so that among 243 of them noise, black frames and text pages were not stranger than
@@ -104,7 +104,7 @@ class Outliers(Stepper):
         return self
 
     def state(self) -> bytes:
-        """Return all progress: up to 100 bytes an image, so it is kept now and then and not after every step."""
+        """Return all progress: up to 100 bytes an image, so save it from time to time and not after every step."""
         about = {"shape": list(self._rows.shape), "phase": self._phase, "line": self._line}
         known = self._contents is not None
         work = np.frombuffer(self._work.state() if self._work is not None else b"", np.uint8)
@@ -117,7 +117,7 @@ class Outliers(Stepper):
 
     @property
     def phase(self) -> str:
-        """What it is at: nearest, pairs, neighbors, lengths, done."""
+        """The current phase: nearest, pairs, neighbors, lengths, done."""
         return self._phase
 
     @property

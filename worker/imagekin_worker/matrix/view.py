@@ -291,7 +291,7 @@ def powered(vectors: ArrayLike, exponent: float, dtype: DTypeLike) -> np.ndarray
     """Return sign(x) |x|^exponent (n, dim), each row with length 1; a row of zeros stays one.
 
     |x| is measured in its row's largest, so that no power leaves the range of numbers. For an exponent other than 1 the
-    numbers are those of float32, in whichever `dtype` they come.
+    numbers are those of float32, in any `dtype`.
     """
     given = np.asarray(vectors)
     if exponent == 1:
