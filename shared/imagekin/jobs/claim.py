@@ -48,7 +48,9 @@ class Preference:
     """What a claimant would rather have than what comes next, and how much it takes at once.
 
     `after_owner` is the owner whose turn was last. `after_planning` says that the claimant has just planned: then
-    images come before more planning, so that a single worker does both in turn. `gathering` says that what it planned
+    images come before more planning, so that a single worker does both in turn. `last_planned` is the job that it
+    planned last: the owner's next one is planned before that goes on, so that no source holds up another. `gathering`
+    says that what it planned
     does not fill its batches yet: then jobs that have not begun are planned first, so that small ones share a batch.
     `warm` names the spaces whose networks the claimant has in memory: work of another space is passed over for theirs.
     `like` is a claim that the next one is to join: nothing is claimed whose turn it is but that is of another kind or
@@ -59,6 +61,7 @@ class Preference:
     most_images: int = 1
     most_searches: int = 1
     after_planning: bool = False
+    last_planned: str = ""
     gathering: bool = False
     warm: Collection[str] = ()
     like: Claim | None = None
@@ -112,9 +115,9 @@ def _claimable(lane: Lane, settings: Settings) -> sa.ColumnElement[bool]:
     return sa.and_(tables.OPEN_CHUNK, Chunk.lane == lane, free, Chunk.attempt < settings.max_attempts)
 
 
-def _one(claimable: sa.ColumnElement[bool]) -> sa.Select[str, int, str, str, int, int]:
+def _one(claimable: sa.ColumnElement[bool]) -> sa.Select[str, int, str, str, int, int, str]:
     return (
-        sa.select(Chunk.job_id, Chunk.seq, Chunk.kind, Chunk.space_id, Chunk.size, Chunk.deaths)
+        sa.select(Chunk.job_id, Chunk.seq, Chunk.kind, Chunk.space_id, Chunk.size, Chunk.deaths, Chunk.owner)
         .where(claimable)
         .limit(1)
         .with_for_update(skip_locked=True)
@@ -152,7 +155,12 @@ def _first(session: Session, lane: Lane, settings: Settings, preference: Prefere
         turns.insert(0, oldest.where(Chunk.owner == owner).order_by(Chunk.job_id, Chunk.seq))
     if preference.after_planning:
         turns = [turn.where(Chunk.kind != PLAN) for turn in turns] + turns
-    return next((row for turn in turns if (row := session.execute(turn).first()) is not None), None)
+    found = next((row for turn in turns if (row := session.execute(turn).first()) is not None), None)
+    if found is not None and found.kind == PLAN and found.job_id <= preference.last_planned:
+        mine = oldest.where(Chunk.kind == PLAN, Chunk.owner == found.owner)
+        later = mine.where(Chunk.job_id > preference.last_planned).order_by(Chunk.job_id)
+        return session.execute(later).first() or found
+    return found
 
 
 def _companions(

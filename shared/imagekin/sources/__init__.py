@@ -12,10 +12,10 @@ from typing import Any
 from imagekin import errors
 from imagekin.settings import Settings
 from imagekin.sources import folder, location, manifest, upload, urls, vectors
-from imagekin.sources.base import Entry, Fault, Source, SourceType
+from imagekin.sources.base import Entry, Fault, Pause, Source, SourceType
 from imagekin.uploads.files import Storage
 
-__all__ = ["TYPES", "Entry", "Fault", "Source", "check_source", "is_remote", "open_source"]
+__all__ = ["TYPES", "Entry", "Fault", "Pause", "Source", "check_source", "is_remote", "open_source"]
 
 TYPES: dict[str, SourceType] = {
     "folder": folder,

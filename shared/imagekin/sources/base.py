@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -38,11 +39,36 @@ class Entry:
     metadata: dict[str, Any] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A place behind which nothing was found for a while: planning may stop here, and go on after `cursor`."""
+
+    cursor: Any
+
+
+class Pace:
+    """Tells a source that finds nothing when to pause, so that its planning does not hold up that of others."""
+
+    #: How long a source may look for its next entry.
+    PAUSE_S = 0.5
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+
+    def due(self) -> bool:
+        """Tell whether PAUSE_S have passed since the last time that they had."""
+        now = time.monotonic()
+        if now - self._since < self.PAUSE_S:
+            return False
+        self._since = now
+        return True
+
+
 class Source(Protocol):
     """An open source."""
 
-    def entries(self, cursor: Any | None = None) -> Iterator[Entry]:
-        """Yield the entries that come after `cursor`, or all, in bounded memory.
+    def entries(self, cursor: Any | None = None) -> Iterator[Entry | Pause]:
+        """Yield the entries that come after `cursor`, or all, in bounded memory; a pause where it takes long.
 
         Raises SourceUnreadable if the source as a whole turns out to be broken.
         """

@@ -17,7 +17,7 @@ from imagekin.left_out import LeftOut
 from imagekin.schemas import keys
 from imagekin.settings import Settings
 from imagekin.sources import ignored, names
-from imagekin.sources.base import Entry, Fault, Source, text_field
+from imagekin.sources.base import Entry, Fault, Pace, Pause, Source, text_field
 from imagekin.sources.containers.entry import check_size
 from imagekin.sources.roots import Roots
 from imagekin.uploads.files import Storage
@@ -92,18 +92,21 @@ class Folder:
         self._left_out = LeftOut(settings.left_out)
         self._max_bytes = settings.max_image_bytes
 
-    def entries(self, cursor: Any | None = None) -> Iterator[Entry]:
+    def entries(self, cursor: Any | None = None) -> Iterator[Entry | Pause]:
         """Yield the files after `cursor`; hidden folders and folders that are not entered count as one each.
 
         Links are followed to what lies below the roots. A linked folder is entered only from a folder that is not
         itself reached by a link, and not where the walk comes anyway: so no chain of links makes the walk endless.
         """
         levels = self._levels(_unpacked(cursor).split("/") if cursor is not None else [])
+        pace = Pace()
         while levels:
             level = levels[-1]
             name = next(level.names, None)
             if name is None:
                 levels.pop()
+                if level.prefix and pace.due():
+                    yield Pause(_packed(level.prefix.removesuffix("/")))
                 continue
             found = self._visit(level, name)
             if isinstance(found, _Level):

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from imagekin import errors
 from imagekin.sources.containers.blob import Blob
 
 MAX_LINE_BYTES = 1 << 16
+"""How long a line may be; a longer one is told and passed over."""
+
+_MOST_PASSED_BYTES = 64 << 20
 HEAD_BYTES = 1 << 16
 """How much of a file `Writing.of` wants to see."""
 
@@ -46,7 +50,10 @@ class Line(NamedTuple):
 
 
 def lines(blob: Blob, at: int = 0, writing: Writing = UTF8) -> Iterator[Line]:
-    """Yield the lines from byte `at` on, the last one also where nothing ends it; a mark at the start is left out."""
+    """Yield the lines from byte `at` on, the last one also where nothing ends it; a mark at the start is left out.
+
+    Raises SourceUnreadable where a line is so long that looking for its end would take too long.
+    """
     at = max(at, writing.mark_bytes)
     end, rest = writing.end, b""
     while piece := blob.read_at(at + len(rest), _WINDOW_BYTES):
@@ -66,11 +73,16 @@ def lines(blob: Blob, at: int = 0, writing: Writing = UTF8) -> Iterator[Line]:
 
 
 def _next(blob: Blob, at: int, end: bytes) -> int:
+    last = at + _MOST_PASSED_BYTES
     while piece := blob.read_at(at, _WINDOW_BYTES):
         found = _find(piece, end, 0)
         if found >= 0:
             return at + found + len(end)
         at += len(piece)
+        if at > last:
+            raise errors.SourceUnreadable(
+                f"A line has more than {_MOST_PASSED_BYTES >> 20} MiB, so this is not a list; send JSONL or CSV."
+            )
     return at
 
 

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, Protocol
 
 from fsspec.asyn import AsyncFileSystem
 
+from imagekin.sources.base import Pace
+
 LIST_S = 30.0
 """How long one request for a list may take."""
 
@@ -18,10 +20,10 @@ PAGE = 1000
 
 
 class Found(NamedTuple):
-    """A file: its path below the location, and its size in bytes."""
+    """A file: its path below the location, and its size in bytes; None where it is the last of many that are none."""
 
     name: str
-    size: int
+    size: int | None
 
 
 class Listing(Protocol):
@@ -43,6 +45,7 @@ class S3Listing:
     def after(self, name: str | None) -> Iterator[Found]:
         """Yield the objects after that name, those that only stand for folders left out."""
         last = self._prefix + name if name is not None else None
+        pace = Pace()
         while True:
             start = {} if last is None else {"StartAfter": last}
             page = self._fs.call_s3(
@@ -52,6 +55,8 @@ class S3Listing:
                 last = each["Key"]
                 if not last.endswith("/"):
                     yield Found(last.removeprefix(self._prefix), each["Size"])
+                elif pace.due():
+                    yield Found(last.removeprefix(self._prefix), None)
             if not page.get("IsTruncated"):
                 return
 
@@ -75,11 +80,14 @@ class Tree:
     def after(self, name: str | None) -> Iterator[Found]:
         """Yield the files after that name, each folder's in the order of their names."""
         levels = self._levels(name.split("/") if name is not None else [])
+        pace = Pace()
         while levels:
             level = levels[-1]
             part, is_folder, size = next(level.left, ("", False, 0))
             if not part:
                 levels.pop()
+                if level.prefix and pace.due():
+                    yield Found(level.prefix.removesuffix("/"), None)
             elif is_folder:
                 levels.append(self._level(f"{level.prefix}{part}/", ""))
             else:

@@ -18,7 +18,7 @@ from imagekin.left_out import LeftOut
 from imagekin.net import fetch
 from imagekin.settings import LOCAL_PROTOCOLS, Settings, local_path
 from imagekin.sources import folder, ignored, names
-from imagekin.sources.base import Entry, Fault, Source, text_field
+from imagekin.sources.base import Entry, Fault, Pause, Source, text_field
 from imagekin.sources.containers.entry import check_size
 from imagekin.sources.listing import LIST_S, Found, Listing, S3Listing, Tree
 from imagekin.uploads.files import Storage
@@ -76,14 +76,14 @@ class Location:
         protocol = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
         self._listing: Listing = (S3Listing if "s3" in protocol else Tree)(fs, self._path)
 
-    def entries(self, cursor: Any | None = None) -> Iterator[Entry]:
+    def entries(self, cursor: Any | None = None) -> Iterator[Entry | Pause]:
         """Yield the files after `cursor`, the path of one; hidden ones and those that are no images are ignored.
 
         Raises SourceUnreadable if the location cannot be listed.
         """
         found = self._listing.after(cursor)
         while (each := self._next(found)) is not None:
-            yield self._entry(each)
+            yield Pause(each.name) if each.size is None else self._entry(each.name, each.size)
 
     def read(self, ref: dict[str, Any]) -> bytes:
         """Return a file's bytes; raises ItemNotFound, FetchFailed, ItemTimeout, EmptyFile, ImageTooLarge."""
@@ -105,30 +105,30 @@ class Location:
         except Exception as error:
             raise errors.SourceUnreadable(f"The location cannot be listed: {_reason(error)}.") from error
 
-    def _entry(self, found: Found) -> Entry:
-        key, fault = names.key_of(found.name)
-        if (reason := self._reason(found)) is not None:
-            return Entry(key, {}, found.name, ignored=reason)
+    def _entry(self, name: str, size: int) -> Entry:
+        key, fault = names.key_of(name)
+        if (reason := self._reason(name, size)) is not None:
+            return Entry(key, {}, name, ignored=reason)
         try:
-            check_size(found.size, self._max_bytes)
+            check_size(size, self._max_bytes)
         except errors.ItemError as error:
             fault = fault or Fault(error.code, error.detail)
-        return Entry(key, {"p": found.name}, found.name, error=fault)
+        return Entry(key, {"p": name}, name, error=fault)
 
-    def _reason(self, found: Found) -> str | None:
+    def _reason(self, name: str, size: int) -> str | None:
         """Return why a file is ignored, or None."""
-        if names.is_hidden(found.name):
+        if names.is_hidden(name):
             return ignored.HIDDEN
-        if self._left_out.path(found.name):
+        if self._left_out.path(name):
             return ignored.LEFT_OUT
-        if names.is_image(found.name):
+        if names.is_image(name):
             return None
-        head = self._start_of(found) if found.size > 0 else b""
+        head = self._start_of(name) if size > 0 else b""
         return None if formats.looks_like_image(head) else ignored.no_picture(head)
 
-    def _start_of(self, found: Found) -> bytes:
+    def _start_of(self, name: str) -> bytes:
         try:
-            return _head(self._fs, f"{self._path}/{found.name}", formats.HEAD_BYTES, self._settings)
+            return _head(self._fs, f"{self._path}/{name}", formats.HEAD_BYTES, self._settings)
         except errors.ItemError:
             return b""
 

@@ -14,7 +14,7 @@ from imagekin.net.fetch import Fetcher
 from imagekin.schemas import keys
 from imagekin.settings import Settings
 from imagekin.sources import names
-from imagekin.sources.base import Entry, Fault, Source, text_field
+from imagekin.sources.base import Entry, Fault, Pause, Source, text_field
 from imagekin.sources.containers.blob import Blob
 from imagekin.sources.location import Remote
 from imagekin.sources.records import Record, records
@@ -54,13 +54,16 @@ class Manifest:
         self._max_bytes = settings.max_image_bytes
         self._max_count = settings.max_archive_members
 
-    def entries(self, cursor: Any | None = None) -> Iterator[Entry]:
+    def entries(self, cursor: Any | None = None) -> Iterator[Entry | Pause]:
         """Yield what comes after `cursor`, a line that makes no sense as a failed item.
 
-        Raises SourceUnreadable if there are too many.
+        Raises SourceUnreadable where there are too many, or where a line is too long to be one.
         """
         at, line, count = cursor or (0, 1, 0)
         for record in self._records.read(at, line):
+            if record.fields is None and record.reason is None:
+                yield Pause([*record.cursor, count])
+                continue
             count += 1
             if count > self._max_count:
                 raise errors.SourceUnreadable(f"The manifest has more than {self._max_count:,} entries; split it up.")

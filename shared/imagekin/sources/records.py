@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 from imagekin import errors, formats
 from imagekin.schemas import json_values
+from imagekin.sources.base import Pace
 from imagekin.sources.containers.blob import Blob
 from imagekin.sources.lines import HEAD_BYTES, MAX_LINE_BYTES, Line, Writing, lines
 from imagekin.uploads import unpack
@@ -32,7 +33,8 @@ _MOST_REREAD_LINES = 100_000
 class Record(NamedTuple):
     """What a manifest says of one image: `fields`, or the `reason` why that cannot be told.
 
-    `line`: its first line, 1 for the manifest's first. `cursor`: where the next record begins, and in which line.
+    With neither it is a pause among blank lines. `line`: its first line, 1 for the manifest's first. `cursor`: where
+    the next record begins, and in which line.
     """
 
     fields: dict[str, Any] | None
@@ -72,12 +74,15 @@ class JsonLines:
 
     def read(self, at: int, line: int) -> Iterator[Record]:
         """Yield the records from byte `at` on; blank lines are none."""
+        pace = Pace()
         for number, each in enumerate(lines(self._blob, at, self._writing), line):
             if each.data is None:
                 yield Record(None, _TOO_LONG, number, (each.after, number + 1))
             elif each.data.strip(b" \t\r\n\0"):
                 fields, reason = _object(each.data, self._writing.encoding)
                 yield Record(fields, reason, number, (each.after, number + 1))
+            elif pace.due():
+                yield Record(None, None, number, (each.after, number + 1))
 
 
 def _object(data: bytes, encoding: str) -> tuple[dict[str, Any] | None, str | None]:
@@ -116,7 +121,7 @@ class Csv:
                 at, line = first.after, 2
                 text = (next(lines(blob, at, writing), first).data or b"").decode(writing.encoding, "replace")
             self._delimiter = max(_DELIMITERS, key=text.count)
-        header = next(self._rows(self._feed(at, line)), None)
+        header = next((each for each in self._rows(self._feed(at, line)) if each[0] != []), None)
         if header is None or header[0] is None:
             raise errors.SourceUnreadable(
                 f"The manifest's header cannot be read. {header[1] if header else ''}".strip()
@@ -133,16 +138,19 @@ class Csv:
         """Yield the records from byte `at` on, those of the header left out; blank lines are none."""
         if at == 0:
             at, line = self._start
+        pace = Pace()
         for row, reason, number, cursor in self._rows(self._feed(at, line)):
             # a sheet's empty rows have their separators yet
             if row is None or any(value.strip() for value in row):
                 yield Record(*((None, reason) if row is None else self._fields(row)), number, cursor)
+            elif pace.due():
+                yield Record(None, None, number, cursor)
 
     def _feed(self, at: int, line: int) -> _Feed:
         return _Feed(self._blob, at, line, self._writing)
 
     def _rows(self, feed: _Feed) -> Iterator[tuple[list[str] | None, str | None, int, tuple[int, int]]]:
-        """Yield each row, or the reason why there is none, with its line and the cursor after it.
+        """Yield each row, [] for a blank line, or the reason why there is none, with its line and the cursor after it.
 
         After a row that cannot be read it goes on with the next line, however many lines the row swallowed.
         """
@@ -154,8 +162,7 @@ class Csv:
                     row = next(reader, None)
                     if row is None:
                         return
-                    if row:
-                        yield row, None, feed.first, feed.cursor
+                    yield row, None, feed.first, feed.cursor
             except (csv.Error, _Broken) as error:
                 feed.back()
                 yield None, f"It is not CSV: {str(error).rstrip('.')}.", feed.first, feed.cursor

@@ -68,6 +68,11 @@ def test_finishing_again_what_is_finished_changes_nothing(database, planned, cla
     assert status(database, job).progress.done == 2
 
 
+def test_plannings_of_one_owner_take_turns(submit, claim):
+    first, second, third = (submit().id for _ in range(3))
+    assert [claim(last_planned=last)[0].job_id for last in (first, second, third)] == [second, third, first]
+
+
 def test_owners_take_turns(submit, claim):
     for owner in ("ann", "ann", "ann", "bob", "cat"):
         submit(owner=owner)

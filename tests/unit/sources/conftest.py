@@ -10,8 +10,15 @@ import pytest
 from imagekin import sources
 from imagekin.settings import Settings
 from imagekin.sources import Source
+from imagekin.sources.base import Pace
 from imagekin.uploads.files import Storage
 from kit.packing import PICTURE, Open, upload
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let sources pause nowhere, however slow the machine is; `test_pauses` has them everywhere."""
+    monkeypatch.setattr(Pace, "PAUSE_S", 3600.0)
 
 
 @pytest.fixture

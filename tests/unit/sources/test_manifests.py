@@ -310,6 +310,12 @@ def test_a_line_without_end_takes_bounded_memory(opened: Open) -> None:
     assert peak < MOST_BYTES_PLANNING
 
 
+def test_a_file_that_is_one_long_line_is_not_a_list(opened: Open) -> None:
+    source = opened('{"url": "http://a.org/1"}\n{"url": "' + "x" * (66 << 20))
+    with pytest.raises(errors.SourceUnreadable, match="64 MiB"):
+        list(source.entries())
+
+
 def test_paths_are_read_below_the_roots_only(opened: Open, root: Path, tmp_path: Path) -> None:
     (root / "deep").mkdir()
     (root / "deep" / "c.png").write_bytes(b"picture")

@@ -24,6 +24,7 @@ from imagekin.settings import Settings
 from imagekin.telemetry import metrics
 from imagekin.uploads.files import Storage
 from imagekin_worker.context.lease import Lease
+from imagekin_worker.context.walks import Walks
 from imagekin_worker.matrix.loaded import Residents
 from imagekin_worker.network import backbones, devices
 from imagekin_worker.network.devices import cores
@@ -58,6 +59,7 @@ class Node:
         self.doorbell = doorbell.Doorbell(settings)
         # what this process keeps of a job between two of its slices, by the job's id
         self.slices: dict[str, Any] = {}
+        self.walks: Walks[Any] = Walks()
         # set when the process must go: what it has in hand is handed back
         self.leaving = threading.Event()
         self.last_owner = ""
@@ -69,7 +71,8 @@ class Node:
         batch = backbones.GPU_BATCH if self.device.type == "cuda" else backbones.CPU_BATCH
         # what all lanes take at once
         self._fill = (settings.batch_size or batch) * (1 if self.device.type == "cuda" else settings.lanes or cores())
-        self._last_kind: str | None = None
+        self._has_planned = False
+        self._last_planned = ""
 
     def warm(self) -> None:
         """Load the backbones that the settings name, so that no job waits for them, and see how fast they are."""
@@ -88,18 +91,24 @@ class Node:
             after_owner=self.last_owner,
             most_images=self.images_per_claim(self._last_space),
             most_searches=MOST_SEARCHES,
-            after_planning=self._last_kind == PLAN,
+            after_planning=self._has_planned,
+            last_planned=self._last_planned,
             gathering=0 < self._planned < self._fill,
             warm=() if random.random() < BY_TURNS else self.models.warm,
             like=like,
         )
         claims = self.database.write(claim.claim, self.lane, claimed_by, self.settings, preference)
         if claims:
-            self._last_kind = claims[0].kind
-            if self._last_kind != PLAN:
+            self._has_planned = claims[0].kind == PLAN
+            if self._has_planned:
+                self._last_planned = claims[0].job_id
+            else:
                 self._planned = 0
             self.last_owner = claims[0].owner
             self._last_space = claims[0].space_id
+        elif like is None:
+            # what they are open for was cancelled, or is somebody else's
+            self.walks.close()
         return claims
 
     def images_per_claim(self, space_id: str) -> int:
@@ -145,6 +154,7 @@ class Node:
     def close(self) -> None:
         """Let go of connections, and of what is being compiled."""
         self.tuner.close()
+        self.walks.close()
         self.residents.close()
         self.doorbell.close()
         self.database.dispose()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,7 +17,7 @@ from imagekin.jobs import checkpoint, fence, plan
 from imagekin.jobs.claim import Claim, release
 from imagekin.schemas.kinds import STORING, JobKind
 from imagekin.settings import Settings
-from imagekin.sources import Entry
+from imagekin.sources import Entry, Pause
 from imagekin.store import ledger
 from imagekin_worker.context.lease import Lease
 from imagekin_worker.context.process_state import Node
@@ -32,10 +33,7 @@ IMPORTED_ROWS = 512
 
 
 class _Slice:
-    """The time of a slice, from its first entry on: what a source has to read again before it goes on is not counted.
-
-    So each slice gets somewhere, however long that takes.
-    """
+    """The time of a slice, from the first thing on that its source gives: so each slice gets somewhere."""
 
     def __init__(self) -> None:
         self._deadline = float("inf")
@@ -45,8 +43,24 @@ class _Slice:
         return time.monotonic() > self._deadline
 
     def begin(self) -> None:
-        """Begin with the first entry; the later ones change nothing."""
+        """Begin with the first thing; the later ones change nothing."""
         self._deadline = min(self._deadline, time.monotonic() + SLICE_S)
+
+
+@dataclass
+class _Walk:
+    """A way through a job's source, `at` its cursor; `saved` is that as SQL has it. `size`: images a chunk."""
+
+    size: int
+    at: Any
+    entries: Iterator[Entry | Pause]
+    source: sources.Source | None = None
+    saved: bytes | None = None
+
+    def close(self) -> None:
+        """Let go of the source."""
+        if self.source is not None:
+            self.source.close()
 
 
 def run(node: Node, claims: Sequence[Claim], lease: Lease) -> None:
@@ -55,22 +69,51 @@ def run(node: Node, claims: Sequence[Claim], lease: Lease) -> None:
     Raises JobError if the source cannot be read, LeaseLost.
     """
     (claim,) = claims
+    walk = _begun(node, claim)
+    try:
+        finished = _walked(node, claim, walk, lease)
+    except BaseException:
+        walk.close()
+        raise
+    if finished:
+        walk.close()
+        return
+    node.walks.keep(claim.job_id, walk)
+    node.database.write(release, [claim])
+
+
+def _begun(node: Node, claim: Claim) -> _Walk:
+    """Return the walk where the last slice left it: as this process has it, else from its cursor on."""
     job = node.database.read(fence.job_of, claim)
-    cursor = node.database.read(checkpoint.unpacked, claim)
+    saved = node.database.read(checkpoint.kept, claim)
+    if (kept := node.walks.take(claim.job_id, saved)) is not None:
+        return kept
+    cursor = None if saved is None else ledger.unpack(saved)
     if cursor is None or "chunk" not in cursor:
         cursor = {"chunk": _chunk_size(node, claim, job), "at": None}
+    size, at = cursor["chunk"], cursor["at"]
+    if "retry" in job.work:
+        return _Walk(size, at, _again(node, job.work["retry"], at))
+    source = sources.open_source(job.work["source"], node.storage, node.settings)
+    return _Walk(size, at, source.entries(at), source)
+
+
+def _walked(node: Node, claim: Claim, walk: _Walk, lease: Lease) -> bool:
+    """Go on for a slice; return whether the source came to its end."""
     part = _Slice()
-    for pieces, ignored, told, reached, finished in _commits(node, job, cursor, part):
+    for pieces, ignored, told, finished in _commits(walk, part):
+        cursor = {"chunk": walk.size, "at": walk.at}
         chunks = node.database.write(
-            plan.add, claim, pieces, ignored=ignored, cursor=reached, finished=finished, told=told
+            plan.add, claim, pieces, ignored=ignored, cursor=cursor, finished=finished, told=told
         )
+        walk.saved = ledger.pack(cursor)
         node.note_planned(sum(map(len, pieces)))
         node.doorbell.ring(Lane.BULK, min(chunks, 8))
         if finished:
-            return
+            return True
         if part.over or lease.lost:
             break
-    node.database.write(release, [claim])
+    return False
 
 
 def _chunk_size(node: Node, claim: Claim, job: tables.Job) -> int:
@@ -90,28 +133,28 @@ def remote_chunk(settings: Settings) -> int:
 
 
 def _commits(
-    node: Node, job: tables.Job, cursor: dict[str, Any], part: _Slice
-) -> Iterator[tuple[list[list[dict[str, Any]]], int, list[tuple[str, str]], dict[str, Any], bool]]:
-    """Yield (chunks of entries, number of ignored ones, what is told of them, cursor after, whether that was all)."""
-    size = cursor["chunk"]
+    walk: _Walk, part: _Slice
+) -> Iterator[tuple[list[list[dict[str, Any]]], int, list[tuple[str, str]], bool]]:
+    """Yield (chunks of entries, number of ignored ones, what is told of them, whether that was all) up to `walk.at`."""
     entries: list[dict[str, Any]] = []
     ignored, told = 0, list[tuple[str, str]]()
-    at = cursor["at"]
-    for entry in _entries(node, job, at):
-        at = entry.cursor
+    for entry in walk.entries:
+        walk.at = entry.cursor
         part.begin()
-        if entry.ignored is not None:
+        if isinstance(entry, Pause):
+            pass
+        elif entry.ignored is not None:
             ignored += 1
             if len(told) < plan.TOLD_IGNORED:
                 told.append((entry.key, entry.ignored))
         else:
             entries.append(_packed(entry))
-        full = len(entries) == size * CHUNKS_PER_COMMIT or ignored == size * CHUNKS_PER_COMMIT
+        full = len(entries) == walk.size * CHUNKS_PER_COMMIT or ignored == walk.size * CHUNKS_PER_COMMIT
         # a source that is slow to list keeps what it has told so far
         if full or part.over:
-            yield _pieces(entries, size), ignored, told, {"chunk": size, "at": at}, False
+            yield _pieces(entries, walk.size), ignored, told, False
             entries, ignored, told = [], 0, []
-    yield _pieces(entries, size), ignored, told, {"chunk": size, "at": at}, True
+    yield _pieces(entries, walk.size), ignored, told, True
 
 
 def _pieces(entries: list[dict[str, Any]], size: int) -> list[list[dict[str, Any]]]:
@@ -125,17 +168,6 @@ def _packed(entry: Entry) -> dict[str, Any]:
     if entry.metadata is not None:
         packed["metadata"] = entry.metadata
     return packed
-
-
-def _entries(node: Node, job: tables.Job, at: Any) -> Iterator[Entry]:
-    if "retry" in job.work:
-        yield from _again(node, job.work["retry"], at)
-        return
-    source = sources.open_source(job.work["source"], node.storage, node.settings)
-    try:
-        yield from source.entries(at)
-    finally:
-        source.close()
 
 
 def _again(node: Node, retry: dict[str, Any], at: Any) -> Iterator[Entry]:

@@ -11,7 +11,7 @@ from imagekin import archive_kinds, errors, formats
 from imagekin.left_out import LeftOut
 from imagekin.settings import Settings
 from imagekin.sources import ignored, names
-from imagekin.sources.base import Entry, Fault
+from imagekin.sources.base import Entry, Fault, Pause
 from imagekin.sources.containers import sidecars
 from imagekin.sources.containers.blob import Blob
 from imagekin.sources.containers.sidecars import Beside, Found
@@ -37,7 +37,7 @@ class Archive(ABC):
         self._images = 0
         self._archives: list[str] = []
 
-    def entries(self, cursor: Any | None = None) -> Iterator[Entry]:
+    def entries(self, cursor: Any | None = None) -> Iterator[Entry | Pause]:
         """Yield the members after `cursor`, each image with what its sidecars say.
 
         Directories are nothing, and sidecars part of their images; links to elsewhere, devices and the like, and what
@@ -50,6 +50,10 @@ class Archive(ABC):
             given = cursor[len(begin)] if len(cursor) > len(begin) else 0
         from_start = cursor is None
         for block in sidecars.blocks(self._members(begin)):
+            if block is None:
+                # a block is told as a whole, so who goes on elsewhere begins it again
+                yield Pause([*begin, given])
+                continue
             for place, entry in self._entries(block, given):
                 yield replace(entry, cursor=[*begin, place + 1])
             if block:
@@ -62,8 +66,8 @@ class Archive(ABC):
         """Return a member's bytes; raises an ItemError."""
 
     @abstractmethod
-    def _members(self, start: list[int]) -> Iterator[Found]:
-        """Yield what the archive holds from `start` on; the entries' cursors are not looked at."""
+    def _members(self, start: list[int]) -> Iterator[Found | None]:
+        """Yield what the archive holds from `start` on, None for a pause; the entries' cursors are not looked at."""
 
     def _entries(self, block: list[Found], done: int) -> Iterator[tuple[int, Entry]]:
         """Yield the entries of a block but for those that are `done`, each with its member's place in the block."""

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from imagekin import errors
 from imagekin.schemas import json_values
-from imagekin.sources.base import Entry
+from imagekin.sources.base import Entry, Pace
 
 MAX_BYTES = 1 << 16
 """How large such a file may be."""
@@ -65,12 +65,20 @@ class Beside:
         return named[1]
 
 
-def blocks(members: Iterator[Found]) -> Iterator[list[Found]]:
-    """Yield the members in blocks; what came before an error is a block, too, before the error is raised."""
+def blocks(members: Iterator[Found | None]) -> Iterator[list[Found] | None]:
+    """Yield the members in blocks, and None for a pause while one is being read.
+
+    What came before an error is a block, too, before the error is raised.
+    """
     block: list[Found] = []
     chars, name, run = 0, "", 0
+    pace = Pace()
     try:
         for found in members:
+            if found is None or pace.due():
+                yield None
+            if found is None:
+                continue
             before, name = name, _group(found.entry.key) if found.entry is not None else ""
             run = run + 1 if name == before else 1
             full = len(block) >= _BLOCK_MEMBERS or chars >= _BLOCK_KEY_CHARS

@@ -15,7 +15,7 @@ from imagekin import errors, formats
 from imagekin.schemas import keys
 from imagekin.settings import Settings
 from imagekin.sources import ignored, names
-from imagekin.sources.base import Entry, Fault
+from imagekin.sources.base import Entry, Fault, Pace
 from imagekin.sources.containers.blob import Blob
 from imagekin.sources.containers.entry import Archive
 from imagekin.sources.containers.sidecars import Found
@@ -74,7 +74,7 @@ class Tar(Archive):
         super().__init__(blob, settings, named=named)
         self._seen = _Seen(self._member)
 
-    def _members(self, start: list[int]) -> Iterator[Found]:
+    def _members(self, start: list[int]) -> Iterator[Found | None]:
         """Yield the members from [byte, members before] on.
 
         A cut-off or damaged archive gives what is whole, and then one last entry that failed with decode_error.
@@ -90,7 +90,9 @@ class Tar(Archive):
                 return
             count += 1
             self._check_count(count)
-            yield self._found_as(member, at, [member.next_at, count])
+            if member.type == tarfile.LNKTYPE:
+                yield from self._seen.read_to(at)
+            yield self._found_as(member, [member.next_at, count])
             at = member.next_at
 
     def read(self, ref: dict[str, Any]) -> bytes:
@@ -150,12 +152,12 @@ class Tar(Archive):
             if not block[_SPARSE_BLOCK_MORE_AT]:
                 return at
 
-    def _found_as(self, member: _Member, at: int, after: list[int]) -> Found:
+    def _found_as(self, member: _Member, after: list[int]) -> Found:
         if member.type == tarfile.DIRTYPE:
             return Found(None, after)
         name = member.text
         if member.type == tarfile.LNKTYPE:
-            target = self._seen.before(at, member.link)
+            target = self._seen.named(member.link)
             if target is None:
                 return Found(self._dangling(member), after)
             member = target
@@ -197,9 +199,8 @@ class _Seen:
         self._places: dict[int, int] = {}
         self._at = 0
 
-    def before(self, at: int, name: bytes) -> _Member | None:
-        """Return the last regular member of that name before the byte `at`, through links to links, or None."""
-        self._read_to(at)
+    def named(self, name: bytes) -> _Member | None:
+        """Return the last regular member of that name in what was read, through links to links, or None."""
         for _ in range(_MAX_LINKS):
             place = self._places.get(hash(_bare(name)))
             member = self._read(place) if place is not None else None
@@ -210,7 +211,9 @@ class _Seen:
             name = member.link
         return None
 
-    def _read_to(self, end: int) -> None:
+    def read_to(self, end: int) -> Iterator[None]:
+        """Read on to the byte `end`, with a pause where that takes long."""
+        pace = Pace()
         while self._at < end and (member := self._read(self._at)) is not None:
             place = hash(_bare(member.name))
             # the last of a name is what tar leaves on the disk, unless that is a link to itself
@@ -220,6 +223,8 @@ class _Seen:
             if len(self._places) > _KEPT_MEMBERS:
                 del self._places[next(iter(self._places))]
             self._at = member.next_at
+            if pace.due():
+                yield None
 
 
 def _header(block: bytes) -> TarHeader:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import zlib
 from collections.abc import Iterator
-from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from imagekin import errors
 from imagekin.settings import Settings
+from imagekin.sources.base import Pace
 from imagekin.sources.containers.blob import Blob
 from imagekin.sources.containers.zip import Place, Zip
 from imagekin.sources.vectors import table
@@ -70,14 +70,20 @@ class Npz(table.Rows):
         with np.errstate(over="ignore"):
             return np.frombuffer(data, array.dtype).astype("<f4").tobytes()
 
-    def _rows(self, start: int) -> Iterator[Row]:
+    def _rows(self, start: int) -> Iterator[Row | None]:
         keys = self._text_rows(start)
-        metadata = repeat(None) if self._metadata is None else _lines(_Member(self._blob, self._metadata), start)
+        if self._metadata is None:
+            yield from map(Row, keys)
+            return
+        lines = _lines(_Member(self._blob, self._metadata), start)
         for key in keys:
-            try:
-                yield Row(key, next(metadata))
-            except StopIteration:
-                raise errors.SourceUnreadable(f"The file's {METADATA} has fewer lines than there are keys.") from None
+            for line in lines:
+                if line is not None:
+                    yield Row(key, line)
+                    break
+                yield None
+            else:
+                raise errors.SourceUnreadable(f"The file's {METADATA} has fewer lines than there are keys.")
 
     def _text_rows(self, start: int) -> Iterator[str | None]:
         array = self._keys
@@ -147,9 +153,9 @@ class _Member:
 
 def _places(archive: Zip) -> dict[str, Place]:
     found: dict[str, Place] = {}
-    for name, place in archive.places():
+    for count, (name, place) in enumerate(archive.places(), 1):
         found[name] = place
-        if len(found) > MAX_MEMBERS:
+        if count > MAX_MEMBERS:
             raise errors.SourceUnreadable(f"The file has more than {MAX_MEMBERS} members; an npz for imports has few.")
     return found
 
@@ -233,10 +239,13 @@ def _decoded(data: bytes, dtype: np.dtype) -> str | None:
         return None
 
 
-def _lines(member: _Member, start: int) -> Iterator[bytes]:
-    """Yield the lines from number `start` on, none longer than one byte above what is accepted."""
+def _lines(member: _Member, start: int) -> Iterator[bytes | None]:
+    """Yield the lines from number `start` on, none longer than one byte above what is accepted; None for a pause."""
     number, rest = 0, b""
+    pace = Pace()
     while piece := member.read_some(_PIECE_BYTES):
+        if pace.due():
+            yield None
         *lines, rest = (rest + piece).split(b"\n")
         for line in lines:
             if number >= start:

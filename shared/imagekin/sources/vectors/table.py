@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from imagekin import errors
 from imagekin.schemas import json_values
 from imagekin.sources import names
-from imagekin.sources.base import Entry, Fault
+from imagekin.sources.base import Entry, Fault, Pause
 from imagekin.sources.containers.blob import Blob
 
 # As many characters as a key may have before it is brought into one spelling, four bytes each.
@@ -37,19 +37,23 @@ class Rows(ABC):
     def __init__(self, blob: Blob) -> None:
         self._blob = blob
 
-    def entries(self, cursor: Any | None = None) -> Iterator[Entry]:
+    def entries(self, cursor: Any | None = None) -> Iterator[Entry | Pause]:
         """Yield the rows from number `cursor` on."""
-        start = cursor or 0
-        for number, row in enumerate(self._rows(start), start):
-            yield _entry(number, row)
+        number = cursor or 0
+        for row in self._rows(number):
+            if row is None:
+                yield Pause(number)
+            else:
+                yield _entry(number, row)
+                number += 1
 
     def close(self) -> None:
         """Close the stored file."""
         self._blob.close()
 
     @abstractmethod
-    def _rows(self, start: int) -> Iterator[Row]:
-        """Yield the rows from number `start` on."""
+    def _rows(self, start: int) -> Iterator[Row | None]:
+        """Yield the rows from number `start` on, None for a pause."""
 
 
 def check_space(found: str | None, space: Space) -> None:

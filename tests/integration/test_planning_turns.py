@@ -1,0 +1,123 @@
+"""Plannings that take long: each slice ends, what others sent is planned between two of them, and all end."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from imagekin.database import tables
+from imagekin.database.engine import Database
+from imagekin.enums import JobStatus, Lane
+from imagekin.schemas.kinds import PLAN
+from imagekin.settings import Settings
+from imagekin.sources.base import Pace
+from imagekin.uploads.files import Storage
+from imagekin_worker.context.process_state import Node
+from imagekin_worker.kinds import plan
+from imagekin_worker.process import dispatch
+from kit.archive import Archive
+from kit.packing import PICTURE, member, tarred
+
+BLANKS = 20
+
+
+@pytest.fixture
+def engine() -> str:
+    return "sqlite"
+
+
+@pytest.fixture(autouse=True)
+def shortest_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every slice end with the first thing that its source gives, and sources pause wherever they may."""
+    monkeypatch.setattr(plan, "SLICE_S", -1.0)
+    monkeypatch.setattr(Pace, "PAUSE_S", -1.0)
+
+
+@pytest.fixture
+def make_node(settings: Settings, database: Database) -> Iterator[Callable[[], Node]]:
+    nodes: list[Node] = []
+
+    def make() -> Node:
+        nodes.append(Node(settings.model_copy(update={"lanes": 1}), Lane.BULK))
+        return nodes[-1]
+
+    yield make
+    for node in nodes:
+        node.close()
+
+
+def blank_list() -> bytes:
+    """A list with nothing in it for long, and then a picture that is not there."""
+    return b'{"path": "0.png"}\n' + b"\n" * BLANKS + b'{"path": "1.png"}\n'
+
+
+def linked_tar() -> bytes:
+    """A tar that is read again from its start for the hard link at its end."""
+    link = member("z.png", b"", type=tarfile.LNKTYPE, linkname="7.png")
+    return tarred(*(member(f"{n}.png", PICTURE + bytes([n])) for n in range(BLANKS)), link)
+
+
+def submit(archive: Archive, data: bytes, kind: str) -> str:
+    id = tables.new_id()
+    archive.storage.write(id, [data], 1 << 30)
+    return archive.submit(work={"source": {"type": kind, "upload_id": id, "path": id}}).id
+
+
+def claims(node: Node) -> Iterator[tuple[str, str]]:
+    """Work until nothing is left; yield the kind and the job of each claim, done."""
+    while claims := node.claim(f"ring-{tables.new_id()}/x"):
+        with node.lease(claims) as lease:
+            dispatch.do(node, claims, lease)
+        yield claims[0].kind, claims[0].job_id
+
+
+def job(node: Node, id: str) -> tables.Job:
+    return node.database.read(lambda session: session.get_one(tables.Job, id))
+
+
+def test_a_slow_source_holds_up_no_other_planning(archive: Archive, make_node: Callable[[], Node]) -> None:
+    node = make_node()
+    slow = [submit(archive, blank_list(), "manifest") for _ in range(2)]
+    quick = [submit(archive, PICTURE, "upload") for _ in range(3)]
+    turns = [id for kind, id in claims(node) if kind == PLAN]
+    for id in quick:
+        ended = len(turns) - turns[::-1].index(id)
+        assert ended <= 3 * (len(slow) + len(quick))
+        assert job(node, id).status == JobStatus.SUCCEEDED
+    for id in slow:
+        assert turns.count(id) >= BLANKS
+        assert (job(node, id).total, job(node, id).failed) == (2, 2)
+
+
+def test_a_source_is_read_on_where_the_slice_before_left_it(
+    archive: Archive, make_node: Callable[[], Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+
+    def note(storage: Storage, name: str, real=Storage.open):
+        opened.append(name)
+        return real(storage, name)
+
+    monkeypatch.setattr(Storage, "open", note)
+    node = make_node()
+    id = submit(archive, linked_tar(), "upload")
+    slices, to_plan = 0, 0
+    for kind, _ in claims(node):
+        slices, to_plan = slices + (kind == PLAN), to_plan + (kind == PLAN) * len(opened)
+        opened.clear()
+    assert slices > BLANKS
+    assert to_plan == 1
+    assert job(node, id).total == BLANKS + 1
+
+
+def test_another_process_goes_on_from_the_cursor(archive: Archive, make_node: Callable[[], Node]) -> None:
+    id = submit(archive, blank_list(), "manifest")
+    node, other = make_node(), make_node()
+    for _ in range(BLANKS):
+        for each in (node, other):
+            next(claims(each), None)
+    for _ in claims(node):
+        pass
+    assert (job(node, id).total, job(node, id).failed) == (2, 2)
