@@ -1,9 +1,9 @@
 """The mini-batches of k-means, for rows beyond a memory budget.
 
 They are nested (Newling and Fleuret, "Nested Mini-Batch K-Means", 2016): a random batch is iterated until it settles,
-then doubled, its earlier rows kept; the best start ends with `FULL_PASSES` over all rows. Unlike ever new batches
-(Sculley 2010), which the centers follow with falling steps, they end at the means of their rows, so that little is
-lost: docs/scaling.md has how much.
+then doubled, its earlier rows kept; the best start ends with `FULL_PASSES` over all rows. Fresh batches (Sculley 2010)
+move the centers by shrinking steps; nested ones end at the means of their rows, so that little is lost: docs/scaling.md
+has the figures.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FULL_PASSES = 2
 def largest(n: int, dim: int, n_clusters: int, memory_budget_bytes: int | None) -> int | None:
     """Return the rows of the largest batch, or None if all `n` fit into the budget.
 
-    A batch may take half of the budget: work on it needs some memory, too. It never has fewer rows than clusters.
+    A batch may take half of the budget, since the computation needs memory, too. It never has fewer rows than clusters.
     """
     if memory_budget_bytes is None or 4 * n * dim <= memory_budget_bytes:
         return None
@@ -27,7 +27,7 @@ def largest(n: int, dim: int, n_clusters: int, memory_budget_bytes: int | None) 
 
 
 def sizes(largest_rows: int, n_clusters: int) -> list[int]:
-    """Return how many rows each batch has, ascending."""
+    """Return the number of rows of each batch, ascending."""
     found = [min(largest_rows, max(FIRST_ROWS, FIRST_ROWS_PER_CLUSTER * n_clusters))]
     while found[-1] < largest_rows:
         found.append(min(2 * found[-1], largest_rows))

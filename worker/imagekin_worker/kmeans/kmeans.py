@@ -1,4 +1,4 @@
-"""K-means in slices: it stops when told to and goes on in another process, to the same labels."""
+"""K-means in slices: it stops when told to, continues in another process, and reaches the same labels."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FULL_SHARE = 0.35
 
 @dataclass
 class _Progress:
-    """Where a k-means stands; all that `state` saves."""
+    """The progress of a k-means; all that `state` saves."""
 
     n: int
     dim: int
@@ -59,8 +59,8 @@ class KMeans:
 
     Cosine is spherical k-means (Dhillon and Modha 2001): rows count by direction, centers have length 1. A start ends
     when its centers move less than scikit-learn's tolerance (sum of squared moves <= tolerance * mean variance of a
-    dimension) or after `max_iterations`. The same rows, seed, device and number of threads give the same labels,
-    however the work was sliced. Rows that take more than `memory_budget_bytes` are clustered in mini-batches (see
+    dimension) or after `max_iterations`. The same rows, seed, device and number of threads give the same labels, in any
+    slices. Rows that take more than `memory_budget_bytes` are clustered in mini-batches (see
     imagekin_worker.kmeans.batches).
 
     Raises InvalidRequest for more clusters than rows and for rows that are not finite.
@@ -92,7 +92,7 @@ class KMeans:
 
     @classmethod
     def resume(cls, rows: np.ndarray, state: bytes, *, device: str | torch.device = "cpu") -> KMeans:
-        """Go on from `state` over the same rows; raises JobError when it belongs to others."""
+        """Continue from `state` with the same rows (n, dim); raises JobError if the state is of others."""
         self = cls.__new__(cls)
         self._all = measure.Rows(rows, device)
         with np.load(io.BytesIO(state), allow_pickle=False) as saved:
@@ -126,12 +126,12 @@ class KMeans:
 
     @property
     def phase(self) -> str:
-        """What it is at: seed, iterate, full (the passes over all rows after mini-batches), measure, done."""
+        """The current phase: seed, iterate, full (the passes over all rows after mini-batches), measure, done."""
         return self._now.phase
 
     @property
     def progress(self) -> float:
-        """The share that is done, 0 to 1, never falling; how many iterations are to come is a guess."""
+        """The share of the work that is done, 0 to 1, never falling; the number of iterations to come is a guess."""
         now = self._now
         full = 0.0 if now.batch_rows is None else FULL_SHARE
         if now.phase == "done":
@@ -150,11 +150,11 @@ class KMeans:
 
     @property
     def batch_rows(self) -> int | None:
-        """The rows of the largest mini-batch, None if every pass goes over all rows."""
+        """The number of rows of the largest mini-batch, None if every pass covers all rows."""
         return self._now.batch_rows
 
     def advance(self, until: Callable[[], bool] = lambda: False) -> bool:
-        """Work until `until()`, asked after every block of rows, says stop; return whether all is done."""
+        """Work until `until()`, called after every block of rows, returns True; return whether all is done."""
         steps = {
             "seed": self._choose_seed,
             "iterate": self._iterate_block,
@@ -177,18 +177,18 @@ class KMeans:
         return measure.conclude(self._rows, self._metric, saved["best_centers"], placement, self._now.best_iterations)
 
     def _forget(self) -> None:
-        """Begin without what can be made again."""
+        """Begin without what can be computed again."""
         self._seeding: seeding.Seeding | None = None
         self._distances: torch.Tensor | None = None
         self._batch: np.ndarray | None = None
 
     def _sizes(self) -> list[int]:
-        """Return how many rows the passes of a start go over, one batch after the other."""
+        """Return how many rows the passes of a start cover, one batch after the other."""
         now = self._now
         return [now.n] if now.batch_rows is None else batches.sizes(now.batch_rows, now.n_clusters)
 
     def _first_rows(self, size: int) -> measure.Rows:
-        """Return all rows, or a batch: the first ones of all, in an order of chance that is the same in every start."""
+        """Return all rows, or a batch: the first ones in a random order that is the same in every start."""
         now = self._now
         if now.batch_rows is None or size == now.n:
             return self._all
@@ -198,7 +198,7 @@ class KMeans:
         return measure.Rows(self._batch[:size], self._all.device)
 
     def _work_on(self, size: int, shift: torch.Tensor) -> None:
-        """Let the next passes go over the first `size` rows. Raises InvalidRequest if one is not finite."""
+        """Let the next passes cover the first `size` rows. Raises InvalidRequest if one is not finite."""
         self._now.size = size
         self._rows = self._first_rows(size)
         self._scorer = measure.Scorer.prepare(self._rows, self._metric, shift)
@@ -368,7 +368,7 @@ def _sum_by_label(
 
 
 def _ordered(labels: torch.Tensor, n_clusters: int) -> torch.Tensor:
-    """Return the rows by label, those of one label in their order."""
+    """Return the rows sorted by label, keeping their order within a label."""
     if labels.device.type == "cpu" and n_clusters <= np.iinfo(np.int16).max:
         # by radix, in a tenth of the time
         return torch.from_numpy(np.argsort(labels.short().numpy(), kind="stable"))

@@ -1,6 +1,6 @@
-"""What a clustering is, and how rows are held against centers.
+"""What a clustering is, and how rows are compared with centers.
 
-`measure` and `conclude` turn centers of any origin into a `Clustering`; `assign` places later images. Rows are float32
+`measure` and `conclude` turn any centers into a `Clustering`; `assign` places later images. Rows are float32
 (n, dim) and never copied as a whole on a CPU: every pass goes over blocks, one matrix product each.
 """
 
@@ -94,10 +94,10 @@ class Placement(NamedTuple):
 
 
 class Rows:
-    """Float32 rows (n, dim) read in blocks on a device: resident there if they fit in half of what is free.
+    """Float32 rows (n, dim) read in blocks on a device: resident there if they fit in half of the free memory.
 
-    Raises InvalidRequest when `array` is not such an array. Read-only arrays and memory maps are fine; `release` keeps
-    what was read of a mapped file from counting as this process's memory.
+    Raises InvalidRequest for any other array. Read-only arrays and memory maps are fine; `release` keeps pages of a
+    mapped file from counting as this process's memory.
     """
 
     def __init__(self, array: np.ndarray, device: str | torch.device = "cpu") -> None:
@@ -118,7 +118,7 @@ class Rows:
         return self._tensor[block].to(self.device)
 
     def pick(self, index: torch.Tensor) -> torch.Tensor:
-        """Return the rows at the given indices."""
+        """Return the rows at the given indices (m,), (m, dim)."""
         if self._mapping is not None:
             return torch.from_numpy(self.gather(index.cpu().numpy())).to(self.device)
         return self._tensor[index.to(self._tensor.device)].to(self.device)
@@ -164,8 +164,8 @@ class Scorer:
     """Finds each row's nearest center with one matrix product a block.
 
     Euclidean: the centers are taken relative to a `shift` near the mean of all rows, so that the float32 product loses
-    little where all rows lie far from the origin: |x - c|^2 = |x - s|^2 - 2 (x.(c - s) - s.(c - s) - |c - s|^2 / 2).
-    `extent` (n,) holds |x - s|^2. Cosine: `extent` holds 1 / |x|, which the nearest center does not depend on.
+    little when all rows lie far from the origin: |x - c|^2 = |x - s|^2 - 2 (x.(c - s) - s.(c - s) - |c - s|^2 / 2).
+    `extent` (n,) holds |x - s|^2. Cosine: `extent` holds 1 / |x|, on which the nearest center does not depend.
     """
 
     def __init__(self, rows: Rows, metric: Metric, shift: torch.Tensor, extent: torch.Tensor) -> None:
@@ -175,7 +175,8 @@ class Scorer:
 
     @classmethod
     def prepare(cls, rows: Rows, metric: Metric, shift: torch.Tensor) -> Scorer:
-        """Measure every row once; raise InvalidRequest if a number is not finite or overflows when squared."""
+        """Compute `extent` (n,) of all rows; raise InvalidRequest if a number is not finite or overflows when
+        squared."""
         extent = torch.empty(rows.n, dtype=torch.float32, device=rows.device)
         for block in rows.blocks(1):
             extent[block] = torch.linalg.vector_norm(rows[block] - shift, dim=1) ** 2
@@ -193,7 +194,7 @@ class Scorer:
         self._bias = -(relative @ self.shift.double() + (relative**2).sum(1) / 2).float()
 
     def nearest(self, block: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return the block's rows, the label of each and its cost: squared distance, or 1 - cosine."""
+        """Return the block's rows (m, dim), their labels (m,) and costs (m,): squared distance, or 1 - cosine."""
         rows = self.rows[block]
         if self.metric is Metric.COSINE:
             score, label = torch.mm(rows, self._factor).max(1)
@@ -202,9 +203,9 @@ class Scorer:
         return rows, label, (self.extent[block] - 2 * score).clamp_min_(0)
 
     def scale(self) -> torch.Tensor:
-        """Return what a row's cost (n,) has to be compared with: no more than a little of it is rounding.
+        """Return the scale (n,) of each row's cost: rounding errors are a small part of it.
 
-        Infinite for a vector of zeros under cosine: it costs 1 wherever the centers are.
+        It is infinite for a vector of zeros under cosine, which costs 1 for any centers.
         """
         return torch.where(self.extent == 0, math.inf, 1.0) if self.metric is Metric.COSINE else self.extent
 
@@ -264,11 +265,11 @@ def assign(
 
 
 def conclude(rows: Rows, metric: Metric, centers: np.ndarray, placement: Placement, iterations: int) -> Clustering:
-    """Name the clusters by size and describe them; the arguments stay as they are.
+    """Order the clusters of `labels` (n,) by size and describe them; the arguments are not changed.
 
-    A cluster without members takes the row farthest from its center with all that are alike, so that every label has a
-    medoid and rows that are alike have one label. Fewer distinct rows than clusters are for `of_few`; here they are
-    parted, one by one.
+    A cluster without members takes the row farthest from its center and all equal rows, so that every label has a
+    medoid and equal rows have one label. Use `of_few` for fewer distinct rows than clusters; here they are separated
+    one by one.
     """
     centers, placement = centers.copy(), Placement(*(array.copy() for array in placement))
     labels, distances, cosines = placement
@@ -289,7 +290,7 @@ def conclude(rows: Rows, metric: Metric, centers: np.ndarray, placement: Placeme
 
 
 def _given(rows: Rows, row: int, placement: Placement, sizes: np.ndarray) -> np.ndarray | None:
-    """Return the rows like `row` in its cluster, itself among them; None if the cluster has no other."""
+    """Return the rows equal to `row` in its cluster, including itself; None if the cluster has no other row."""
     label = placement.labels[row]
     if sizes[label] < 2:
         return None
@@ -305,9 +306,9 @@ def _given(rows: Rows, row: int, placement: Placement, sizes: np.ndarray) -> np.
 
 
 def of_few(rows: Rows, metric: Metric, n_clusters: int) -> Clustering | None:
-    """Return the clusters of fewer distinct rows than clusters, each of them one; None if there are enough.
+    """Return one cluster for each distinct row if there are fewer of them than clusters; None if there are enough.
 
-    K-means has nothing to find there: whatever it did, clusters would be empty, or rows that are alike apart.
+    K-means cannot help there: clusters would be empty, or equal rows separated.
     """
     label_of: dict[bytes, int] = {}
     firsts: list[int] = []
@@ -353,5 +354,5 @@ def _ordered(metric: Metric, centers: np.ndarray, placement: Placement, iteratio
 
 
 def unit(rows: torch.Tensor) -> torch.Tensor:
-    """Return rows of length 1; a row of zeros stays one."""
+    """Return rows (n, dim) scaled to length 1; zeros stay zeros."""
     return rows * lengths.tensor_reciprocals(torch.linalg.vector_norm(rows, dim=1, keepdim=True))

@@ -1,8 +1,8 @@
 """The original class's k-means, algorithm `kmeans-pytorch`: the package kmeans_pytorch behind a guard.
 
-As it stands (0.3) it compares all rows with all centers in one allocation, loops without end once a cluster empties,
-takes neither seed nor limit, and prints. Here it is refused past a memory budget, stopped on NaN and past a limit,
-seeded and silent. The default algorithm, `kmeans`, has none of these troubles.
+The package (0.3) compares all rows with all centers in one allocation, loops forever once a cluster is empty, has
+neither seed nor limit, and prints. Here it is refused past a memory budget, stopped on NaN and past a limit, seeded and
+silent. The default algorithm, `kmeans`, does not have these problems.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Stopped(errors.JobError):
 
 
 class Diverged(errors.NotConverged):
-    """kmeans-pytorch came to no end: a cluster lost its images (duplicates provoke it); use algorithm=kmeans."""
+    """kmeans-pytorch did not finish: a cluster lost its images (duplicates can cause this); use algorithm=kmeans."""
 
 
 def run(
@@ -47,7 +47,7 @@ def run(
     """Cluster float32 rows (n, dim) as the original class did, start i with numpy's seed `seed` + i; best by inertia.
 
     `progress` gets the share done, 0 to 1; `should_stop` is asked at every iteration.
-    Raises InvalidRequest past the memory budget, Diverged when no start came to an end, Stopped when told to stop.
+    Raises InvalidRequest past the memory budget, Diverged if no start finished, Stopped if told to stop.
     """
     metric, source = Metric(options.metric), measure.Rows(rows, options.device)
     measure.check_n_clusters(n_clusters, source.n)
@@ -102,10 +102,10 @@ def _start(source: measure.Rows, n_clusters: int, metric: Metric, seed: int, met
 
 
 def _private_package(meter: _Meter, seed: int) -> ModuleType:
-    """Return a copy of kmeans_pytorch that is ours alone, so that what is replaced in it is replaced for nobody else.
+    """Return a private copy of kmeans_pytorch, so that replacing parts of it changes nothing elsewhere.
 
-    Its first centers are the same draw that it makes from numpy's global generator, which the class seeded, but from a
-    generator of our own. Its `print` says nothing.
+    It draws its first centers as the package does from numpy's global generator, which the class seeded, but from a
+    generator of our own. Its `print` does nothing.
     """
     spec = importlib.util.find_spec("kmeans_pytorch")
     if spec is None or spec.loader is None:
@@ -124,7 +124,7 @@ def _private_package(meter: _Meter, seed: int) -> ModuleType:
 
 
 class _Meter:
-    """Takes the place of tqdm: it sees every iteration, and raising is the only way out of the package's loop."""
+    """Replaces tqdm: it sees every iteration, and raising is the only way out of the package's loop."""
 
     def __init__(self, max_iterations: int, watch: Callable[[int], None]) -> None:
         self.iteration = 0
@@ -143,5 +143,5 @@ class _Meter:
         self._watch(self.iteration)
         if self.iteration >= self._max_iterations:
             raise Diverged(
-                f"kmeans-pytorch came to no end within {self._max_iterations} iterations; use algorithm=kmeans."
+                f"kmeans-pytorch did not finish within {self._max_iterations} iterations; use algorithm=kmeans."
             )

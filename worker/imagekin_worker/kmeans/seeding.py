@@ -21,12 +21,12 @@ _WORD = (1 << 64) - 1
 
 
 def generator(*words: int) -> np.random.Generator:
-    """Return the random numbers that belong to `words`: nothing has to be saved to draw them again."""
+    """Return a random generator seeded by `words`, so that nothing must be saved to draw the same numbers again."""
     return np.random.default_rng([word & _WORD for word in words])
 
 
 def sample_rows(n: int, n_clusters: int, key: tuple[int, ...]) -> np.ndarray:
-    """Return the ascending indices of the rows that seeds are drawn from: all of few, a random part of many."""
+    """Return the ascending indices (m,) of the rows to draw seeds from: all of few rows, a random part of many."""
     size = min(n, max(SAMPLE_ROWS, SAMPLE_ROWS_PER_CLUSTER * n_clusters))
     if size == n:
         return np.arange(n)
@@ -34,12 +34,13 @@ def sample_rows(n: int, n_clusters: int, key: tuple[int, ...]) -> np.ndarray:
 
 
 def distances_pay(sample_rows: int, steps: int) -> bool:
-    """Return whether all `distances` of a sample are less work than those of so many steps; their memory is bounded."""
+    """Return whether computing all `distances` of a sample at once is less work than in each step; memory is
+    bounded."""
     return sample_rows <= SAMPLE_ROWS and sample_rows < ROWS_PER_STEP * steps
 
 
 def distances(sample: torch.Tensor) -> torch.Tensor:
-    """Return the squared distances (m, m) within a sample, 0 if rows are alike."""
+    """Return the squared distances (m, m) within a sample, 0 between equal rows."""
     return _distances(sample, (sample**2).sum(1), torch.arange(len(sample), device=sample.device))
 
 
@@ -57,7 +58,7 @@ class Seeding:
 
     Each step draws 2 + ln(k) candidates and keeps the one that leaves the least inertia, as scikit-learn does. `chosen`
     (indices into the sample) and `closest` (m,), the squared distance to the nearest chosen row, are its whole state.
-    The `distances` within the sample, where somebody has them, spare each step its matrix product.
+    The `distances` (m, m) within the sample, if given, save each step its matrix product.
     """
 
     def __init__(

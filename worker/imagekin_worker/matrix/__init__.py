@@ -1,1 +1,1 @@
-"""Exact search: a collection's vectors in memory or in a mapped file, scanned block by block."""
+"""Exact search: a collection's vectors in memory or in a mapped file, scanned in blocks."""

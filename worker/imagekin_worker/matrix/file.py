@@ -1,12 +1,13 @@
-"""A collection's vectors in one file that is mapped into memory and checked before it is believed.
+"""A collection's vectors in one file that is mapped into memory and verified before it is used.
 
     header       a page: magic, length and CRC-32 of a JSON text that says what follows, and that text
     vectors      count rows in the collection's own number format, little-endian
     the rest     reciprocals of the lengths, ids, the ids' order, checksums of the vectors
 
 A file is written under another name and renamed once it is whole; it never changes afterwards. So a reader maps either
-a whole file or none, and a writer that dies leaves only something to sweep up. Nothing is trusted to have reached the
-disk, though: the header and the small parts are checked when the file is opened, the vectors where they are read first.
+a whole file or none, and a writer that dies leaves only something to sweep up. The file may still not have reached the
+disk as written: the header and the small parts are verified when the file is opened, the vectors when they are first
+read.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ PIECE_BYTES = 8 << 20
 
 
 class Damaged(Exception):
-    """The file is not what its checksums say, or of another collection: it must be written anew."""
+    """The file does not match its checksums, or is of another collection: it must be written again."""
 
 
 @dataclass(frozen=True)
 class Label:
-    """What a file's vectors are; `dtype` as the collection stores them."""
+    """What a file's vectors are; `dtype` is that of the collection."""
 
     collection_id: str
     space_id: str
@@ -58,7 +59,7 @@ class Label:
 
 
 class Writer:
-    """Writes a file under another name; `publish` makes it the collection's. Its context removes what is left over."""
+    """Writes a file under another name; `publish` makes it the collection's. Leaving its context removes leftovers."""
 
     def __init__(self, path: Path, label: Label) -> None:
         self._path, self._label = path, label
@@ -97,7 +98,7 @@ class Writer:
         self._reciprocals.append(np.asarray(reciprocals, dtype=np.float32))
 
     def publish(self, revision: int) -> None:
-        """Give the file its name: the vectors are those of the collection at `revision`."""
+        """Rename the file to its final name: it has the collection's vectors at `revision`."""
         if self._count % CHECKED_ROWS:
             self._sums.append(self._sum)
         names = _joined(self._names, ID)
@@ -133,8 +134,8 @@ class Writer:
 class MatrixFile:
     """An open file, mapped read-only; it stays readable when its name goes to another one.
 
-    Raises FileNotFoundError, and Damaged if header or small parts are not as written or not of `label`; whoever
-    reads vectors gets Damaged where these are not.
+    Raises FileNotFoundError, and Damaged if header or small parts are not as written or not of `label`. Reading vectors
+    that are not as written raises Damaged, too.
     """
 
     def __init__(self, path: Path, label: Label) -> None:
@@ -162,7 +163,7 @@ class MatrixFile:
         return self._count
 
     def vectors(self, start: int, stop: int) -> np.ndarray:
-        """Return a view of rows, checked. Raises Damaged."""
+        """Return a verified view of rows (n, dim); raises Damaged."""
         for block in range(start // CHECKED_ROWS, -(-stop // CHECKED_ROWS)):
             if not self._checked[block]:
                 rows = self._vectors[block * CHECKED_ROWS : (block + 1) * CHECKED_ROWS]
@@ -172,31 +173,31 @@ class MatrixFile:
         return self._vectors[start:stop]
 
     def reciprocals(self, start: int, stop: int) -> np.ndarray:
-        """Return a view of the reciprocals of the rows' lengths."""
+        """Return a view of the reciprocals (n,) of the rows' lengths."""
         return self._reciprocals[start:stop]
 
     def take(self, rows: NDArray[np.int64]) -> np.ndarray:
-        """Return a copy of some rows, checked. Raises Damaged."""
+        """Return a verified copy of the rows at the given indices (m,), (m, dim); raises Damaged."""
         for block in np.unique(rows // CHECKED_ROWS).tolist():
             self.vectors(block * CHECKED_ROWS, min(block * CHECKED_ROWS + 1, self._count))
         return self._vectors[rows]
 
     def find(self, names: Names) -> NDArray[np.int64]:
-        """Return the row of each id, -1 where it is not here."""
+        """Return the row (m,) of each id, -1 if it is not in the file."""
         return id_index.bisected(self._names, self._order, names)
 
     def pieces(self) -> Iterator[tuple[int, int]]:
-        """Yield (start, stop) of runs of rows of a few megabytes, along the checksums."""
+        """Yield (start, stop) of runs of rows of a few megabytes, aligned with the checksums."""
         step = max(1, PIECE_BYTES // (self.label.row_bytes * CHECKED_ROWS)) * CHECKED_ROWS
         for start in range(0, self._count, step):
             yield start, min(start + step, self._count)
 
     def names(self, start: int, stop: int) -> Names:
-        """Return a view of the ids of rows."""
+        """Return a view of the ids (n,) of rows."""
         return self._names[start:stop]
 
     def release(self, start: int | None = None, stop: int | None = None) -> None:
-        """Let go of the pages of rows, or of all: they stay in the system's cache, no memory of this process."""
+        """Release the pages of rows, or of all: they stay in the system's cache, but are not this process's memory."""
         first, last = 0, len(self._map)
         if start is not None and stop is not None:
             first = (HEADER_BYTES + start * self.label.row_bytes) & -mmap.PAGESIZE
@@ -224,7 +225,7 @@ def _header(page: bytes) -> dict[str, Any]:
 
 
 def revision_of(path: Path) -> int:
-    """Return the revision that a file's header names, -1 where there is no such file or header."""
+    """Return the revision in a file's header, -1 if the file is missing or has another header."""
     try:
         with path.open("rb") as file:
             return int(_header(file.read(HEADER_BYTES))["revision"])

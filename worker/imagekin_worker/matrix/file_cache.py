@@ -1,4 +1,5 @@
-"""The folder of matrix files: one for each collection and space, under a disk budget; it may be emptied at any time."""
+"""The folder of matrix files: one for each collection and space, within a disk budget; it may be emptied at any
+time."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ ABANDONED_S = 3600.0
 
 
 class MatrixCache:
-    """The files below `folder`, `budget_bytes` of them; several processes of a machine may share it."""
+    """The files below `folder`, at most `budget_bytes`; several processes of a machine may share it."""
 
     def __init__(self, folder: Path, budget_bytes: int) -> None:
         self.folder = folder
@@ -34,11 +35,11 @@ class MatrixCache:
 
     @classmethod
     def of(cls, settings: Settings) -> MatrixCache:
-        """Return this machine's."""
+        """Return this machine's cache of files."""
         return cls(settings.cache_folder / "matrices", settings.matrix_cache_bytes)
 
     def open(self, label: Label) -> MatrixFile | None:
-        """Return a collection's file, None if there is none that can be believed: such a one is removed."""
+        """Return a collection's file, None if it is missing or damaged; a damaged one is removed."""
         path = self._path(label)
         try:
             file = MatrixFile(path, label)
@@ -57,12 +58,12 @@ class MatrixCache:
         return file
 
     def damaged(self, label: Label, damage: Damaged) -> None:
-        """Remove a file that is not what its checksums say."""
+        """Remove a file that does not match its checksums."""
         log.warning("matrix_file_damaged", collection_id=label.collection_id, reason=str(damage))
         self.remove(label)
 
     def remove(self, label: Label) -> None:
-        """Remove a collection's file; who has it open may read on."""
+        """Remove a collection's file; a process that has it open can still read it."""
         self._path(label).unlink(missing_ok=True)
 
     def writer(self, label: Label) -> Writer:
@@ -71,14 +72,14 @@ class MatrixCache:
         return Writer(self._path(label), label)
 
     def revision(self, label: Label) -> int:
-        """Return the revision of a collection's file, -1 where there is none."""
+        """Return the revision of a collection's file, -1 if it has no file."""
         return file.revision_of(self._path(label))
 
     @contextmanager
     def turn(self, label: Label, *, wait: bool) -> Iterator[bool]:
-        """Hold the right to write a collection's file; return whether it was free, if not to `wait` for it.
+        """Hold the right to write a collection's file; with `wait`, wait for it, else return whether it was free.
 
-        It spares work: where two write after all, each renames a whole file.
+        It only saves work: if two processes write after all, each renames a complete file.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._path(label).with_suffix(".lock").open("ab") as file:
@@ -129,7 +130,7 @@ class MatrixCache:
 
 
 def living(session: Session, ids: Iterable[str]) -> set[str]:
-    """Return those of the collections that are not deleted."""
+    """Return which of the collections are not deleted."""
     found: set[str] = set()
     for some in sql.batches(sorted(ids)):
         query = sa.select(tables.Collection.id).where(

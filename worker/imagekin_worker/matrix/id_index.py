@@ -1,4 +1,4 @@
-"""The ids of a matrix's rows, in fixed-width arrays: a string for each would take as much as a small vector."""
+"""The ids of a matrix's rows, in fixed-width arrays: a string for each would take as much memory as a small vector."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ NOBODY = b""
 
 
 def encoded(ids: Collection[str]) -> Names:
-    """Return ids (n,) as fixed-width ASCII, `NOBODY` in the place of what cannot be an id."""
+    """Return ids (n,) as fixed-width ASCII, `NOBODY` in place of a text that cannot be an id."""
     fits = (id if len(id) <= ID.itemsize and id.isascii() else "" for id in ids)
     return np.array(list(fits), ID)
 
 
 def bisected(names: Names, order: Rows, wanted: Names) -> Rows:
-    """Return the row of each wanted name, -1 where it is not among the `names`, whose ascending `order` is given."""
+    """Return the row (m,) of each wanted name, -1 if it is not among the `names` (n,), whose ascending `order` is
+    given."""
     if not len(names) or not len(wanted):
         return np.full(len(wanted), -1, np.int64)
     places = np.searchsorted(names, wanted, sorter=order)
@@ -34,14 +35,14 @@ def bisected(names: Names, order: Rows, wanted: Names) -> Rows:
 
 
 def ordered(names: Names) -> Rows:
-    """Return the rows in the ascending order of their names."""
+    """Return the rows (n,) in the ascending order of their names (n,)."""
     return np.argsort(names, kind="stable").astype(np.int64, copy=False)
 
 
 class Roster:
     """Which image each row is, and which row each image has.
 
-    Found by bisection in an order that is made when it is first asked for; what changed since stands beside it.
+    Rows are found by bisection in an order that is built on first use; later changes are kept next to it.
     """
 
     def __init__(self) -> None:
@@ -58,11 +59,11 @@ class Roster:
 
     @property
     def names(self) -> Names:
-        """The ids of the rows, a view."""
+        """A view of the ids (n,) of the rows."""
         return self._names[: self._count]
 
     def extend(self, names: Names) -> None:
-        """Add rows behind the others; none of the images may have one."""
+        """Add rows (n,) after the others; the images must be new."""
         count = self._count + len(names)
         if count > len(self._names):
             grown = np.empty(max(count, len(self._names) * 3 // 2), ID)
@@ -72,7 +73,7 @@ class Roster:
         self._count = count
 
     def drop(self, row: int) -> None:
-        """Let go of a row; the image of the last one has its number from now on."""
+        """Remove a row; the image of the last row takes its number."""
         self._note()
         self._moved[self._names[row]] = -1
         last = self._count - 1
@@ -82,7 +83,7 @@ class Roster:
         self._count = self._seen = last
 
     def find(self, names: Names) -> Rows:
-        """Return the row of each image, -1 where it has none."""
+        """Return the row (m,) of each image, -1 for an unknown one."""
         self._note()
         rows = bisected(self._ordered, self._order, names)
         for at, name in enumerate(names.tolist() if self._moved else ()):
@@ -91,7 +92,7 @@ class Roster:
         return rows
 
     def _note(self) -> None:
-        """Have all rows be found."""
+        """Put all rows into the order."""
         fresh = self.names[self._seen :]
         if len(fresh) + len(self._moved) > max(FEWEST_NEW, len(self._ordered) // SHARE_OF_NEW):
             self._ordered, self._moved = self.names.copy(), {}

@@ -1,4 +1,4 @@
-"""Lengths of vectors. By NumPy where it can be: torch's threads wait for each other even over a few rows."""
+"""Lengths of vectors, by NumPy if possible: torch's threads wait for each other even over a few rows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SHORTEST = 1e-18
 
 
 def of(vectors: np.ndarray) -> np.ndarray:
-    """Return the lengths (n,) of vectors (n, dim), in their own precision but at least float32; inf if that ends."""
+    """Return the lengths (n,) of vectors (n, dim), in their own precision but at least float32; inf on overflow."""
     if vectors.dtype == np.float16:
         vectors = vectors.astype(np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -18,12 +18,12 @@ def of(vectors: np.ndarray) -> np.ndarray:
 
 
 def reciprocals(norms: np.ndarray) -> np.ndarray:
-    """Return 1 / length for each length (n,), 0 if there is no direction."""
+    """Return 1 / length for each length (n,), 0 for a vector without direction."""
     return np.where(norms < SHORTEST, 0, 1 / np.maximum(norms, SHORTEST))
 
 
 def tensor_reciprocals(norms: torch.Tensor) -> torch.Tensor:
-    """Return what `reciprocals` does for a tensor of lengths of any shape, in its precision and on its device."""
+    """Return what `reciprocals` does for a tensor of lengths, (n,) or (n, 1), in its precision and on its device."""
     return torch.where(norms < SHORTEST, 0, 1 / norms)
 
 

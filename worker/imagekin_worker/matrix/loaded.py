@@ -1,4 +1,4 @@
-"""Collections' vectors, caught up with SQL before they answer: in memory, or in a file where memory is too small."""
+"""Collections' vectors, caught up with SQL before they answer: in memory, or in a file if memory is too small."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ATTEMPTS = 3
 
 @dataclass
 class Held:
-    """A matrix that stands at `revision`; `kept_edits`: how many of its edits its file has."""
+    """A matrix at `revision`; `kept_edits`: how many of its edits its file has."""
 
     label: Label
     revision: int
@@ -48,16 +48,16 @@ class Held:
 
 
 class Residents:
-    """The matrices of collections under a memory budget; the least recently used go first.
+    """The matrices of collections within a memory budget; the least recently used are dropped first.
 
-    With a `cache` they outlive the process: what was read from SQL is written to a file behind the searches' back, and
-    the next process reads that and what changed since. A collection beyond the budget is searched in its file, block by
-    block, and only what changed since lies in memory. On a GPU the budget is of its memory.
+    With a `cache` they outlive the process: what was read from SQL is written to a file in the background, and the next
+    process reads the file and the changes since. A collection beyond the budget is searched in its file, block by
+    block, and only later changes are in memory. On a GPU the budget is the GPU's memory.
     """
 
     @classmethod
     def of(cls, settings: Settings, database: Database, device: torch.device) -> Residents:
-        """Return those of a worker's process."""
+        """Return the matrices of a worker's process."""
         cache = MatrixCache.of(settings) if settings.matrix_cache_bytes else None
         return cls(database, settings.matrix_memory_bytes, cache=cache, scanner=Scanner(device, threads=settings.lanes))
 
@@ -86,9 +86,10 @@ class Residents:
         exclude: Sequence[str | None] | None = None,
         among: Sequence[Collection[str] | None] | None = None,
     ) -> list[list[Neighbor]]:
-        """Search a collection as of its current revision, or a later one, as `Matrix.search` does.
+        """Search a collection as of its current revision, or a later one, for queries (q, dim), as `Matrix.search`
+        does.
 
-        Raises CollectionDeleted, and what `Matrix.search` raises of the query.
+        Raises CollectionDeleted, and what `Matrix.search` raises for the query.
         """
         for _ in range(ATTEMPTS - 1):
             matrix = self.get(collection_id)
@@ -119,13 +120,13 @@ class Residents:
         return sum(held.matrix.nbytes for held in self._held.values())
 
     def settle(self) -> None:
-        """Wait until the files that are being written are."""
+        """Wait until the files in progress are written."""
         for held in self._held.values():
             if held.keeping is not None:
                 held.keeping.result()
 
     def close(self) -> None:
-        """Stop writing files; what is half written is removed."""
+        """Stop writing files; half-written ones are removed."""
         self._closed = True
         self._keeper.shutdown()
 
@@ -145,10 +146,10 @@ class Residents:
         return self._cache is not None and count * (label.row_bytes + 4) > self._budget_bytes
 
     def _look(self, session: Session, collection_id: str, held: Held | None) -> tuple[Label, int, bool | None]:
-        """Look at a collection, and bring what is held of it to the current revision in the same transaction.
+        """Look at a collection, and bring its matrix to the current revision in the same transaction.
 
-        Returns what its vectors are, how many, and what `_follow` says; None if nothing is held or it outgrew the
-        memory.
+        Returns what its vectors are, how many, and what `_follow` says; None if it has no matrix, or one that outgrew
+        the memory.
         """
         label, count = _label(session, collection_id)
         if held is None or (held.matrix.file is None and self._too_large(label, count)):
@@ -156,7 +157,7 @@ class Residents:
         return label, count, _follow(session, held)
 
     def _adopted(self, held: Held | None) -> Held | None:
-        """Return what is held if it may go on: not where its changes outgrew the memory, or its file is newer."""
+        """Return the matrix held if it may be updated: not if its changes outgrew the memory, or its file is newer."""
         if held is None:
             return None
         # what changed beside a file is in memory, so it may not grow as it likes
@@ -171,7 +172,7 @@ class Residents:
         return held
 
     def _load(self, label: Label, count: int) -> Held:
-        """Start from the collection's file, from nothing where there is none; one beyond the budget gets its file."""
+        """Start from the collection's file, or from nothing; a collection beyond the budget gets a file."""
         file = self._cache.open(label) if self._cache is not None else None
         if self._too_large(label, count):
             if file is None or _outgrown(file, count):
@@ -207,10 +208,12 @@ class Residents:
                     return file
         except OSError as error:
             raise errors.Unavailable(f"The file of a collection's vectors cannot be written: {error}") from error
-        raise errors.Unavailable("The file of a collection's vectors does not stay as it is written.")
+        raise errors.Unavailable(
+            "The file of a collection's vectors does not stay as written; check IMAGEKIN_CACHE_DIR."
+        )
 
     def _keep(self, held: Held) -> None:
-        """Have the matrix written to its file if enough of it has changed."""
+        """Write the matrix to its file in the background if enough of it has changed."""
         changed = held.matrix.edits - held.kept_edits
         if (
             self._cache is None
@@ -221,7 +224,7 @@ class Residents:
         held.keeping = self._keeper.submit(self._write, held, held.matrix.snapshot(), held.revision)
 
     def _write(self, held: Held, snapshot: Snapshot, revision: int) -> int | None:
-        """Write a snapshot, on the keeper's thread; return its edits, None if it came to nothing."""
+        """Write a snapshot, on the keeper's thread; return its edits, None if it failed."""
         cache, label = self._cache, held.label
         assert cache is not None
         try:
@@ -245,7 +248,7 @@ class Residents:
 
 
 def _outgrown(file: MatrixFile, count: int) -> bool:
-    """Return whether so many images came since that they would not fit in memory beside the file."""
+    """Return whether the images added since would not fit in memory next to the file."""
     return count > len(file) + max(FEWEST_CHANGES, len(file) // SHARE_OF_CHANGES)
 
 
@@ -258,9 +261,9 @@ def _label(session: Session, collection_id: str) -> tuple[Label, int]:
 
 
 def _follow(session: Session, held: Held) -> bool:
-    """Bring what is held to the current revision; return whether that could be.
+    """Bring a matrix to the current revision; return whether that was possible.
 
-    It cannot where the deleted that it missed are forgotten, nor where the first reading broke off and is run again.
+    It is not if deletions that it missed are forgotten, or if the first reading broke off and is run again.
     """
     if not held.revision and len(held.matrix):
         return False
@@ -281,10 +284,10 @@ def _written(session: Session, cache: MatrixCache, label: Label) -> None:
 def catch_up(
     session: Session, collection_id: str, revision: int = 0, matrix: Matrix | None = None, upto: int | None = None
 ) -> tuple[int, Matrix]:
-    """Bring a matrix that stands at `revision` to revision `upto`, or to the current one; return that and the matrix.
+    """Bring a matrix at `revision` to revision `upto`, or to the current one; return that revision and the matrix.
 
-    Ids and clocks would miss rows that commit late; revisions rise under the collection's lock, so they don't. Where
-    none is given, or the deleted that it missed are forgotten, it is a new one in memory, of float32.
+    Ids and clocks would miss rows that commit late; revisions do not, since they rise under the collection's lock.
+    Without a matrix, or if deletions that it missed are forgotten, it is a new float32 one in memory.
     """
     current, count = reading.head(session, collection_id)
     if upto is not None:

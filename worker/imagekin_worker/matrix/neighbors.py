@@ -49,11 +49,12 @@ class Neighbor:
 
 
 class Matrix:
-    """The vectors of one collection by image id: rows as they came, and the reciprocals of their lengths.
+    """The vectors of one collection by image id: rows in the order they were added, and the reciprocals of their
+    lengths.
 
-    Rows are held in memory in the collection's own `dtype`, on the scanner's device; those of `file`, if there is one,
-    stay on disk and are read block by block in each search, and what changes since lies in memory beside them. A vector
-    of zeros scores 0 against everything. Not for several threads at once while one of them changes it.
+    Rows are held in memory in the collection's own `dtype`, on the scanner's device; those of `file`, if it has one,
+    stay on disk and are read block by block in each search, and later changes are in memory. A vector of zeros scores 0
+    against everything. Do not share it between threads while one of them changes it.
     """
 
     def __init__(
@@ -92,17 +93,17 @@ class Matrix:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the vectors' storage in memory, what is reserved included."""
+        """Bytes of the vectors' storage in memory, including reserved space."""
         return self._rows.nbytes + self._reciprocals.nbytes + (0 if self._dead is None else self._dead.nbytes)
 
     def reserve(self, capacity: int) -> None:
-        """Make room for `capacity` vectors in memory: once before a load spares the copies of growing."""
+        """Make room for `capacity` vectors in memory: once before a load, this avoids copies while it grows."""
         if capacity > len(self._rows):
             self._rows = tensors.grown(self._rows, capacity)
             self._reciprocals = tensors.grown(self._reciprocals, capacity)
 
     def raw(self) -> np.ndarray:
-        """Return the vectors in memory (n, dim) as they came, in the order of `ids`; a read-only view on a CPU."""
+        """Return the vectors in memory (n, dim), unchanged, in the order of `ids`; a read-only view on a CPU."""
         view = self._rows[: len(self._roster)].cpu().numpy()
         view.flags.writeable = False
         return view
@@ -117,7 +118,7 @@ class Matrix:
     def upsert(self, ids: Sequence[str], vectors: np.ndarray) -> None:
         """Add vectors (n, dim) under their ids; a known id gets the new vector, an id given twice the last one.
 
-        Raises InvalidRequest, and changes nothing, where shapes differ or a number is not finite.
+        Raises InvalidRequest, and changes nothing, if shapes differ or a number is not finite.
         """
         rows, norms = self._checked(vectors, self._rows.dtype)
         last = {id: at for at, id in enumerate(ids)}
@@ -139,9 +140,9 @@ class Matrix:
         self._append(names, rows, reciprocals)
 
     def fill(self, pieces: Iterable[tuple[Names, np.ndarray]]) -> None:
-        """Add all images, of which none is here, in pieces of names (n,) and vectors (n, dim).
+        """Add all images, to an empty matrix, in pieces of names (n,) and vectors (n, dim).
 
-        Raises InvalidRequest as `upsert` does; where that or `pieces` breaks off, the matrix is of no use any more.
+        Raises InvalidRequest as `upsert` does; if that happens or `pieces` breaks off, discard the matrix.
         """
         start = len(self._roster)
         for names, vectors in pieces:
@@ -151,7 +152,7 @@ class Matrix:
         tensors.put(self._reciprocals, added, lengths.reciprocals(self._reciprocals[added].cpu().numpy()))
 
     def load(self, file: MatrixFile) -> None:
-        """Add all of a file, of which nothing is here yet. Raises matrix_file.Damaged."""
+        """Add all of a file, to an empty matrix. Raises matrix_file.Damaged."""
         self.reserve(len(self._roster) + len(file))
         for start, stop in file.pieces():
             self._append(file.names(start, stop), file.vectors(start, stop), file.reciprocals(start, stop))
@@ -187,7 +188,7 @@ class Matrix:
         return removed
 
     def snapshot(self) -> Snapshot:
-        """Return the rows as they are now, without a copy of them."""
+        """Return the rows as they are now, without copying them."""
         dead = None if self._dead is None else self._dead.clone()
         names = self._roster.names.copy()
         return Snapshot(self.overwrites, self.edits, self.file, dead, names, self._rows, self._reciprocals)
@@ -202,14 +203,12 @@ class Matrix:
         among: Sequence[Collection[str] | None] | None = None,
         keys: Callable[[Sequence[str]], Mapping[str, str]] = _themselves,
     ) -> list[list[Neighbor]]:
-        """Return the `top_k` neighbors of each query (q, dim), by descending rounded score, equal ones by key.
+        """Return the `top_k` neighbors of each query (q, dim), by descending rounded score, ties by key.
 
-        For each query, `exclude` names an image that is not to answer it (its own), and `among` the images that may
-        answer it at all (None: all); ids that are not here are no error. `min_score` is held against the rounded
-        score. `keys` gives the keys of images by id, and one without is left out; by itself ids are keys.
-
-        Raises InvalidRequest for other dimensions, numbers that are not finite, or top_k below 1, and
-        matrix_file.Damaged where the file turns out to be.
+        For each query, `exclude` names an image to leave out (its own), and `among` the only images that may answer it
+        (None: all); unknown ids are ignored. `min_score` is compared with the rounded score. `keys` returns the keys of
+        images by id, and an image without a key is left out; by default ids are keys. Raises InvalidRequest for other
+        dimensions, numbers that are not finite, or top_k below 1, and matrix_file.Damaged if the file is damaged.
         """
         asked, _ = self._checked(queries, torch.float32)
         if top_k < 1:
@@ -237,7 +236,8 @@ class Matrix:
         return [_ranked(answers, key_of, top_k) for answers in best]
 
     def _checked(self, vectors: np.ndarray, dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray]:
-        """Return vectors (n, dim) and their lengths (n,) float32; raise InvalidRequest if they are not such."""
+        """Return vectors (n, dim) and their lengths (n,) as float32; raises InvalidRequest for other shapes or
+        numbers."""
         if vectors.ndim != 2 or vectors.shape[1] != self.dim:
             raise errors.InvalidRequest(f"Expected vectors of {self.dim} dimensions, got an array {vectors.shape}.")
         with np.errstate(over="ignore"):
@@ -248,7 +248,7 @@ class Matrix:
         return rows, norms
 
     def _place(self, image_id: str) -> int:
-        """Return a live image's row, -1 where there is none: those of the file come first."""
+        """Return a live image's row, -1 for an unknown one; the file's rows come first."""
         [place] = self._places(encoded([image_id])).tolist()
         return place
 
@@ -258,7 +258,7 @@ class Matrix:
         return np.where(rows >= 0, self._in_file + rows, self._filed(names)) if self.file is not None else rows
 
     def _filed(self, names: Names) -> NDArray[np.int64]:
-        """Return the rows of those that are in the file and alive, -1 for others."""
+        """Return the rows of those that are live in the file, -1 for others."""
         assert self.file is not None
         rows = self.file.find(names)
         if self._dead is not None:
@@ -266,7 +266,7 @@ class Matrix:
         return rows
 
     def _bury(self, names: Names) -> None:
-        """Have the file's rows of these images answer no more."""
+        """Stop the file's rows of these images from answering."""
         if self.file is None:
             return
         rows = np.unique(self._filed(names))
@@ -279,7 +279,7 @@ class Matrix:
             self.overwrites += 1
 
     def _take(self, rows: np.ndarray) -> np.ndarray:
-        """Return copies of rows (n, dim), as they are stored."""
+        """Return copies of rows (n, dim), as stored."""
         if self.file is None:
             return tensors.take(self._rows, rows)
         old = rows < self._in_file
@@ -289,7 +289,7 @@ class Matrix:
         return taken
 
     def _candidates(self, queries: Tensor, count: int, among: Sequence[Collection[str] | None]) -> list[Tensor]:
-        """Return the rows that may be among the best of each query: one product for all, but for narrow filters."""
+        """Return the rows that may be among the best of each query: one product for all, except with narrow filters."""
         found: dict[int, Tensor] = {}
         shared: list[tuple[Tensor | None, list[int]]] = []
         for allowed, mine in _by_filter(among):
@@ -311,7 +311,7 @@ class Matrix:
         return torch.from_numpy(rows[rows >= 0])
 
     def _filters(self, shared: Sequence[tuple[Tensor | None, list[int]]]) -> Filters | None:
-        """Return the filters of queries that come in groups, None if all of them may have all rows."""
+        """Return the filters of grouped queries, None if all rows may answer all of them."""
         if all(rows is None for rows, _ in shared):
             return None
         masks = torch.zeros((len(shared), self._in_file + len(self._roster)), dtype=torch.bool)
@@ -342,7 +342,7 @@ class Matrix:
         return tensors.of(rows), tensors.of(reciprocals)
 
     def _gathered(self, rows: Tensor, n_queries: int) -> Iterator[Block]:
-        """Yield some rows, copied when it is their turn."""
+        """Yield some rows, copied when they are needed."""
         step = max(1, GATHERED_BYTES // (4 * max(n_queries, self.dim)))
         for part in rows.split(step):
             if len(part):
@@ -355,7 +355,7 @@ class Matrix:
     def _best(
         self, query: np.ndarray, rows: np.ndarray, top_k: int, min_score: float | None
     ) -> list[tuple[float, str]]:
-        """Return (score, id) of the best `top_k` of some rows, and of those that are as good as the last of these."""
+        """Return (score, id) of the best `top_k` of some rows, and of those that tie with the last of these."""
         pieces = [self._scores(query, rows[at : at + RANKED_ROWS]) for at in range(0, max(1, len(rows)), RANKED_ROWS)]
         scores = np.concatenate(pieces).round(SCORE_DECIMALS)
         least = -np.inf if min_score is None else min_score

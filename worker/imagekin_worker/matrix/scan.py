@@ -1,4 +1,4 @@
-"""The scan: queries against all rows, block by block on every core, keeping what may be among the best of each."""
+"""The scan: queries against all rows, block by block on every core, keeping the candidates for the best of each."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ LEAST = -2.0
 
 @dataclass(frozen=True)
 class Block:
-    """Rows of a product: `load` gives their vectors (n, dim) and the reciprocals of their lengths (n,) when it is time.
+    """Rows of a product: `load` returns their vectors (n, dim) and the reciprocals of their lengths (n,) when needed.
 
-    `places` are their numbers; `dead` (n,) marks those that may not answer; `done` lets go of what `load` gave.
+    `places` are their numbers; `dead` (n,) marks those that may not answer; `done` releases what `load` returned.
     """
 
     places: slice | Tensor
@@ -52,15 +52,16 @@ class Filters:
     of_query: Tensor
 
     def at(self, places: slice | Tensor) -> Tensor:
-        """Return (q, n): which of some rows may answer."""
+        """Return (q, n), which of some rows may answer each query."""
         return self.masks[:, places][self.of_query]
 
 
 class Scanner:
-    """The cores that scan together. Every thread takes the next block, so that one on a busy core holds up none.
+    """The cores that scan together.
 
-    That measured better than one product on all of OpenMP's threads, which wait for each other in every operation, and
-    does not depend on how many of these the caller's thread was left with. On a GPU there is one thread.
+    Every thread takes the next block, so that one on a busy core does not delay the others. That is faster than one
+    product on all of OpenMP's threads, which wait for each other in every operation, and does not depend on the number
+    of OpenMP threads of the caller. On a GPU there is one thread.
     """
 
     def __init__(self, device: str | torch.device = "cpu", threads: int = 0) -> None:
@@ -69,7 +70,7 @@ class Scanner:
         self._pool: ThreadPoolExecutor | None = None
 
     def step(self, n_queries: int, dim: int, dtype: torch.dtype) -> int:
-        """Return how many rows a block should have."""
+        """Return the number of rows that a block should have."""
         if self.device.type != "cpu":
             return max(1, CUDA_BYTES // (4 * max(n_queries, dim)))
         rows = min(BLOCK_ROWS, BLOCK_BYTES // (4 * n_queries))
@@ -131,7 +132,7 @@ def default() -> Scanner:
 
 
 class _Coming:
-    """The blocks that no thread has taken yet."""
+    """The blocks that are not taken yet."""
 
     def __init__(self, blocks: Iterable[Block]) -> None:
         self._blocks = iter(blocks)
@@ -151,7 +152,7 @@ class _Coming:
 
 
 class _Best:
-    """What one thread has found: for each query its best scores so far, and the rows that come near them."""
+    """What one thread has found: for each query its best scores so far, and the rows close to them."""
 
     def __init__(self, queries: Tensor, count: int) -> None:
         self.count = count
@@ -160,7 +161,7 @@ class _Best:
         self.near: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def offer(self, scores: Tensor, places: slice | Tensor) -> None:
-        """Take what of a block's scores (q, n) comes near the best."""
+        """Keep the scores of a block (q, n) that are close to the best."""
         hot = torch.nonzero(scores.amax(dim=1) >= self.floor[:, 0])[:, 0]
         if not len(hot):
             return
@@ -203,7 +204,7 @@ def _scanned(queries: Tensor, count: int, blocks: Iterable[Block], filters: Filt
 
 
 def _merged(found: Sequence[_Best], count: int, n_queries: int) -> list[Tensor]:
-    """Return each query's rows, of all threads, that come near its best."""
+    """Return for each query the rows, from all threads, that are close to its best."""
     near = [part for one in found for part in one.near]
     if not near:
         return [torch.empty(0, dtype=torch.int64)] * n_queries

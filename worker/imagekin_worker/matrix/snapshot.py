@@ -1,4 +1,4 @@
-"""What a matrix is at one moment, for a thread that writes it down while the matrix goes on."""
+"""A matrix at one moment, for a thread that writes it to a file while the matrix changes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from imagekin_worker.matrix.id_index import Names
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A matrix's live rows as they are now, to be read by another thread while the matrix goes on.
+    """A matrix's live rows as they are now, for another thread to read while the matrix changes.
 
-    Good as long as `Matrix.overwrites` is what it was: what comes later is added behind.
+    It is valid as long as `Matrix.overwrites` has not changed: new rows are added at the end.
     """
 
     overwrites: int

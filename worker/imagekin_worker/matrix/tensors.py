@@ -13,7 +13,7 @@ _NUMPY = {torch.float32: np.float32, torch.float16: np.float16}
 
 
 def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return a tensor of any numbers."""
+    """Return an uninitialized tensor of a shape, such as (n, dim)."""
     # numpy asks the system for large pages, which fill twice as fast
     return (
         torch.from_numpy(np.empty(shape, _NUMPY[dtype]))
@@ -23,26 +23,26 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> T
 
 
 def grown(tensor: Tensor, rows: int) -> Tensor:
-    """Return a copy with so many rows."""
+    """Return a copy of a tensor (n, ...) with this number of rows."""
     larger = empty((rows, *tensor.shape[1:]), tensor.dtype, tensor.device)
     larger[: len(tensor)] = tensor
     return larger
 
 
 def by_numpy(device: torch.device) -> bool:
-    """Return whether numpy reads and writes the rows: on a CPU, where threads of torch wait even over a few rows."""
+    """Return whether NumPy reads and writes the rows: on a CPU, where torch's threads wait even over a few rows."""
     return device.type == "cpu"
 
 
 def take(tensor: Tensor, places: np.ndarray) -> np.ndarray:
-    """Return a copy of some of a tensor's rows."""
+    """Return a copy (m, ...) of some rows of a tensor (n, ...)."""
     if by_numpy(tensor.device):
         return tensor.numpy()[places]
     return tensor[torch.from_numpy(places).to(tensor.device)].cpu().numpy()
 
 
 def put(tensor: Tensor, places: slice | np.ndarray, values: np.ndarray) -> None:
-    """Write values over some of a tensor's rows."""
+    """Write values (m, ...) over some rows of a tensor (n, ...)."""
     if by_numpy(tensor.device):
         tensor.numpy()[places] = values
     else:
@@ -51,6 +51,6 @@ def put(tensor: Tensor, places: slice | np.ndarray, values: np.ndarray) -> None:
 
 
 def of(array: np.ndarray) -> Tensor:
-    """Return an array as a tensor, without a copy."""
+    """Return an array (n, ...) as a tensor, without a copy."""
     # through DLPack because torch.from_numpy warns of read-only memory
     return torch.from_dlpack(array)
