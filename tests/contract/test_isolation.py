@@ -72,6 +72,7 @@ def bodies(operation: str, names: Names) -> list[dict[str, Any]]:
             {"json": {**mine, "n": 1, "avoid": [names.image_id]}},
         ],
         "submissions_map": [{"json": here}],
+        "submissions_classify": [{"json": here}],
         "submissions_assign": [
             {"json": {"clustering_id": names.job_id}},
             {"json": {"clustering_id": names.job_id, "image_ids": [names.image_id]}},

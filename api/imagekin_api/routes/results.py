@@ -79,7 +79,11 @@ def _result(job: tables.Job, summary: dict[str, Any]) -> Result:
 @blueprint.get("/jobs/<job_id>/sheet")
 @operation(
     "Get a contact sheet of a job's result",
-    parameters=(Parameter("label", "Which cluster; by default 0, the largest.", {"type": "integer", "minimum": 0}),),
+    parameters=(
+        Parameter(
+            "label", "Of a clustering: which cluster, by default 0, the largest. Of a classification: only this label."
+        ),
+    ),
     media={"image/png": BINARY},
     errors=UNFINISHED,
 )

@@ -367,6 +367,33 @@ class Client:
         )
         return self._submit(JobKind.MAP, body, idempotency_key)
 
+    def classify(
+        self,
+        collection: str,
+        *,
+        field: str | None = None,
+        min_probability: float | None = None,
+        view: ViewName | str | None = None,
+        seed: int | None = None,
+        callback_url: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Job[schemas.ClassifyResult]:
+        """Suggest labels for the images that have none, learned from those that have one; `.result()` waits for them.
+
+        field: the field of the metadata that labels stand in (`label`). min_probability: leave out what is less sure.
+        The job fails with `too_few_labels` if fewer than two classes have two examples.
+        """
+        body = bodies.json(
+            schemas.ClassifyBody,
+            collection=collection,
+            field=field,
+            min_probability=min_probability,
+            view=view,
+            seed=seed,
+            callback_url=callback_url,
+        )
+        return self._submit(JobKind.CLASSIFY, body, idempotency_key)
+
     def assign(
         self,
         clustering: str | Job[schemas.ClusterResult],

@@ -270,6 +270,45 @@ class MapResult(Wire):
     rows: list[Mapped]
 
 
+class Accuracy(Wire):
+    """The share of held-out examples that were classified rightly, and its 95 % interval (Wilson)."""
+
+    value: float
+    low: float
+    high: float
+    # how many were held out in turn: the examples of classes with two or more
+    examples: int
+
+
+class ClassKnown(Wire):
+    """How well a class is known; a share is null if no held-out example tells it."""
+
+    label: Any
+    examples: int
+    precision: float | None
+    recall: float | None
+
+
+class Classified(Wire):
+    id: str
+    key: str
+    label: Any
+    probability: float
+
+
+class ClassifyResult(Wire):
+    """`rows`: the images without the field, surest first; `method`: what cross-validation chose."""
+
+    field: str
+    method: str
+    images: int
+    accuracy: Accuracy
+    classes: list[ClassKnown]
+    view: ViewUsed
+    revision: int
+    rows: list[Classified]
+
+
 class EmbedResult(Wire):
     collection: str
     total: int

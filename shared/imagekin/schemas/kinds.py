@@ -19,6 +19,7 @@ class JobKind(StrEnum):
     IMPORT = "import"
     SELECT = "select"
     MAP = "map"
+    CLASSIFY = "classify"
 
     @property
     def module(self) -> str:
@@ -68,6 +69,7 @@ TRAITS: dict[JobKind, Traits] = {
     ),
     JobKind.SELECT: Traits(pins=True, rows="rows", columns=("rank", "id", "key", "distance")),
     JobKind.MAP: Traits(pins=True, rows="rows", columns=("id", "key", "x", "y")),
+    JobKind.CLASSIFY: Traits(pins=True, rows="rows", columns=("id", "key", "label", "probability")),
 }
 
 STORING = frozenset(kind for kind, traits in TRAITS.items() if traits.stores)

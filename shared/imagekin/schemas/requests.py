@@ -77,6 +77,9 @@ Name = Annotated[
         json_schema_extra={"minLength": 1, "maxLength": MAX_NAME_CHARS, "pattern": _NAME},
     ),
 ]
+FieldName = Annotated[
+    str, StringConstraints(min_length=1, max_length=256), Field(description="A field of the images' metadata.")
+]
 Id = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 Key = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 
@@ -235,6 +238,13 @@ class SelectBody(JobBody):
 class MapBody(JobBody):
     view: ViewName = ViewName.CALIBRATED
     filter: Filter | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 100
+
+
+class ClassifyBody(JobBody):
+    field: FieldName = "label"
+    min_probability: Annotated[float, Field(ge=0, le=1)] = 0.0
+    view: ViewName = ViewName.CALIBRATED
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 100
 
 

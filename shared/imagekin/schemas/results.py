@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from imagekin.schemas.answers import (
     AssignResult,
+    ClassifyResult,
     ClusterResult,
     EmbedResult,
     MapResult,
@@ -21,4 +22,5 @@ RESULTS: dict[JobKind, type[Wire]] = {
     JobKind.ASSIGN: AssignResult,
     JobKind.SELECT: SelectResult,
     JobKind.MAP: MapResult,
+    JobKind.CLASSIFY: ClassifyResult,
 }

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from imagekin import errors, schemas
@@ -130,6 +131,21 @@ def view(image: tables.Image) -> schemas.Image:
         metadata=image.metadata_,
         created_at=moment(image.created_at),
     )
+
+
+def values(session: Session, collection_id: str, field: str) -> Generator[tuple[str, Any]]:
+    """Yield the id of each image whose metadata have a field, null excepted, and the field's value."""
+    Image = tables.Image
+    metadata: sa.ColumnElement[Any] = sa.type_coerce(Image.metadata_, sa.JSON)
+    whole = session.get_bind().dialect.name != "postgresql"
+    if not whole:
+        metadata = sa.type_coerce(Image.metadata_, postgresql.JSONB)[field]
+    query = sa.select(Image.id, metadata).where(Image.collection_id == collection_id, Image.deleted_at.is_(None))
+    with session.execute(query.execution_options(yield_per=4096)) as rows:
+        for id, found in rows:
+            value = found.get(field) if whole else found
+            if value is not None:
+                yield id, value
 
 
 def matching(session: Session, collection_id: str, wanted: dict[str, Any]) -> set[str]:

@@ -66,6 +66,16 @@ def test_it_goes_on_after_a_kill(monkeypatch: pytest.MonkeyPatch) -> None:
         Classification.resume(ROWS, VIEW, some_labelled(LABELS, 9), state, memory_budget_bytes=BUDGET)
 
 
+def test_a_few_right_ones_do_not_make_everything_certain() -> None:
+    few = np.full(len(LABELS), -1)
+    for label in (0, 3):
+        few[np.flatnonzero(label == LABELS)[:3]] = label
+    found = finished(classifying(few)).result()
+    assert found.accuracy == 1
+    assert len(np.unique(found.probabilities)) > 0.9 * len(found.probabilities)
+    assert found.probabilities[0] < 0.999
+
+
 def test_a_class_of_one_is_learned_but_not_told_of() -> None:
     given = GIVEN.copy()
     given[np.flatnonzero(given == 5)[1:]] = -1

@@ -1,4 +1,4 @@
-"""`imagekin search`, `cluster`, `assign`, `select` and `map`."""
+"""`imagekin search`, `cluster`, `assign`, `select`, `map` and `classify`."""
 
 from __future__ import annotations
 
@@ -162,3 +162,26 @@ def test_map(call, server: FakeServer) -> None:
     assert Path("map.png").read_bytes() == PNG
     assert server.posts("/v1/jobs/map")[0].json == {"collection": "c", "seed": 7}
     assert json.loads(call("map", "-c", "c", "--json").out)["rows"][0]["x"] == 0.25
+
+
+def test_classify(call, server: FakeServer) -> None:
+    server.add_collection("c")
+    server.results["classify"] = {
+        "field": "kind",
+        "method": "discriminant",
+        "images": 1,
+        "accuracy": {"value": 0.9, "low": 0.8, "high": 0.95, "examples": 40},
+        "classes": [{"label": "sofa", "examples": 20, "precision": 0.9, "recall": None}],
+        "view": {"name": "raw", "id": "ab", "images": 4},
+        "revision": 2,
+        "rows": [{"id": "i1", "key": "a.png", "label": 3, "probability": 0.75}],
+    }
+    done = call("classify", "-c", "c", "--field", "kind", "--min-probability", "0.5", "--sheet", "look.png")
+    assert (done.code, done.out) == (0, "probability\tlabel\tkey\tid\n0.7500\t3\ta.png\ti1\n")
+    assert "90.0 % of 40 examples" in done.err
+    assert Path("look.png").read_bytes() == PNG
+    assert server.posts("/v1/jobs/classify")[0].json == {"collection": "c", "field": "kind", "min_probability": 0.5}
+    assert json.loads(call("classify", "-c", "c", "--json").out)["accuracy"]["low"] == 0.8
+    server.steps = [{"status": "failed", "error": {"code": "too_few_labels", "detail": "Add labels."}}]
+    done = call("classify", "-c", "c")
+    assert (done.code, "Add labels. [too_few_labels]" in done.err) == (1, True)

@@ -143,3 +143,13 @@ def test_map_says_what_to_lay_out(server: FakeServer, client: Client) -> None:
         {"collection": "c"},
         {"collection": "c", "view": "raw", "filter": {"a": 1}, "seed": 3},
     ]
+
+
+def test_classify_says_what_to_learn(server: FakeServer, client: Client) -> None:
+    server.add_collection("c")
+    client.classify("c")
+    client.classify("c", field="kind", min_probability=0.5, view="raw", seed=3)
+    assert [post.json for post in server.posts("/v1/jobs/classify")] == [
+        {"collection": "c"},
+        {"collection": "c", "field": "kind", "min_probability": 0.5, "view": "raw", "seed": 3},
+    ]

@@ -1,15 +1,16 @@
 """Labels for the unlabelled images, learned from the labelled ones.
 
-Two classifiers are tried, and cross-validation in five folds chooses: the nearest class mean, by cosine, in the space
-of shrunk linear discriminants, and logistic regression on the view (if rows times classes are few enough).
-Probabilities are softmax(t x score) with the t that fits the held-out rows best ("temperature", Guo et al. 2017).
+Two classifiers are tried, and cross-validation in five folds chooses: the nearest class mean, by its cosines in the
+space of shrunk linear discriminants and in the view, and logistic regression on the view (if rows times classes are few
+enough). Probabilities are softmax(t x score) with the t that fits the held-out rows best ("temperature", Guo
+et al. 2017).
 """
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -30,6 +31,8 @@ LOGISTIC_WORK = 200_000
 LOGISTIC_C = 10.0
 LOGISTIC_ITERATIONS = 200
 METHODS = ("discriminant", "logistic")
+# What a model consists of.
+ARRAYS = ("weights", "offsets", "means", "middles")
 # Rows that are classified in a step.
 BLOCK_ROWS = 2048
 
@@ -64,19 +67,24 @@ class Classified:
 
 @dataclass(frozen=True)
 class Model:
-    """Scores rows in the view: the cosine with each class mean after projection, or linear."""
+    """Scores rows in the view: cosines with each class mean, after projection and in the view, added; or linear.
+
+    `middles` (k, dim) are the class means in the view, with length 1. Of two classes the projection has one axis, whose
+    cosines say which side but not how sure.
+    """
 
     method: str
     temperature: float
     weights: torch.Tensor
     offsets: torch.Tensor
     means: torch.Tensor
+    middles: torch.Tensor
 
     def scores(self, rows: torch.Tensor) -> torch.Tensor:
         """Return scores (n, k) float64, -inf for classes without an example."""
         found = rows @ self.weights + self.offsets
         if self.method == "discriminant":
-            found = discriminant.unit(found) @ discriminant.unit(self.means).T
+            found = discriminant.unit(found) @ discriminant.unit(self.means).T + rows @ self.middles.T
         return torch.where(torch.isnan(found), -torch.inf, found).double()
 
     def probabilities(self, rows: torch.Tensor) -> torch.Tensor:
@@ -120,7 +128,7 @@ class Classification(Stepper):
     @classmethod
     def resume(
         cls, rows: np.ndarray, view: View, labels: np.ndarray, state: bytes, *, memory_budget_bytes: int
-    ) -> Classification:
+    ) -> Self:
         """Continue from `state` with the same rows (n, dim), view and labels (n,).
 
         Raises JobError if it is of others.
@@ -141,7 +149,7 @@ class Classification(Stepper):
         self._guesses = {method: arrays[f"guesses_{method}"] for method in self._methods}
         self._found[: self._position], self._sure[: self._position] = arrays["found"], arrays["sure"]
         if scalars["method"] is not None:
-            parts = [torch.from_numpy(arrays[name]) for name in ("weights", "offsets", "means")]
+            parts = [torch.from_numpy(arrays[name]) for name in ARRAYS]
             self._model = Model(scalars["method"], scalars["temperature"], *parts)
         return self
 
@@ -160,7 +168,7 @@ class Classification(Stepper):
         arrays = {f"guesses_{method}": guesses for method, guesses in self._guesses.items()}
         arrays |= {"found": self._found[: self._position], "sure": self._sure[: self._position]}
         if self._model is not None:
-            for name in ("weights", "offsets", "means"):
+            for name in ARRAYS:
                 arrays[name] = getattr(self._model, name).numpy()
         return stepper.packed(scalars, arrays)
 
@@ -243,14 +251,15 @@ class Classification(Stepper):
             model = self._fitted(method, ~held, sum(others[1:], others[0]), 1.0)
             scores = model.scores(self._known.rows[held])
             self._guesses[method][held.numpy()] = scores.argmax(1).numpy()
-            self._temperatures[method].append(_temperature(scores, self._known.labels[held]))
+            self._temperatures[method].append(_temperature(scores, self._known.labels[held], len(self._known.index)))
 
     def _fitted(self, method: str, chosen: torch.Tensor, moments: discriminant.Moments, temperature: float) -> Model:
         if method == "discriminant":
             found = discriminant.fit(moments)
-            return Model(method, temperature, found.axes, -(found.center @ found.axes), found.means)
+            middles = discriminant.unit((moments.sums / moments.counts[:, None]).float())
+            return Model(method, temperature, found.axes, -(found.center @ found.axes), found.means, middles)
         weights, offsets = _logistic(self._known.rows[chosen], self._known.labels[chosen], self._known.n_classes)
-        return Model(method, temperature, weights, offsets, torch.zeros(0))
+        return Model(method, temperature, weights, offsets, torch.zeros(0), torch.zeros(0))
 
     def _conclude(self) -> None:
         """Fit the method that was right most often to all labelled rows; on a tie, the first."""
@@ -294,19 +303,25 @@ def _logistic(rows: torch.Tensor, labels: torch.Tensor, n_classes: int) -> tuple
     return weights, offsets
 
 
-def _temperature(scores: torch.Tensor, labels: torch.Tensor) -> float:
+def _temperature(scores: torch.Tensor, labels: torch.Tensor, examples: int) -> float:
     """Return the factor of the scores (n, k) under which the labels (n,) are most probable, from 0.1 to 1,000.
 
-    Rows of classes without a score are ignored.
+    Of `examples` that were all right, one more might have been wrong: labels are held true but for a share of
+    1 / (examples + 2), as in Platt 1999, so that a few do not make everything certain. Rows of classes without a
+    score are ignored.
     """
     known = torch.isfinite(scores.gather(1, labels[:, None]))[:, 0]
     scores, labels = scores[known], labels[known]
     if not len(scores):
         return 1.0
+    # the classes that the scores know are the same in each row
+    there = torch.isfinite(scores[0])
+    doubt = 1 / (examples + 2)
 
     def loss(logarithm: float) -> float:
         chances = torch.log_softmax(np.exp(logarithm) * scores, 1)
-        return -float(chances.gather(1, labels[:, None]).mean())
+        own = float(chances.gather(1, labels[:, None]).mean())
+        return -(1 - doubt) * own - doubt * float(chances[:, there].mean())
 
     found: Any = minimize_scalar(loss, bounds=(np.log(0.1), np.log(1000)), method="bounded")
     return float(np.exp(found.x))

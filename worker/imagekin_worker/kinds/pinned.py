@@ -187,7 +187,7 @@ class Slice(Generic[Work]):
 
 
 def run(node: Node, claim: Claim, lease: Lease, params: dict[str, Any], analysis: Analysis[Work]) -> None:
-    """Work for a slice over what `params` says of `view` and `filter`; the last slice writes the result.
+    """Work for a slice over the view and the filter, if there is one, of `params`; the last slice writes the result.
 
     Raises InvalidRequest if no image is left by the filter, CollectionDeleted, LeaseLost.
     """
@@ -233,7 +233,7 @@ def _resumed(node: Node, claim: Claim, params: dict[str, Any], analysis: Analysi
 
 
 def _viewed(node: Node, claim: Claim, revision: int | None, params: dict[str, Any]) -> tuple[Pinned, View]:
-    pinned = pin(node, claim, revision, view=params["view"], wanted=params["filter"])
+    pinned = pin(node, claim, revision, view=params["view"], wanted=params.get("filter"))
     if not pinned.ids or pinned.view is None:
         raise errors.InvalidRequest("No image of the collection passes the filter.")
     return pinned, pinned.view

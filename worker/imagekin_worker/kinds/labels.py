@@ -1,0 +1,58 @@
+"""Labels: the values of a field of images' metadata, as classes to learn from or to share out alike."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sqlalchemy.orm import Session
+
+from imagekin import errors
+from imagekin.jobs.claim import Claim
+from imagekin.store import images
+from imagekin_worker.analysis import labelled
+from imagekin_worker.context.process_state import Node
+from imagekin_worker.kinds.pinned import Pinned
+
+# More are no classes but texts or numbers, and each takes memory.
+MAX_CLASSES = 5000
+MAX_LABEL_CHARS = 1024
+
+
+@dataclass(frozen=True)
+class Labels:
+    """`classes`: the values, each once; `numbers` (n,): the class of each pinned image, -1 if it has none."""
+
+    classes: list[Any]
+    numbers: np.ndarray
+
+
+def of(node: Node, claim: Claim, pinned: Pinned, field: str) -> Labels:
+    """Return the labels of the pinned images; raises InvalidRequest if the field's values are not such."""
+    return node.database.read(_read, claim, pinned, field)
+
+
+def _read(session: Session, claim: Claim, pinned: Pinned, field: str) -> Labels:
+    rows = {id: row for row, id in enumerate(pinned.ids)}
+    # each text once, however many images have it
+    known: dict[str, str] = {}
+    texts: list[str | None] = [None] * len(rows)
+    with closing(images.values(session, claim.collection_id, field)) as found:
+        for id, value in found:
+            if (row := rows.get(id)) is None:
+                continue
+            text = json.dumps(value, ensure_ascii=False, sort_keys=True)
+            if len(text) > MAX_LABEL_CHARS:
+                raise errors.InvalidRequest(
+                    f"The field {field!r} has values of more than {MAX_LABEL_CHARS:,} characters; they are not labels."
+                )
+            texts[row] = known.setdefault(text, text)
+            if len(known) > MAX_CLASSES:
+                raise errors.InvalidRequest(
+                    f"The field {field!r} has more than {MAX_CLASSES:,} different values; they are not classes."
+                )
+    classes, numbers = labelled.encoded(texts)
+    return Labels([json.loads(text) for text in classes], numbers)
