@@ -175,8 +175,7 @@ class Scorer:
 
     @classmethod
     def prepare(cls, rows: Rows, metric: Metric, shift: torch.Tensor) -> Scorer:
-        """Compute `extent` (n,) of all rows; raise InvalidRequest if a number is not finite or overflows when
-        squared."""
+        """Compute `extent` (n,) of all rows; raises InvalidRequest if a number or its square is not finite."""
         extent = torch.empty(rows.n, dtype=torch.float32, device=rows.device)
         for block in rows.blocks(1):
             extent[block] = torch.linalg.vector_norm(rows[block] - shift, dim=1) ** 2

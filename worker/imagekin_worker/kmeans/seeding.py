@@ -34,8 +34,7 @@ def sample_rows(n: int, n_clusters: int, key: tuple[int, ...]) -> np.ndarray:
 
 
 def distances_pay(sample_rows: int, steps: int) -> bool:
-    """Return whether computing all `distances` of a sample at once is less work than in each step; memory is
-    bounded."""
+    """Return whether all `distances` of a sample at once are less work than those of each step; memory is bounded."""
     return sample_rows <= SAMPLE_ROWS and sample_rows < ROWS_PER_STEP * steps
 
 

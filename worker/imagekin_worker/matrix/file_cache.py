@@ -1,5 +1,4 @@
-"""The folder of matrix files: one for each collection and space, within a disk budget; it may be emptied at any
-time."""
+"""The folder of matrix files: one for each collection and space, within a disk budget; it may be emptied any time."""
 
 from __future__ import annotations
 

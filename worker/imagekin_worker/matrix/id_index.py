@@ -25,8 +25,7 @@ def encoded(ids: Collection[str]) -> Names:
 
 
 def bisected(names: Names, order: Rows, wanted: Names) -> Rows:
-    """Return the row (m,) of each wanted name, -1 if it is not among the `names` (n,), whose ascending `order` is
-    given."""
+    """Return the row (m,) of each wanted name, -1 if it is not among `names` (n,), whose ascending `order` is given."""
     if not len(names) or not len(wanted):
         return np.full(len(wanted), -1, np.int64)
     places = np.searchsorted(names, wanted, sorter=order)

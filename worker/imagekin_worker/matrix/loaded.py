@@ -86,8 +86,7 @@ class Residents:
         exclude: Sequence[str | None] | None = None,
         among: Sequence[Collection[str] | None] | None = None,
     ) -> list[list[Neighbor]]:
-        """Search a collection as of its current revision, or a later one, for queries (q, dim), as `Matrix.search`
-        does.
+        """Search a collection for queries (q, dim), at its current revision or later, as `Matrix.search` does.
 
         Raises CollectionDeleted, and what `Matrix.search` raises for the query.
         """

@@ -49,8 +49,7 @@ class Neighbor:
 
 
 class Matrix:
-    """The vectors of one collection by image id: rows in the order they were added, and the reciprocals of their
-    lengths.
+    """The vectors of one collection by image id: rows in the order added, and the reciprocals of their lengths.
 
     Rows are held in memory in the collection's own `dtype`, on the scanner's device; those of `file`, if it has one,
     stay on disk and are read block by block in each search, and later changes are in memory. A vector of zeros scores 0
@@ -236,8 +235,10 @@ class Matrix:
         return [_ranked(answers, key_of, top_k) for answers in best]
 
     def _checked(self, vectors: np.ndarray, dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray]:
-        """Return vectors (n, dim) and their lengths (n,) as float32; raises InvalidRequest for other shapes or
-        numbers."""
+        """Return vectors (n, dim) and their lengths (n,) as float32.
+
+        Raises InvalidRequest for other shapes or numbers.
+        """
         if vectors.ndim != 2 or vectors.shape[1] != self.dim:
             raise errors.InvalidRequest(f"Expected vectors of {self.dim} dimensions, got an array {vectors.shape}.")
         with np.errstate(over="ignore"):

@@ -1,7 +1,7 @@
-"""Memory that a forward pass used is kept for the next one: by default the C library hands it back to the system.
+"""Keeps the memory of a forward pass for the next one; by default the C library returns it to the system.
 
-A pass of four pictures takes and drops tens of megabytes layer by layer; memory that comes anew is cleared by the
-system page by page, which took 8 % of a lane's time (600 to 1,900 faults an image).
+A pass of four pictures takes and drops tens of megabytes layer by layer; the system clears new memory page by page,
+which took 8 % of a lane's time (600 to 1,900 faults an image).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 
 MIB = 2**20
 KEPT_PER_CORE = 128 * MIB
-"""What a lane's pass takes at most, of the networks that are fast enough for this to count."""
+"""The most memory that a pass of a lane takes, among the networks that are fast enough for this to matter."""
 
 # mallopt(3) of glibc, whose parameters' numbers are part of its interface. Threads' own arenas end at 64 MiB and are
 # handed back whole, so all threads use the main one, which takes no time: a pass asks for few and large pieces. Pieces
@@ -21,9 +21,9 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
 
 
 def keep_memory() -> bool:
-    """Have this process keep what it frees, up to `KEPT_PER_CORE` for each core; False if glibc is not its library.
+    """Make this process keep freed memory, up to `KEPT_PER_CORE` for each core; False without glibc.
 
-    Best before other threads are there: those that have an arena of their own leave it to later ones.
+    Call it before other threads start: a thread with an arena of its own leaves that to later threads.
     """
     if sys.platform != "linux" or (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is None:
         return False

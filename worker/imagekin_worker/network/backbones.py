@@ -1,4 +1,4 @@
-"""Backbones made ready to run: weights found and checked, head cut off, made fast, kept warm within a budget."""
+"""Backbones prepared to run: weights found and verified, head removed, optimized, kept warm within a budget."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from imagekin.settings import Settings
 from imagekin_worker.network import checkpoints, devices, fake, fusion, lite0, slots
 
 CPU_BATCH = 4
-"""Pictures a forward pass on one core: larger batches leave the cache and lose."""
+"""Pictures in a forward pass on one core: larger batches do not fit into the cache and are slower."""
 
 GPU_BATCH = 64
 
 SLOTS = 2
-"""Batches at once on a GPU: one is computed while the other comes and goes."""
+"""Batches at once on a GPU: one is computed while the other is copied."""
 
 Batch = NDArray[np.uint8] | NDArray[np.float32]
 
@@ -40,18 +40,18 @@ class Backbone(Protocol):
     def embed(self, batch: Batch) -> NDArray[np.float32]:
         """Embed pictures (n, 3, crop, crop) into (n, dim) float32.
 
-        uint8 are pixels, scaled here by the preprocess's mean and std; float32 are scaled already. Neighbors in the
-        batch change nothing. What overflows comes out as it is: the caller looks for numbers that are not finite.
+        uint8 are pixels, scaled here by the preprocess's mean and std; float32 are scaled already. Other pictures in
+        the batch change nothing. Overflows are returned as they are: the caller checks for numbers that are not finite.
         """
         ...
 
     def stream(self, batch: int) -> slots.Stream:
-        """Return the slots that batches of one size go through where `on_gpu`; one thread may use them at a time."""
+        """Return the slots for batches of one size, if `on_gpu`; one thread at a time may use them."""
         ...
 
 
 def load(space: Space, settings: Settings, *, device: torch.device | None = None, reference: bool = False) -> Backbone:
-    """Load the backbone of a space; `reference` keeps it eager, unfolded, NCHW and float32, to hold others against.
+    """Load the backbone of a space; `reference` keeps it eager, unfolded, NCHW and float32, to compare others with.
 
     `device`: by default that of the settings. Raises WeightsUnavailable, whose detail says which file to put where.
     """
@@ -61,7 +61,7 @@ def load(space: Space, settings: Settings, *, device: torch.device | None = None
 
 
 def scaled(space: Space, settings: Settings, device: torch.device) -> Scaled:
-    """Make what a compiler takes: the network, folded, with its scaling. Raises WeightsUnavailable."""
+    """Build the input of a compiler: the folded network with its scaling. Raises WeightsUnavailable."""
     dtype = devices.numbers(device, space.precision)
     folded = fusion.fold(_filled(space, settings), pads=device.type == "cpu")
     network = _prepared(folded, device, dtype, torch.channels_last)
@@ -80,7 +80,7 @@ def _prepared(network: nn.Module, device: torch.device, dtype: torch.dtype, layo
 
 
 class Models:
-    """The warm backbones by space, at most `model_memory_bytes` of them; least recently used go first."""
+    """The warm backbones by space, at most `model_memory_bytes`; the least recently used are dropped first."""
 
     def __init__(self, settings: Settings, loader: Callable[[Space, Settings], Backbone] = load) -> None:
         self._settings = settings
@@ -89,7 +89,7 @@ class Models:
         self._lock = threading.Lock()
 
     def get(self, space: Space) -> Backbone:
-        """Return the backbone of a space, loading it where it is not warm. Raises WeightsUnavailable."""
+        """Return the backbone of a space, and load it if it is not warm. Raises WeightsUnavailable."""
         key = space.fingerprint
         with self._lock:
             if key not in self._warm:
@@ -111,7 +111,7 @@ class Models:
 
 
 class Compiled(Protocol):
-    """A network compiled for batches of exactly `batch` pictures; see Scaled for what goes in and comes out."""
+    """A network compiled for batches of exactly `batch` pictures; its input and output are those of Scaled."""
 
     batch: int
     nbytes: int
@@ -122,7 +122,7 @@ class Compiled(Protocol):
 
 
 class Scaled(nn.Module):
-    """Take pixels as they lie in memory, uint8 (n, h, w, 3), through a network that wants them scaled, in float32."""
+    """Runs pixels as they are in memory, uint8 (n, h, w, 3), through a network that expects scaled float32."""
 
     def __init__(self, network: nn.Module, preprocess: Preprocess, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -165,7 +165,7 @@ class TorchBackbone:
 
     @torch.inference_mode()
     def embed(self, batch: Batch) -> NDArray[np.float32]:
-        """Embed pictures; see Backbone.embed."""
+        """Embed pictures (n, 3, crop, crop) into (n, dim) float32; see Backbone.embed."""
         if self._reference or batch.dtype != np.uint8:
             return self._network(self._plainly_scaled(batch)).float().cpu().numpy()
         pixels = torch.from_numpy(np.ascontiguousarray(batch.transpose(0, 2, 3, 1))).to(self.device)
@@ -174,20 +174,20 @@ class TorchBackbone:
         return network(pixels).cpu().numpy()
 
     def stream(self, batch: int) -> slots.Stream:
-        """Return the slots for batches of one size; made once, as recording a GPU's graphs takes time."""
+        """Return the slots for batches of one size; they are made once, since recording a GPU's graphs takes time."""
         if self._stream is None or self._stream.batch != batch:
             self._stream = None  # its memory goes before the new one's comes
             self._stream = slots.Stream(self._slots(batch))
         return self._stream
 
     def switch(self, compiled: Compiled) -> None:
-        """Use a compiled network from now on for batches of its size; one that is being computed is not disturbed."""
+        """Use a compiled network from now on for batches of its size; a batch in progress is not disturbed."""
         self.nbytes += compiled.nbytes
         self._compiled, self._stream = compiled, None
 
     @property
     def compiled_batch(self) -> int | None:
-        """The batch size of the compiled network that is in use; None while there is none."""
+        """The batch size of the compiled network in use; None without one."""
         return None if self._compiled is None else self._compiled.batch
 
     def _slots(self, batch: int) -> list[slots.Slot]:
@@ -217,7 +217,7 @@ class TorchBackbone:
 
 
 def build(space: Space) -> nn.Module:
-    """Build a space's network without its head and, on the meta device, without numbers."""
+    """Build a space's network without its head, on the meta device, so without numbers."""
     network = skeleton(space.backbone, space.preprocess.crop)
     network.set_submodule(space.layer, nn.Identity())
     return network.eval()
@@ -235,15 +235,15 @@ def skeleton(name: str, crop: int = 224) -> nn.Module:
 
 
 def head_of(network: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
-    """Find the classifying module: the last Linear, or the last convolution where that is what classifies.
+    """Find the classifying module: the last Linear, or the last convolution if that classifies.
 
-    For resnet50, vgg19 and efficientnet_b0 its input is what `children()[:-1]`, pooled, and `classifier[:-1]` give.
+    For resnet50, vgg19 and efficientnet_b0 its input is the output of `children()[:-1]`, pooled, or `classifier[:-1]`.
     """
     return [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1]
 
 
 def inputs_of(head: nn.Linear | nn.Conv2d) -> int:
-    """Count the numbers that go into a head: the embedding's dim."""
+    """Return the number of inputs of a head: the embedding's dim."""
     return head.in_features if isinstance(head, nn.Linear) else head.in_channels
 
 

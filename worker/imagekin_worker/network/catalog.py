@@ -17,7 +17,7 @@ _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,})\.pth$")
 
 
 def build() -> dict[str, Any]:
-    """Describe torchvision's classifiers, efficientnet_lite0 and the fake backbone, as catalog.json has them."""
+    """Return torchvision's classifiers, efficientnet_lite0 and the fake backbone, as in catalog.json."""
     names = sorted(models.list_models(module=models))
     described = [_lite0(), *(_torchvision(name) for name in names), _fake()]
     return {"backbones": [dataclasses.asdict(each) | {"weights": _list(each)} for each in described]}
@@ -33,7 +33,7 @@ def _torchvision(name: str) -> catalog.Backbone:
 
 
 def weights_of(name: str) -> tuple[dict[str, catalog.Weights], str | None]:
-    """Describe the weights that torchvision has for a classifier, and name its default ones."""
+    """Return the weights that torchvision has for a classifier, and the name of the default ones."""
     entries = models.get_model_weights(name)
     weights = {entry.name: _weights(entry) for entry in entries}
     return weights, entries["DEFAULT"].name if weights else None
@@ -47,7 +47,7 @@ def _weights(entry: WeightsEnum) -> catalog.Weights:
     )
     digest = _HASH_IN_NAME.search(entry.url)
     if digest is None:
-        raise RuntimeError(f"the address of {entry} names no digest: {entry.url}")
+        raise RuntimeError(f"the address of {entry} does not contain a digest: {entry.url}")
     return catalog.Weights(entry.name, entry.url, digest[1], preprocess)
 
 

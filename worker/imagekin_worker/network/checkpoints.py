@@ -1,4 +1,4 @@
-"""Weights files: found on this machine or downloaded, held to their digest, put into a network."""
+"""Weights files: found on this machine or downloaded, verified by their digest, loaded into a network."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ _OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..*)$
 
 
 def read(space: Space, settings: Settings) -> Mapping[str, Tensor]:
-    """Read the state dict of a space's weights, wherever its file is. Raises WeightsUnavailable."""
+    """Return the state dict of a space's weights, by name tensors of any shape.
+
+    Raises WeightsUnavailable.
+    """
     path = locate(space, settings)
     if not catalog.file_digest(path).startswith(space.weights_digest):
         raise errors.WeightsUnavailable(
@@ -52,7 +55,7 @@ def locate(space: Space, settings: Settings) -> Path:
 
 
 def fill(network: nn.Module, state: Mapping[str, Tensor], space: Space) -> None:
-    """Put a state dict into a network built without its head; what belongs to heads may be there or not.
+    """Load a state dict, tensors of any shape, into a network without its head; tensors of the head are optional.
 
     Raises WeightsUnavailable, naming the first tensors that do not fit.
     """
@@ -83,7 +86,7 @@ def _assign(network: nn.Module, tensors: OrderedDict[str, Tensor]) -> None:
 
 
 def _matters(name: str) -> bool:
-    """Return whether the embedding depends on a tensor: counters and auxiliary heads are for training only."""
+    """Return whether the embedding depends on a tensor: counters and auxiliary heads are only used in training."""
     return not name.endswith("num_batches_tracked") and not name.startswith(("aux1.", "aux2.", "AuxLogits."))
 
 
@@ -121,5 +124,5 @@ def _tensors(path: Path) -> Mapping[str, Tensor]:
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise errors.WeightsUnavailable(f"{path} holds no state dict: it should map names to tensors.")
+        raise errors.WeightsUnavailable(f"{path} does not contain a state dict: it should map names to tensors.")
     return state

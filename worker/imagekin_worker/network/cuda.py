@@ -1,4 +1,4 @@
-"""Batches on an NVIDIA GPU: page-locked uint8 goes over while the batch before it is computed from a recorded graph."""
+"""Batches on an NVIDIA GPU: page-locked uint8 is copied while the batch before is computed from a recorded graph."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from imagekin_worker.network.slots import Rows
 log = structlog.get_logger()
 
 WARM_UPS = 3
-"""Runs before a graph is recorded: cuDNN looks for its fastest kernels in them, which cannot be recorded."""
+"""Runs before a graph is recorded: in them cuDNN searches for its fastest kernels, which cannot be recorded."""
 
 
 class Queue:
-    """The streams of one network on one device: copies to it in one, kernels in the other."""
+    """The streams of one network on one device: one for copies to it, one for kernels."""
 
     def __init__(self, network: Callable[[Tensor], Tensor], device: torch.device) -> None:
         self.network = network
@@ -60,7 +60,7 @@ class CudaSlot:
 
     @torch.inference_mode()
     def _recorded(self) -> Callable[[], Tensor]:
-        """Record the network's kernels as one graph, which the CPU starts by one call; else run it as it is."""
+        """Record the network's kernels as one graph, which the CPU starts with one call; otherwise run it as it is."""
         queue = self._queue
         with torch.cuda.stream(queue.kernels):
             for _ in range(WARM_UPS):

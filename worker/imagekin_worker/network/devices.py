@@ -1,4 +1,4 @@
-"""Which device a process computes on, and in which numbers."""
+"""Which device a process computes on, and with which number format."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ AMPERE = 8
 
 
 def choose(settings: Settings, place: int = 0) -> torch.device:
-    """Choose the device that IMAGEKIN_DEVICE names; `auto` is CUDA where there is one.
+    """Choose the device that IMAGEKIN_DEVICE names; `auto` is CUDA if available.
 
-    Where no number is named, the processes of one worker spread over the GPUs: `place` is the process's among them.
+    Without a device number, the processes of one worker spread over the GPUs: `place` is the process's position among
+    them.
     """
     name = settings.device
     if name == "auto":
@@ -28,12 +29,12 @@ def choose(settings: Settings, place: int = 0) -> torch.device:
 
 
 def numbers(device: torch.device, precision: Precision) -> torch.dtype:
-    """Choose a network's numbers: half the size on a GPU where the space is `fast`; on a CPU that would be slower."""
+    """Choose a network's number format: half precision on a GPU if the space is `fast`; on a CPU it would be slower."""
     if device.type != "cuda" or precision is not Precision.FAST:
         return torch.float32
     return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= AMPERE else torch.float16
 
 
 def cores() -> int:
-    """Count the cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

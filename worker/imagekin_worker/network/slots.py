@@ -1,4 +1,4 @@
-"""Batches of one fixed size through a network on a device: one is filled while the one before it is computed."""
+"""Batches of one fixed size on a device: one is filled while the one before it is computed."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ Rows = NDArray[np.float32]
 
 
 class Slot(Protocol):
-    """One batch's place, on the host and on the device. `pixels`: (batch, crop, crop, 3), written before `start`."""
+    """The place of one batch, on the host and on the device.
+
+    `pixels`: (batch, crop, crop, 3), written before `start`.
+    """
 
     pixels: Pixels
 
     def start(self) -> None:
-        """Begin to embed the pixels; nothing may be written into them until `finish` came back."""
+        """Begin to embed the pixels; do not write into them until `finish` has returned."""
         ...
 
     def finish(self) -> Rows:
-        """Wait for what was begun and return its embeddings (batch, dim), which are the caller's to keep."""
+        """Wait for the batch and return its embeddings (batch, dim), which the caller may keep."""
         ...
 
 
@@ -47,10 +50,10 @@ class HostSlot:
 
 
 class Stream:
-    """Slots used by turns; not for several threads at once.
+    """Slots used in turns; not for several threads at once.
 
-    Graphs and compiled kernels take one batch size only, so a partial batch goes with whatever its slot held before
-    in the places left, and their embeddings are dropped: neighbors change nothing.
+    Graphs and compiled kernels accept one batch size only, so a partial batch keeps old pictures in its free places,
+    and their embeddings are dropped: other pictures in a batch change nothing.
     """
 
     def __init__(self, slots: Sequence[Slot]) -> None:
@@ -60,12 +63,12 @@ class Stream:
 
     @property
     def full(self) -> bool:
-        """Whether a batch must be collected before another one can be begun."""
+        """Whether a batch must be collected before another can begin."""
         return not self._free
 
     @property
     def flying(self) -> int:
-        """How many batches are begun and not collected."""
+        """The number of batches begun and not yet collected."""
         return len(self._flying)
 
     def begin(self, pictures: Sequence[Pixels]) -> None:
@@ -77,7 +80,7 @@ class Stream:
         self._flying.append((self._free.popleft(), len(pictures)))
 
     def collect(self) -> Rows:
-        """Wait for the batch that was begun first and return its embeddings (pictures, dim)."""
+        """Wait for the oldest batch and return its embeddings (pictures, dim)."""
         slot, count = self._flying.popleft()
         try:
             return slot.finish()[:count]
@@ -85,6 +88,6 @@ class Stream:
             self._free.append(slot)
 
     def drop(self) -> None:
-        """Wait for what is begun and forget it, so that the next user finds all slots free."""
+        """Wait for all batches and drop them, so that the next user finds all slots free."""
         while self._flying:
             self.collect()

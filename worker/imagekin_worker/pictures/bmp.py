@@ -1,4 +1,4 @@
-"""BMP files in which a value that the format leaves open is not as it should be."""
+"""BMP files with an unusable value where the format leaves the value open."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from PIL import Image
 
 
 def without_empty_alpha(image: Image.Image) -> Image.Image:
-    """Return the picture opaque where its alpha is 0 everywhere: no writer means a BMP that cannot be seen."""
+    """Return the picture, opaque if its alpha is 0 everywhere: an invisible BMP is never intended."""
     if image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
         return image.convert("RGB")
     return image

@@ -1,13 +1,13 @@
-"""One rule for every color mode: how pixels become RGB.
+"""How pixels become RGB: one rule for every color mode.
 
 - gray, 1-bit and palette: their value in each channel, their palette's colors;
 - alpha in any form (also a palette's or a PNG's transparent color, at its full depth): laid over white;
 - CMYK: Pillow's conversion, which reads JPEGs as Adobe writes them (inverted); YCbCr and HSV likewise;
-- a color profile, where the space asks for it: into sRGB (see imagekin_worker.pictures.profiles);
+- a color profile, if the space asks for it: into sRGB (see imagekin_worker.pictures.profiles);
 - 16 bits a channel: the high byte, for gray as for color; a TIFF with nothing above 4,095 is one of 12 bits, with
   nothing above 255 one of 8; signed ones that are nowhere below 0 have 15;
 - 32-bit integers: as they are up to 255, the high byte up to 65,535, else stretched from least to greatest;
-- floats: times 255 where all lie in 0..1, as they are up to 255, else stretched; what is not finite becomes 0;
+- floats: times 255 if all lie in 0..1, as they are up to 255, else stretched; values that are not finite become 0;
 - a TIFF whose white is zero: inverted, at any depth;
 - anything else (LAB) is not supported.
 """
@@ -31,7 +31,10 @@ Levels = Callable[[NDArray[Any]], NDArray[np.uint8]]
 
 
 def to_rgb(image: Image.Image, profile: bytes | None, opaque: Image.Image | None) -> Image.Image:
-    """Return the picture in RGB, its transparent parts white; `opaque` is a mask of what a PNG's color leaves."""
+    """Return the picture in RGB, its transparent parts white; `opaque` masks what a PNG's color leaves.
+
+    Raises UnsupportedFormat for LAB colors.
+    """
     if image.mode == "LAB":
         raise errors.UnsupportedFormat("Pictures in LAB colors are not supported; convert them to RGB.")
     if opaque is not None:
@@ -43,12 +46,12 @@ def to_rgb(image: Image.Image, profile: bytes | None, opaque: Image.Image | None
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Return whether the picture's values are to be brought into 8 bits."""
+    """Return whether the picture's values must be converted to 8 bits."""
     return image.mode in ("I", "F") or image.mode.startswith("I;")
 
 
 def shallow(channels: Sequence[NDArray[Any]], samples: tiff.Samples | None) -> Image.Image:
-    """Return deep channels, (height, width) each, as a gray or RGB picture; `samples` says what a TIFF's are."""
+    """Return deep channels, (height, width) each, as a gray or RGB picture; `samples` describes those of a TIFF."""
     levels = _levels(channels, samples)
     bytes_ = [levels(channel) for channel in channels]
     if samples is not None and samples.photometric == tiff.WHITE_IS_ZERO:
@@ -70,7 +73,7 @@ def _over_white(image: Image.Image, mask: Image.Image) -> Image.Image:
 
 
 def _levels(channels: Sequence[NDArray[Any]], samples: tiff.Samples | None) -> Levels:
-    """Return how the channels' values become 0 to 255, one way for all of them."""
+    """Return the function that maps the channels' values to 0 to 255, the same for all of them."""
     integer = channels[0].dtype.kind in "iu"
     if integer and channels[0].dtype.itemsize == 2:
         greatest = max(int(channel.max()) for channel in channels)

@@ -1,7 +1,7 @@
 """From hostile bytes to RGB: formats by content, within limits, the right way up.
 
-Pixels decide, not metadata: what no pixel needs (texts, checksums of such chunks, a missing end marker, a broken
-profile) never refuses a picture, and what is missing in the pixels always does.
+Only pixels matter: errors elsewhere (texts, their checksums, a missing end marker, a broken profile) never refuse a
+picture, and missing pixels always do.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _HARD_LIMIT = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A decoded picture: RGB, the right way up. `width` and `height` are the file's, however small `image` is."""
+    """A decoded picture: RGB, the right way up. `width` and `height` are the file's, even if `image` is smaller."""
 
     image: Image.Image
     width: int
@@ -55,7 +55,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
-    """What a file holds: its first picture, and what is to be known about its colors."""
+    """The content of a file: its first picture, and what is known about its colors."""
 
     image: Image.Image
     size: tuple[int, int]
@@ -66,7 +66,7 @@ class _Loaded:
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """What a picture is decoded for; see `decode`."""
+    """The options of `decode`."""
 
     max_pixels: int
     at_least_px: int | None
@@ -76,7 +76,7 @@ def decode(data: bytes, settings: Settings, *, at_least_px: int | None = None, t
     """Decode one image file, its first frame, into RGB.
 
     `at_least_px` allows a JPEG to be decoded at 1/2, 1/4 or 1/8 of its size while its shorter side keeps that many
-    pixels. `to_srgb`: colors are brought from the file's profile into sRGB; a file without one is not changed by it.
+    pixels. `to_srgb`: convert colors from the file's profile to sRGB; a file without a profile is not changed.
     Raises EmptyFile, ImageTooLarge, UnsupportedFormat, DecompressionBomb and DecodeError.
     """
     if not data:
@@ -177,7 +177,7 @@ def _load_tiff(data: bytes, name: str, request: _Request) -> _Loaded:
 
 
 def _opened(data: bytes, name: str, request: _Request) -> tuple[Image.Image, tuple[int, int]]:
-    """Open and load a file; the picture, and its size before a reduced scale took some of it."""
+    """Return the opened and loaded picture, and its size before any reduced scale."""
     factory, _ = Image.OPEN[name]
     image = factory(io.BytesIO(data), "")
     _check_pixels(image.size, request.max_pixels)
@@ -203,7 +203,7 @@ def _draft(image: Image.Image, at_least_px: int) -> None:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return how a loaded picture is to be turned, as its EXIF says; broken EXIF turns nothing."""
+    """Return how to rotate a loaded picture by its EXIF; broken EXIF is ignored."""
     try:
         found = image.getexif().get(ExifTags.Base.Orientation, 1)
     except _BROKEN:
@@ -220,10 +220,10 @@ _PLUGINS = {"HEIF": _read_heif, "JXL": _read_jxl}
 
 
 class _Quiet:
-    """Keeps Pillow's warnings about broken files to itself.
+    """Silences Pillow's warnings about broken files.
 
-    `warnings.catch_warnings` changes the whole process and threads that overlap would restore each other's filters;
-    so the first one in puts the filter there and the last one out takes it away.
+    `warnings.catch_warnings` changes the whole process, and threads that overlap would restore each other's filters; so
+    the first one in adds the filter and the last one out removes it.
     """
 
     def __init__(self) -> None:

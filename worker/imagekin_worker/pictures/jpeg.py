@@ -1,4 +1,4 @@
-"""JPEG files whose end is missing: read where all pixels are there.
+"""JPEG files whose end is missing: read if all pixels are there.
 
 The layouts are those of ITU-T T.81, annexes A and B.
 """
@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from PIL import JpegImagePlugin
 
 MOST_MISSING = 0.01
-"""The largest part of its pixels that a JPEG may lack: with its last bytes a block or two are often lost."""
+"""The largest share of its pixels that a JPEG may lack: the last bytes often hold a block or two."""
 
 MOST_MISSING_OF_SMALL, SMALL_PX = 0.1, 128
-"""Of a small picture a block is more: it may lack this part, while that is not more than so many pixels."""
+"""In a small picture a block is a larger share: it may lack this share, up to a number of pixels."""
 
 _END = b"\xff\xd9"
 _LEAST_FILL_BYTES = 1 << 16
@@ -41,7 +41,7 @@ class _Scan:
 
 @dataclass
 class _Frame:
-    """What a JPEG says of itself: its size, its components' sampling by their ids, and its scans."""
+    """The headers of a JPEG: its size, its components' sampling by their ids, and its scans."""
 
     width: int = 0
     height: int = 0
@@ -51,10 +51,10 @@ class _Frame:
 
 
 def ended(data: bytes) -> bytes | None:
-    """Return a JPEG that breaks off with its end marker put back; None if too many pixels are missing.
+    """Return a truncated JPEG with its end marker put back; None if too many pixels are missing.
 
-    How many are missing shows where it is decoded twice, with other bytes in the place of those that are missing: all
-    pixels that depend on them differ, and no others.
+    To count the missing pixels it is decoded twice, with different bytes in place of the missing ones: exactly the
+    pixels that depend on them differ.
     """
     body = data[:-1] if data.endswith(b"\xff") else data
     frame = _frame(body)
@@ -82,7 +82,7 @@ def _pixels(data: bytes) -> NDArray[np.uint8] | None:
 
 
 def _last_scan_begun(frame: _Frame) -> bool:
-    """Return whether a scan has begun for every coefficient's last bit; those before it are whole then."""
+    """Return whether a scan has begun for every coefficient's last bit; then those before it are complete."""
     if not frame.progressive:
         return bool(frame.sampling) and {each for scan in frame.scans for each in scan.components} >= set(
             frame.sampling
@@ -98,7 +98,7 @@ def _last_scan_begun(frame: _Frame) -> bool:
 
 
 def _last_interval_begun(frame: _Frame) -> bool:
-    """Return whether the last scan has as many restart markers as it needs; without them nothing is filled in."""
+    """Return whether the last scan has all the restart markers it needs; without them nothing is filled in."""
     scan = frame.scans[-1]
     if not scan.interval:
         return True

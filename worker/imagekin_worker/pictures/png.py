@@ -1,8 +1,8 @@
-"""PNG files, down to what their pixels need.
+"""PNG files, reduced to what their pixels need.
 
-Chunks that no decoder needs (texts, times, programs' own) never decide whether a picture is read: they are left out
-before Pillow sees the file, and so are those whose checksum does not match, as libpng does by default. The layouts are
-those of the W3C's Portable Network Graphics (Third Edition), sections 5 and 11.
+Other chunks (texts, times, private ones) never decide whether a picture is read: they are removed before Pillow sees
+the file, as are those whose checksum does not match, which is libpng's default, too. The layouts are those of the W3C's
+Portable Network Graphics (Third Edition), sections 5 and 11.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class Stripped(NamedTuple):
 
 
 def stripped(data: bytes) -> Stripped:
-    """Leave out what the pixels do not need; a missing end marker is put back where all before it is there.
+    """Remove what the pixels do not need; a missing end marker is put back if everything before it is there.
 
-    What is missing or damaged in the pixels stays so. Raises UnsupportedFormat for Apple's own form of PNG.
+    Missing or damaged pixels stay so. Raises UnsupportedFormat for Apple's own form of PNG.
     """
     pieces, profile, transparent = [_SIGNATURE], None, None
     depth_and_color = data[24:26]
@@ -78,9 +78,9 @@ def stripped(data: bytes) -> Stripped:
 
 
 def opaque(image: Image.Image, data: bytes, transparent: bytes) -> NDArray[np.bool_] | None:
-    """Tell which pixels of a gray or RGB picture have another color than the transparent one, at its full depth.
+    """Return which pixels (height, width) of a gray or RGB picture are not the transparent color, at its full depth.
 
-    `image` was loaded from `data`, which `stripped` gave. None if the color is none of that depth.
+    `image` was loaded from `data`, the result of `stripped`. None if the color does not exist at that depth.
     """
     depth, color = data[24], data[25]
     count = 1 if color == 0 else 3
@@ -101,7 +101,7 @@ def _step(depth: int) -> int:
 
 
 def _low_bytes(data: bytes) -> Image.Image:
-    """Return a 16-bit RGB picture's low bytes: read as if they were little-endian, they are the high ones."""
+    """Return a 16-bit RGB picture's low bytes: read as little-endian, they are the high ones."""
     with PngImagePlugin.PngImageFile(io.BytesIO(data)) as image:
         image.tile = [tile._replace(args="RGB;16L") for tile in image.tile]
         image.load()

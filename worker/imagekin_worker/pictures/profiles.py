@@ -1,7 +1,7 @@
-"""Colors of a picture's own profile, brought into sRGB.
+"""Colors of a picture's own profile, converted to sRGB.
 
-By LittleCMS, relative colorimetric and 8 bits a channel. A profile that is broken, too large or made for other
-channels than the picture's is ignored, and one that is sRGB itself changes nothing, to the bit.
+LittleCMS does it, relative colorimetric and with 8 bits a channel. A profile that is broken, too large or made for
+other channels than the picture's is ignored, and one that is sRGB itself changes nothing, to the bit.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MAX_PROFILE_BYTES = 4 << 20
 """The largest profile that is used."""
 
 SAME_WITHIN = 2
-"""A profile that moves no color by more than so many of 255 levels is sRGB, written down with other rounding."""
+"""A profile that moves no color by more than this many of 255 levels is sRGB with other rounding."""
 
 _HEADER_BYTES = 128
 _MODES = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK"}
@@ -32,7 +32,7 @@ class _Conversion(NamedTuple):
 
 
 def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Return an RGB, gray or CMYK picture in sRGB; itself where there is nothing to convert."""
+    """Return an RGB, gray or CMYK picture in sRGB; the picture itself if it needs no conversion."""
     if profile is None or not _HEADER_BYTES < len(profile) <= MAX_PROFILE_BYTES:
         return image
     if _MODES.get(profile[16:20]) != image.mode:
@@ -43,7 +43,7 @@ def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 @functools.lru_cache(maxsize=_TRANSFORMS)
 def _conversion(profile: bytes) -> _Conversion | None:
-    """Return how pictures with this profile become sRGB; None for one that is broken, or sRGB already."""
+    """Return the transform from this profile to sRGB; None for a broken profile, or sRGB itself."""
     mode = _MODES[profile[16:20]]
     try:
         opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))

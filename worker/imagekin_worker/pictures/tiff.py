@@ -1,4 +1,4 @@
-"""TIFF files beyond those that Pillow reads right: which picture of several, and samples of 16 bits and more.
+"""TIFF files that Pillow does not read correctly: several pictures in one, and samples of 16 bits and more.
 
 The layouts are those of TIFF 6.0, of BigTIFF, and of Adobe's Digital Negative 1.7.
 """
@@ -41,7 +41,7 @@ class _Found(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """What the samples of a picture are: bits of each, their format (SampleFormat), how gray is to be read."""
+    """The samples of a picture: bits of each, their format (SampleFormat), and how to read gray."""
 
     bits: int
     format: int
@@ -49,10 +49,10 @@ class Samples(NamedTuple):
 
 
 def picture(data: bytes) -> tuple[bytes, Directory]:
-    """Return the file, its header pointing to the picture that is meant, and that one's directory.
+    """Return the file, its header pointing to the main picture, and that picture's directory.
 
-    The first picture is meant, or the largest where the first is said to be a smaller copy of another one. Raises
-    UnsupportedFormat for a camera's raw file, and where only the small copy can be read.
+    This is the first picture, or the largest one if the first is marked as a smaller copy. Raises UnsupportedFormat for
+    a camera's raw file, and if only the small copy can be read.
     """
     found = list(_directories(data))
     if not found:
@@ -75,7 +75,7 @@ def picture(data: bytes) -> tuple[bytes, Directory]:
 
 
 def samples(directory: Directory) -> Samples:
-    """Return what the samples of the picture with that directory are."""
+    """Return the samples of the picture with that directory."""
     return Samples(
         max(_numbers(directory, _BITS) or [1]), _number(directory, _SAMPLE_FORMAT, _UNSIGNED),
         _number(directory, _PHOTOMETRIC),
@@ -83,10 +83,10 @@ def samples(directory: Directory) -> Samples:
 
 
 def needs_planes(directory: Directory) -> bool:
-    """Return whether the picture is one that Pillow reads wrong or not at all.
+    """Return whether Pillow reads the picture incorrectly or not at all.
 
-    These have deep samples whose white is zero, or several of them to a pixel; but Pillow reads RGB of 16 bits where
-    the samples of a pixel lie side by side.
+    These have deep samples whose white is zero, or several of them to a pixel; but Pillow reads RGB of 16 bits if the
+    samples of a pixel are adjacent.
     """
     deep, count = samples(directory), _number(directory, _SAMPLES, 1)
     if deep.bits <= 8 or deep.photometric not in (WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB):
@@ -103,7 +103,7 @@ def size(directory: Directory) -> tuple[int, int]:
 
 
 def orientation(directory: Directory) -> int:
-    """Return how the picture is to be turned, 1 to 8 as EXIF has it."""
+    """Return the picture's orientation, 1 to 8 as in EXIF."""
     return _number(directory, _ORIENTATION, 1)
 
 
@@ -116,7 +116,7 @@ def profile(directory: Directory) -> bytes | None:
 def planes(data: bytes, directory: Directory) -> NDArray[Any]:
     """Return the gray or color samples of such a picture: (height, width, 1 or 3), as Pillow reads gray ones.
 
-    Raises UnsupportedFormat if its layout is none of those that can be taken apart.
+    Raises UnsupportedFormat if its layout cannot be split into gray samples.
     """
     bits, count = set(_numbers(directory, _BITS)), _number(directory, _SAMPLES, 1)
     shown = 3 if _number(directory, _PHOTOMETRIC) == _RGB else 1
@@ -134,7 +134,7 @@ def planes(data: bytes, directory: Directory) -> NDArray[Any]:
 
 
 def _directories(data: bytes) -> Iterator[_Found]:
-    """Yield the directories of the file, those below others after them."""
+    """Yield the directories of the file, each followed by those below it."""
     file, seen = io.BytesIO(data), set[int]()
     header = data[:16] if 43 in data[2:4] else data[:8]
     waiting = [Directory(header).next]
@@ -188,12 +188,12 @@ def _plane(directory: Directory, at: int, count: int) -> dict[int, list[int]]:
 
 
 def _widened(directory: Directory, count: int) -> dict[int, list[int]]:
-    """Return the tags of rows whose samples, `count` to a pixel, count as pixels."""
+    """Return the tags of rows whose samples, `count` to a pixel, are treated as pixels."""
     return {tag: [count * _number(directory, tag)] for tag in (_WIDTH, _TILE_WIDTH) if tag in directory}
 
 
 def _gray(data: bytes, directory: Directory, instead: dict[int, list[int]]) -> NDArray[Any]:
-    """Return the picture as gray samples, with the tags `instead` in the place of its own."""
+    """Return the picture as gray samples, with the tags `instead` in place of its own."""
     tags = {tag: _numbers(directory, tag) for tag in _OWN if tag in directory} | instead
     tags |= {_PHOTOMETRIC: [_BLACK_IS_ZERO], _SAMPLES: [1]}
     tags |= {tag: tags[tag][:1] for tag in (_BITS, _SAMPLE_FORMAT) if tag in tags}
