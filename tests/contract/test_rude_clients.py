@@ -114,6 +114,17 @@ def test_what_is_malformed_or_not_whole_is_refused_at_once(make_settings: Callab
         assert uploads(settings) == []
         assert client.post("/v1/uploads", content=b"hello").status_code == 201
         assert len(uploads(settings)) == 1
+        # RFC 9112, 6.3: the chunks count, and what comes behind them is no request
+        chunks, behind = b"5\r\nhello\r\n0\r\n\r\n", b"GET /healthz HTTP/1.1\r\n" + HEAD + b"\r\n"
+        for both in (
+            b"Content-Length: 1\r\nTransfer-Encoding: chunked",
+            b"Transfer-Encoding: chunked\r\nContent-Length: 99",
+        ):
+            with connection(client, UPLOAD + both + b"\r\n\r\n" + chunks + behind) as wire:
+                answers = b"".join(iter(lambda: wire.recv(65536), b""))
+            assert answers.startswith(b"HTTP/1.1 201 ")
+            assert answers.count(b"HTTP/1.1 ") == 1
+            assert b'"size":5' in answers.replace(b" ", b"")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc tells a process's peak")

@@ -59,7 +59,7 @@ def load(text: str, pointer: str = "") -> Any:
 def parse(model: type[T], data: Any) -> T:
     """Return `data`, parsed JSON, as a model; raises InvalidRequest with a pointer to each field that is wrong."""
     try:
-        return model.model_validate_json(json.dumps(data), strict=True)
+        return model.model_validate(data)
     except ValidationError as error:
         raise problems.invalid(error, data) from None
 
@@ -67,7 +67,7 @@ def parse(model: type[T], data: Any) -> T:
 def parse_form(model: type[T], fields: dict[str, Any]) -> T:
     """Return a form's fields as a model, with texts parsed as numbers where needed; raises InvalidRequest."""
     try:
-        return model.model_validate(fields)
+        return model.model_validate(fields, strict=False)
     except ValidationError as error:
         raise problems.invalid(error, fields) from None
 
@@ -96,20 +96,40 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
+class _Unkept(Exception):
+    """A value that is not kept: why, and the way to it from the inside out."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.way: list[str | int] = []
+
+
 def _checked(value: Any, pointer: str) -> Any:
-    if (fault := json_values.fault(value)) is not None:
-        raise _invalid(pointer, fault)
-    match value:
-        case float() if value.is_integer() and abs(value) < 2**53:
-            return int(value)
-        case dict():
-            for name in value:
-                _checked(name, pointer)
-            return {name: _checked(each, f"{pointer}/{name}") for name, each in value.items()}
-        case list():
-            return [_checked(each, f"{pointer}/{at}") for at, each in enumerate(value)]
-    return value
+    try:
+        return _kept(value)
+    except _Unkept as fault:
+        at = pointer + "".join(f"/{step}" for step in reversed(fault.way))
+        raise errors.InvalidRequest(fault.detail, errors=[{"pointer": at, "detail": fault.detail}]) from None
 
 
-def _invalid(pointer: str, detail: str) -> errors.InvalidRequest:
-    return errors.InvalidRequest(detail, errors=[{"pointer": pointer, "detail": detail}])
+def _kept(value: Any) -> Any:
+    """Return a value with whole numbers as integers; raises _Unkept."""
+    kind: type = type(value)
+    if kind is dict:
+        for name in value:
+            _kept(name)
+        return {name: _inside(name, each) for name, each in value.items()}
+    if kind is list:
+        return [_inside(at, each) for at, each in enumerate(value)]
+    if (reason := json_values.fault(value)) is not None:
+        raise _Unkept(reason)
+    return int(value) if kind is float and value.is_integer() and abs(value) < 2**53 else value
+
+
+def _inside(step: str | int, value: Any) -> Any:
+    try:
+        return _kept(value)
+    except _Unkept as fault:
+        fault.way.append(step)
+        raise

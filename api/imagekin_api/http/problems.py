@@ -24,6 +24,9 @@ MOST_FAULTS = 1_000
 _DRAIN_PIECE_BYTES = 1 << 20
 # The names that the contract has for them; the others go by their HTTP names.
 _CODES = {413: errors.TooLarge.code, 500: errors.ImagekinError.code, 503: errors.Unavailable.code}
+# pydantic speaks of Python's types.
+_AS_JSON = dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "Input should be an object")
+_AS_JSON["list_type"] = "Input should be an array"
 
 
 class UnsupportedMediaType(errors.ImagekinError):
@@ -84,7 +87,7 @@ def invalid(error: ValidationError, data: Any) -> errors.InvalidRequest:
         raise errors.InvalidRequest(f"The request is not valid: it has {count:,} faults.")
     # each once, as the members of a union find the same faults
     found = dict.fromkeys(
-        (pointer(_location(each), data), each["msg"])
+        (pointer(_location(each), data), _AS_JSON.get(each["type"], each["msg"]))
         for each in _nearest(error.errors(include_url=False, include_context=False, include_input=False), data)
     )
     pointers = [{"pointer": at, "detail": detail} for at, detail in found]

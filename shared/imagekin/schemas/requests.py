@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, StringConstraints
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from imagekin.enums import Algorithm, Colors, DType, Metric, OnConflict, Precision, SelectMethod, ViewName
 from imagekin.schemas.answers import Metadata
@@ -84,10 +84,32 @@ Id = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 Key = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 
 
+def _be_strict(schema: Any) -> None:
+    """Have the numbers and booleans in a schema of pydantic's accept nothing else."""
+    if isinstance(schema, dict):
+        if schema.get("type") in ("int", "float", "bool"):
+            schema["strict"] = True
+        for part in schema.values():
+            _be_strict(part)
+    elif isinstance(schema, list):
+        for part in schema:
+            _be_strict(part)
+
+
 class Body(BaseModel):
-    """What a client sends: a field nobody knows is a typing error, so it is refused."""
+    """What a client sends: a field nobody knows is a typing error, so it is refused.
+
+    Numbers are numbers and booleans are booleans, no texts that look like them; a form has texts alone and is read with
+    `strict=False`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema = handler(source)
+        _be_strict(schema)
+        return schema
 
 
 # --- collections, images ---------------------------------------------------------------------------------------
