@@ -5,11 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 import flask
+from werkzeug.exceptions import HTTPException
 
 from imagekin.uploads import rows
 from imagekin_api.front.body import SMALL_BYTES, too_large
 from imagekin_api.http import auth, bodies, multipart
 from imagekin_api.wiring import service
+
+
+def is_drawn(app: flask.Flask, environ: dict[str, Any]) -> bool:
+    """Return whether a request asks for a picture that is drawn for it."""
+    try:
+        path = environ["PATH_INFO"].encode("latin-1").decode("utf-8", "replace")
+        endpoint, _ = app.url_map.bind("").match(path, environ["REQUEST_METHOD"])
+    except HTTPException:  # nothing is there, or it is elsewhere
+        return False
+    return getattr(getattr(app.view_functions[endpoint], "operation", None), "drawn", False)
 
 
 def admit(app: flask.Flask, environ: dict[str, Any], length: int) -> int | None:

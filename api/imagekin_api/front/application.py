@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 MAX_DRAINED_BYTES = 64 << 20
 # Bodies that go to disk take turns, so that a slow disk holds up no answer.
 DISK_THREADS = 4
+# A sheet takes a core for as long as hundreds of other answers, so sheets wait for each other and for nothing else.
+DRAWING_THREADS = 2
 # As much of an answer is made and sent at once; a thread is held for the making alone.
 _BATCH_BYTES = 64 << 10
 _SENT_BYTES = 64 << 10
@@ -56,6 +58,7 @@ class Front:
         self._folder = spool_folder(settings)
         self._threads = ThreadPoolExecutor(settings.api_threads, "request")
         self._disk = ThreadPoolExecutor(DISK_THREADS, "spool")
+        self._drawing = ThreadPoolExecutor(DRAWING_THREADS, "drawing")
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request, or follow the server's life."""
@@ -65,11 +68,12 @@ class Front:
         body = Body(receive)
         try:
             request = await self._take(scope, body)
-            answer = await self._run(self._call, request)
+            drawn = admission.is_drawn(self._app, request)
+            answer = await _run(self._drawing if drawn else self._threads, self._call, request)
             try:
                 await self._send(answer, send)
             finally:
-                await self._run(_close, answer.iterable)
+                await _run(self._threads, _close, answer.iterable)
         finally:
             body.close()
 
@@ -80,6 +84,7 @@ class Front:
         await receive()
         self._threads.shutdown(cancel_futures=True)
         self._disk.shutdown(cancel_futures=True)
+        self._drawing.shutdown(cancel_futures=True)
         self._stopped()
         await send({"type": "lifespan.shutdown.complete"})
 
@@ -90,7 +95,9 @@ class Front:
             environ.check(scope)
             await body.begin()
             if not body.whole:
-                max_bytes = await self._run(admission.admit, self._app, request, environ.content_length(scope))
+                max_bytes = await _run(
+                    self._threads, admission.admit, self._app, request, environ.content_length(scope)
+                )
                 if max_bytes is None:
                     await self._discard(scope, body)
                     return request
@@ -134,10 +141,11 @@ class Front:
                 await asyncio.wait_for(send(part), SEND_STALL_S)
             if not more:
                 return
-            piece, more = await self._run(_batch, answer.rest)
+            piece, more = await _run(self._threads, _batch, answer.rest)
 
-    async def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+
+async def _run(threads: Executor, function: Callable[..., Any], *arguments: Any) -> Any:
+    return await asyncio.get_running_loop().run_in_executor(threads, function, *arguments)
 
 
 def spool_folder(settings: Settings) -> Path:

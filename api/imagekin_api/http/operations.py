@@ -50,7 +50,10 @@ MANY_NAMES = JsonBound(None, 100_000)
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One method of one address. `returns` and `body` are types that pydantic knows; `media` are other answers."""
+    """One method of one address. `returns` and `body` are types that pydantic knows; `media` are other answers.
+
+    `drawn`: the answer is a picture that is drawn for it, by threads of its own.
+    """
 
     summary: str
     returns: Any = None
@@ -61,6 +64,7 @@ class Operation:
     form: Mapping[str, Mapping[str, Any]] | None = None
     form_model: Any = None
     raw: bool = False
+    drawn: bool = False
     parameters: tuple[Parameter, ...] = ()
     media: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     errors: tuple[type[errors.ImagekinError], ...] = ()

@@ -25,8 +25,10 @@ _DRAIN_PIECE_BYTES = 1 << 20
 # The names that the contract has for them; the others go by their HTTP names.
 _CODES = {413: errors.TooLarge.code, 500: errors.ImagekinError.code, 503: errors.Unavailable.code}
 # pydantic speaks of Python's types.
-_AS_JSON = dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "Input should be an object")
-_AS_JSON["list_type"] = "Input should be an array"
+_AS_JSON: dict[str, str] = {
+    **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "Input should be an object"),
+    "list_type": "Input should be an array",
+}
 
 
 class UnsupportedMediaType(errors.ImagekinError):

@@ -85,6 +85,7 @@ def _result(job: tables.Job, summary: dict[str, Any]) -> Result:
         ),
     ),
     media={"image/png": BINARY},
+    drawn=True,
     errors=UNFINISHED,
 )
 def sheet(job_id: str) -> flask.Response:
