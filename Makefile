@@ -33,12 +33,12 @@ demo: $(VENV)/.quickstart
 up: $(VENV)/.quickstart
 	$(BIN)/imagekin up
 
-# Tests wait for servers more than they compute: more of them at once than there are cores. In the order of the folders,
-# so that files of few long tests (end to end, faults) are not left for the end.
+# Tests wait for servers more than they compute: more of them at once than there are cores. tests/kit/distribution.py says
+# which run where. Modules are compiled once, not by each process that tests start.
 TESTS_AT_ONCE ?= 4
 
 test: check
-	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(TESTS_AT_ONCE)
 
 contract-postgresql: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/contract --postgresql -k 'not sqlite' -n $(TESTS_AT_ONCE)

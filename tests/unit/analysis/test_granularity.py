@@ -19,11 +19,6 @@ def crowds(n_crowds: int, n: int = 400, dim: int = 24) -> np.ndarray:
     return (centers[np.arange(n) % n_crowds] + np.abs(random.standard_normal((n, dim))) * 0.5).astype(np.float32)
 
 
-@pytest.fixture(autouse=True)
-def small_rows(one_thread: None) -> None:
-    """Rows this few gain nothing from threads."""
-
-
 @pytest.mark.parametrize("n_crowds", [3, 7, 13])
 def test_crowds_are_counted(n_crowds: int) -> None:
     rows = crowds(n_crowds)

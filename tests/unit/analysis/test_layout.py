@@ -28,7 +28,7 @@ def crowds(n: int, dim: int = 24, crowds: int = 8, seed: int = 0) -> tuple[np.nd
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer iterations lay out rows as few as these."""
     monkeypatch.setattr(layout, "PHASES", {"early": (60, 12.0, 0.5), "late": (90, 1.0, 0.8)})
 

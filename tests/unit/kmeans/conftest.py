@@ -7,11 +7,6 @@ import pytest
 from imagekin_worker.kmeans import batches
 
 
-@pytest.fixture(autouse=True)
-def small_rows(one_thread: None) -> None:
-    """Rows this few gain nothing from threads, which on a busy machine wait for each other."""
-
-
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a few hundred rows be several batches."""

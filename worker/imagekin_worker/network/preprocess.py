@@ -25,7 +25,7 @@ gigabytes.
 FAST_MARGIN = 2
 """A reduced JPEG keeps this many times the pixels that are needed: only then do the later scales have the reference's
 filter. On 44 photographs of 2000 pixels the median cosine to the full decode is 0.9998; the mean is 0.9992, as one is
-at 0.973 (verified by tests/integration/test_real_pictures.py, which is skipped without the photographs). Without a
+at 0.973 (verified by tests/integration/photographs/test_real_pictures.py, skipped without the photographs). Without a
 margin the mean was 0.9987 on 16 of them."""
 
 _INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}

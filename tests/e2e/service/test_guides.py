@@ -17,7 +17,7 @@ from imagekin import Client
 from imagekin.settings import Settings
 from imagekin.stack import Stack
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[3] / "docs"
 # Pages that show commands which the tests cannot run mark them `console`.
 PROGRAMS = {"sh": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}
 

@@ -14,10 +14,7 @@ import pytest
 import torch
 from sklearn.metrics import normalized_mutual_info_score
 
-from imagekin import catalog
-from imagekin.demo import furniture
-from imagekin.enums import Metric, Precision
-from imagekin.settings import Settings
+from imagekin.enums import Metric
 from imagekin_worker.analysis import adaptation, folds, refinement
 from imagekin_worker.analysis.adaptation import Adaptation
 from imagekin_worker.analysis.classification import Classification
@@ -27,10 +24,8 @@ from imagekin_worker.kmeans.kmeans import KMeans
 from imagekin_worker.kmeans.measure import Options
 from imagekin_worker.matrix import view
 from imagekin_worker.matrix.view import View
-from imagekin_worker.network import backbones
-from imagekin_worker.pipeline.lanes import Pipeline
+from kit import photographs
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
 BUDGET = 1 << 30
 # of the view: precision at 5, mean average precision
 LEAST = {"furniture": (0.85, 0.81), "photos": (0.83, 0.57), "demo": (0.95, 0.94)}
@@ -53,29 +48,12 @@ class Pictures:
 
 @pytest.fixture(scope="module", params=list(LEAST))
 def labelled(request: pytest.FixtureRequest) -> Pictures:
-    if request.param == "demo":
-        paths = [picture.path for picture in furniture.pictures()]
-        kinds = [picture.kind for picture in furniture.pictures()]
-    else:
-        folder = DATA / request.param
-        if not folder.is_dir():
-            pytest.skip(f"the photographs are not here: {folder}")
-        paths = sorted(path for path in folder.glob("*/*") if path.is_file())
-        kinds = [path.parent.name for path in paths]
-    rows = embedded(paths)
-    made = view.of(rows, "space")
+    found = photographs.labelled(request.param)
+    made = view.of(found.rows, "space")
     if made.name == view.RAW:
         # the demo is smaller than the least collection that gets a view of its own, so it is counted twice
-        made = view.of(np.concatenate([rows, rows]), "space")
-    return Pictures(request.param, rows, np.unique(kinds, return_inverse=True)[1], made)
-
-
-def embedded(paths: list[Path]) -> np.ndarray:
-    settings = Settings(device="cpu")
-    space = catalog.resolve_space(None, None, Precision.EXACT, settings.weights_dir)
-    outcomes = list(Pipeline(backbones.load(space, settings), settings, paths, Path.read_bytes).outcomes())
-    found = {outcome.item: outcome.embedding for outcome in outcomes if outcome.embedding is not None}
-    return np.stack([found[path] for path in paths])
+        made = view.of(np.concatenate([found.rows, found.rows]), "space")
+    return Pictures(request.param, found.rows, np.unique(found.kinds, return_inverse=True)[1], made)
 
 
 def figures(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:

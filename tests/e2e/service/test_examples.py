@@ -22,7 +22,7 @@ from imagekin import Client, errors
 from imagekin.stack import Stack
 from kit.patience import until
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[3] / "examples"
 TIMEOUT_S = 60
 
 

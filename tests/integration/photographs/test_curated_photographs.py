@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,19 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
-from imagekin import catalog
-from imagekin.enums import Precision
-from imagekin.settings import Settings
 from imagekin_worker.analysis import hashes
 from imagekin_worker.analysis.duplicates import Duplicates
 from imagekin_worker.analysis.findings import Found
 from imagekin_worker.analysis.groups import Images
 from imagekin_worker.analysis.outliers import Outliers
 from imagekin_worker.matrix import view
-from imagekin_worker.network import backbones
-from imagekin_worker.pipeline.lanes import Pipeline
+from imagekin_worker.pipeline.lanes import Outcome
+from kit import photographs
 
-DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 BUDGET = 1 << 28
 
 
@@ -98,11 +95,7 @@ def strange() -> dict[str, bytes]:
     return found
 
 
-def embedded(pictures: dict[str, bytes]) -> Embedded:
-    settings = Settings(device="cpu")
-    space = catalog.resolve_space(None, None, Precision.EXACT, settings.weights_dir)
-    outcomes = list(Pipeline(backbones.load(space, settings), settings, pictures, pictures.__getitem__).outcomes())
-    outcomes.sort(key=lambda outcome: outcome.item)
+def of(outcomes: list[Outcome[str]], sizes: dict[str, int]) -> Embedded:
     n = len(outcomes)
     signs = [hashes.of_thumbnail(outcome.thumbnail or b"") for outcome in outcomes]
     images = Images(
@@ -112,32 +105,35 @@ def embedded(pictures: dict[str, bytes]) -> Embedded:
         np.array([sign.mirrored for sign in signs], np.uint64),
         np.array([(outcome.width or 0) * (outcome.height or 0) for outcome in outcomes], np.int64),
         np.zeros(n, np.bool_),
-        np.array([len(pictures[outcome.item]) for outcome in outcomes], np.int64),
+        np.array([sizes[outcome.item] for outcome in outcomes], np.int64),
         np.zeros(n, np.int64),
         np.zeros(n),
     )
-    rows = np.stack([outcome.embedding for outcome in outcomes if outcome.embedding is not None])
-    return Embedded(images.keys, rows, images, np.stack([sign.gray for sign in signs]))  # pyright: ignore[reportArgumentType]
+    return Embedded(images.keys, photographs.rows(outcomes), images, np.stack([sign.gray for sign in signs]))  # pyright: ignore[reportArgumentType]
+
+
+def originals(name: str) -> tuple[list[Outcome[str]], dict[str, bytes]]:
+    """Return what became of a set's photographs, by their paths in it, and their bytes."""
+    found = photographs.labelled(name).outcomes
+    named = [replace(outcome, item=str(outcome.item.relative_to(photographs.DATA / name))) for outcome in found]  # type: ignore[arg-type]
+    return named, {each.item: outcome.item.read_bytes() for each, outcome in zip(named, found, strict=True)}
 
 
 @pytest.fixture(scope="module")
-def photographs() -> Embedded:
+def altogether() -> Embedded:
     """All photographs, copies of every fifth, and strange pictures."""
-    if not (DATA / "photos").is_dir():
-        pytest.skip(f"the photographs are not here: {DATA}")
-    originals = {str(path.relative_to(DATA)): path.read_bytes() for path in sorted((DATA / "photos").glob("*/*"))}
-    copies = {
-        f"{name}#{kind}": copy(opened(originals[name]))
-        for name in list(originals)[::5]
-        for kind, copy in COPIES.items()
-    }
-    return embedded(originals | copies | strange())
+    outcomes, files = originals("photos")
+    copies = {f"{name}#{kind}": copy(opened(files[name])) for name in list(files)[::5] for kind, copy in COPIES.items()}
+    added = copies | strange()
+    outcomes += photographs.embedded(added, added.__getitem__)
+    sizes = {name: len(data) for name, data in (files | added).items()}
+    return of(sorted(outcomes, key=lambda outcome: outcome.item), sizes)
 
 
-def test_light_copies_are_found_and_nothing_else(photographs: Embedded, tmp_path: Path) -> None:
-    chosen = [row for row, name in enumerate(photographs.names) if not name.startswith("strange")]
-    names = [photographs.names[row] for row in chosen]
-    found = photographs.duplicates(tmp_path, chosen)
+def test_light_copies_are_found_and_nothing_else(altogether: Embedded, tmp_path: Path) -> None:
+    chosen = [row for row, name in enumerate(altogether.names) if not name.startswith("strange")]
+    names = [altogether.names[row] for row in chosen]
+    found = altogether.duplicates(tmp_path, chosen)
     of = [name.split("#")[0] for name in names]
     pairs = [(one.keep, member.row) for one in found.groups for member in one.members[1:]]
     right = [pair for pair in pairs if of[pair[0]] == of[pair[1]]]
@@ -153,20 +149,18 @@ def test_light_copies_are_found_and_nothing_else(photographs: Embedded, tmp_path
 
 
 @pytest.mark.parametrize("name", [view.CALIBRATED, view.RAW])
-def test_strange_pictures_come_first(photographs: Embedded, name: str, tmp_path: Path) -> None:
-    chosen = [row for row, name in enumerate(photographs.names) if "#" not in name]
-    rows = photographs.rows[chosen]
+def test_strange_pictures_come_first(altogether: Embedded, name: str, tmp_path: Path) -> None:
+    chosen = [row for row, name in enumerate(altogether.names) if "#" not in name]
+    rows = altogether.rows[chosen]
     search = Outliers(rows, view.of(rows, "space", name), memory_budget_bytes=BUDGET, folder=tmp_path)
     search.advance()
-    first = [photographs.names[chosen[row]] for row in search.result().order[:12]]
+    first = [altogether.names[chosen[row]] for row in search.result().order[:12]]
     assert all(name.startswith("strange") for name in first), first
 
 
 def test_leaks_between_splits_are_named(tmp_path: Path) -> None:
-    if not (DATA / "furniture").is_dir():
-        pytest.skip(f"the photographs are not here: {DATA}")
-    paths = sorted((DATA / "furniture").glob("*/*"))
-    furniture = embedded({str(path.relative_to(DATA / "furniture")): path.read_bytes() for path in paths})
+    outcomes, files = originals("furniture")
+    furniture = of(outcomes, {name: len(data) for name, data in files.items()})
     splits = [Path(name).name.split("_")[0] for name in furniture.names]
     found = furniture.duplicates(tmp_path, list(range(len(splits))), between=splits)
     named = {frozenset((furniture.names[look.a], furniture.names[look.b])) for look in found.look}
