@@ -9,11 +9,9 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -25,9 +23,8 @@ from imagekin.settings import Settings
 
 pytest.register_assert_rewrite("kit")
 
-ROOT = Path(__file__).parent.parent
-# Real photographs, where this checkout lies beside them; a user's clone does not.
-DATA = ROOT.parent / "shared" / "data"
+from kit import distribution  # noqa: E402 - asserts of what is registered are told with their values
+from kit.databases import PostgreSQL, migrated  # noqa: E402
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -35,14 +32,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    from kit import distribution
-
     distribution.order(items)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
-    from kit import distribution
-
     return distribution.scheduler(config, log)
 
 
@@ -66,29 +59,11 @@ def postgresql(own_environment: None) -> Iterator[PostgreSQL]:
     with tempfile.TemporaryDirectory(prefix="pg-") as folder:
         server = pgserver.get_server(Path(folder) / "data")
         try:
-            yield PostgreSQL(sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg"))
+            postgresql = PostgreSQL(sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg"))
+            postgresql.forget_the_disk()
+            yield postgresql
         finally:
             server.cleanup()
-
-
-@dataclass(frozen=True)
-class PostgreSQL:
-    """A server, in which databases are made and dropped."""
-
-    address: sa.URL
-
-    def create(self, name: str, template: str = "template1") -> str:
-        """Make a database and return its URL."""
-        self._run(f"CREATE DATABASE {name} TEMPLATE {template}")
-        return self.address.set(database=name).render_as_string(hide_password=False)
-
-    def drop(self, name: str) -> None:
-        self._run(f"DROP DATABASE {name} WITH (FORCE)")
-
-    def _run(self, statement: str) -> None:
-        admin = sa.create_engine(self.address, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-        with admin.connect() as connection:
-            connection.execute(sa.text(statement))
 
 
 @pytest.fixture
@@ -131,14 +106,8 @@ def migrated_postgresql(postgresql: PostgreSQL) -> str:
 @pytest.fixture
 def migrated_url(request: pytest.FixtureRequest, tmp_path: Path, engine: str) -> Iterator[str]:
     """The URL of a migrated database, once on each engine."""
-    if engine == "sqlite":
-        shutil.copy(request.getfixturevalue("migrated_sqlite"), tmp_path / "imagekin.db")
-        yield f"sqlite:///{tmp_path / 'imagekin.db'}"
-        return
-    server, template = request.getfixturevalue("postgresql"), request.getfixturevalue("migrated_postgresql")
-    name = f"test_{os.urandom(6).hex()}"
-    yield server.create(name, template)
-    server.drop(name)
+    with migrated(request, engine, tmp_path) as url:
+        yield url
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +15,11 @@ import structlog
 
 from imagekin import api_keys
 from imagekin.settings import Settings
+from kit.databases import migrated
 from kit.hand import Hand
 from kit.known_vectors import item, store
+from kit.patience import until
+from kit.production import Production, produced
 from kit.serving import Running, running
 from kit.wire import ADMIN_KEY
 
@@ -41,10 +43,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         command = [program, "--port", "0", "--unixsocket", path, "--save", "", "--dir", folder]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
             try:
-                deadline = time.monotonic() + 10
-                while not Path(path).exists():
-                    assert time.monotonic() < deadline
-                    time.sleep(0.005)
+                until(Path(path).exists, "Redis")
                 yield f"unix://{path}"
             finally:
                 process.terminate()
@@ -53,6 +52,10 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def engine(request: pytest.FixtureRequest) -> str:
     """The database to test on; `BOTH_ENGINES` marks what is tested on both."""
+    return engine_of(request)
+
+
+def engine_of(request: pytest.FixtureRequest) -> str:
     return "postgresql" if request.config.getoption("--postgresql") else "sqlite"
 
 
@@ -71,6 +74,18 @@ def make_settings(tmp_path: Path, migrated_url: str, redis_url: str) -> Callable
         return Settings(**{**defaults, **changes})
 
     return make
+
+
+@pytest.fixture(scope="module")
+def api(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, redis_url: str
+) -> Iterator[Production]:
+    """The API as operators run it, one for all tests of a module that neither stop nor change it."""
+    folder = tmp_path_factory.mktemp("api")
+    with migrated(request, engine_of(request), folder) as url:
+        settings = Settings(data_dir=folder, database_url=url, redis_url=redis_url, first_key=ADMIN_KEY, auth="keys")
+        with produced(settings, MAX_STORED_UPLOAD_BYTES_PER_OWNER=1 << 30) as api:
+            yield api
 
 
 @pytest.fixture

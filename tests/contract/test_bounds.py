@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import base64
 import json
-import time
 from collections.abc import Callable
 from typing import Any
 
 import httpx2
 import pytest
 
+from kit import effort
 from kit.hand import Hand, picture
 from kit.serving import Running
 from kit.wire import check_problem
 
 JSON = {"Content-Type": "application/json"}
-AT_ONCE_S = 5.0
 
 
 @pytest.mark.parametrize(
@@ -37,16 +36,14 @@ AT_ONCE_S = 5.0
 def test_json_of_too_many_bytes_or_values_costs_little(
     client: httpx2.Client, path: str, method: str, body: str
 ) -> None:
-    started = time.monotonic()
-    check_problem(client.request(method, path, content=body.encode(), headers=JSON), 413, "too_large")
-    assert time.monotonic() - started < AT_ONCE_S
+    with effort.at_most(cpu_s=5):
+        check_problem(client.request(method, path, content=body.encode(), headers=JSON), 413, "too_large")
 
 
 def test_many_faults_are_counted_not_listed(client: httpx2.Client) -> None:
     body = {"source": {"type": "urls", "urls": [{"url": 1, "a": 1} for _ in range(10_000)]}}
-    started = time.monotonic()
-    problem = check_problem(client.post("/v1/jobs/embed", json=body), 422, "invalid_request")
-    assert time.monotonic() - started < AT_ONCE_S
+    with effort.at_most(cpu_s=5):
+        problem = check_problem(client.post("/v1/jobs/embed", json=body), 422, "invalid_request")
     assert "faults" in problem["detail"]
     assert "errors" not in problem
 
@@ -75,12 +72,11 @@ def test_metadata_and_filters_have_a_size(client: httpx2.Client, one_image: Hand
 )
 def test_a_file_name_that_is_no_name_is_refused(client: httpx2.Client, one_image: Hand, path: str, field: str) -> None:
     for name in ("x" * 1_000_000, "a" + "\u0301" * 200_000):
-        started = time.monotonic()
-        answer = client.post(path, data={"collection": "archive"}, files={field: (name, picture())})
+        with effort.at_most(cpu_s=5):
+            answer = client.post(path, data={"collection": "archive"}, files={field: (name, picture())})
         problem = check_problem(answer, 422, "invalid_request")
         assert problem["errors"][0]["pointer"] == f"/{field}"
         assert len(answer.content) < 10_000
-        assert time.monotonic() - started < AT_ONCE_S
     answer = client.post(path, data={"collection": "archive"}, files={"f" * 1_000_000: ("a.png", picture())})
     check_problem(answer, 400, "bad_request")
     assert len(answer.content) < 10_000

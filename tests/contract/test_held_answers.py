@@ -23,14 +23,12 @@ pytestmark = BOTH_ENGINES
 def test_a_held_answer_comes_when_the_job_ends(client: httpx2.Client, one_image: Hand, server: Running) -> None:
     job = cluster(client)
     with ThreadPoolExecutor(1) as pool:
-        held = pool.submit(client.get, f"/v1/jobs/{job['id']}", headers={"Prefer": "respond-async, wait=20"})
+        held = pool.submit(client.get, f"/v1/jobs/{job['id']}", headers={"Prefer": "respond-async, wait=50"})
         until(lambda: server.service.watcher.waiting == 1)
-        started = time.monotonic()
         one_image.finish_cluster(SUMMARY, [])
         answer = held.result(timeout=20)
-    assert time.monotonic() - started < 10
     assert answer.json()["status"] == "succeeded"
-    assert answer.headers["Preference-Applied"] == "wait=20"
+    assert answer.headers["Preference-Applied"] == "wait=50"
     # and nobody polls for nothing
     until(lambda: not any(thread.name == "waiting" for thread in threading.enumerate()))
 
@@ -39,7 +37,7 @@ def test_a_held_answer_comes_when_the_time_is_up(client: httpx2.Client, one_imag
     job = cluster(client)
     started = time.monotonic()
     answer = client.get(f"/v1/jobs/{job['id']}", headers={"Prefer": "wait=1"})
-    assert 0.9 < time.monotonic() - started < 10
+    assert time.monotonic() - started > 0.9
     assert (answer.status_code, answer.json()["status"]) == (200, "queued")
     assert answer.headers["Preference-Applied"] == "wait=1"
 
@@ -47,16 +45,15 @@ def test_a_held_answer_comes_when_the_time_is_up(client: httpx2.Client, one_imag
 def test_an_ended_job_is_not_held(client: httpx2.Client, one_image: Hand) -> None:
     job = cluster(client)
     one_image.finish_cluster(SUMMARY, [])
-    started = time.monotonic()
-    answer = client.get(f"/v1/jobs/{job['id']}", headers={"Prefer": "wait=20"})
-    assert time.monotonic() - started < 10
+    # longer than the client has patience
+    answer = client.get(f"/v1/jobs/{job['id']}", headers={"Prefer": "wait=50"})
     assert answer.json()["status"] == "succeeded"
 
 
 def test_a_held_job_may_be_deleted(client: httpx2.Client, one_image: Hand, server: Running) -> None:
     job = cluster(client)
     with ThreadPoolExecutor(1) as pool:
-        held = pool.submit(client.get, f"/v1/jobs/{job['id']}", headers={"Prefer": "wait=20"})
+        held = pool.submit(client.get, f"/v1/jobs/{job['id']}", headers={"Prefer": "wait=50"})
         until(lambda: server.service.watcher.waiting == 1)
 
         def remove(session: Any) -> None:
@@ -75,13 +72,11 @@ def test_at_most_half_of_the_threads_wait(serve: Callable[..., Running]) -> None
     hand.images("a.jpg")
     client = server.client(ADMIN_KEY)
     job = cluster(client)
-    path, headers = f"/v1/jobs/{job['id']}", {"Prefer": "wait=30"}
+    path, headers = f"/v1/jobs/{job['id']}", {"Prefer": "wait=50"}
     with ThreadPoolExecutor(2) as pool:
         held = [pool.submit(client.get, path, headers=headers) for _ in range(2)]
         until(lambda: server.service.watcher.waiting == 2)
-        started = time.monotonic()
         answer = client.get(path, headers=headers)
-        assert time.monotonic() - started < 10
         assert answer.json()["status"] == "queued"
         assert "Preference-Applied" not in answer.headers
         hand.finish_cluster(SUMMARY, [])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import httpx2
@@ -47,9 +46,7 @@ def test_a_job_is_taken_in_while_redis_is_down(serve: Callable[..., Running]) ->
     hand = Hand(server.database, server.settings)
     hand.collection()
     hand.images("a.jpg")
-    started = time.monotonic()
     job = cluster(server.client(ADMIN_KEY))
-    assert time.monotonic() - started < 5
     assert hand.claim(Lane.BULK).job_id == job["id"]
 
 

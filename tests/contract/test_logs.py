@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from test_server import process
 
 from imagekin import api_keys
 from imagekin.database.engine import Database
 from imagekin.settings import Settings
+from kit.production import produced
 from kit.receiving import SECRET
 from kit.wire import ADMIN_KEY
 
@@ -34,7 +34,8 @@ def test_no_secret_gets_into_the_log(
         "LOG_LEVEL": "debug",
         "LOG_FORMAT": log_format,
     }
-    with process(settings, **changes) as (_, client):
+    with produced(settings, **changes) as api:
+        client = api.client
         for headers in [
             {"Authorization": f"Bearer {each}"} for each in (ADMIN_KEY, key, old_key)
         ] + [{"Authorization": f"Basic {key}"}, {"Authorization": key}, {"X-Api-Key": key}]:  # fmt: skip

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cluster import Cluster
 
+from kit.databases import migrated
+
 
 @pytest.fixture(scope="session", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.faults)])
 def fault_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a migrated database for the session's cluster: SQLite, and with `make faults` also PostgreSQL."""
-    if request.param == "sqlite":
-        path = tmp_path_factory.mktemp("faults") / "imagekin.db"
-        shutil.copy(request.getfixturevalue("migrated_sqlite"), path)
-        yield f"sqlite:///{path}"
-        return
-    server, template = request.getfixturevalue("postgresql"), request.getfixturevalue("migrated_postgresql")
-    name = f"faults_{os.urandom(6).hex()}"
-    yield server.create(name, template)
-    server.drop(name)
+    with migrated(request, request.param, tmp_path_factory.mktemp("faults")) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

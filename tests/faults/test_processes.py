@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 
 import pytest
 import sqlalchemy as sa
@@ -78,10 +77,8 @@ def test_a_worker_frozen_while_idle_and_killed_loses_its_message_only(cluster: C
 @pytest.mark.faults
 def test_an_idle_worker_stops_within_seconds(cluster: Cluster) -> None:
     cluster.finish()
-    started = time.monotonic()
     cluster.workers["bulk-1"].terminate()
     wait_for(lambda: not cluster.workers["bulk-1"].running, "the stop", timeout_s=8)
-    assert time.monotonic() - started < 8
 
 
 def test_a_busy_worker_stops_within_its_grace(cluster: Cluster, name: str) -> None:

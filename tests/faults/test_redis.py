@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 
 import pytest
 import redis
@@ -22,9 +21,7 @@ def test_redis_may_die_under_load(cluster: Cluster, name: str) -> None:
     before = cluster.embed(name, tiny.keys(f"{name}-before", 32))
     cluster.holder(before)
     cluster.kill("redis")
-    started = time.monotonic()
     during = cluster.embed(name, tiny.keys(f"{name}-during", 4))
-    assert time.monotonic() - started < 5, "an accepted job waits for no ring"
     # what is claimed is finished without Redis
     wait_for(lambda: cluster.done(before), "images of the chunk in hand")
     cluster.start("redis")
@@ -80,9 +77,7 @@ def test_redis_may_hang(cluster: Cluster, name: str) -> None:
     cluster.holder(before)
     cluster.signal_group("redis", signal.SIGSTOP)
     try:
-        started = time.monotonic()
         during = cluster.embed(name, tiny.keys(f"{name}-during", 4))
-        assert time.monotonic() - started < 5, "an accepted job waits for no ring"
         wait_for(lambda: cluster.done(before), "images of the chunk in hand")
     finally:
         cluster.signal_group("redis", signal.SIGCONT)

@@ -17,8 +17,9 @@ import pytest
 import tiny
 from cluster import Cluster
 
+from imagekin_api.server import HEAD_S
+
 IDLE, HALF_HEADS, STALLED_BODIES = 1_000, 200, 100
-MOST_HEALTH_S, MOST_SEARCH_S = 1.0, 3.0
 FILES = IDLE + HALF_HEADS + STALLED_BODIES + 200
 
 
@@ -52,12 +53,11 @@ def test_slow_clients_hold_up_nobody(cluster: Cluster, name: str, many_files: No
             for _ in range(count):
                 wire = held.enter_context(socket.create_connection(address, 10))
                 wire.sendall(data)
-            # the middle one: other tests on this machine are not what is measured
             health_s = statistics.median(seconds(lambda: healthy(client)) for _ in range(5))
             search_s = statistics.median(seconds(lambda: search(cluster, name)) for _ in range(3))
             print(f"and {count} {what}: /healthz {health_s:.3f} s, a search {search_s:.3f} s in the middle")
-            assert health_s < MOST_HEALTH_S, what
-            assert search_s < MOST_SEARCH_S, what
+            # who waits until a slow one is given up waits longer
+            assert max(health_s, search_s) < HEAD_S, what
 
 
 def seconds(call: Callable[[], None]) -> float:

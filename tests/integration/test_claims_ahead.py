@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from imagekin_worker.context.process_state import FIRST_IMAGES, Node
 from imagekin_worker.kinds import embed
 from imagekin_worker.process import dispatch
 from kit.archive import Archive
+from kit.patience import until
 
 CHUNKS = 5
 
@@ -122,12 +122,9 @@ def test_what_is_added_to_a_lease_while_it_is_renewed_is_held(archive: Archive, 
     with lease:
         lease.add(second)
         before = archive.database.read(lambda session: session.scalar(renewed))
-        until = time.monotonic() + 30
-        while archive.database.read(lambda session: session.scalar(renewed)) == before:
-            assert time.monotonic() < until
+        until(lambda: archive.database.read(lambda session: session.scalar(renewed)) != before, "a renewal")
         assert all(lease.holds(claim) for claim in first + second)
         lease.finished(first[0])
         assert not lease.lost
         archive.database.write(claim.release, second)
-        while not lease.lost:
-            assert time.monotonic() < until
+        until(lambda: lease.lost, "the loss")

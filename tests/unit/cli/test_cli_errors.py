@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from kit.fake_server import FakeServer, problem
@@ -23,12 +21,10 @@ def test_an_unknown_collection_brings_its_nearest(call, server: FakeServer) -> N
 def test_a_server_that_is_down(call, monkeypatch: pytest.MonkeyPatch) -> None:
     with FakeServer() as gone:
         monkeypatch.setenv("IMAGEKIN_URL", gone.url)
-    started = time.monotonic()
     done = call("jobs", "list")
     assert done.code == 1
     assert gone.url in done.err
     assert "imagekin up" in done.err
-    assert time.monotonic() - started < 5
 
 
 def test_a_missing_key(call, server: FakeServer) -> None:

@@ -320,10 +320,9 @@ def test_no_other_busy_server_is_waited_for(server: Web, make: Make, headers: di
 
 def test_a_pause_that_does_not_fit_into_the_time_is_not_made(server: Web, make: Make) -> None:
     server.pages["/"] = busy(1, 503, Retry_After="2")
-    begun = time.monotonic()
     with pytest.raises(errors.FetchFailed, match="503"):
         make(fetch_timeout_s=1).fetch(server.url())
-    assert time.monotonic() - begun < 1
+    assert len(server.paths) == 1
 
 
 def test_a_busy_server_may_be_one_that_redirects(server: Web, make: Make) -> None:
@@ -373,11 +372,9 @@ def test_a_silent_server_times_out(server: Web, make: Make) -> None:
 @pytest.mark.parametrize("start", [b"", OK + b"\r\n"], ids=["headers", "body"])
 def test_a_server_that_drips_is_cut_off(server: Web, make: Make, start: bytes) -> None:
     """Each byte comes in time, all of them never."""
-    server.pages["/"] = web.raw(start or OK, *[b"X"] * 1000, until=server.stopping, gap_s=0.05)
-    started = time.monotonic()
+    server.pages["/"] = web.raw(start or OK, *[b"X"] * 100_000, until=server.stopping, gap_s=0.05)
     with pytest.raises(errors.ItemTimeout):
         make(fetch_timeout_s=0.3).fetch(server.url())
-    assert time.monotonic() - started < 10
 
 
 def test_a_fetch_may_be_given_less_time_and_never_more(server: Web, make: Make) -> None:

@@ -135,13 +135,11 @@ def test_a_slow_resolver_is_not_waited_for() -> None:
     answered = threading.Event()
 
     def resolve(host: str, port: int) -> list[str]:
-        answered.wait(30)
+        answered.wait()
         return ["8.8.8.8"]
 
-    started = time.monotonic()
     with pytest.raises(errors.ItemTimeout):
         Policy(resolve=resolve).addresses("slow.example", 80, 0.05)
-    assert time.monotonic() - started < 10
     answered.set()
 
 

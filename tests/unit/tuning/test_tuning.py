@@ -5,7 +5,6 @@ from __future__ import annotations
 import _ctypes
 import io
 import os
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -193,9 +192,8 @@ def test_giving_up_ends_the_process_and_leaves_nothing(
     compilation = tuner._compilation
     assert isinstance(compilation, tuner_module.Compilation) and not compilation.ended
     until(lambda: any(tmp_path.rglob(f"{compile.DRAFT}*")))
-    started = time.monotonic()
     tuner.close()
-    assert compilation.ended and time.monotonic() - started < 5
+    assert compilation.ended
     assert not tuner._order(backbone).done
     compile.remove_leftovers(tuner._order(backbone).path.parent)
     assert not any(tmp_path.rglob(f"{compile.DRAFT}*"))
