@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from imagekin.settings import Settings
-from imagekin_worker.process.webhook_sender import Courier
+from imagekin_worker.process.webhook_sender import WebhookSender
 from kit.receiving import SECRET, Receiver, receiver
 
 
@@ -24,12 +24,12 @@ def there() -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def courier(settings: Settings) -> Iterator[Callable[..., Courier]]:
+def webhook_sender(settings: Settings) -> Iterator[Callable[..., WebhookSender]]:
     """Start couriers; they stop with the test."""
     started = []
 
-    def start(**changes: Any) -> Courier:
-        started.append(Courier(settings.model_copy(update=changes)))
+    def start(**changes: Any) -> WebhookSender:
+        started.append(WebhookSender(settings.model_copy(update=changes)))
         return started[-1]
 
     yield start

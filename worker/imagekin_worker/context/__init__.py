@@ -1,1 +1,1 @@
-"""What a worker's process holds while it works: its state, the lease on its claims, and what it logs of them."""
+"""What a worker's process holds while it works: its state, the leases on its claims, and its log of them."""

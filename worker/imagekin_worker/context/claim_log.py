@@ -1,4 +1,4 @@
-"""What is told of claims and chunks: lines in the log and numbers, alike for every kind of work."""
+"""Log lines and metrics of claims and chunks, the same for every kind of work."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ log = structlog.get_logger()
 
 
 def about(claims: Sequence[Claim]) -> dict[str, Any]:
-    """Return the fields of a line about these chunks."""
+    """Return the fields of a log line about these chunks."""
     if len(claims) == 1:
         return {"job_id": claims[0].job_id, "chunk": claims[0].seq, "attempt": claims[0].attempt}
     return {"chunks": [f"{claim.job_id}/{claim.seq}#{claim.attempt}" for claim in claims]}
 
 
 def context(claims: Sequence[Claim]) -> dict[str, Any]:
-    """Return what every line carries while these chunks are worked on.
+    """Return the fields of every log line while these chunks are worked on.
 
-    Of several chunks, and of images, which others may join, they carry the claim alone, and each line about one of
-    them its own job, chunk and attempt.
+    For several chunks, and for images, which others may join, that is only the claim; a line about one of them has its
+    own job, chunk and attempt.
     """
     alone = len(claims) == 1 and claims[0].kind != JobKind.EMBED
     return {"claim": claims[0].claimed_by, **(about(claims) if alone else {})}
 
 
 def claimed(claims: Sequence[Claim]) -> None:
-    """Tell of a claim."""
+    """Log a claim."""
     kind, images = claims[0].kind, sum(claim.size for claim in claims)
     metrics.WORK.claim_chunks.labels(kind).observe(len(claims))
     if kind == JobKind.EMBED:
@@ -42,7 +42,7 @@ def claimed(claims: Sequence[Claim]) -> None:
 
 
 class Report:
-    """Tells of a claim's beginning at once, and of its end when that is known."""
+    """Logs a claim's beginning at once, and its end when that is known."""
 
     def __init__(self, claims: Sequence[Claim]) -> None:
         self._claims = claims
@@ -60,6 +60,6 @@ class Report:
 
 
 def chunk_done(claim: Claim, started: float, **counts: Any) -> None:
-    """Tell of a chunk whose work began at `started`, in seconds of the monotonic clock, and is written."""
+    """Log a finished chunk whose work began at `started`, in seconds of the monotonic clock."""
     seconds = round(time.monotonic() - started, 3)
     log.info("chunk_done", kind=claim.kind, **about([claim]), **counts, seconds=seconds)

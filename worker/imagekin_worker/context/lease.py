@@ -1,4 +1,4 @@
-"""Keeping claims while they are worked on."""
+"""Keeps claims while they are worked on."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ log = structlog.get_logger()
 
 
 class Lease:
-    """Renews claims from a thread of its own; says which are lost, so that their work stops. `claims`: all it had.
+    """Renews claims from a thread of its own, and reports lost ones, so that their work stops.
 
-    Where the database cannot be reached the claims count as held: the fence at the finish decides.
+    `claims`: all claims so far. While the database cannot be reached the claims count as held: the fence at the finish
+    decides.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Lease:
                 self.lose(claim)
 
     def add(self, claims: Sequence[Claim]) -> None:
-        """Keep these as well, while others are still held."""
+        """Keep these claims as well, while others are still held."""
         self.claims += claims
         with self._changing:
             self._held |= _keys(claims)
@@ -66,7 +67,7 @@ class Lease:
 
     @property
     def lost(self) -> bool:
-        """Whether nothing is held any more, or is about to be handed back."""
+        """Whether all claims are lost or done, or about to be handed back."""
         return not self._held or self._leaving.is_set()
 
     def holds(self, claim: Claim) -> bool:
@@ -80,7 +81,7 @@ class Lease:
             self._held -= _keys([claim])
 
     def lose(self, claim: Claim) -> None:
-        """Note that a claim turned out to be lost; once for each, however often it is found."""
+        """Record that a claim was lost, once for each claim."""
         key = (claim.job_id, claim.seq)
         if key not in self._told:
             self._told.add(key)

@@ -1,4 +1,4 @@
-"""What one worker process has: settings, database, storage, warm models, resident matrices."""
+"""The state of one worker process: settings, database, storage, warm models, resident matrices."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ SMOOTHING = 0.3
 
 
 class Node:
-    """One process of a worker; not shared between threads but where its parts are."""
+    """One process of a worker; it is not shared between threads, unless a part says so."""
 
     def __init__(self, settings: Settings, lane: Lane) -> None:
         self.settings = settings
@@ -75,7 +75,7 @@ class Node:
         self._last_planned = ""
 
     def warm(self) -> None:
-        """Load the backbones that the settings name, so that no job waits for them, and see how fast they are."""
+        """Load the backbones that the settings name, so that jobs do not wait for them, and measure their speed."""
         for name in self.settings.warm:
             space = catalog.resolve_space(name, None, Precision.EXACT, self.settings.weights_dir)
             backbone = self.models.get(space)
@@ -86,7 +86,7 @@ class Node:
             self.note_speed(space.fingerprint, len(batch), time.monotonic() - started)
 
     def claim(self, claimed_by: str, like: claim.Claim | None = None) -> list[claim.Claim]:
-        """Claim what comes next in the lane, about `chunk_target_s` of it; nothing where that is not `like` a claim."""
+        """Claim the next work in the lane, for about `chunk_target_s`; nothing if it is not `like` a given claim."""
         preference = claim.Preference(
             after_owner=self.last_owner,
             most_images=self.images_per_claim(self._last_space),
@@ -112,23 +112,23 @@ class Node:
         return claims
 
     def images_per_claim(self, space_id: str) -> int:
-        """Return how many images of a space take about `chunk_target_s`, by what was measured."""
+        """Return how many images of a space take about `chunk_target_s`, as measured."""
         speed = self._images_per_s.get(space_id)
         return FIRST_IMAGES if speed is None else max(1, int(speed * self.settings.chunk_target_s))
 
     def note_planned(self, images: int) -> None:
-        """Count images that were planned and wait for a claim: as few as do not fill a batch wait for more."""
+        """Count images that were planned and wait for a claim: while they do not fill a batch, they wait for more."""
         self._planned += images
 
     def note_speed(self, space_id: str, images: int, seconds: float) -> None:
-        """Learn from `images` of a space that took `seconds`."""
+        """Record that `images` of a space took `seconds`."""
         if images and seconds > 0:
             speed = images / seconds
             known = self._images_per_s.get(space_id, speed)
             self._images_per_s[space_id] = known + SMOOTHING * (speed - known)
 
     def lease(self, claims: Sequence[claim.Claim]) -> Lease:
-        """Return what keeps the claims while its block works on them."""
+        """Return a lease that keeps the claims during its block."""
         lease_s, renew_s = self.settings.lease_s, self.settings.renew_s
         return Lease(self.database, claims, lease_s=lease_s, renew_s=renew_s, leaving=self.leaving)
 
@@ -152,7 +152,7 @@ class Node:
         return presence.name(self.lane, os.getpid())
 
     def close(self) -> None:
-        """Let go of connections, and of what is being compiled."""
+        """Close connections, and stop compiling."""
         self.tuner.close()
         self.walks.close()
         self.residents.close()
@@ -161,7 +161,7 @@ class Node:
 
 
 def process_index() -> int:
-    """Return this process's place among those of its worker, from 0; 0 if it is not a worker's child."""
+    """Return this process's position among those of its worker, from 0; 0 if it is not a worker's child."""
     return current_process_index(base=0) or 0
 
 

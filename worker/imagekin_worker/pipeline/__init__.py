@@ -1,1 +1,1 @@
-"""Files in, vectors out: reading ahead, decoding and forward passes, all at once and in bounded memory."""
+"""From files to vectors: reading ahead, decoding and forward passes, all at once and in bounded memory."""

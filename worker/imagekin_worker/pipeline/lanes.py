@@ -1,8 +1,8 @@
-"""The way of images through a backbone: read, hash, settle, decode, forward, all at once and in bounded memory.
+"""The pipeline from images to embeddings: read, hash, settle, decode, forward, all at once and in bounded memory.
 
 On a CPU each core is a lane that decodes a batch and then runs it through the network with one intra-op thread: both
-halves release the GIL, no lane waits for another, and a forward pass never shares its core with a decoder. Decoders
-beside a forward pass on all cores, the usual way, gives two thirds of that. On a GPU the usual way is right.
+halves release the GIL, no lane waits for another, and a forward pass never shares its core with a decoder. The usual
+way, decoders next to a forward pass on all cores, reaches two thirds of that. On a GPU the usual way is right.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from imagekin_worker.pipeline.threads import Channel, Crew
 T = TypeVar("T")
 
 HANDFUL = 16
-"""How many images a lane reads, and settles in one call, before it decodes them: settling asks the database."""
+"""How many images a lane reads, and settles in one call, before it decodes them: settling queries the database."""
 
 HANDFUL_BYTES = 8 << 20
-"""A handful is large enough once its files have so many bytes."""
+"""A handful is large enough once its files have this many bytes."""
 
 TAKEN = 4
-"""How many items a lane takes at a time: as many as other lanes wait for, where items come over a network."""
+"""How many items a lane takes at a time when items come over a network, so that other lanes get their share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +51,9 @@ class Fetched(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Generic[T]):
-    """What became of an item: exactly one of `embedding` (float32, dim), `settled` and `error`.
+    """The outcome of an item: exactly one of `embedding` (float32, dim), `settled` and `error`.
 
-    `settled`: the caller has its vector already. An embedded item has size, format and thumbnail (a JPEG); whatever
+    `settled`: the caller has its vector already. An embedded item has size, format and thumbnail (a JPEG); an item that
     could be read has its content_hash.
     """
 
@@ -73,7 +73,7 @@ Settle = Callable[[list[Fetched[T]]], set[int]]
 
 
 def settle_nothing(_fetched: list[Fetched[T]]) -> set[int]:
-    """Settle no item: everything is computed."""
+    """Settle no items: everything is computed."""
     return set()
 
 
@@ -89,7 +89,7 @@ def endless() -> float:
 
 @dataclass(frozen=True, slots=True)
 class Arrangement:
-    """How the cores share the work: `lanes` threads, each with batches of its own and `threads` inside a layer."""
+    """How the cores share the work: `lanes` threads, each with its own batches and `threads` inside a layer."""
 
     lanes: int
     threads: int
@@ -97,17 +97,17 @@ class Arrangement:
 
 
 def arrangement_of(backbone: Backbone, settings: Settings) -> Arrangement:
-    """Arrange the cores as the settings say, and as is right for most machines where they say nothing."""
+    """Arrange the cores as the settings say, or else as is right for most machines."""
     return Arrangement(settings.lanes or devices.cores(), 1, settings.batch_size or backbone.batch_size)
 
 
 class Pipeline(Generic[T]):
-    """One run of items through a backbone: its threads, and the two channels that they speak through.
+    """One run of items through a backbone: its threads, and the two channels between them.
 
-    `read` gives an item's bytes; an ItemError of it becomes the item's. `settle` gets a handful of fetched items and
-    gives the indexes of those that need no computing. `read` and `should_stop` are called by several threads at once;
-    of `settle` and `items` there is one call at a time. `left`: about how many items are still to come, asked before
-    each; the last batches are then made smaller, so that all lanes end at about the same time.
+    `read` returns an item's bytes; its ItemError becomes the item's. `settle` gets a handful of fetched items and
+    returns the indexes of those that need no computation. `read` and `should_stop` are called by several threads at
+    once; `settle` and `items` by one at a time. `left`: about how many items are still to come, asked before each; the
+    last batches are then made smaller, so that all lanes end at about the same time.
     """
 
     def __init__(
@@ -139,10 +139,10 @@ class Pipeline(Generic[T]):
         self._failure: BaseException | None = None
 
     def outcomes(self) -> Generator[Outcome[T], None, None]:
-        """Yield the outcome of each item, in any order, as it comes; once.
+        """Yield the outcome of each item once, in any order, as soon as it is known.
 
-        After `should_stop` says so, a batch that is begun is finished, and an item that is not yielded was not done.
-        Any exception but an ItemError of `read` ends the run and is raised here. All threads have ended when the
+        When `should_stop` returns True, batches in progress are finished, and items not yielded were not done. Any
+        exception except an ItemError of `read` ends the run and is raised here. All threads have ended when the
         iterator has, also when it is closed early; at most lanes x (batch + handful) pictures and as many outcomes are
         in memory.
         """
@@ -211,7 +211,7 @@ class Pipeline(Generic[T]):
             stream.drop()
 
     def _handfuls(self, load: _Load) -> Iterator[list[Fetched[T]]]:
-        """Take handfuls of items while there are any; put out what needs no embedding, give the rest."""
+        """Take handfuls of items while there are any; output those that need no embedding, and yield the rest."""
         self._loads.append(load)
         while handful := self._handful(load):
             settled = self._settled(handful)
@@ -219,7 +219,7 @@ class Pipeline(Generic[T]):
             yield [each for at, each in enumerate(handful) if at not in settled]
 
     def _handful(self, load: _Load) -> list[Fetched[T]]:
-        """Read as many items as a lane should at once; nothing where none are left."""
+        """Read as many items as a lane should at once; an empty list at the end."""
         handful: list[Fetched[T]] = []
         size = 0
         while size < HANDFUL_BYTES and (items := self._take(load, len(handful))):
@@ -229,7 +229,7 @@ class Pipeline(Generic[T]):
         return handful
 
     def _take(self, load: _Load, taken: int) -> list[T]:
-        """Take a few items more for a handful that has `taken` already; none where it is large enough."""
+        """Take a few more items for a handful that has `taken` already, unless it is large enough."""
         with self._taking:
             share = (self._left() + sum(other.left for other in self._loads)) / self._lanes
             batch = max(1, math.ceil(min(self._size, share)))
@@ -304,7 +304,7 @@ class Pipeline(Generic[T]):
 
 @dataclass(slots=True)
 class _Load:
-    """What a lane has in hand, in images. `batch`: how many it should embed at once, fewer towards the end."""
+    """A lane's current work, in images. `batch`: how many it should embed at once, fewer towards the end."""
 
     batch: int = 0
     gathered: int = 0
@@ -312,7 +312,7 @@ class _Load:
 
     @property
     def left(self) -> float:
-        """What is still to be done of it; a batch in the network is half done, on the average."""
+        """The part not done yet; a batch in the network is half done, on average."""
         return self.gathered + self.embedding / 2
 
 
@@ -327,6 +327,6 @@ class _Decoded(Generic[T]):
 
     def outcome(self, embedding: NDArray[np.float32]) -> Outcome[T]:
         if not np.isfinite(embedding).all():
-            error = errors.DecodeError("The backbone made numbers of this image that are not finite.")
+            error = errors.DecodeError("The backbone computed numbers for this image that are not finite.")
             return Outcome(self.item, self.content_hash, error=error)
         return Outcome(self.item, self.content_hash, embedding, *self.size, self.format, self.thumbnail)

@@ -1,4 +1,4 @@
-"""Reading images ahead of the pipeline, where that waits for a network."""
+"""Reads images ahead of the pipeline when they come over a network."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ T = TypeVar("T", bound=Hashable)
 
 
 class ReadAhead(Generic[T]):
-    """Items whose bytes are read by threads of their own, given out as the bytes come in.
+    """Items whose bytes are read by separate threads, returned as the bytes arrive.
 
-    The pipeline's lanes read one image after the other, which is right for disks; so one slow server would stop them
-    all. Here a slow read holds up nothing but itself, and at most `threads` images are read or wait to be taken.
-    Items that are not `slow` pass through, and `read` reads them when it is asked for.
+    The pipeline's lanes read one image after the other, which is right for disks; but one slow server would stop them
+    all. Here a slow read delays only itself, and at most `threads` images are being read or waiting to be taken. Items
+    that are not `slow` pass through, and `read` reads them on demand.
     """
 
     def __init__(self, items: Iterable[T], read: Callable[[T], bytes], slow: Callable[[T], bool], threads: int) -> None:
@@ -39,7 +39,7 @@ class ReadAhead(Generic[T]):
         return self
 
     def __next__(self) -> T:
-        """Return an item that can be read now; one thread at a time may ask."""
+        """Return an item that can be read now; one thread at a time may call this."""
         while len(self._flying) < self._threads:
             try:
                 item = next(self._items)
@@ -56,6 +56,6 @@ class ReadAhead(Generic[T]):
         return item
 
     def read(self, item: T) -> bytes:
-        """Return the bytes of an item that was given out, once; raises what reading it raised."""
+        """Return the bytes of a returned item, once; raises what reading it raised."""
         future = self._landed.pop(item, None)
         return self._read(item) if future is None else future.result()

@@ -1,4 +1,4 @@
-"""Single passes, as searches make them: on as many of the cores as make them quickest."""
+"""Single forward passes, for searches, on the number of cores that is fastest."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ TRIALS = 2
 
 
 class Passes:
-    """Runs networks on one batch at a time, and learns from it.
+    """Runs networks on one batch at a time, and learns the best number of threads.
 
-    More threads are not always faster, as they wait for each other after each layer: one picture can take longer on
-    two cores than on one of them. Which number is best depends on machine, network and batch, so the first batches of
-    each size are run with one after the other.
+    More threads are not always faster, since they wait for each other after each layer: one picture can take longer on
+    two cores than on one. The best number depends on machine, network and batch, so the first batches of each size try
+    one number after the other.
     """
 
     def __init__(self, threads: int = 0, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -32,7 +32,7 @@ class Passes:
         self._times: dict[tuple[str, int], dict[int, list[float]]] = {}
 
     def embed(self, backbone: Backbone, batch: Batch) -> NDArray[np.float32]:
-        """Embed pictures as `Backbone.embed` does."""
+        """Embed pictures (n, 3, crop, crop) into (n, dim), as `Backbone.embed` does."""
         if backbone.on_gpu:
             return backbone.embed(batch)
         work = backbone.space.fingerprint, len(batch)

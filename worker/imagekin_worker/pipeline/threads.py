@@ -1,4 +1,4 @@
-"""Threads that do one thing together, and the bounded channels that they speak through."""
+"""Threads that do one job together, and the bounded channels between them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ E = TypeVar("E")
 
 
 class Crew:
-    """Threads that do one thing; the last to end closes the door behind it."""
+    """Threads that do one job; the last one to end closes the channel."""
 
     def __init__(
         self, count: int, work: Callable[[], None], close: Callable[[], None], fail: Callable[[BaseException], None]
@@ -23,7 +23,7 @@ class Crew:
         self._lock = threading.Lock()
 
     def start(self) -> list[threading.Thread]:
-        """Start the threads; `fail` gets what one of them raises."""
+        """Start the threads; `fail` receives what one of them raises."""
         threads = [
             threading.Thread(target=logs.in_context(self._thread), name=f"lane-{n}", daemon=True)
             for n in range(self._count)
@@ -46,7 +46,7 @@ class Crew:
 
 
 class Channel(Generic[E]):
-    """A bounded queue between threads that can be closed at one end and abandoned at the other."""
+    """A bounded queue between threads that can be closed by its writers and abandoned by its readers."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
@@ -55,7 +55,7 @@ class Channel(Generic[E]):
         self.closed = False
 
     def put(self, elements: Iterable[E]) -> None:
-        """Add elements, waiting while the channel is full; into a closed one nothing goes."""
+        """Add elements, waiting while the channel is full; a closed channel ignores them."""
         for element in elements:
             with self._changed:
                 self._changed.wait_for(lambda: self.closed or len(self._waiting) < self._capacity)
@@ -64,19 +64,19 @@ class Channel(Generic[E]):
                     self._changed.notify_all()
 
     def take(self, count: int) -> list[E]:
-        """Take `count` elements, waiting for them; fewer only where no more will come."""
+        """Take `count` elements, waiting for them; fewer only at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self.closed or len(self._waiting) >= count)
             return [self._pop() for _ in range(min(count, len(self._waiting)))]
 
     def close(self) -> None:
-        """Say that no more will come; what waits can still be taken."""
+        """Close the channel for new elements; those in it can still be taken."""
         with self._changed:
             self.closed = True
             self._changed.notify_all()
 
     def abort(self) -> None:
-        """Close, and drop what waits."""
+        """Close the channel and drop its elements."""
         with self._changed:
             self._waiting.clear()
         self.close()

@@ -25,12 +25,12 @@ METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 def worker(
     lane: Annotated[Lane, typer.Option(help="`interactive`: searches; `bulk`: archives and clusterings.")],
-    concurrency: Annotated[int, typer.Option(min=1, help="Processes, each with its own model; one per GPU.")] = 1,
+    concurrency: Annotated[int, typer.Option(min=1, help="Processes, each with its own model; use one per GPU.")] = 1,
     metrics_port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="Port of /metrics, 0 for none; else IMAGEKIN_METRICS_PORT.")
+        int | None, typer.Option(min=0, max=65535, help="Port of /metrics, 0: off; default IMAGEKIN_METRICS_PORT.")
     ] = None,
 ) -> None:
-    """Run a worker of one lane until it is told to stop; a machine has one for each lane."""
+    """Run a worker of one lane until it is told to stop; run one for each lane."""
     settings = Settings()
     logs.configure(settings)
     port = settings.metrics_port if metrics_port is None else metrics_port
@@ -53,7 +53,7 @@ def _wait_for_database(settings: Settings) -> None:
 
 @contextmanager
 def _exported(lane: Lane, host: str, port: int) -> Iterator[None]:
-    """Serve the numbers of the processes that the block starts; on port 0, nothing."""
+    """Serve the metrics of the processes that the block starts; not on port 0."""
     if port == 0:
         yield
         return

@@ -1,4 +1,4 @@
-"""What is done with a claim: the module of `imagekin_worker.kinds` that its chunk's kind names."""
+"""Runs a claim by the module of `imagekin_worker.kinds` that is named after its chunk's kind."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _RUNS: dict[str, Run] = {
 def do(node: Node, claims: Sequence[Claim], lease: Lease) -> None:
     """Do claimed chunks, all of one kind and space.
 
-    Raises LeaseLost, and JobError for what ends the job, as for a kind that this worker does not know.
+    Raises LeaseLost, and JobError for what ends the job, such as a kind that this worker does not know.
     """
     run = _RUNS.get(claims[0].kind)
     if run is None:

@@ -1,4 +1,4 @@
-"""Where Celery and billiard write past our logs: led into them, or silenced."""
+"""Redirects what Celery and billiard write past our logs, or silences it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from imagekin.telemetry import logs
 
 @setup_logging.connect
 def configure(**_: object) -> None:
-    """Set up our logs in each process, and so keep Celery from setting up its own."""
+    """Set up our logs in each process, so that Celery does not set up its own."""
     settings = Settings()
     logs.configure(settings)
     # the deaths of children, which without a handler would come out as bare text
@@ -27,11 +27,11 @@ def configure(**_: object) -> None:
 
 @celeryd_after_setup.connect
 def silence(**_: object) -> None:
-    """Keep bare text out of the log lines, in the parent before it starts children."""
+    """Keep plain text out of the log lines; called in the parent before it starts children."""
     # with it, billiard gives a child a handler of its own until ours is there
     os.environ.pop("_MP_FORK_LOGLEVEL_", None)
     worker.safe_say = _say
 
 
 def _say(message: str, *_: object) -> None:
-    """Say nothing: it would be written past the logs, in a signal's handler, where nothing may be logged."""
+    """Write nothing: this runs in a signal handler, where logging is not allowed."""

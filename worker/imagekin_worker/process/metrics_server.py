@@ -1,6 +1,6 @@
-"""`/metrics` of a worker: the numbers of its children and its own, added up by the parent.
+"""`/metrics` of a worker: the parent adds up the numbers of its children and its own.
 
-Each process keeps its numbers in mapped files of one folder, so that those of a dead child still count.
+Each process keeps its numbers in mapped files of one folder, so that the numbers of a dead child still count.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _PID = re.compile(r"_(\d+)\.db$")
 
 
 class Exporter:
-    """Serves the numbers in `folder` for as long as the block lasts; the worker's processes must know the folder.
+    """Serves the numbers in `folder` during the block; the worker's processes must know the folder.
 
-    They know it from PROMETHEUS_MULTIPROC_DIR, which the parent must have set before it imported this module. Raises
-    NotReady on entry where the port cannot be had.
+    They know it from PROMETHEUS_MULTIPROC_DIR, which the parent must set before it imports this module. Raises NotReady
+    on entry if the port cannot be opened.
     """
 
     def __init__(self, folder: Path, lane: Lane, host: str, port: int) -> None:
@@ -58,7 +58,7 @@ class Exporter:
 
 
 class Files(Collector):
-    """Adds up the processes' files, whatever state a killed process left its own in."""
+    """Adds up the processes' files, even if a killed process left its file damaged."""
 
     def __init__(self, folder: Path, processes: metrics.Processes) -> None:
         self._folder = folder
@@ -95,7 +95,7 @@ def _lives(pid: int) -> bool:
 
 
 def _resident_bytes(pid: int) -> int:
-    """Return the process's resident memory; 0 if the system does not tell it as Linux does."""
+    """Return the process's resident memory in bytes; 0 without Linux's /proc."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:

@@ -1,4 +1,4 @@
-"""What a worker's parent process does beside Celery: blame for dead children, presence, the sweep."""
+"""What a worker's parent process does besides Celery: blame for dead children, presence, the sweep."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from imagekin_worker.matrix import file_cache
 from imagekin_worker.matrix.file_cache import MatrixCache
 from imagekin_worker.process import LANE_VARIABLE
 from imagekin_worker.process.tasks import LEAVE_SIGNAL
-from imagekin_worker.process.webhook_sender import Courier
+from imagekin_worker.process.webhook_sender import WebhookSender
 
 log = structlog.get_logger()
 
@@ -47,7 +47,7 @@ class Supervisor:
         self._upkeep = Upkeep(self.database, self._storage)
         self._doorbell = doorbell.Doorbell(settings)
         self._lane = lane
-        self._courier = Courier(settings)
+        self._webhook_sender = WebhookSender(settings)
         self._name = presence.name(lane, os.getpid())
         self._matrices = MatrixCache.of(settings)
         self._stopped = threading.Event()
@@ -55,14 +55,14 @@ class Supervisor:
         self._thread.start()
 
     def child_died(self, task_id: str, reason: str) -> None:
-        """Blame what the dead child had claimed, and have it taken again."""
+        """Blame the chunks that the dead child had claimed, and ring for them."""
         metrics.WORK.child_deaths.inc()
         blamed = self.database.write(blame.died, f"{task_id}/", reason, self._settings)
         log.warning("child_died", task_id=task_id, reason=reason, chunks=blamed)
         self._doorbell.ring(self._lane)
 
     def stop(self) -> None:
-        """Have the thread say goodbye and end; does not wait, for it is called in a signal's handler."""
+        """Tell the thread to sign off and end; does not wait, since it is called in a signal handler."""
         self._stopped.set()
 
     def join(self, timeout_s: float = 5) -> None:
@@ -75,7 +75,7 @@ class Supervisor:
             self.database.write(presence.vanish, self._name)
         except DBAPIError as error:
             log.warning("presence_left", error=str(error.orig))
-        self._courier.stop()
+        self._webhook_sender.stop()
         self._doorbell.close()
         self.database.dispose()
 
@@ -139,13 +139,13 @@ def stop(**_: object) -> None:
 
 @worker_shutdown.connect
 def finish(**_: object) -> None:
-    """Let the supervisor say its goodbye."""
+    """Let the supervisor sign off."""
     if _supervisor is not None:
         _supervisor.join()
 
 
 @task_failure.connect
 def hear_death(task_id: str | None = None, exception: BaseException | None = None, **_: object) -> None:
-    """Hear that a child is gone, or was killed for its time."""
+    """Note that a child has ended, or was killed for taking too long."""
     if _supervisor is not None and task_id and isinstance(exception, WorkerLostError | TimeLimitExceeded):
         _supervisor.child_died(task_id, str(exception) or type(exception).__name__)

@@ -1,4 +1,4 @@
-"""The one task: somebody rang, so claim what comes next, do it, ring for what is left."""
+"""The only task: on a ring, claim the next work, do it, and ring for what is left."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _node = None
 
 @worker_process_init.connect
 def start(**_: object) -> None:
-    """Build the process's node and warm its models, before it takes work."""
+    """Build the process's node and load its models, before it takes work."""
     global _node  # noqa: PLW0603 - a worker process has one, and Celery gives its tasks no other place
     # before torch's threads are there
     allocator.keep_memory()
@@ -62,7 +62,7 @@ def start(**_: object) -> None:
 
 
 def leave(*_: object) -> None:
-    """Hand back what is in hand, unless it is done soon: a chunk takes a second or two, and is lost otherwise."""
+    """Hand back the current claims, unless they finish soon: a chunk takes a second or two."""
     if _node is not None:
         timer = threading.Timer(PATIENCE_S, _node.leaving.set)
         timer.daemon = True
@@ -71,14 +71,14 @@ def leave(*_: object) -> None:
 
 @worker_process_shutdown.connect
 def stop(**_: object) -> None:
-    """Let go of connections."""
+    """Close the connections."""
     if _node is not None:
         _node.close()
 
 
 @shared_task(name=doorbell.RING, bind=True)
 def ring(self) -> None:
-    """Do what the doorbell announces: at most one claim."""
+    """Answer a ring: do at most one claim."""
     assert _node is not None
     node = _node
     # a message may be delivered twice, so its id alone would not tell two claims apart
@@ -98,7 +98,7 @@ def ring(self) -> None:
 
 
 def _work(node, claims: Sequence[claim.Claim]) -> None:
-    """Do the claimed chunks; what goes wrong is recorded where it belongs."""
+    """Do the claimed chunks; failures are recorded in their jobs."""
     from imagekin_worker.process import dispatch
 
     report = claim_log.Report(claims)

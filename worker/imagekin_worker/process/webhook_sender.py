@@ -1,4 +1,4 @@
-"""The courier: sends webhooks from threads of its own, so that a slow receiver holds up nothing else."""
+"""The webhook sender: it sends webhooks from threads of its own, so that a slow receiver delays nothing else."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ POLL_S = 1.0
 HANDS = 8
 
 
-class Courier:
-    """One thread that claims messages and up to `HANDS` that send them; where nothing is signed it does nothing."""
+class WebhookSender:
+    """One thread that claims messages and up to `HANDS` threads that send them; idle without a webhook secret."""
 
     def __init__(self, settings: Settings) -> None:
         self._stopped = threading.Event()
@@ -31,11 +31,11 @@ class Courier:
             return
         self._database = Database(settings.database, pool_size=2)
         self._sender = webhooks.Sender(settings)
-        self._thread = threading.Thread(target=self._run, name="courier", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="webhook-sender", daemon=True)
         self._thread.start()
 
     def stop(self, timeout_s: float = 2) -> None:
-        """Take nothing more and give those who are sending a moment; what they don't note, others send again."""
+        """Claim nothing more and wait a moment for messages being sent; unrecorded ones are sent again by others."""
         if self._stopped.is_set():
             return
         self._stopped.set()
@@ -49,10 +49,10 @@ class Courier:
                 if self._send_some():
                     continue
             except DBAPIError as error:
-                log.warning("courier_failed", error=str(error.orig))
+                log.warning("webhook_sender_failed", error=str(error.orig))
             except Exception:
                 # without this thread no message would be sent any more
-                log.exception("courier_broken")
+                log.exception("webhook_sender_broken")
             self._wake.wait(POLL_S)
         for _ in range(HANDS):
             self._free.acquire(timeout=1)
@@ -60,7 +60,7 @@ class Courier:
         self._database.dispose()
 
     def _send_some(self) -> bool:
-        """Hand out as many messages as there are free hands; return whether there were any."""
+        """Claim one message for each free thread; return whether there were any."""
         hands = 0
         while hands < HANDS and self._free.acquire(blocking=False):
             hands += 1
@@ -96,7 +96,7 @@ class Courier:
         try:
             status = self._database.write(callbacks.note, errand, status_code, error)
         except DBAPIError as failure:
-            log.warning("courier_failed", error=str(failure.orig), job_id=errand.job_id)
+            log.warning("webhook_sender_failed", error=str(failure.orig), job_id=errand.job_id)
             return
         # not the address: it may hold a secret of the receiver's
         log.info("webhook_sent", job_id=errand.job_id, status_code=status_code, error=error, delivery=status)

@@ -1,4 +1,4 @@
-"""What a figure or a compiled network that was made on a machine depends on, and where such things are kept."""
+"""What a measurement or a compiled network of a machine depends on, and where it is kept."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _PACKAGES = ("network", "pipeline", "tuning")
 
 
 def folder(settings: Settings, kind: str) -> Path:
-    """Return the folder of what is kept of a kind for this machine, this PyTorch and this code."""
+    """Return the folder for one kind of results of this machine, this PyTorch and this code."""
     return settings.cache_folder / kind / key()
 
 
 @functools.cache
 def key() -> str:
-    """Name the machine, PyTorch and the code by 16 hex characters."""
+    """Return 16 hex characters that name the machine, PyTorch and the code."""
     parts = [platform.machine(), _processor(), torch.__version__, *_gpus()]
     digest = hashlib.sha256("\n".join(parts).encode())
     for package in _PACKAGES:
@@ -32,7 +32,7 @@ def key() -> str:
 
 
 def _processor() -> str:
-    """Tell the processor's model and abilities: native code for others must not be run, times do not carry over."""
+    """Return the processor's model and features: native code and times are valid for no other processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -31,7 +31,7 @@ _WIDTH, _HEIGHT = 500, 400
 
 
 def kept(backbone: Backbone, settings: Settings) -> Arrangement | None:
-    """Return what a calibration found on this machine; None if none was, or where the settings say otherwise."""
+    """Return the result of this machine's calibration; None before it, or if the settings decide."""
     try:
         found = json.loads(_path(backbone, settings).read_text())
         arrangement = Arrangement(int(found["lanes"]), int(found["threads"]), int(found["batch"]))
@@ -48,8 +48,8 @@ def kept(backbone: Backbone, settings: Settings) -> Arrangement | None:
 def calibrate(backbone: Backbone, settings: Settings, budget_s: float) -> Arrangement:
     """Try arrangements for about `budget_s` seconds, keep the best for this machine, and return it.
 
-    What is timed is a lane's whole work on made-up pictures, decode and forward pass; for the forward pass alone fewer
-    lanes with more threads may be faster, and are not where decoding has to be done beside it.
+    It times a lane's whole work on generated pictures, decode and forward pass. For the forward pass alone fewer lanes
+    with more threads may be faster, but not with decoding.
     """
     trials = _Trials(backbone, settings, time.monotonic() + budget_s)
     best = trials.start(arrangement_of(backbone, settings))
@@ -82,12 +82,12 @@ class _Trials:
         self.speeds: dict[Arrangement, float] = {}
 
     def start(self, arrangement: Arrangement) -> Arrangement:
-        """Time an arrangement, whatever that takes."""
+        """Time an arrangement, without a time limit."""
         self.speeds[arrangement] = self._time(arrangement)
         return arrangement
 
     def climb(self, arrangement: Arrangement, change: Change) -> Arrangement:
-        """Change an arrangement again and again while that makes it faster and there is time; return the last good."""
+        """Change an arrangement again and again while it gets faster and there is time; return the best."""
         while (changed := change(arrangement)) is not None:
             if time.monotonic() + least_seconds(changed, self.speeds[arrangement]) > self._until:
                 return arrangement
@@ -98,7 +98,7 @@ class _Trials:
         return arrangement
 
     def _time(self, arrangement: Arrangement) -> float:
-        """Run a first round, which makes what later ones use, then rounds for a while; return images a second."""
+        """Run a first round, which builds what later ones use, then rounds for a while; return images a second."""
         round_ = arrangement.lanes * arrangement.batch
         items = self._items(round_)
         pipeline = Pipeline(self._backbone, self._settings, items, lambda _: self._picture, arrangement=arrangement)
@@ -109,7 +109,7 @@ class _Trials:
         return (len(marks) - 1) * round_ / max(marks[-1] - marks[0], 1e-9)
 
     def _items(self, round_: int) -> Iterator[int]:
-        """Yield two rounds at least, then rounds until the trial's time is up."""
+        """Yield at least two rounds, then rounds until the trial's time is up."""
         yield from range(2 * round_)
         until = time.monotonic() + LEAST_TRIAL_S
         while time.monotonic() < until:
@@ -125,7 +125,7 @@ def _smaller_batch(of: Arrangement) -> Arrangement | None:
 
 
 def _fewer_lanes(of: Arrangement) -> Arrangement | None:
-    """Halve the lanes, but not to one: while that decodes, all cores but one would idle."""
+    """Halve the lanes, but not to one: while that decoded, all other cores would be idle."""
     return Arrangement(of.lanes // 2, of.threads * 2, of.batch) if of.lanes % 2 == 0 and of.lanes > 2 else None
 
 
@@ -145,7 +145,7 @@ def _path(backbone: Backbone, settings: Settings) -> Path:
 
 
 def _keep(path: Path, arrangement: Arrangement, speed: float) -> None:
-    """Write what was found; another process may do the same at this moment."""
+    """Write the result; another process may do the same at this moment."""
     content = json.dumps(asdict(arrangement) | {"images_per_s": round(speed, 2)})
     draft = path.with_suffix(f".{os.getpid()}")
     try:

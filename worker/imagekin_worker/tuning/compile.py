@@ -1,10 +1,9 @@
 """Compile one network ahead of time, as a process of its own.
 
-`python -m imagekin_worker.tuning.compile` reads an order on its standard input.
-
-Of its own, because compiling holds Python's lock for seconds and takes most of a gigabyte. It ends with its parent:
-whose end of the pipe closes then. What it made is tried against the network as it is before anybody else can load it:
-it must compute the same, and faster.
+`python -m imagekin_worker.tuning.compile` reads an order on its standard input. It is a separate process because
+compiling holds Python's lock for seconds and takes most of a gigabyte. It ends with its parent, whose end of the pipe
+closes then. The result is compared with the original network before any process can load it: it must compute the same,
+and faster.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     Call = Callable[[Tensor], Tensor]
 
 NICE = 5
-"""Behind the lanes, but not so far that a busy machine would never get it done."""
+"""A lower priority than the lanes, but high enough to finish on a busy machine."""
 
 LEAST_COSINE = {Precision.EXACT: 0.9999, Precision.FAST: 0.999}
 
@@ -47,7 +46,7 @@ ROUNDS = 4
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What to compile: the network of a space for one batch size, and the file to make, which says in `path` for whom.
+    """What to compile: the network of a space for one batch size, and the `path` of the file to make.
 
     `threads`: those inside a layer, on a CPU.
     """
@@ -60,7 +59,7 @@ class Order:
     path: Path
 
     def to_json(self) -> str:
-        """Write the order on one line."""
+        """Return the order as one line."""
         return json.dumps(asdict(self) | {"space": self.space.to_json()}, default=str)
 
     @classmethod
@@ -72,17 +71,17 @@ class Order:
 
     @property
     def verdict(self) -> Path:
-        """The file that is made in place of a network that was not faster."""
+        """The file that is written instead if the network was not faster."""
         return self.path.with_suffix(".slower")
 
     @property
     def done(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether the order is already done."""
         return self.path.exists() or self.verdict.exists()
 
 
 def main() -> None:
-    """Carry out the order on standard input, unless another process did so meanwhile."""
+    """Carry out the order from standard input, unless another process did so meanwhile."""
     os.nice(NICE)
     # the trial compares as a worker would
     allocator.keep_memory()
@@ -101,9 +100,9 @@ def main() -> None:
 
 
 def compile_network(order: Order, folder: Path) -> None:
-    """Compile in a folder, try, and put the file in its place, or the verdict that it was not faster.
+    """Compile in a folder, test the result, and put it in its place, or the verdict that it was not faster.
 
-    Raises WeightsUnavailable, and what PyTorch raises where it cannot compile the network.
+    Raises WeightsUnavailable, and what PyTorch raises if it cannot compile the network.
     """
     import torch
 
@@ -124,7 +123,7 @@ def compile_network(order: Order, folder: Path) -> None:
         assert isinstance(eager, backbones.TorchBackbone)
         gain = _gain(compiled, eager.scaled, pixels)
     if cosine < LEAST_COSINE[order.space.precision]:
-        raise RuntimeError(f"the compiled network computes something else: a cosine of {cosine:.6f}")
+        raise RuntimeError(f"the compiled network computes different vectors: a cosine of {cosine:.6f}")
     print(json.dumps({"gain": round(gain, 3), "cosine": round(cosine, 8)}), flush=True)
     if gain >= LEAST_GAIN:
         draft.replace(order.path)
@@ -133,7 +132,7 @@ def compile_network(order: Order, folder: Path) -> None:
 
 
 def _build(network: nn.Module, pixels: Tensor, folder: Path) -> Path:
-    """Compile into a file of a folder: a package, or on a CPU the library out of it (see native.Library)."""
+    """Compile into a file of a folder: a package, or on a CPU the library from it (see compiled.Library)."""
     import torch
 
     program = torch.export.export(network, (pixels,))
@@ -156,7 +155,7 @@ def _least_cosine(ours: Tensor, theirs: Tensor) -> float:
 
 
 def _gain(compiled: Call, eager: Call, pixels: Tensor) -> float:
-    """Time both in turns, as the machine's other work comes and goes; return how many times as fast the first is."""
+    """Time both in turns, since the machine's load varies; return how many times as fast the first is."""
     times: dict[int, list[float]] = {0: [], 1: []}
     for _ in range(1 + ROUNDS):
         for which, call in enumerate((compiled, eager)):
@@ -167,7 +166,7 @@ def _gain(compiled: Call, eager: Call, pixels: Tensor) -> float:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed process left, and what nobody has made for KEEP_DAYS, also of other code and PyTorch."""
+    """Remove what a killed process left, and files unused for KEEP_DAYS, including those of other code and PyTorch."""
     for path in folder.parent.glob(f"*/{DRAFT}*"):
         # those of other code may be at work: their lock is another one
         if path.parent == folder or _age_s(path) > DAY_S:
@@ -182,7 +181,7 @@ def _age_s(path: Path) -> float:
 
 
 def _end_with_parent() -> None:
-    """Wait for the end of standard input, then end this process and the C++ compiler that it may have started."""
+    """Wait for the end of standard input, then end this process and any C++ compiler that it started."""
     sys.stdin.read()
     os.killpg(os.getpgrp(), signal.SIGKILL)
 

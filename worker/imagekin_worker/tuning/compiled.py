@@ -1,4 +1,4 @@
-"""Networks that were compiled ahead of time, loaded: on a CPU so that several lanes can run one at the same time."""
+"""Loads networks that were compiled ahead of time; on a CPU several lanes can run one at the same time."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _capsule_of.restype, _capsule_of.argtypes = ctypes.py_object, [ctypes.c_void_p, 
 class Library:
     """A network in a shared library for a CPU, called through AOTInductor's C interface; see backbones.Compiled.
 
-    PyTorch's own loader keeps Python's lock while the network runs, so that lanes would wait for each other, and so
-    would the thread that renews leases; a call through ctypes lets go of it. The interface is that of
+    PyTorch's own loader holds Python's lock while the network runs, so that lanes and the thread that renews leases
+    would wait for each other; a call through ctypes releases it. The interface is that of
     torch/csrc/inductor/aoti_runtime/interface.h.
     """
 
     def __init__(self, path: Path, batch: int, lanes: int) -> None:
-        """Load a library, with room for `lanes` calls at once. Raises OSError and RuntimeError if that cannot be."""
+        """Load a library, with room for `lanes` calls at once. Raises OSError and RuntimeError if that fails."""
         try:
             bridge: Any = torch._C._aoti  # pyright: ignore[reportAttributeAccessIssue] - PyTorch's own, undocumented
             self._handles_of = bridge.unsafe_alloc_void_ptrs_from_tensors
             self._tensors_of = bridge.alloc_tensors_by_stealing_from_void_ptrs
         except AttributeError as error:
-            raise RuntimeError(f"PyTorch {torch.__version__} gives its tensors to libraries in another way") from error
+            raise RuntimeError(f"PyTorch {torch.__version__} passes its tensors to libraries in another way") from error
         self.batch = batch
         self.nbytes = path.stat().st_size
         self._library = ctypes.CDLL(str(path))
@@ -71,11 +71,11 @@ class Library:
     @staticmethod
     def _check(error: int) -> None:
         if error:
-            raise RuntimeError("the compiled network failed; its reason is in the process's output")
+            raise RuntimeError("the compiled network failed; the reason is in the process's output")
 
 
 class Package:
-    """A network in a package of PyTorch's, for a GPU, where one thread runs it; see backbones.Compiled."""
+    """A network in a PyTorch package, for a GPU, where one thread runs it; see backbones.Compiled."""
 
     def __init__(self, path: Path, device: torch.device, batch: int) -> None:
         """Load a package. Raises RuntimeError if it cannot be loaded."""
@@ -92,5 +92,5 @@ class Package:
 
 
 def load(path: Path, device: torch.device, batch: int, lanes: int) -> Library | Package:
-    """Load a compiled network for `lanes` calls at once. Raises OSError and RuntimeError if that cannot be done."""
+    """Load a compiled network for `lanes` calls at once. Raises OSError and RuntimeError if that fails."""
     return Library(path, batch, lanes) if device.type == "cpu" else Package(path, device, batch)

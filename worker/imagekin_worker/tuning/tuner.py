@@ -34,7 +34,7 @@ _COMPILERS = ("g++", "c++", "clang++")
 
 
 class Tuner:
-    """What one process knows of how its backbones run best. Not for several threads."""
+    """What one process has learned about running its backbones fast. Not for several threads."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -47,7 +47,7 @@ class Tuner:
         self._unusable: set[Path] = set()
 
     def arrangement(self, backbone: Backbone) -> Arrangement:
-        """Say how the cores should share a backbone's work, by a calibration if there was one."""
+        """Return how the cores should share a backbone's work, by the calibration if there was one."""
         name = backbone.space.fingerprint
         if name not in self._arrangements:
             found = None if backbone.on_gpu else calibration.kept(backbone, self._settings)
@@ -58,7 +58,7 @@ class Tuner:
         return self._arrangements[name]
 
     def worked(self, backbone: Backbone, images: int, seconds: float) -> None:
-        """Note what a backbone did, and do what has become worth while; to be called between two claims."""
+        """Record a backbone's work, and tune it once that pays; call it between two claims."""
         name = backbone.space.fingerprint
         self._worked_s[name] += seconds
         if not isinstance(backbone, TorchBackbone) or not images:
@@ -73,11 +73,11 @@ class Tuner:
 
     @property
     def compiling(self) -> bool:
-        """Whether a network is being compiled, or was and is not in use yet."""
+        """Whether a network is being compiled, or is compiled and not in use yet."""
         return self._compilation is not None
 
     def close(self) -> None:
-        """Give up what is being compiled."""
+        """Stop compiling."""
         if self._compilation is not None:
             self._compilation.stop()
             self._compilation = None
@@ -88,7 +88,7 @@ class Tuner:
     def _calibrate(self, backbone: TorchBackbone, images_per_s: float) -> None:
         name = backbone.space.fingerprint
         if calibration.least_seconds(self._arrangements[name], images_per_s) > CALIBRATION_S:
-            log.info("not_calibrated", backbone=backbone.space.backbone, reason="a few seconds are too short for it")
+            log.info("not_calibrated", backbone=backbone.space.backbone, reason="a few seconds are too short")
             return
         self._arrangements[name] = calibration.calibrate(backbone, self._settings, CALIBRATION_S)
 
@@ -109,7 +109,7 @@ class Tuner:
             self._use_compiled(compilation.backbone)
 
     def _use_compiled(self, backbone: Backbone) -> bool:
-        """Switch to a compiled network where one is kept; return whether nothing is left to do."""
+        """Switch to a compiled network if one is kept; return whether nothing is left to do."""
         if not isinstance(backbone, TorchBackbone) or not self._settings.compile_after_s:
             return True
         order = self._order(backbone)
@@ -163,7 +163,7 @@ class Compilation:
 
     @property
     def ended(self) -> bool:
-        """Whether the process has ended, however."""
+        """Whether the process has ended, in any way."""
         return self._process.poll() is not None
 
     def report(self) -> None:
@@ -176,7 +176,7 @@ class Compilation:
             log.info("compiled", **about, **(json.loads(said) if said.startswith("{") else {}))
 
     def stop(self) -> None:
-        """End the process; it does so itself when the pipe to it closes."""
+        """End the process, by closing the pipe to it."""
         self._close()
         try:
             self._process.wait(STOP_S)
@@ -186,7 +186,7 @@ class Compilation:
         self._output.close()
 
     def _said(self) -> str:
-        """Return the last line of what it wrote: an error's own, or the figures of a trial."""
+        """Return the last line of its output: an error's message, or the figures of a trial."""
         self._close()
         with self._output as output:
             output.seek(0)

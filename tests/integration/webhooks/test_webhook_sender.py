@@ -1,4 +1,4 @@
-"""The courier: webhooks signed and sent at least once, whatever breaks."""
+"""The webhook sender: webhooks signed and sent at least once, whatever breaks."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ NEW = "whsec_" + "N" * 32
 ONE = pytest.mark.parametrize("engine", ["sqlite"])
 
 
-def test_a_message_arrives_signed(archive: Archive, database: Database, there: Receiver, courier: Any) -> None:
-    courier()
+def test_a_message_arrives_signed(archive: Archive, database: Database, there: Receiver, webhook_sender: Any) -> None:
+    webhook_sender()
     job_id = ended(archive, f"{there.url}/hook?token=a%20b")
     (message,) = there.wait(1)
     found = wait_for(database, job_id, attempts=1)
@@ -50,10 +50,12 @@ def test_a_message_arrives_signed(archive: Archive, database: Database, there: R
     assert [(each["status_code"], each["error"]) for each in found.attempts] == [(204, None)]
 
 
-def test_a_receiver_that_was_down_hears_of_it_when_it_is_up(archive: Archive, database: Database, courier: Any) -> None:
+def test_a_receiver_that_was_down_hears_of_it_when_it_is_up(
+    archive: Archive, database: Database, webhook_sender: Any
+) -> None:
     with receiver() as gone:
         url = gone.url
-    courier()
+    webhook_sender()
     job_id = ended(archive, url)
     found = wait_for(database, job_id, attempts=1)
     assert found.attempts[0]["status_code"] is None
@@ -68,9 +70,9 @@ def test_a_receiver_that_was_down_hears_of_it_when_it_is_up(archive: Archive, da
 
 @ONE
 def test_errors_of_the_receiver_are_tried_again_under_one_id(
-    archive: Archive, database: Database, there: Receiver, courier: Any
+    archive: Archive, database: Database, there: Receiver, webhook_sender: Any
 ) -> None:
-    courier()
+    webhook_sender()
     there.behave[""] = answer(500)
     job_id = ended(archive, there.url)
     found = wait_for(database, job_id, attempts=1)
@@ -87,8 +89,10 @@ def test_errors_of_the_receiver_are_tried_again_under_one_id(
 
 
 @ONE
-def test_who_says_gone_is_left_alone(archive: Archive, database: Database, there: Receiver, courier: Any) -> None:
-    courier()
+def test_who_says_gone_is_left_alone(
+    archive: Archive, database: Database, there: Receiver, webhook_sender: Any
+) -> None:
+    webhook_sender()
     there.behave[""] = answer(410)
     found = wait_for(database, ended(archive, there.url), attempts=1)
     assert found.status == DeliveryStatus.GIVEN_UP
@@ -97,14 +101,19 @@ def test_who_says_gone_is_left_alone(archive: Archive, database: Database, there
 @ONE
 @pytest.mark.parametrize("slow", ["hang", "drip"])
 def test_a_slow_receiver_is_given_up_on_and_holds_up_nobody(
-    archive: Archive, database: Database, there: Receiver, courier: Any, monkeypatch: pytest.MonkeyPatch, slow: str
+    archive: Archive,
+    database: Database,
+    there: Receiver,
+    webhook_sender: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    slow: str,
 ) -> None:
     monkeypatch.setattr(webhooks, "TIMEOUT_S", 3.0)
     released = threading.Event()
     there.behave["/slow"] = drip if slow == "drip" else lambda _: released.wait(30) and None
     try:
         late = [ended(archive, f"{there.url}/slow") for _ in range(10)]
-        courier()
+        webhook_sender()
         there.wait(callbacks.MOST_PER_OWNER)
         quick = ended(Archive(database, archive.settings, owner="bob"), f"{there.url}/quick")
         assert wait_for(database, quick, attempts=1).status == DeliveryStatus.DELIVERED
@@ -117,9 +126,9 @@ def test_a_slow_receiver_is_given_up_on_and_holds_up_nobody(
 
 @ONE
 def test_nothing_is_sent_into_the_own_network(
-    archive: Archive, database: Database, there: Receiver, courier: Any
+    archive: Archive, database: Database, there: Receiver, webhook_sender: Any
 ) -> None:
-    courier(fetch_allow=())
+    webhook_sender(fetch_allow=())
     port = there.url.rpartition(":")[2]
     hosts = ("127.0.0.1", "localhost", "169.254.169.254", "[::1]", "10.0.0.1")
     for job_id in [ended(archive, f"http://{host}:{port}") for host in hosts]:
@@ -129,20 +138,22 @@ def test_nothing_is_sent_into_the_own_network(
 
 
 @ONE
-def test_without_a_secret_nothing_is_sent(archive: Archive, database: Database, there: Receiver, courier: Any) -> None:
-    unsigned = courier(webhook_secret="")
+def test_without_a_secret_nothing_is_sent(
+    archive: Archive, database: Database, there: Receiver, webhook_sender: Any
+) -> None:
+    unsigned = webhook_sender(webhook_secret="")
     ended(archive, there.url)
     assert database.read(callbacks.due)
-    assert not any(thread.name == "courier" for thread in threading.enumerate())
+    assert not any(thread.name == "webhook-sender" for thread in threading.enumerate())
     unsigned.stop()
 
 
 @ONE
 def test_while_the_secret_changes_receivers_take_messages_with_either(
-    archive: Archive, database: Database, there: Receiver, courier: Any
+    archive: Archive, database: Database, there: Receiver, webhook_sender: Any
 ) -> None:
     old, new, other = (f"whsec_{letter * 32}" for letter in "ABC")
-    courier(webhook_secret=new, webhook_previous_secret=old)
+    webhook_sender(webhook_secret=new, webhook_previous_secret=old)
     job_id = ended(archive, there.url)
     wait_for(database, job_id, attempts=1)
     (message,) = there.messages
@@ -153,12 +164,10 @@ def test_while_the_secret_changes_receivers_take_messages_with_either(
 
 
 def test_a_courier_killed_between_sending_and_noting_sends_the_same_again(
-    archive: Archive, database: Database, there: Receiver, settings: Settings, courier: Any
+    archive: Archive, database: Database, there: Receiver, settings: Settings, webhook_sender: Any
 ) -> None:
     program = "import threading; from imagekin.settings import Settings; "
-    program += (
-        "from imagekin_worker.process.webhook_sender import Courier; Courier(Settings()); threading.Event().wait()"
-    )
+    program += "from imagekin_worker.process.webhook_sender import WebhookSender; WebhookSender(Settings()); threading.Event().wait()"
     with subprocess.Popen([sys.executable, "-c", program], env=child_environment(settings)) as process:
 
         def kill(_handler: Any) -> None:
@@ -175,7 +184,7 @@ def test_a_courier_killed_between_sending_and_noting_sends_the_same_again(
     assert found is not None
     assert (found.status, found.attempts) == (DeliveryStatus.PENDING, [])
     there.behave[""] = answer(204)
-    courier()
+    webhook_sender()
     pass_time(database, callbacks.LEASE_S + 1)
     assert wait_for(database, job_id, attempts=1).status == DeliveryStatus.DELIVERED
     assert [message.id for message in there.messages] == [f"msg_{job_id}"] * 2
@@ -184,10 +193,10 @@ def test_a_courier_killed_between_sending_and_noting_sends_the_same_again(
 
 @ONE
 def test_the_workers_wrong_clock_does_not_date_messages(
-    archive: Archive, database: Database, there: Receiver, courier: Any, monkeypatch: pytest.MonkeyPatch
+    archive: Archive, database: Database, there: Receiver, webhook_sender: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("time.time", lambda real=time.time: real() - 3600)
-    courier()
+    webhook_sender()
     job_id = ended(archive, there.url)
     wait_for(database, job_id, attempts=1)
     clock = database.read(lambda session: session.scalars(sa.select(sql.clock())).one())
@@ -196,7 +205,7 @@ def test_the_workers_wrong_clock_does_not_date_messages(
 
 @ONE
 def test_the_example_takes_what_is_genuine_once(
-    archive: Archive, database: Database, settings: Settings, courier: Any
+    archive: Archive, database: Database, settings: Settings, webhook_sender: Any
 ) -> None:
     command = [sys.executable, str(ROOT / "examples" / "webhook_receiver.py"), "--port", "0"]
     env = {**os.environ, "IMAGEKIN_WEBHOOK_SECRET": SECRET}
@@ -206,7 +215,7 @@ def test_the_example_takes_what_is_genuine_once(
             found = re.search(r"http://\S+", process.stdout.readline())
             assert found
             url = found[0]
-            courier()
+            webhook_sender()
             job_id = ended(archive, url)
             assert wait_for(database, job_id, attempts=1).status == DeliveryStatus.DELIVERED
             clock = database.read(lambda session: session.scalars(sa.select(sql.clock())).one())
