@@ -1,4 +1,4 @@
-"""Couriers, and a receiver on this machine."""
+"""Webhook senders, and a receiver on this machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def there() -> Iterator[Receiver]:
 
 @pytest.fixture
 def webhook_sender(settings: Settings) -> Iterator[Callable[..., WebhookSender]]:
-    """Start couriers; they stop with the test."""
+    """Start webhook senders; they stop with the test."""
     started = []
 
     def start(**changes: Any) -> WebhookSender:

@@ -163,11 +163,12 @@ def test_while_the_secret_changes_receivers_take_messages_with_either(
         Webhook(other).verify(message.body, message.headers)
 
 
-def test_a_courier_killed_between_sending_and_noting_sends_the_same_again(
+def test_a_sender_killed_between_sending_and_noting_sends_the_same_again(
     archive: Archive, database: Database, there: Receiver, settings: Settings, webhook_sender: Any
 ) -> None:
     program = "import threading; from imagekin.settings import Settings; "
-    program += "from imagekin_worker.process.webhook_sender import WebhookSender; WebhookSender(Settings()); threading.Event().wait()"
+    program += "from imagekin_worker.process.webhook_sender import WebhookSender; "
+    program += "WebhookSender(Settings()); threading.Event().wait()"
     with subprocess.Popen([sys.executable, "-c", program], env=child_environment(settings)) as process:
 
         def kill(_handler: Any) -> None:
