@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 HEAD_BYTES = 512
 """How many bytes of a file `unread` and `kind` want to see; fewer tell less."""
 
 ACCEPTED = "a zip, a tar or a tar.gz"
+
+NAMED = 3
+"""How many archives a message names."""
+
+_SUFFIXES = (".zip", ".tar", ".gz", ".tgz")
 
 _TAR_MAGIC_AT = 257
 _READ = {b"PK\x03\x04": "zip", b"PK\x05\x06": "zip", b"\x1f\x8b": "gzip"}
@@ -44,6 +51,20 @@ def kind(head: bytes) -> str | None:
     if read is None and head[_TAR_MAGIC_AT : _TAR_MAGIC_AT + 5] == b"ustar":
         return "tar"
     return read or unread(head)
+
+
+def looks_like_archive(name: str, head: bytes) -> bool:
+    """Return whether a file with this name, whose content starts with `head`, is an archive of pictures, say.
+
+    Documents are zips as well, so of those that are read the name counts.
+    """
+    return name.lower().endswith(_SUFFIXES) or unread(head) is not None
+
+
+def only_archives(where: str, names: Sequence[str], advice: str) -> str:
+    """Say that `where`, with a capital letter, holds no picture but archives, the first of which are `names`."""
+    shown = ", ".join(names[:NAMED]) + (", …" if len(names) >= NAMED else "")
+    return f"{where} holds no image but archives ({shown}), and what is in them is not read; {advice}, as {ACCEPTED}."
 
 
 def refusal(what: str, kind: str) -> str:

@@ -10,7 +10,8 @@ HEAD_BYTES = 1024
 """How many bytes of a file `sniff` wants to see: an SVG may begin with a comment."""
 
 IMAGE_SUFFIXES = frozenset(
-    {".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+    {".avif", ".bmp", ".gif", ".heic", ".heif", ".hif", ".jfif", ".jpe", ".jpeg", ".jpg", ".jxl", ".png", ".tif",
+     ".tiff", ".webp"}
 )  # fmt: skip
 """Suffixes, in lower case, that make a file an image by name; what it really is, its content says."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from imagekin import archive_kinds, errors, schemas
-from imagekin.client import bodies
+from imagekin.client import bodies, uploads
 from imagekin.client.uploads import Folder, Listing
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -109,7 +109,7 @@ def check(source: Source, upload: bool | None = None) -> None:
             pass
         case Folder() | Listing():
             if next(iter(source), None) is None:
-                raise errors.EmptySource("There is no picture in the source; nothing was sent.")
+                raise uploads.no_picture(source)
         case Picture() | Archive() | Manifest():
             if not source.path.is_file():
                 raise errors.InvalidRequest(f"{source.path} is not a regular file.")

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from imagekin import errors, formats, schemas
+from imagekin import archive_kinds, errors, formats, schemas
 from imagekin.client.bodies import CHUNK_BYTES
 from imagekin.left_out import LeftOut, of_environment
 from imagekin.schemas import keys
@@ -49,6 +49,8 @@ class Folder:
     exclude: Sequence[str] = ()
     # a folder is walked more than once
     warned: set[Path] = field(default_factory=set, compare=False, repr=False)
+    # the first that were met, by their paths below the folder
+    archives: list[str] = field(default_factory=list, compare=False, repr=False)
 
     def __iter__(self) -> Iterator[File]:
         left_out = LeftOut((*of_environment(), *self.exclude))
@@ -66,11 +68,23 @@ class Folder:
             inside = prefix.removeprefix(self.prefix)
             found = [entry for entry in found if not left_out.path(_key(inside + entry.name))]
             for entry in found:
-                if entry.is_file() and looks_like_image(Path(entry.path)):
+                if entry.is_file() and self._is_picture(Path(entry.path), inside + entry.name):
                     yield File(_key(prefix + entry.name), Path(entry.path))
             # Links to folders are not followed: they may lead back up.
             below = [entry for entry in found if entry.is_dir(follow_symlinks=False)]
             folders += [(Path(entry.path), f"{prefix}{entry.name}/") for entry in reversed(below)]
+
+    def _is_picture(self, path: Path, name: str) -> bool:
+        """Return whether a file is an image by suffix, or by its first bytes; the service decides on all of it."""
+        if formats.named_like_image(path.name):
+            return True
+        head = _head(path)
+        if formats.looks_like_image(head):
+            return True
+        found = len(self.archives) < archive_kinds.NAMED and archive_kinds.looks_like_archive(name, head)
+        if found and _key(name) not in self.archives:
+            self.archives.append(_key(name))
+        return False
 
     def _warn(self, folder: Path, error: OSError) -> None:
         if folder not in self.warned:
@@ -85,6 +99,7 @@ class Listing:
     paths: Sequence[Path]
     exclude: Sequence[str] = ()
     warned: set[Path] = field(default_factory=set, compare=False, repr=False)
+    archives: list[str] = field(default_factory=list, compare=False, repr=False)
 
     def __iter__(self) -> Iterator[File]:
         names = Counter(path.name for path in self.paths)
@@ -95,19 +110,27 @@ class Listing:
         for path in self.paths:
             name = path.name if base is None else path.absolute().relative_to(base).as_posix()
             if path.is_dir():
-                yield from Folder(path, f"{name}/", self.exclude, self.warned)
+                yield from Folder(path, f"{name}/", self.exclude, self.warned, self.archives)
             else:
                 yield File(_key(name), path)
 
 
-def measure(files: Iterable[File]) -> tuple[int, int]:
+def no_picture(files: Folder | Listing) -> errors.EmptySource:
+    """Build the error of a source in which no picture was found."""
+    if not files.archives:
+        return errors.EmptySource("There is no picture in the source; nothing was sent.")
+    told = archive_kinds.only_archives("The source", files.archives, "embed each of them by itself")
+    return errors.EmptySource(f"{told} Nothing was sent.")
+
+
+def measure(files: Folder | Listing) -> tuple[int, int]:
     """Count files and their bytes; raises `EmptySource` when there is none."""
     count = size = 0
     for file in files:
         count += 1
         size += size_of(file)
     if not count:
-        raise errors.EmptySource("There is no picture in the source; nothing was sent.")
+        raise no_picture(files)
     return count, size
 
 
@@ -165,15 +188,12 @@ def _hashed(file: File, size: int) -> Hashed:
         return Hashed(file, size, None)
 
 
-def looks_like_image(path: Path) -> bool:
-    """Return whether a file is an image by suffix, or by its first bytes; the service decides on all of it."""
-    if formats.named_like_image(path.name):
-        return True
+def _head(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            return formats.looks_like_image(file.read(formats.HEAD_BYTES))
+            return file.read(formats.HEAD_BYTES)
     except OSError:
-        return False
+        return b""
 
 
 def tar(files: Iterable[File]) -> Iterator[bytes]:

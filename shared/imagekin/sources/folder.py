@@ -91,6 +91,7 @@ class Folder:
         self._roots = roots
         self._left_out = LeftOut(settings.left_out)
         self._max_bytes = settings.max_image_bytes
+        self._archives = ignored.Archives("The folder", "send each of them by itself")
 
     def entries(self, cursor: Any | None = None) -> Iterator[Entry | Pause]:
         """Yield the files after `cursor`; hidden folders and folders that are not entered count as one each.
@@ -99,7 +100,7 @@ class Folder:
         itself reached by a link, and not where the walk comes anyway: so no chain of links makes the walk endless.
         """
         levels = self._levels(_unpacked(cursor).split("/") if cursor is not None else [])
-        pace = Pace()
+        pace, images = Pace(), 0
         while levels:
             level = levels[-1]
             name = next(level.names, None)
@@ -112,7 +113,10 @@ class Folder:
             if isinstance(found, _Level):
                 levels.append(found)
             elif found is not None:
+                images += found.ignored is None
                 yield found
+        if cursor is None:
+            self._archives.check(images)
 
     def read(self, ref: dict[str, Any]) -> bytes:
         """Return a file's bytes; raises as `Roots.read` does."""
@@ -171,7 +175,9 @@ class Folder:
         if not stat.S_ISREG(mode):
             return self._ignored(relative, ignored.SPECIAL)
         if not names.is_image(name) and not formats.looks_like_image(head := _head(path, self._roots)):
-            return self._ignored(relative, ignored.no_picture(head))
+            entry = self._ignored(relative, ignored.no_picture(head))
+            self._archives.note(entry.key, head)
+            return entry
         return self._item(relative, size)
 
     def _is_left_out(self, name: str, relative: str) -> bool:

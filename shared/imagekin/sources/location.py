@@ -73,6 +73,7 @@ class Location:
         self._settings = settings
         self._left_out = LeftOut(settings.left_out)
         self._max_bytes = settings.max_image_bytes
+        self._archives = ignored.Archives("The location", "send each of them by itself")
         protocol = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
         self._listing: Listing = (S3Listing if "s3" in protocol else Tree)(fs, self._path)
 
@@ -81,9 +82,16 @@ class Location:
 
         Raises SourceUnreadable if the location cannot be listed.
         """
-        found = self._listing.after(cursor)
+        found, images = self._listing.after(cursor), 0
         while (each := self._next(found)) is not None:
-            yield Pause(each.name) if each.size is None else self._entry(each.name, each.size)
+            if each.size is None:
+                yield Pause(each.name)
+                continue
+            entry = self._entry(each.name, each.size)
+            images += entry.ignored is None
+            yield entry
+        if cursor is None:
+            self._archives.check(images)
 
     def read(self, ref: dict[str, Any]) -> bytes:
         """Return a file's bytes; raises ItemNotFound, FetchFailed, ItemTimeout, EmptyFile, ImageTooLarge."""
@@ -124,6 +132,7 @@ class Location:
         if names.is_image(name):
             return None
         head = self._start_of(name) if size > 0 else b""
+        self._archives.note(name, head)
         return None if formats.looks_like_image(head) else ignored.no_picture(head)
 
     def _start_of(self, name: str) -> bytes:

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from imagekin import left_out, sources
+from imagekin import errors, left_out, sources
+from imagekin.client import sources as client_sources
 from imagekin.client.uploads import Folder
 from imagekin.left_out import LeftOut
 from imagekin.settings import Settings
 from imagekin.sources import Source
 from imagekin.uploads.files import Storage
+from kit import s3
 from kit.packing import PICTURE, Open, RawZip, codes, member, tarred, upload
 
 SYSTEM = (
@@ -98,3 +100,34 @@ def test_a_walk_goes_on_behind_what_is_left_out(folder: Path) -> None:
 def test_no_patterns_are_none() -> None:
     assert not LeftOut(()).path("@eaDir/a.png")
     assert not LeftOut(("", "/")).path("a.png")
+
+
+def test_a_source_of_archives_alone_says_what_to_do(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    (folder / "sub").mkdir(parents=True)
+    for name, data in {"a.zip": b"PK\3\4", "sub/b.tar": b"", "c": b"7z\xbc\xaf\x27\x1c", "d.docx": b"PK\3\4"}.items():
+        (folder / name).write_bytes(data + bytes(600))
+    told = r"but archives \(a.zip, c, sub/b.tar, …\), .*; send each of them by itself, as a zip, a tar or a tar.gz"
+    with pytest.raises(errors.EmptySource, match=f"The folder holds no image {told}"):
+        list(opened(folder).entries())
+    settings = Settings(data_dir=tmp_path / "data", source_roots=("memory://archives",))
+    s3.put("memory://archives", {"a.zip": b"PK\3\4", "b/c.7z": b"7z\xbc\xaf\x27\x1c"})
+    location = sources.open_source({"type": "location", "url": "memory://archives"}, Storage(settings), settings)
+    with pytest.raises(errors.EmptySource, match=r"The location holds no image but archives \(a.zip, b/c.7z\)"):
+        list(location.entries())
+    for given in (folder, [folder, folder / "sub"]):
+        with pytest.raises(errors.EmptySource, match=r"no image but archives .*; embed each of them by itself"):
+            client_sources.check(client_sources.resolve(given))
+    # with a picture among them it is a source like others
+    (folder / "e.png").write_bytes(PICTURE)
+    assert kept(opened(folder)) == {"e.png"}
+    client_sources.check(client_sources.resolve(folder))
+
+
+def test_a_folder_of_what_only_extras_read_is_sent(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40))
+    (tmp_path / "in" / "b.JXL").write_bytes(b"")
+    client_sources.check(client_sources.resolve(tmp_path / "in"))
+    assert [file.key for file in Folder(tmp_path / "in")] == ["a", "b.JXL"]
+    assert codes(opened(tmp_path / "in")) == [("a", None), ("b.JXL", "empty_file")]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from imagekin import archive_kinds, errors, formats
+from imagekin import errors, formats
 from imagekin.left_out import LeftOut
 from imagekin.settings import Settings
 from imagekin.sources import ignored, names
@@ -15,8 +15,6 @@ from imagekin.sources.base import Entry, Fault, Pause
 from imagekin.sources.containers import sidecars
 from imagekin.sources.containers.blob import Blob
 from imagekin.sources.containers.sidecars import Beside, Found
-
-_NAMED_ARCHIVES = 3
 
 
 class Archive(ABC):
@@ -35,7 +33,7 @@ class Archive(ABC):
         self._left_out = LeftOut(settings.left_out)
         # what of it was met; an archive of archives is told apart from one of nothing
         self._images = 0
-        self._archives: list[str] = []
+        self._archives = ignored.Archives("The archive", "unpack it and send each of them")
 
     def entries(self, cursor: Any | None = None) -> Iterator[Entry | Pause]:
         """Yield the members after `cursor`, each image with what its sidecars say.
@@ -58,8 +56,8 @@ class Archive(ABC):
                 yield replace(entry, cursor=[*begin, place + 1])
             if block:
                 begin, given = list(block[-1].after), 0
-        if from_start and self._archives and not self._images:
-            raise errors.EmptySource(self._nested())
+        if from_start:
+            self._archives.check(self._images)
 
     @abstractmethod
     def read(self, ref: dict[str, Any]) -> bytes:
@@ -123,8 +121,7 @@ class Archive(ABC):
         if self._left_out.path(key):
             return Found(Entry(key, {}, None, ignored=ignored.LEFT_OUT), after)
         if not (names.is_image(name) or formats.looks_like_image(start := head())):
-            if len(self._archives) < _NAMED_ARCHIVES and _is_archive(name, start):
-                self._archives.append(key)
+            self._archives.note(key, start)
             reason = ignored.no_picture(start)
             return Found(Entry(key, {}, None, ignored=reason), after, ref if fault is None else None, size)
         self._images += 1
@@ -134,13 +131,6 @@ class Archive(ABC):
         if names.is_image(name) or formats.looks_like_image(start := head()):
             return None
         return Fault.of(errors.UnsupportedFormat, formats.refusal(start))
-
-    def _nested(self) -> str:
-        more = ", …" if len(self._archives) == _NAMED_ARCHIVES else ""
-        return (
-            f"The archive holds no image but archives ({', '.join(self._archives)}{more}), and what is in them is not "
-            f"read; unpack it and send each of them, as {archive_kinds.ACCEPTED}."
-        )
 
     def _size_fault(self, size: int) -> Fault | None:
         try:
@@ -157,10 +147,6 @@ class Archive(ABC):
             raise errors.SourceUnreadable(
                 f"The archive has more than {self._settings.max_archive_members:,} members; split it up."
             )
-
-
-def _is_archive(name: str, head: bytes) -> bool:
-    return archive_kinds.kind(head) is not None or name.lower().endswith(".tar")
 
 
 def check_size(size: int, max_bytes: int) -> None:
