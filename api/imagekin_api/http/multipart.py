@@ -25,6 +25,7 @@ _PIECE_BYTES = 256 << 10
 # Names are shown in jobs and in errors; no longer one has a form that fits into a key.
 MAX_NAME_CHARS = 4 * MAX_KEY_BYTES
 # As RFC 5322 folds a header, 2.2.3.
+_BACKSLASH = re.compile(r'\\([\\"])?')
 _CONTINUED = re.compile(rb"(?:\r\n|\n|\r)[ \t]")
 
 
@@ -82,7 +83,15 @@ class _Decoder(wire.MultipartDecoder):
     def _parse_headers(self, data: bytes | bytearray) -> Headers:
         lines = (line.strip(b" \t") for line in _CONTINUED.sub(b" ", data).splitlines())
         pairs = (keys.of_bytes(bytes(line)).partition(":") for line in lines if line)
-        return Headers([(name.strip(" \t"), value.strip(" \t")) for name, _, value in pairs])
+        return Headers([(name.strip(" \t"), _escaped(value.strip(" \t"))) for name, _, value in pairs])
+
+
+def _escaped(value: str) -> str:
+    """Return a header's value with `\\\\` for each backslash that escapes nothing.
+
+    It is one of a path on Windows, and werkzeug would drop it.
+    """
+    return _BACKSLASH.sub(lambda found: found[0] if found[1] else r"\\", value)
 
 
 class _Body:

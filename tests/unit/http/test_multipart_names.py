@@ -14,6 +14,9 @@ NAMES = {
     b"filename*=UTF-8''na%C3%AFve.png": "naïve.png",
     b"filename=\"na_ve.png\"; filename*=UTF-8''na%C3%AFve.png": "naïve.png",
     b'filename="a\\"b.png"': 'a"b.png',
+    rb'filename="a\\b.png"': r"a\b.png",
+    rb'filename="C:\Users\me\b.png"': r"C:\Users\me\b.png",
+    b'filename="a%22b.png"': 'a"b.png',
     b"filename=plain.png": "plain.png",
     b'filename="dir/x.png"': "dir/x.png",
 }
