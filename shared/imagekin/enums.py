@@ -106,3 +106,18 @@ class SelectMethod(StrEnum):
 
     REPRESENTATIVE = "representative"
     DIVERSE = "diverse"
+
+
+class DuplicateReason(StrEnum):
+    """Why an image is a near-duplicate of the one that is kept."""
+
+    #: the same bytes
+    IDENTICAL = "identical"
+    #: perceptual hash and thumbnails agree
+    SAME = "same"
+    #: one is the mirror image of the other
+    MIRRORED = "mirrored"
+    #: close for the network, or cut out of the other
+    EDITED = "edited"
+    #: a verdict says so
+    VERDICT = "verdict"

@@ -14,6 +14,7 @@ DEPENDS = {
     "source_refused",
     "unknown_backbone",
     "unknown_weights",
+    "/against",
     "/avoid",
     "/callback_url",
     "/clustering_id",

@@ -22,13 +22,14 @@ _ROWS_PER_PIECE = 512
 class Result:
     """A result: a summary that fits in memory, and rows that may not, under their name in the summary's JSON.
 
-    A result without rows has its summary as the only row.
+    A result without rows has its summary as the only row. `columns` and `members`: see imagekin.schemas.kinds.Traits.
     """
 
     summary: dict[str, Any]
     rows_name: str | None
     columns: Sequence[str]
     rows: Callable[[], Iterable[dict[str, Any]]]
+    members: str | None = None
 
 
 def render(result: Result, media_type: str) -> Iterator[bytes]:
@@ -65,12 +66,27 @@ def _csv(result: Result) -> Iterator[str]:
         line, result.columns, restval="", extrasaction="ignore", quoting=csv.QUOTE_NONNUMERIC, lineterminator="\r\n"
     )
     writer.writeheader()
-    for row in result.rows():
+    for row in _lines(result):
         yield line.getvalue()
         line.seek(0)
         line.truncate()
-        writer.writerow({name: _cell(row.get(name)) for name in result.columns})
+        writer.writerow({name: _cell(_field(row, name)) for name in result.columns})
     yield line.getvalue()
+
+
+def _lines(result: Result) -> Iterator[dict[str, Any]]:
+    """Yield what becomes a line of CSV each: the rows, or their members with what the row has."""
+    for row in result.rows():
+        if result.members is None:
+            yield row
+        else:
+            yield from (row | member for member in row[result.members])
+
+
+def _field(row: dict[str, Any], name: str) -> Any:
+    whole, _, part = name.partition(".")
+    value = row.get(whole)
+    return value.get(part) if part and isinstance(value, dict) else None if part else value
 
 
 def _cell(value: Any) -> Any:

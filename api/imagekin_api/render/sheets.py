@@ -1,4 +1,4 @@
-"""Contact sheets drawn from stored thumbnails: one for a search, one for each cluster."""
+"""Contact sheets drawn from stored thumbnails: what a search found, a cluster, groups of duplicates."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PADDING = 8
 # Below the picture: title and caption, or the caption alone.
 TEXT_HEIGHT, CAPTION_HEIGHT = 46, 26
 CARD_WIDTH = PICTURE_WIDTH + 2 * PADDING
-HEADING_HEIGHT, NOTE_HEIGHT = 44, 30
+HEADING_HEIGHT, SECTION_HEIGHT, NOTE_HEIGHT = 44, 34, 30
 
 PAPER, CARD, _LINE, _MAT = "#f5f4f1", "#ffffff", "#dfdcd6", "#faf9f7"
 INK, _SOFT_INK, _FAINT_INK, ACCENT = "#26282b", "#6d6f73", "#b9b6af", "#2f6f73"
@@ -39,6 +39,14 @@ class Tile:
     title: str
     caption: str
     marked: bool = False
+
+
+@dataclass(frozen=True)
+class Section:
+    """Pictures that belong together, below a heading of their own."""
+
+    heading: str
+    tiles: Sequence[Tile]
 
 
 def search_sheet(
@@ -65,6 +73,12 @@ def selection_sheet(title: str, tiles: Sequence[Tile], *, total: int) -> bytes:
     return _sheet(title, tiles, total)
 
 
+def groups_sheet(title: str, groups: Sequence[Section], *, note: str = "") -> bytes:
+    """Draw groups of near-duplicates as a PNG, one below the other, the marked pictures with a badge: keep them."""
+    columns = max((min(len(group.tiles), MAX_COLUMNS) for group in groups), default=0)
+    return _sections_sheet(title, groups, note, "keep", max(3, columns))
+
+
 def cluster_title(label: int, size: int, cohesion: float) -> str:
     """Return the heading of a cluster's sheet."""
     images = "image" if size == 1 else "images"
@@ -84,24 +98,44 @@ def distance_title(distance: float) -> str:
 def _sheet(heading: str | None, tiles: Sequence[Tile], total: int | None, badge: str | None = None) -> bytes:
     shown = tiles[:MAX_TILES]
     more = max(total or 0, len(tiles)) - len(shown)
-    columns = _columns(len(shown))
-    rows = math.ceil(len(shown) / columns)
-    top = MARGIN + (HEADING_HEIGHT if heading else 0)
+    note = f"... and {more:,} more" if more > 0 else ""
+    return _sections_sheet(heading, [Section("", shown)], note, badge, _columns(len(shown)))
+
+
+def _sections_sheet(
+    title: str | None, sections: Sequence[Section], note: str, badge: str | None, columns: int
+) -> bytes:
+    tiles = [tile for section in sections for tile in section.tiles]
+    text_height = TEXT_HEIGHT if any(tile.title for tile in tiles) else CAPTION_HEIGHT
+    card_height = PICTURE_HEIGHT + 2 * PADDING + text_height
+    if not tiles:
+        sections, note = [], "no images"
+    heights = [_section_height(section, columns, card_height) for section in sections]
     width = 2 * MARGIN + columns * CARD_WIDTH + (columns - 1) * GAP
-    card_height = PICTURE_HEIGHT + 2 * PADDING + (TEXT_HEIGHT if any(tile.title for tile in shown) else CAPTION_HEIGHT)
-    grid = rows * card_height + (rows - 1) * GAP if shown else NOTE_HEIGHT
-    sheet = Image.new("RGB", (width, top + grid + (NOTE_HEIGHT if more > 0 else 0) + MARGIN), PAPER)
+    top = MARGIN + (HEADING_HEIGHT if title else 0)
+    grid = sum(heights) + GAP * max(0, len(heights) - 1)
+    sheet = Image.new("RGB", (width, top + grid + (NOTE_HEIGHT if note else 0) + MARGIN), PAPER)
     draw = ImageDraw.Draw(sheet)
-    if heading:
-        draw.text((MARGIN, MARGIN - 4), shortened(heading, width - 2 * MARGIN, 22), INK, font(22))
-    for number, tile in enumerate(shown):
-        row, column = divmod(number, columns)
-        left, upper = MARGIN + column * (CARD_WIDTH + GAP), top + row * (card_height + GAP)
-        _card(sheet, draw, (left, upper, left + CARD_WIDTH - 1, upper + card_height - 1), tile, badge)
-    note = f"... and {more:,} more" if more > 0 else "" if shown else "no images"
+    if title:
+        draw.text((MARGIN, MARGIN - 4), shortened(title, width - 2 * MARGIN, 22), INK, font(22))
+    for section, height in zip(sections, heights, strict=True):
+        upper = top
+        if section.heading:
+            draw.text((MARGIN, upper), shortened(section.heading, width - 2 * MARGIN, 17), INK, font(17))
+            upper += SECTION_HEIGHT
+        for number, tile in enumerate(section.tiles):
+            row, column = divmod(number, columns)
+            left, place = MARGIN + column * (CARD_WIDTH + GAP), upper + row * (card_height + GAP)
+            _card(sheet, draw, (left, place, left + CARD_WIDTH - 1, place + card_height - 1), tile, badge)
+        top += height + GAP
     if note:
-        draw.text((MARGIN, top + grid + 10 if shown else top), note, _SOFT_INK, font(15))
+        draw.text((MARGIN, top - GAP + 10 if tiles else top), note, _SOFT_INK, font(15))
     return png(sheet)
+
+
+def _section_height(section: Section, columns: int, card_height: int) -> int:
+    rows = math.ceil(len(section.tiles) / columns)
+    return (SECTION_HEIGHT if section.heading else 0) + rows * card_height + (rows - 1) * GAP
 
 
 def _columns(count: int) -> int:

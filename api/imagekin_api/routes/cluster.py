@@ -8,7 +8,7 @@ from typing import Any
 
 import flask
 
-from imagekin import errors, schemas
+from imagekin import schemas
 from imagekin.database import tables
 from imagekin.jobs import results
 from imagekin.schemas.kinds import JobKind
@@ -50,10 +50,10 @@ def cluster() -> flask.Response:
 
 @pictures.sheet_of(JobKind.CLUSTER)
 def sheet(job: tables.Job, summary: dict[str, Any]) -> bytes:
-    database, label = service.current().database, _label()
+    database, label = service.current().database, pictures.number("label") or 0
     cluster = next((each for each in summary["clusters"] if each["label"] == label), None)
     if cluster is None:
-        raise _invalid_label(f"The result has no cluster {label}; it has {len(summary['clusters'])}, from 0.")
+        raise pictures.wrong("label", f"The result has no cluster {label}; it has {len(summary['clusters'])}, from 0.")
     members = nearest(results.rows(database, job.id), label)
     found = database.read(pictures.of, job.collection_id, [member["id"] for member in members])
     tiles = [
@@ -73,14 +73,3 @@ def nearest(rows: Iterable[dict[str, Any]], label: int) -> list[dict[str, Any]]:
     """Return the members of a cluster that are nearest to its centroid, nearest first, as many as fit on a sheet."""
     members = (row for row in rows if row["label"] == label)
     return heapq.nsmallest(sheets.MAX_TILES, members, key=lambda row: (row["distance"], row["key"]))
-
-
-def _label() -> int:
-    text = flask.request.args.get("label", "0")
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise _invalid_label("The label must be a whole number from 0.")
-    return int(text)
-
-
-def _invalid_label(detail: str) -> errors.InvalidRequest:
-    return errors.InvalidRequest(detail, errors=[{"pointer": "/label", "in": "query", "detail": detail}])

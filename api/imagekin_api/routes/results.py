@@ -73,7 +73,7 @@ def _result(job: tables.Job, summary: dict[str, Any]) -> Result:
         return Result(summary, None, tuple(summary), lambda: [summary])
     # a search's neighbors are few and stand in its summary
     rows = (lambda: summary[name]) if name in summary else (lambda: results.rows(database, job.id))
-    return Result(summary, name, traits.columns, rows)
+    return Result(summary, name, traits.columns, rows, traits.members)
 
 
 @blueprint.get("/jobs/<job_id>/sheet")
@@ -83,13 +83,20 @@ def _result(job: tables.Job, summary: dict[str, Any]) -> Result:
         Parameter(
             "label", "Of a clustering: which cluster, by default 0, the largest. Of a classification: only this label."
         ),
+        Parameter(
+            "group", "Which group of duplicates; by default a page of groups.", {"type": "integer", "minimum": 0}
+        ),
+        Parameter("page", "Which page, from 1; clamped to those there are.", {"type": "integer", "default": 1}),
     ),
     media={"image/png": BINARY},
     drawn=True,
     errors=UNFINISHED,
 )
 def sheet(job_id: str) -> flask.Response:
-    """Return a PNG. For a search: the query, then each neighbor with its similarity. For a clustering: one cluster."""
+    """Return a PNG. For a search: the query, then each neighbor with its similarity. For a clustering: one cluster.
+
+    For duplicates: a page of groups, the image to keep marked and a reason under each other one; or one group.
+    """
     job, summary = service.current().database.read(_finished, service.owner(), job_id)
     draw = pictures.SHEETS.get(JobKind(job.kind))
     if draw is None:

@@ -73,7 +73,7 @@ class JobGroup(Job[schemas.EmbedResult]):
         counts = self.progress.model_dump(include=set(schemas.EmbedResult.model_fields))
         return schemas.EmbedResult(**{**counts, "collection": self._collection})
 
-    def sheet(self, label: int | None = None) -> bytes:
+    def sheet(self, label: int | None = None, *, group: int | None = None, page: int | None = None) -> bytes:
         raise errors.Conflict("An embed job has no contact sheet; search or cluster its collection.")
 
     def cancel(self) -> Self:

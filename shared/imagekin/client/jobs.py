@@ -135,9 +135,12 @@ class Job(Generic[R]):
         self.wait().raise_for_status()
         return self._transport.get(f"{self._path}/result", RESULTS[self.kind])  # pyright: ignore[reportReturnType]
 
-    def sheet(self, label: int | None = None) -> bytes:
-        """Return the contact sheet, a PNG: of a search, or of the cluster with that label."""
-        return self._transport.read(f"{self._path}/sheet", accept="image/png", label=label)
+    def sheet(self, label: int | None = None, *, group: int | None = None, page: int | None = None) -> bytes:
+        """Return the contact sheet, a PNG: of the cluster with that label, of that group of duplicates, or of all.
+
+        page: which, from 1, if there are several.
+        """
+        return self._transport.read(f"{self._path}/sheet", accept="image/png", label=label, group=group, page=page)
 
     def cancel(self) -> Self:
         """Ask the job to stop; images that are done stay. Raises `JobFinished`."""

@@ -394,6 +394,37 @@ class Client:
         )
         return self._submit(JobKind.CLASSIFY, body, idempotency_key)
 
+    def duplicates(
+        self,
+        collection: str,
+        *,
+        threshold: float | None = None,
+        against: str | None = None,
+        between: str | None = None,
+        view: ViewName | str | None = None,
+        filter: Mapping[str, Any] | None = None,
+        callback_url: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Job[schemas.DuplicatesResult]:
+        """Find near-duplicates; `.result()` waits for the groups, each with the image to keep.
+
+        threshold: the cosine from which images are near-duplicates, instead of the collection's own line. against: the
+        name of another collection of the same space, whose images are looked for. between: a name in the metadata;
+        only images whose values differ are held against each other. filter: only images whose metadata have these
+        values.
+        """
+        body = bodies.json(
+            schemas.DuplicatesBody,
+            collection=collection,
+            threshold=threshold,
+            against=against,
+            between=between,
+            view=view,
+            filter=None if filter is None else dict(filter),
+            callback_url=callback_url,
+        )
+        return self._submit(JobKind.DUPLICATES, body, idempotency_key)
+
     def assign(
         self,
         clustering: str | Job[schemas.ClusterResult],

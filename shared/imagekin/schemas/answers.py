@@ -7,7 +7,17 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from imagekin.enums import Algorithm, Colors, DType, ItemStatus, JobStatus, Metric, Precision, SelectMethod
+from imagekin.enums import (
+    Algorithm,
+    Colors,
+    DType,
+    DuplicateReason,
+    ItemStatus,
+    JobStatus,
+    Metric,
+    Precision,
+    SelectMethod,
+)
 from imagekin.schemas.kinds import JobKind
 
 Metadata = dict[str, Any]
@@ -307,6 +317,88 @@ class ClassifyResult(Wire):
     view: ViewUsed
     revision: int
     rows: list[Classified]
+
+
+class Kept(Wire):
+    """The image of a group to keep; `because` names the first rule in which it beats the next best."""
+
+    id: str
+    key: str
+    because: str
+
+
+class DuplicateMember(Wire):
+    """An image of a group, with its signs against the kept one; that has no `reason`.
+
+    `hash_bits` (of 64, the mirror's hash for `mirrored`) and `correlation` of the thumbnails are null where there is
+    none, or where no rule asked.
+    """
+
+    id: str
+    key: str
+    score: float
+    reason: DuplicateReason | None
+    hash_bits: int | None
+    correlation: float | None
+    width: int | None
+    height: int | None
+
+
+class DuplicateGroup(Wire):
+    """Near-duplicates of one image, which is the first of them; the largest group is 0."""
+
+    group: int
+    size: int
+    keep: Kept
+    members: list[DuplicateMember]
+
+
+class Look(Wire):
+    """Two images, by their ids, that are close by one sign only: never in one group for it."""
+
+    a: str
+    b: str
+    score: float
+    hash_bits: int | None
+    a_key: str
+    b_key: str
+
+
+class Histogram(Wire):
+    """`counts` has a number for each bin between two `edges`."""
+
+    edges: list[float]
+    counts: list[int]
+
+
+class Example(Wire):
+    """Two images, by their ids, whose score is near the threshold."""
+
+    score: float
+    a: str
+    b: str
+    a_key: str
+    b_key: str
+
+
+class DuplicatesResult(Wire):
+    """`duplicates`: how many images could go. The histogram is of the scores of images to their nearest one.
+
+    `median_distance`: of images to their nearest of other content, which the threshold is made of.
+    """
+
+    threshold: float
+    median_distance: float | None
+    images: int
+    duplicates: int
+    group_count: int
+    by_reason: dict[str, int]
+    view: ViewUsed
+    revision: int
+    groups: list[DuplicateGroup]
+    look: list[Look]
+    histogram: Histogram
+    examples: list[Example]
 
 
 class EmbedResult(Wire):

@@ -20,6 +20,7 @@ class JobKind(StrEnum):
     SELECT = "select"
     MAP = "map"
     CLASSIFY = "classify"
+    DUPLICATES = "duplicates"
 
     @property
     def module(self) -> str:
@@ -39,7 +40,8 @@ class Traits:
     `lane`: whose workers do it. `ttl`: the setting that says how long a finished job keeps its result; None: until it
     is deleted. `stores`: it stores images, each of which is an item in the job's ledger. `pins`: it needs the vectors
     of one revision until it ends, so nothing compacts them meanwhile. `rows` and `columns`: under which name the
-    result has its rows, and which fields of a row a CSV has.
+    result has its rows, and which fields of a row a CSV has; `a.b` is b of the row's object a. `members`: a list in
+    the row, of which each element is a line of the CSV, beside what the row itself has.
     """
 
     lane: Lane = Lane.BULK
@@ -48,6 +50,7 @@ class Traits:
     pins: bool = False
     rows: str | None = None
     columns: tuple[str, ...] = ()
+    members: str | None = None
 
 
 TRAITS: dict[JobKind, Traits] = {
@@ -70,6 +73,26 @@ TRAITS: dict[JobKind, Traits] = {
     JobKind.SELECT: Traits(pins=True, rows="rows", columns=("rank", "id", "key", "distance")),
     JobKind.MAP: Traits(pins=True, rows="rows", columns=("id", "key", "x", "y")),
     JobKind.CLASSIFY: Traits(pins=True, rows="rows", columns=("id", "key", "label", "probability")),
+    JobKind.DUPLICATES: Traits(
+        pins=True,
+        rows="groups",
+        columns=(
+            "group",
+            "size",
+            "id",
+            "key",
+            "score",
+            "reason",
+            "hash_bits",
+            "correlation",
+            "width",
+            "height",
+            "keep.id",
+            "keep.key",
+            "keep.because",
+        ),
+        members="members",
+    ),
 }
 
 STORING = frozenset(kind for kind, traits in TRAITS.items() if traits.stores)

@@ -270,6 +270,34 @@ class ClassifyBody(JobBody):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 100
 
 
+class DuplicatesBody(JobBody):
+    """`against` or `between`, not both."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "not": {
+                "required": ["against", "between"],
+                "properties": {"against": {"type": "string"}, "between": {"type": "string"}},
+            }
+        }
+    )
+
+    threshold: Annotated[
+        Annotated[float, Field(gt=0, le=1)] | None,
+        Field(description="A cosine in the view; by default 1 - 0.13 x the median distance to the nearest image."),
+    ] = None
+    against: Annotated[
+        Name | None, Field(description="A collection of the same space: duplicates of its images are looked for.")
+    ] = None
+    between: Annotated[
+        FieldName | None,
+        Field(description="A name in the metadata: only images whose values differ, for leaks between splits."),
+    ] = None
+    # what the thresholds were found in
+    view: ViewName = ViewName.RAW
+    filter: Filter | None = None
+
+
 class AssignBody(Body):
     """Images by their ids or by their keys, not by both; by neither, all that came or changed after the clustering."""
 

@@ -6,6 +6,7 @@ from imagekin.schemas.answers import (
     AssignResult,
     ClassifyResult,
     ClusterResult,
+    DuplicatesResult,
     EmbedResult,
     MapResult,
     SearchResult,
@@ -23,4 +24,5 @@ RESULTS: dict[JobKind, type[Wire]] = {
     JobKind.SELECT: SelectResult,
     JobKind.MAP: MapResult,
     JobKind.CLASSIFY: ClassifyResult,
+    JobKind.DUPLICATES: DuplicatesResult,
 }

@@ -56,6 +56,12 @@ class Condition:
         return sa.not_(found) if self.negated else found
 
 
+def having(wanted: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return a filter that also asks for a field to be set."""
+    refused = wanted.get(f"{NOT}{name}", [])
+    return wanted | {f"{NOT}{name}": [*(refused if isinstance(refused, list) else [refused]), None]}
+
+
 def matches(metadata: dict[str, Any], wanted: dict[str, Any]) -> bool:
     """Return whether an image's metadata pass a filter."""
     return all(Condition.of(name, value).holds(metadata) for name, value in wanted.items())

@@ -119,6 +119,18 @@ def delete(session: Session, collection: tables.Collection, image_id: str) -> No
     )
 
 
+FACTS: tuple[InstrumentedAttribute[Any], ...] = (
+    tables.Image.id, tables.Image.content_hash, tables.Image.width, tables.Image.height, tables.Image.format,
+    tables.Image.metadata_, tables.Image.created_at,
+)  # fmt: skip
+
+
+def facts(session: Session, ids: Sequence[str]) -> Iterator[Any]:
+    """Yield rows of FACTS of images by id, also of those that were deleted and are not forgotten, in any order."""
+    for some in sql.batches(ids):
+        yield from session.execute(sa.select(*FACTS).where(tables.Image.id.in_(some)))
+
+
 def view(image: tables.Image) -> schemas.Image:
     """Return the image as a client sees it."""
     return schemas.Image(

@@ -14,7 +14,10 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from imagekin.database import sql, tables
-from imagekin.database.tables import THUMBNAILS
+from imagekin.database.tables import IMAGES, THUMBNAILS
+
+# Past this share of its thumbnails, a segment is read whole rather than one thumbnail at a time.
+WHOLE_SHARE = 0.25
 
 _OFFSETS = sa.select(THUMBNAILS.c.offsets).where(THUMBNAILS.c.segment_id == sa.bindparam("segment"))
 _THUMBNAIL = sa.select(
@@ -60,3 +63,25 @@ def by_id(session: Session, images: Sequence[tables.Image]) -> dict[str, bytes]:
     """Return the thumbnails of some images by image id; one that has none is left out."""
     found = ((image.id, of(session, image)) for image in images)
     return {id: data for id, data in found if data is not None}
+
+
+def in_bulk(session: Session, ids: Sequence[str]) -> dict[str, bytes]:
+    """Return the thumbnails of many images by image id, deleted ones' too; one that has none is left out."""
+    columns = sa.select(IMAGES.c.segment_id, IMAGES.c.row, IMAGES.c.id)
+    places: dict[str, list[tuple[int, str]]] = {}
+    for some in sql.batches(ids):
+        for row in session.execute(columns.where(IMAGES.c.id.in_(some))):
+            places.setdefault(row.segment_id, []).append((row.row, row.id))
+    found: dict[str, bytes] = {}
+    for segment_id, wanted in places.items():
+        offsets = session.scalar(_OFFSETS, {"segment": segment_id})
+        if offsets is None:
+            continue
+        if len(wanted) >= WHOLE_SHARE * (len(offsets) // 4 - 1):
+            data = session.scalar(sa.select(THUMBNAILS.c.data).where(THUMBNAILS.c.segment_id == segment_id))
+            pictures = unpack(offsets, data or b"")
+            found |= {id: pictures[row] for row, id in wanted if pictures[row]}
+        else:
+            cut = ((id, at(session, segment_id, row, offsets)) for row, id in wanted)
+            found |= {id: data for id, data in cut if data is not None}
+    return found

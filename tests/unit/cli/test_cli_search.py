@@ -1,4 +1,4 @@
-"""`imagekin search`, `cluster`, `assign`, `select`, `map` and `classify`."""
+"""`imagekin search`, `cluster`, `assign`, `select`, `map`, `classify` and `duplicates`."""
 
 from __future__ import annotations
 
@@ -185,3 +185,44 @@ def test_classify(call, server: FakeServer) -> None:
     server.steps = [{"status": "failed", "error": {"code": "too_few_labels", "detail": "Add labels."}}]
     done = call("classify", "-c", "c")
     assert (done.code, "Add labels. [too_few_labels]" in done.err) == (1, True)
+
+
+def test_duplicates(call, server: FakeServer) -> None:
+    server.add_collection("c")
+    signs = {"hash_bits": 2, "correlation": 0.99, "width": 3, "height": 2}
+    server.results["duplicates"] = {
+        "threshold": 0.93,
+        "median_distance": 0.5,
+        "images": 4,
+        "duplicates": 1,
+        "group_count": 1,
+        "by_reason": {"identical": 0, "same": 1},
+        "view": {"name": "raw", "id": "ab", "images": 4},
+        "revision": 2,
+        "groups": [
+            {
+                "group": 0,
+                "size": 2,
+                "keep": {"id": "i1", "key": "a.png", "because": "more pixels"},
+                "members": [
+                    {"id": "i1", "key": "a.png", "score": 1.0, "reason": None, **signs},
+                    {"id": "i2", "key": "b.png", "score": 0.9, "reason": "same", **signs},
+                ],
+            }
+        ],
+        "look": [],
+        "histogram": {"edges": [0, 1], "counts": [4]},
+        "examples": [],
+    }
+    done = call("duplicates", "-c", "c", "--threshold", "0.93", "--against", "other", "--sheet", "groups.png")
+    assert (done.code, done.out) == (
+        0,
+        "group\treason\tscore\tkey\tid\n0\tkeep: more pixels\t1.0000\ta.png\ti1\n0\tsame\t0.9000\tb.png\ti2\n",
+    )
+    assert "1 of 4 images could go (1 same), 0 pairs to look at; threshold 0.9300 in the raw view" in done.err
+    assert Path("groups.png").read_bytes() == PNG
+    assert server.posts("/v1/jobs/duplicates")[0].json == {"collection": "c", "threshold": 0.93, "against": "other"}
+    assert json.loads(call("duplicates", "-c", "c", "--json").out)["duplicates"] == 1
+    assert call("duplicates", "-c", "c", "--threshold", "1.5").code == 2
+    server.steps = [{"status": "failed", "error": {"code": "internal_error", "detail": "More than 9 pairs."}}]
+    assert call("duplicates", "-c", "c").code == 1

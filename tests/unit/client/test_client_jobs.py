@@ -123,6 +123,20 @@ def test_assign_names_the_clustering(server: FakeServer, client: Client) -> None
     assert server.posts("/v1/jobs/assign")[-1].json == {"clustering_id": clustering.id, "image_keys": ["a"]}
 
 
+def test_duplicates_say_what_to_compare(server: FakeServer, client: Client) -> None:
+    server.add_collection("c")
+    job = client.duplicates("c")
+    client.duplicates("c", threshold=0.9, against="d", view="calibrated", filter={"a": 1})
+    client.duplicates("c", between="split")
+    assert [post.json for post in server.posts("/v1/jobs/duplicates")] == [
+        {"collection": "c"},
+        {"collection": "c", "threshold": 0.9, "against": "d", "view": "calibrated", "filter": {"a": 1}},
+        {"collection": "c", "between": "split"},
+    ]
+    job.sheet(group=3, page=2)
+    assert server.requests[-1].query == {"group": ["3"], "page": ["2"]}
+
+
 def test_select_says_what_to_choose(server: FakeServer, client: Client) -> None:
     server.add_collection("c")
     client.select("c", 5)

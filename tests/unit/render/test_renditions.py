@@ -44,3 +44,10 @@ def test_rows_are_read_no_further_than_they_are_sent() -> None:
 def test_cells_that_are_no_plain_values_are_json() -> None:
     result = Result({}, "rows", ("a", "b", "c"), lambda: [{"a": {"ü": [1]}, "b": None, "c": "=1+1"}])
     assert text(result, CSV) == '"a","b","c"\r\n"{""ü"": [1]}","","=1+1"\r\n'
+
+
+def test_members_of_a_row_are_lines_of_csv() -> None:
+    row = {"group": 0, "keep": {"id": "a"}, "members": [{"id": "a", "score": 1.0}, {"id": "b", "score": 0.5}]}
+    result = Result({}, "groups", ("group", "id", "score", "keep.id", "gone.id"), lambda: [row], "members")
+    assert text(result, CSV).splitlines()[1:] == ['0,"a",1.0,"a",""', '0,"b",0.5,"a",""']
+    assert json.loads(text(result, NDJSON)) == row

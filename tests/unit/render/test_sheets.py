@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from imagekin_api.render import maps, sheets
-from imagekin_api.render.sheets import Tile
+from imagekin_api.render.sheets import Section, Tile
 from kit import effort
 
 
@@ -69,6 +69,21 @@ def test_cluster_sheet_marks_the_medoid() -> None:
     assert heading == "cluster 0  ·  4 images  ·  cohesion 0.8300"
     assert sheets.distance_title(0.02) == "distance 0.020"
     assert sheets.cluster_sheet(heading, plain) != sheets.cluster_sheet(heading, marked)
+
+
+def test_groups_are_drawn_below_each_other() -> None:
+    groups = [
+        Section("first", [Tile(thumbnail("#ff0000"), "", "a", marked=True), Tile(thumbnail("#00ff00"), "", "b")]),
+        Section("second", [Tile(thumbnail("#0000ff"), "same", "c")]),
+    ]
+    sheet = opened(sheets.groups_sheet("groups", groups))
+    above = sheets.HEADING_HEIGHT + sheets.SECTION_HEIGHT
+    assert near(sheet.getpixel(picture_center(0, above=above)), (255, 0, 0))
+    assert near(sheet.getpixel(picture_center(1, above=above)), (0, 255, 0))
+    below = picture_center(0, row=1, above=above + sheets.SECTION_HEIGHT)
+    assert near(sheet.getpixel(below), (0, 0, 255))
+    assert sheet.height < opened(sheets.groups_sheet("groups", groups, note="page 1 of 2")).height
+    opened(sheets.groups_sheet("groups", []))
 
 
 @pytest.mark.parametrize("broken", [None, b"", b"no image at all", thumbnail()[:200]])

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
+from imagekin.enums import DuplicateReason as Reason
 from imagekin_worker.analysis import groups, hashes
 from imagekin_worker.analysis.groups import Images
 
@@ -17,21 +17,6 @@ HISTOGRAM_BINS = 40
 # Examples on either side of the line, and pairs to look at, most alike first.
 EXAMPLES, LOOKS = 6, 1000
 SCORE_DECIMALS = 6
-
-
-class Reason(StrEnum):
-    """Why an image is a near-duplicate of the kept one."""
-
-    #: the same bytes
-    IDENTICAL = "identical"
-    #: perceptual hash and thumbnails agree
-    SAME = "same"
-    #: one is the mirror image of the other
-    MIRRORED = "mirrored"
-    #: close for the network, or cut out of the other
-    EDITED = "edited"
-    #: a verdict says so
-    VERDICT = "verdict"
 
 
 @dataclass(frozen=True)

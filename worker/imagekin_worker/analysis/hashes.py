@@ -42,14 +42,23 @@ class Print(NamedTuple):
 def of(image: Image.Image) -> Print:
     """Return the signs of a picture."""
     small = image.convert("L")
-    gray = np.asarray(small.resize((SIDE, SIDE), Image.Resampling.BOX)).reshape(-1)
-    return Print(phash(small), phash(ImageOps.mirror(small)), gray)
+    return Print(phash(small), phash(ImageOps.mirror(small)), _gray(small))
+
+
+def _gray(small: Image.Image) -> NDArray[np.uint8]:
+    return np.asarray(small.resize((SIDE, SIDE), Image.Resampling.BOX)).reshape(-1)
 
 
 def of_thumbnail(jpeg: bytes) -> Print:
     """Return the signs of a stored thumbnail; raises OSError if it cannot be decoded."""
     with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as image:
         return of(image)
+
+
+def gray_of_thumbnail(jpeg: bytes) -> NDArray[np.uint8]:
+    """Return the gray picture alone; raises OSError where it cannot be decoded."""
+    with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as image:
+        return _gray(image.convert("L"))
 
 
 def phash(image: Image.Image) -> int:

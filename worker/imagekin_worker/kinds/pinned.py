@@ -22,13 +22,15 @@ from imagekin.database import tables
 from imagekin.jobs import checkpoint, finish, results
 from imagekin.jobs.claim import Claim, release
 from imagekin.settings import Settings
-from imagekin.store import images, ledger, reading
+from imagekin.store import filters, images, ledger, reading
 from imagekin_worker.analysis.stepper import Stepper
 from imagekin_worker.context.lease import Lease
 from imagekin_worker.context.process_state import Node
 from imagekin_worker.matrix.view import Accumulator, View
 
 SLICE_S = 4.0
+# A slice is at least so many times as long as the progress took to save that the one before it left.
+SAVED_SHARE = 8
 PARTS_PER_COMMIT = 16
 
 Work = TypeVar("Work", bound=Stepper)
@@ -61,33 +63,37 @@ def pin(
     *,
     view: str | None = None,
     wanted: dict[str, Any] | None = None,
+    collection_id: str | None = None,
 ) -> Pinned:
     """Return the vectors as of `revision`, or as they are; beyond the memory budget they are in a mapped file.
 
-    `view` names the view to make of them; `wanted` is a filter of metadata. Raises CollectionDeleted.
+    `view` names the view to make of them; `wanted` is a filter of metadata. `collection_id`: another collection of the
+    claim's space. Raises CollectionDeleted.
     """
-    return node.database.read(_pinned, claim, revision, node.settings, view, wanted)
+    of = collection_id or claim.collection_id
+    return node.database.read(_pinned, of, claim.space_id, revision, node.settings, view, wanted)
 
 
 def _pinned(
     session: Session,
-    claim: Claim,
+    collection_id: str,
+    space_id: str,
     revision: int | None,
     settings: Settings,
     view: str | None,
     wanted: dict[str, Any] | None,
 ) -> Pinned:
-    current, _ = reading.head(session, claim.collection_id)
+    current, _ = reading.head(session, collection_id)
     upto = current if revision is None else revision
-    ids, keys = reading.names(session, claim.collection_id, upto)
-    among = images.matching(session, claim.collection_id, wanted) if wanted else None
+    ids, keys = reading.names(session, collection_id, upto)
+    among = images.matching(session, collection_id, wanted) if wanted else None
     order = sorted((row for row in range(len(keys)) if among is None or ids[row] in among), key=keys.__getitem__)
     # where each row goes; -1: nowhere
     places = np.full(len(keys), -1)
     places[order] = np.arange(len(order))
-    shape = (len(order), session.get_one(tables.Space, claim.space_id).dim)
-    changes: Iterable[reading.Change] = reading.changes(session, claim.collection_id, 0, upto)
-    made = None if view is None else Accumulator(claim.space_id, shape[1])
+    shape = (len(order), session.get_one(tables.Space, space_id).dim)
+    changes: Iterable[reading.Change] = reading.changes(session, collection_id, 0, upto)
+    made = None if view is None else Accumulator(space_id, shape[1])
     if made is not None:
         changes = _counted(changes, made)
     if 4 * math.prod(shape) > settings.cluster_memory_bytes:
@@ -149,15 +155,31 @@ def unpacked(saved: bytes) -> tuple[dict[str, Any], bytes]:
 
 def write_rows(node: Node, claim: Claim, rows: Iterable[dict[str, Any]]) -> None:
     """Write a result's rows in parts, some in a transaction. Raises LeaseLost."""
-    remaining, first = iter(rows), 1
-    while some := list(itertools.islice(remaining, results.ROWS_PER_PART * PARTS_PER_COMMIT)):
-        parts = [some[at : at + results.ROWS_PER_PART] for at in range(0, len(some), results.ROWS_PER_PART)]
+    remaining, first = _parts(rows), 1
+    while parts := list(itertools.islice(remaining, PARTS_PER_COMMIT)):
         node.database.write(finish.finalize, claim, first, parts)
         first += len(parts)
 
 
+def _parts(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Yield runs of rows; one with members counts as many, so that no run takes more memory than others."""
+    part: list[dict[str, Any]] = []
+    size = 0
+    for row in rows:
+        part.append(row)
+        size += max(1, len(row.get("members", ())))
+        if size >= results.ROWS_PER_PART:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
 class Analysis(ABC, Generic[Work]):
     """What a kind of job adds to `run`: how its work begins and goes on, and what it comes to."""
+
+    #: A field of the metadata that images must have to take part.
+    having: str | None = None
 
     def about(self) -> dict[str, Any]:
         """Return what its progress depends on besides the pinned rows; where it changed, work starts over."""
@@ -178,12 +200,13 @@ class Analysis(ABC, Generic[Work]):
 
 @dataclass
 class Slice(Generic[Work]):
-    """What a process keeps of a job between two slices; `saved` is the state that it left in SQL."""
+    """What a process keeps of a job between two slices; `saved` is the state that it left in SQL, in `saving_s`."""
 
     pinned: Pinned
     view: View
     work: Work
     saved: bytes = b""
+    saving_s: float = 0.0
 
 
 def run(node: Node, claim: Claim, lease: Lease, params: dict[str, Any], analysis: Analysis[Work]) -> None:
@@ -192,7 +215,7 @@ def run(node: Node, claim: Claim, lease: Lease, params: dict[str, Any], analysis
     Raises InvalidRequest if no image is left by the filter, CollectionDeleted, LeaseLost.
     """
     part = _resumed(node, claim, params, analysis)
-    deadline = time.monotonic() + SLICE_S
+    deadline = time.monotonic() + max(SLICE_S, min(SAVED_SHARE * part.saving_s, node.settings.soft_time_limit_s / 3))
     # rows in the view are made anew in each process: a slice that ended with that alone would never come further
     before = -1.0 if part.saved else part.work.fraction
 
@@ -200,8 +223,10 @@ def run(node: Node, claim: Claim, lease: Lease, params: dict[str, Any], analysis
         return lease.lost or (time.monotonic() > deadline and part.work.fraction > before)
 
     if not part.work.advance(until=over):
+        started = time.monotonic()
         part.saved = packed(_about(part.pinned, part.view, analysis), part.work.state())
         node.database.write(checkpoint.keep, claim, part.saved, round(part.work.fraction, 4))
+        part.saving_s = time.monotonic() - started
         node.slices[claim.job_id] = part
         node.database.write(release, [claim])
         return
@@ -224,16 +249,22 @@ def _resumed(node: Node, claim: Claim, params: dict[str, Any], analysis: Analysi
     if kept is not None and kept.saved == saved and _about(kept.pinned, kept.view, analysis) == about:
         return kept
     if saved is not None:
-        earlier, view = _viewed(node, claim, about["revision"], params)
+        earlier, view = _viewed(node, claim, about["revision"], params, analysis.having)
         # images that were replaced or deleted since are gone from the pinned revision: then it starts over
         if _about(earlier, view, analysis) == about:
             return Slice(earlier, view, analysis.resume(earlier, view, state))
-    pinned, view = _viewed(node, claim, None, params)
+    pinned, view = _viewed(node, claim, None, params, analysis.having)
     return Slice(pinned, view, analysis.begin(pinned, view))
 
 
-def _viewed(node: Node, claim: Claim, revision: int | None, params: dict[str, Any]) -> tuple[Pinned, View]:
-    pinned = pin(node, claim, revision, view=params["view"], wanted=params.get("filter"))
+def _viewed(
+    node: Node, claim: Claim, revision: int | None, params: dict[str, Any], having: str | None
+) -> tuple[Pinned, View]:
+    wanted = params.get("filter")
+    if having is not None:
+        wanted = filters.having(wanted or {}, having)
+    pinned = pin(node, claim, revision, view=params["view"], wanted=wanted)
     if not pinned.ids or pinned.view is None:
-        raise errors.InvalidRequest("No image of the collection passes the filter.")
+        named = "" if having is None else f" and has {having!r} in its metadata"
+        raise errors.InvalidRequest(f"No image of the collection passes the filter{named}.")
     return pinned, pinned.view

@@ -1,0 +1,293 @@
+"""Near-duplicates: groups with the image to keep, the reason for each other one, leaks, another collection."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import Any
+
+import httpx2
+import numpy as np
+import pytest
+
+from imagekin.store import segments
+from imagekin_worker.analysis import hashes
+from imagekin_worker.analysis.duplicates import Duplicates
+from imagekin_worker.analysis.groups import Images
+from imagekin_worker.kinds import pinned
+from imagekin_worker.matrix import view
+from kit.calls import accepted
+from kit.crew import Crew
+from kit.hand import DIM, Hand, picture, vector
+from kit.known_vectors import store
+from kit.serving import BOTH_ENGINES, Running
+from kit.wire import check_problem
+
+pytestmark = BOTH_ENGINES
+
+STRANGERS = 36
+
+
+def image(
+    key: str, seed: int, *, like: int | None = None, cosine: float = 1.0, looks: int | None = None, **about: Any
+) -> segments.Item:
+    """An image whose vector is at a cosine to that of another seed, and whose picture is that of the seed `looks`."""
+    row = vector(seed, DIM)
+    if like is not None:
+        base = vector(like, DIM) / np.linalg.norm(vector(like, DIM))
+        row -= (row @ base) * base
+        row = cosine * base + np.sqrt(1 - cosine**2) * row / np.linalg.norm(row)
+    seen = picture(seed if looks is None else looks, kind="JPEG")
+    given = {"content_hash": f"{seed:064x}", "width": 32, "height": 24, "format": "JPEG", "thumbnail": seen}
+    return segments.Item(key, vector=row.astype("<f4"), **(given | about))
+
+
+def drawn() -> list[segments.Item]:
+    """Strangers, one copy of each kind, and what is close by one sign only."""
+    train, test = {"split": "train"}, {"split": "test"}
+    return [
+        image("00.jpg", 0, metadata=train | {"more": 1}),
+        *(image(f"{at:02}.jpg", at, metadata=train) for at in range(1, STRANGERS)),
+        image("bytes.jpg", 0, metadata=test),
+        image("cropped.jpg", 101, like=1, cosine=0.97, width=20, metadata=test),
+        image("encoded.png", 102, like=2, cosine=0.6, looks=2, format="PNG", metadata=train),
+        image("unseen.jpg", 103, like=3, cosine=0.95, thumbnail=None, width=None, height=None, metadata=test),
+        image("close.jpg", 104, like=4, cosine=0.85, metadata=test),
+    ]
+
+
+@pytest.fixture
+def archive(server: Running, hand: Hand) -> dict[str, str]:
+    """Ids by key."""
+    hand.collection()
+    items = drawn()
+    return dict(zip([item.key for item in items], [str(id) for id in store(server, items)], strict=True))
+
+
+def search(client: httpx2.Client, **body: Any) -> httpx2.Response:
+    return client.post("/v1/jobs/duplicates", json={"collection": "archive", "threshold": 0.93, **body})
+
+
+def ended(client: httpx2.Client, job: dict[str, Any]) -> dict[str, Any]:
+    job = client.get(f"/v1/jobs/{job['id']}").json()
+    assert (job["status"], job["progress"]["fraction"]) == ("succeeded", 1), job
+    return client.get(f"/v1/jobs/{job['id']}/result").json()
+
+
+def found(client: httpx2.Client, crew: Crew, **body: Any) -> dict[str, Any]:
+    job = accepted(search(client, **body))
+    crew.work()
+    return ended(client, job)
+
+
+def keys(result: dict[str, Any]) -> list[tuple[str, str, dict[str, str]]]:
+    return [
+        (one["keep"]["key"], one["keep"]["because"], {each["key"]: each["reason"] for each in one["members"][1:]})
+        for one in result["groups"]
+    ]
+
+
+@pytest.mark.usefixtures("archive")
+def test_groups_have_the_image_to_keep_and_a_reason_for_each_other(
+    client: httpx2.Client, archive: dict[str, str], crew: Crew
+) -> None:
+    result = found(client, crew)
+    assert keys(result) == [
+        ("00.jpg", "more metadata", {"bytes.jpg": "identical"}),
+        ("01.jpg", "more pixels", {"cropped.jpg": "edited"}),
+        ("03.jpg", "more pixels", {"unseen.jpg": "edited"}),
+        ("encoded.png", "lossless", {"02.jpg": "same"}),
+    ]
+    assert [(one["group"], one["size"]) for one in result["groups"]] == [(0, 2), (1, 2), (2, 2), (3, 2)]
+    assert result["groups"][1]["keep"] == {"id": archive["01.jpg"], "key": "01.jpg", "because": "more pixels"}
+    assert result["groups"][1]["members"][0] == {
+        "id": archive["01.jpg"], "key": "01.jpg", "score": 1.0, "reason": None, "hash_bits": 0, "correlation": 1.0,
+        "width": 32, "height": 24,
+    }  # fmt: skip
+    edited, unseen, same = (result["groups"][at]["members"][1] for at in (1, 2, 3))
+    assert edited["score"] == pytest.approx(0.97, abs=1e-5) and edited["width"] == 20
+    # nothing is told of pictures that are not there
+    assert [unseen[name] for name in ("hash_bits", "correlation", "width", "height")] == [None] * 4
+    assert same["hash_bits"] == 0 and same["correlation"] == 1 and same["score"] == pytest.approx(0.6, abs=1e-5)
+    assert (result["images"], result["duplicates"], result["threshold"]) == (STRANGERS + 5, 4, 0.93)
+    assert result["by_reason"] == {"identical": 1, "same": 1, "mirrored": 0, "edited": 2, "verdict": 0}
+    assert [(one["a"], one["b"]) for one in result["look"]] == [(archive["04.jpg"], archive["close.jpg"])]
+    assert set(result["look"][0]) >= {"a", "b", "score", "hash_bits"}
+    assert len(result["histogram"]["edges"]) == len(result["histogram"]["counts"]) + 1
+    assert {*result["examples"][0]} >= {"score", "a", "b"}
+    assert (result["view"]["name"], result["view"]["images"]) == ("raw", STRANGERS + 5)
+
+
+@pytest.mark.usefixtures("archive")
+def test_the_job_answers_as_the_analysis_does(client: httpx2.Client, server: Running, crew: Crew) -> None:
+    items = sorted(drawn(), key=lambda item: item.key)
+    rows = np.stack([item.vector for item in items if item.vector is not None])
+    signs = [hashes.of_thumbnail(item.thumbnail or picture(900, kind="JPEG")) for item in items]
+    core = Duplicates(
+        rows,
+        view.raw("space", DIM, len(rows)),
+        Images(
+            [item.key for item in items],
+            [item.content_hash for item in items],
+            np.array([sign.hash for sign in signs], np.uint64),
+            np.array([sign.mirrored for sign in signs], np.uint64),
+            np.array([(item.width or 0) * (item.height or 0) for item in items]),
+            np.array([item.format == "PNG" for item in items]),
+            np.full(len(items), -1),
+            np.array([len(item.metadata or {}) for item in items]),
+            np.arange(len(items), dtype=np.float64),
+        ),
+        thumbnails=lambda index: np.stack([signs[row].gray for row in index]),
+        memory_budget_bytes=1 << 24,
+        folder=server.settings.data_dir,
+    )
+    core.advance()
+    expected, result = core.result(), found(client, crew, threshold=None)
+    assert result["threshold"] == pytest.approx(expected.threshold, abs=1e-6)
+    assert result["median_distance"] == pytest.approx(expected.median_distance, abs=1e-6)
+    assert [{member["key"] for member in group["members"]} for group in result["groups"]] == [
+        {items[member.row].key for member in group.members} for group in expected.groups
+    ]
+    assert result["histogram"] == {"edges": expected.edges, "counts": expected.counts}
+    assert [(one["a_key"], one["b_key"], one["score"]) for one in result["look"]] == [
+        (items[one.a].key, items[one.b].key, one.score) for one in expected.look
+    ]
+
+
+@pytest.mark.usefixtures("archive")
+def test_slices_and_another_process_give_the_same_answer(
+    client: httpx2.Client, server: Running, hand: Hand, crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand.collection("others")
+    store(server, [image(f"other/{at:02}.jpg", 200 + at, like=at, cosine=0.97) for at in range(8)], "others")
+    body = {"threshold": None, "against": "others"}
+    whole = found(client, crew, **body)
+    monkeypatch.setattr(pinned, "SLICE_S", 0.0)
+    monkeypatch.setattr("imagekin_worker.analysis.prints.TAKEN", 32)
+    monkeypatch.setattr("imagekin_worker.analysis.pairs.QUERY_ROWS", 32)
+    before = crew.claims
+    assert found(client, crew, **body) == whole
+    assert crew.claims - before > 5
+    job, fractions = accepted(search(client, **body)), [0.0]
+    while True:
+        # each claim in a process of its own, which remembers nothing
+        process = Crew(server.settings)
+        try:
+            if not process.step():
+                break
+        finally:
+            process.close()
+        fractions.append(client.get(f"/v1/jobs/{job['id']}").json()["progress"]["fraction"])
+    assert len(fractions) > 5 and fractions == sorted(fractions)
+    assert ended(client, job) == whole
+
+
+@pytest.mark.usefixtures("archive")
+def test_leaks_are_between_values_only(client: httpx2.Client, server: Running, crew: Crew) -> None:
+    store(server, [image("untold.jpg", 301, like=5, cosine=0.97)])
+    result = found(client, crew, between="split")
+    assert {key for keep, _, others in keys(result) for key in (keep, *others)} == {
+        "00.jpg", "bytes.jpg", "01.jpg", "cropped.jpg", "03.jpg", "unseen.jpg",
+    }  # fmt: skip
+    assert [(one["a_key"], one["b_key"]) for one in result["look"]] == [("04.jpg", "close.jpg")]
+    # one without a value is in no split
+    assert result["images"] == STRANGERS + 5
+    only = found(client, crew, filter={"split": "train"})
+    assert keys(only) == [("encoded.png", "lossless", {"02.jpg": "same"})]
+
+
+@pytest.mark.usefixtures("archive")
+def test_another_collection_is_looked_for_in_this_one(
+    client: httpx2.Client, server: Running, hand: Hand, crew: Crew
+) -> None:
+    hand.collection("test-set")
+    ids = store(server, [image("leaked.jpg", 7), image("far.jpg", 401)], "test-set")
+    job = accepted(search(client, against="test-set"))
+    crew.work()
+    result = ended(client, job)
+    assert keys(result) == [("leaked.jpg", "other collection", {"07.jpg": "identical"})]
+    assert result["groups"][0]["keep"]["id"] == ids[0]
+    assert (result["images"], result["duplicates"]) == (STRANGERS + 5, 1)
+    sheet = client.get(f"/v1/jobs/{job['id']}/sheet")
+    assert sheet.content.startswith(b"\x89PNG")
+    job = accepted(search(client, against="test-set"))
+    assert client.delete("/v1/collections/test-set").status_code == 204
+    crew.work()
+    job = client.get(f"/v1/jobs/{job['id']}").json()
+    assert (job["status"], job["error"]["code"]) == ("failed", "invalid_request")
+    assert "was deleted" in job["error"]["detail"]
+
+
+@pytest.mark.usefixtures("archive")
+def test_a_result_is_lines_and_sheets_too(client: httpx2.Client, crew: Crew) -> None:
+    job = accepted(search(client))
+    crew.work()
+    result, path = ended(client, job), f"/v1/jobs/{job['id']}"
+    lines = client.get(f"{path}/result", headers={"Accept": "application/x-ndjson"}).text.splitlines()
+    assert [json.loads(line) for line in lines] == result["groups"]
+    text = client.get(f"{path}/result", headers={"Accept": "text/csv"}).text
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert [(int(row["group"]), row["id"], row["reason"], row["keep.id"], row["keep.because"]) for row in rows] == [
+        (one["group"], each["id"], each["reason"] or "", one["keep"]["id"], one["keep"]["because"])
+        for one in result["groups"]
+        for each in one["members"]
+    ]
+    pictures = [client.get(f"{path}/sheet", params=params) for params in ({}, {"group": 3}, {"page": 9})]
+    assert all(one.content.startswith(b"\x89PNG") for one in pictures)
+    assert pictures[0].content == pictures[2].content != pictures[1].content
+    problem = check_problem(client.get(f"{path}/sheet?group=4"), 422, "invalid_request")
+    assert problem["errors"][0]["pointer"] == "/group"
+    check_problem(client.get(f"{path}/sheet?group=first"), 422, "invalid_request")
+
+
+@pytest.mark.usefixtures("archive")
+def test_a_cancelled_search_stops(client: httpx2.Client, crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pinned, "SLICE_S", 0.0)
+    job = accepted(search(client))
+    crew.step()
+    assert client.post(f"/v1/jobs/{job['id']}/cancel").status_code == 202
+    crew.work()
+    assert client.get(f"/v1/jobs/{job['id']}").json()["status"] == "cancelled"
+    check_problem(client.get(f"/v1/jobs/{job['id']}/result"), 409, "conflict")
+
+
+def test_too_many_pairs_say_what_to_do(
+    client: httpx2.Client, server: Running, hand: Hand, crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand.collection()
+    store(server, [image(f"{at:03}.jpg", at, like=500, cosine=0.99) for at in range(60)])
+    monkeypatch.setattr("imagekin_worker.analysis.pairs.PAIR_BYTES", server.settings.cluster_memory_bytes // 1000)
+    job = accepted(search(client))
+    crew.work()
+    job = client.get(f"/v1/jobs/{job['id']}").json()
+    assert job["status"] == "failed"
+    assert "give a higher threshold, or more memory" in job["error"]["detail"]
+
+
+def test_a_search_that_cannot_be_is_a_problem(
+    client: httpx2.Client, stranger: httpx2.Client, hand: Hand, archive: dict[str, str], crew: Crew
+) -> None:
+    check_problem(search(stranger), 404, "collection_not_found")
+    check_problem(search(client, against="nowhere"), 404, "collection_not_found")
+    for wrong in (
+        {"threshold": 0}, {"threshold": 1.01}, {"view": "nice"}, {"between": ""}, {"between": "x" * 257}, {"n": 3},
+    ):  # fmt: skip
+        check_problem(search(client, **wrong), 422, "invalid_request")
+    other = {"name": "other", "backbone": "resnet50"}
+    assert client.post("/v1/collections", json=other).status_code == 201
+    hand.collection("empty")
+    for pointer, wrong in (
+        ("/against", {"against": "other"}),
+        ("/against", {"against": "archive"}),
+        ("/between", {"against": "empty", "between": "split"}),
+        ("/collection", {"collection": "empty"}),
+    ):
+        problem = check_problem(search(client, **wrong), 422, "invalid_request")
+        assert problem["errors"][0]["pointer"] == pointer
+    job = accepted(search(client, between="fold"))
+    crew.work()
+    job = client.get(f"/v1/jobs/{job['id']}").json()
+    assert (job["status"], job["error"]["code"]) == ("failed", "invalid_request")
+    assert "'fold'" in job["error"]["detail"]
+    assert keys(found(client, crew, against="empty")) == []
