@@ -94,6 +94,14 @@ class Colors(StrEnum):
     SRGB = "srgb"
 
 
+class ImageOrder(StrEnum):
+    """The order of a list of images: as they came, the newest first, or by key, code point by code point."""
+
+    CREATED = "created"
+    NEWEST = "-created"
+    KEY = "key"
+
+
 class ViewName(StrEnum):
     """How vectors are compared: as the network made them, or with what it crowds together spread."""
 

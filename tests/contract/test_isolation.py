@@ -47,6 +47,11 @@ def bodies(operation: str, names: Names) -> list[dict[str, Any]]:
     form = {"data": here, "files": {"image": ("a.png", picture())}}
     known: dict[str, list[dict[str, Any]]] = {
         "images_annotate": [{"json": {"metadata": {"seen": True}}}],
+        "images_annotate_many": [
+            {"json": {"image_ids": [names.image_id], "metadata": {"seen": True}}},
+            {"json": {"image_keys": [names.image_key], "metadata": {"seen": True}}},
+        ],
+        "images_delete_many": [{"json": {"image_ids": [names.image_id]}}, {"json": {"image_keys": [names.image_key]}}],
         "images_known": [{"json": {"images": [{"key": names.image_key, "content_hash": f"{0:064x}"}]}}],
         "jobs_retry": [{}, {"json": {"items": "all"}}],
         "submissions_embed": [

@@ -164,7 +164,15 @@ class FakeServer:
         return Answer(204) if known else problem(404, "collection_not_found")
 
     def list_images(self, request: Request, _name: str) -> Answer:
-        return self.paged(request, self.images)
+        answer = self.paged(request, self.images)
+        return Answer(200, {**answer.body, "total": len(self.images)})
+
+    def change_images(self, request: Request, _name: str) -> Answer:
+        named = request.json.get("image_ids") or request.json.get("image_keys")
+        return Answer(200, {"changed": len(named or self.images)})
+
+    def labels(self, request: Request, _name: str) -> Answer:
+        return self.paged(request, [{"value": "chair", "count": 2}, {"value": 7, "count": 1}])
 
     def known_images(self, request: Request, name: str) -> Answer:
         if name not in self.collections:
@@ -258,6 +266,9 @@ _ROUTES: list[tuple[str, str, Callable[..., Answer]]] = [
     ("GET", _COLLECTION, FakeServer.get_collection),
     ("DELETE", _COLLECTION, FakeServer.delete_collection),
     ("GET", f"{_COLLECTION}/images", FakeServer.list_images),
+    ("PATCH", f"{_COLLECTION}/images", FakeServer.change_images),
+    ("DELETE", f"{_COLLECTION}/images", FakeServer.change_images),
+    ("GET", f"{_COLLECTION}/labels", FakeServer.labels),
     ("POST", f"{_COLLECTION}/images/known", FakeServer.known_images),
     ("PATCH", f"{_COLLECTION}/images/{_NAME}", FakeServer.patch_image),
     ("GET", f"{_COLLECTION}/images/{_NAME}/embedding", FakeServer.embedding),

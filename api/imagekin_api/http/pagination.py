@@ -10,6 +10,7 @@ from typing import Any
 import flask
 
 from imagekin import errors
+from imagekin.schemas import json_values
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 1000
@@ -44,6 +45,14 @@ def cursor(listing: str) -> str | None:
     return position
 
 
+def skipped(listing: str) -> int:
+    """Return how many items the request's cursor goes past, 0 without one; raises InvalidRequest for another's."""
+    position = cursor(listing) or "0"
+    if not (position.isascii() and position.isdigit() and len(position) <= 9):
+        raise _invalid("cursor", "The cursor does not come from this list.")
+    return int(position)
+
+
 def item_cursor(listing: str) -> tuple[int, int] | None:
     """Return the (seq, index) that the request's cursor names; raises InvalidRequest if it is of another listing."""
     match _position(listing):
@@ -63,7 +72,7 @@ def _position(listing: str) -> Any:
         name, position = json.loads(base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True))
     except (ValueError, TypeError, binascii.Error, RecursionError):
         name = position = None
-    if name != listing or position is None or (isinstance(position, str) and not position.isprintable()):
+    if name != listing or position is None or (isinstance(position, str) and json_values.fault(position)):
         raise _invalid("cursor", "The cursor does not come from this list.")
     return position
 

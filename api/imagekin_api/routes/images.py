@@ -3,42 +3,142 @@
 from __future__ import annotations
 
 import io
+import unicodedata
 
 import flask
 import numpy as np
 from sqlalchemy.orm import Session
 
 from imagekin import errors, schemas
-from imagekin.enums import DType
-from imagekin.store import collections, images, segments, thumbnails
+from imagekin.enums import DType, ImageOrder
+from imagekin.schemas import json_values
+from imagekin.store import bulk, collections, images, labels, listing, segments, thumbnails
 from imagekin_api.http import answers, bodies, operations, pagination
-from imagekin_api.http.operations import BINARY, PAGED, operation
+from imagekin_api.http.operations import BINARY, PAGED, Parameter, operation
 from imagekin_api.wiring import service
 
 blueprint = flask.Blueprint("images", __name__)
 
 NPY = "application/octet-stream"
+DEFAULT_FIELD = "label"
+FILTER = Parameter(
+    "filter",
+    "JSON: only images whose metadata have these values.",
+    {"type": "string", "contentMediaType": answers.MEDIA_TYPE},
+)
+PREFIX = Parameter("prefix", "Only images whose key begins like this.")
+ORDER = Parameter(
+    "order",
+    "`-created`: the newest first. `key`: by code points.",
+    {"type": "string", "enum": list(ImageOrder), "default": ImageOrder.CREATED},
+)
+FIELD = Parameter("field", "The field of the metadata.", {"type": "string", "default": DEFAULT_FIELD})
 MISSING = (errors.CollectionNotFound, errors.ImageNotFound)
 
 
 @blueprint.get("/collections/<name>/images")
 @operation(
     "List the images of a collection",
-    returns=schemas.Page[schemas.Image],
-    parameters=PAGED,
+    returns=schemas.ImagePage,
+    parameters=(*PAGED, FILTER, PREFIX, ORDER),
     errors=(errors.CollectionNotFound,),
 )
 def index(name: str) -> flask.Response:
-    """They are listed in the order in which they were added."""
-    after, limit = pagination.cursor("images"), pagination.limit()
-    items, last = service.current().database.read(_page, service.owner(), name, after, limit)
-    return answers.of(schemas.Page[schemas.Image](items=items, next_cursor=pagination.encode("images", last)))
+    """They are listed in the order in which they were added, unless `order` says otherwise.
+
+    `total` counts the images of all pages.
+    """
+    listing = _listing()
+    place = f"images {listing.order}"
+    after, limit = pagination.cursor(place), pagination.limit()
+    items, last, total = service.current().database.read(_page, service.owner(), name, listing, after, limit)
+    return answers.of(schemas.ImagePage(items=items, next_cursor=pagination.encode(place, last), total=total))
+
+
+def _listing() -> listing.Listing:
+    given = flask.request.args
+    order = given.get("order", ImageOrder.CREATED)
+    if order not in list(ImageOrder):
+        raise _invalid("order", f"order must be one of {', '.join(ImageOrder)}.")
+    prefix = given.get("prefix", "")
+    if (fault := json_values.fault(prefix)) is not None:
+        raise _invalid("prefix", fault)
+    text = given.get("filter")
+    wanted = None if text is None else bodies.parse(schemas.ImagesBody, {"filter": bodies.load(text, "/filter")}).filter
+    return listing.Listing(ImageOrder(order), unicodedata.normalize("NFC", prefix), wanted)
+
+
+def _invalid(parameter: str, detail: str) -> errors.InvalidRequest:
+    return errors.InvalidRequest(detail, errors=[{"pointer": f"/{parameter}", "in": "query", "detail": detail}])
 
 
 def _page(
-    session: Session, owner: str, name: str, after: str | None, limit: int
-) -> tuple[list[schemas.Image], str | None]:
-    return images.page(session, collections.get(session, owner, name), after, limit)
+    session: Session, owner: str, name: str, shown: listing.Listing, after: str | None, limit: int
+) -> tuple[list[schemas.Image], str | None, int]:
+    collection = collections.get(session, owner, name)
+    items, last = listing.page(session, collection, shown, after, limit)
+    return items, last, listing.total(session, collection, shown)
+
+
+@blueprint.patch("/collections/<name>/images")
+@operation(
+    "Set metadata of many images",
+    body=schemas.ImagesPatch,
+    json=operations.MANY_NAMES,
+    returns=schemas.ImagesChanged,
+    errors=(*MISSING, errors.InvalidKey),
+)
+def annotate_many(name: str) -> flask.Response:
+    """The fields that are sent are set, those that are null removed; the images' other fields stay.
+
+    Of ids and keys all are changed or, where one is not there, none. What a filter chooses is changed some thousands
+    at a time.
+    """
+    body = bodies.parse(schemas.ImagesPatch, bodies.read_json())
+    changed = bulk.annotate(service.current().database, service.owner(), name, body, body.metadata)
+    return answers.of(schemas.ImagesChanged(changed=changed))
+
+
+@blueprint.delete("/collections/<name>/images")
+@operation(
+    "Delete many images",
+    body=schemas.ImagesBody,
+    json=operations.MANY_NAMES,
+    returns=schemas.ImagesChanged,
+    errors=(*MISSING, errors.InvalidKey),
+)
+def delete_many(name: str) -> flask.Response:
+    """No search or clustering that starts from now on sees them. An empty filter chooses all."""
+    body = bodies.parse(schemas.ImagesBody, bodies.read_json())
+    changed = bulk.delete(service.current().database, service.owner(), name, body)
+    return answers.of(schemas.ImagesChanged(changed=changed))
+
+
+@blueprint.get("/collections/<name>/labels")
+@operation(
+    "Count the labels of a collection",
+    returns=schemas.Page[schemas.LabelCount],
+    parameters=(*PAGED, FIELD),
+    errors=(errors.CollectionNotFound,),
+)
+def count_labels(name: str) -> flask.Response:
+    """The values of one metadata field with the number of images that have each, most first."""
+    field, skip, limit = (
+        flask.request.args.get("field", DEFAULT_FIELD),
+        pagination.skipped("labels"),
+        pagination.limit(),
+    )
+    if (fault := json_values.fault(field)) is not None:
+        raise _invalid("field", fault)
+    items, next_ = service.current().database.read(_labels, service.owner(), name, field, skip, limit)
+    cursor = pagination.encode("labels", None if next_ is None else str(next_))
+    return answers.of(schemas.Page[schemas.LabelCount](items=items, next_cursor=cursor))
+
+
+def _labels(
+    session: Session, owner: str, name: str, field: str, skip: int, limit: int
+) -> tuple[list[schemas.LabelCount], int | None]:
+    return labels.page(session, collections.get(session, owner, name), field, skip, limit)
 
 
 @blueprint.post("/collections/<name>/images/known")

@@ -12,7 +12,7 @@ import typer
 from pydantic import ValidationError
 from typer.core import TyperGroup
 
-from imagekin.cli import backbones, collections, export, extensions, jobs, output, server
+from imagekin.cli import backbones, collections, export, extensions, images, jobs, label, output, server
 from imagekin.cli.session import FAILURE, INTERRUPTED, USAGE, Session
 from imagekin.errors import ImagekinError
 from imagekin.schemas.kinds import JobKind
@@ -68,9 +68,11 @@ app.command()(server.up)
 for kind in JobKind:
     app.command(kind.value)(import_module(f"imagekin.cli.{kind.module}").command)
 app.command("backbones")(backbones.list_backbones)
+app.command("label")(label.command)
 app.command()(export.export)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(collections.app, name="collections")
+app.add_typer(images.app, name="images")
 extensions.join(app)
 
 

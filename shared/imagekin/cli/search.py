@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from imagekin import errors
-from imagekin.cli import following, output
+from imagekin.cli import filtering, following, output
+from imagekin.cli.filtering import Where
 from imagekin.cli.session import FAILURE, AsJson, InCollection, current, text_of
 from imagekin.client import bodies
 from imagekin.schemas import MAX_TOP_K
@@ -26,21 +26,13 @@ def command(
     min_score: Annotated[
         float | None, typer.Option(min=-1, max=1, help="Leave out what is less similar than this.")
     ] = None,
-    where: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--filter",
-            metavar="NAME=VALUE",
-            help="Only images whose metadata have this value; a JSON list is any of them, null is not set, ! before "
-            "the name is the opposite. May be given again.",
-        ),
-    ] = None,
+    where: Where = None,
     sheet: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a contact sheet (PNG).")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the pictures that are most similar to one."""
     client = current(context).client(collection)
-    query, wanted = _query(image), _filter(where)
+    query, wanted = _query(image), filtering.parsed(where)
     try:
         job = client.search_job(**query, collection=collection, top_k=top_k, min_score=min_score, filter=wanted)
     except errors.ImageNotFound:
@@ -86,22 +78,3 @@ def _is(path: Path, kind: Callable[[Path], bool]) -> bool:
     except OSError:
         # a key may be longer than a name of a file
         return False
-
-
-def _filter(where: list[str] | None) -> dict[str, Any] | None:
-    if not where:
-        return None
-    pairs = [pair.partition("=") for pair in where]
-    if bad := [name for name, equals, _ in pairs if not equals]:
-        raise typer.BadParameter(f"{bad[0]!r} is not NAME=VALUE", param_hint="--filter")
-    return {text_of(name): _value(text_of(value)) for name, _, value in pairs}
-
-
-def _value(text: str) -> Any:
-    """Read what is JSON as that; all else is text, also NaN and numbers past a double, which Python would read."""
-    try:
-        value = json.loads(text)
-        json.dumps(value, allow_nan=False)
-    except ValueError:
-        return text
-    return value

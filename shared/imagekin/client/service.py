@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +22,18 @@ from imagekin.client.exports import Vectors
 from imagekin.client.jobs import Job
 from imagekin.client.sources import Given
 from imagekin.client.transport import Transport, ignore, parse
-from imagekin.enums import Algorithm, Colors, DType, JobStatus, Metric, OnConflict, Precision, SelectMethod, ViewName
+from imagekin.enums import (
+    Algorithm,
+    Colors,
+    DType,
+    ImageOrder,
+    JobStatus,
+    Metric,
+    OnConflict,
+    Precision,
+    SelectMethod,
+    ViewName,
+)
 from imagekin.schemas.kinds import JobKind
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -132,8 +144,59 @@ class Client:
 
     # --- images ------------------------------------------------------------------------------------------------
 
-    def images(self, collection: str) -> Iterator[schemas.Image]:
-        return self._transport.pages(f"{_collection(collection)}/images", schemas.Image)
+    def images(
+        self,
+        collection: str,
+        *,
+        filter: Mapping[str, Any] | None = None,
+        prefix: str | None = None,
+        order: ImageOrder | str | None = None,
+    ) -> Iterator[schemas.Image]:
+        """Iterate over images, as they came or by `order`: those whose metadata and keys are as asked."""
+        narrowed = {"filter": None if filter is None else json.dumps(dict(filter)), "prefix": prefix, "order": order}
+        return self._transport.pages(f"{_collection(collection)}/images", schemas.Image, **narrowed)
+
+    def count_images(
+        self, collection: str, *, filter: Mapping[str, Any] | None = None, prefix: str | None = None
+    ) -> int:
+        """Tell how many images `images` would give."""
+        narrowed = {"filter": None if filter is None else json.dumps(dict(filter)), "prefix": prefix}
+        return self._transport.get(f"{_collection(collection)}/images", schemas.ImagePage, limit=1, **narrowed).total
+
+    def update_images(
+        self,
+        collection: str,
+        *,
+        metadata: Mapping[str, Any],
+        image_ids: Sequence[str] | None = None,
+        image_keys: Sequence[str] | None = None,
+        filter: Mapping[str, Any] | None = None,
+    ) -> int:
+        """Set fields of many images' metadata, None removes one; give the number of images.
+
+        The images are those of `image_ids`, `image_keys` or `filter`, an empty one chooses all. Raises
+        `ImageNotFound`, `InvalidRequest`.
+        """
+        chosen = _chosen(image_ids, image_keys, filter)
+        return sum(
+            self._change(collection, "PATCH", schemas.ImagesPatch, {**some, "metadata": metadata}) for some in chosen
+        )
+
+    def delete_images(
+        self,
+        collection: str,
+        *,
+        image_ids: Sequence[str] | None = None,
+        image_keys: Sequence[str] | None = None,
+        filter: Mapping[str, Any] | None = None,
+    ) -> int:
+        """Delete the images of `image_ids`, `image_keys` or `filter`, an empty one chooses all; give their number."""
+        chosen = _chosen(image_ids, image_keys, filter)
+        return sum(self._change(collection, "DELETE", schemas.ImagesBody, some) for some in chosen)
+
+    def labels(self, collection: str, field: str = "label") -> Iterator[schemas.LabelCount]:
+        """Iterate over the values of a metadata field with the number of images of each, most first."""
+        return self._transport.pages(f"{_collection(collection)}/labels", schemas.LabelCount, field=field)
 
     def known(self, collection: str, contents: Mapping[str, str]) -> set[str]:
         """Tell for which keys a collection has just this content, the SHA-256 of a file in hexadecimal."""
@@ -463,8 +526,34 @@ class Client:
 
     # --- inside ------------------------------------------------------------------------------------------------
 
+    def _change(self, collection: str, method: str, kind: type[schemas.Body], fields: Mapping[str, Any]) -> int:
+        """Change images of a collection at once and give their number."""
+        path, body = f"{_collection(collection)}/images", bodies.json(kind, **fields)
+        # deleted twice, named images are not there
+        safe = method == "PATCH" or "filter" in fields
+        answer = self._transport.send(
+            method, path, lambda each: parse(schemas.ImagesChanged, each), body=body, safe=safe
+        )
+        return answer.changed
+
     def _submit(self, kind: JobKind, body: Body, key: str | None) -> Job[Any]:
         return posting.job(self._transport, f"/v1/jobs/{kind}", body, key)
+
+
+def _chosen(
+    ids: Sequence[str] | None, keys: Sequence[str] | None, filter: Mapping[str, Any] | None
+) -> Iterator[dict[str, Any]]:
+    """Yield what chooses images, as many in a request as one may name."""
+    given = {"image_ids": ids, "image_keys": keys, "filter": filter}
+    ways = {name: way for name, way in given.items() if way is not None}
+    if len(ways) != 1:
+        raise errors.InvalidRequest(f"Choose images by one of {', '.join(given)}, not by {len(ways)}.")
+    [(name, way)] = ways.items()
+    if isinstance(way, Mapping):
+        yield {name: dict(way)}
+        return
+    for start in range(0, len(way), schemas.MAX_CHOSEN):
+        yield {name: list(way[start : start + schemas.MAX_CHOSEN])}
 
 
 def _quoted(part: str) -> str:

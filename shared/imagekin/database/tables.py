@@ -131,7 +131,10 @@ class Image(Base):
 
     id: Mapped[str] = _id()
     collection_id: Mapped[str] = mapped_column(sa.ForeignKey("collections.id"))
-    key: Mapped[str] = mapped_column(sa.String(KEY_LENGTH))
+    # by code points on both databases: so the index answers for keys that begin alike
+    key: Mapped[str] = mapped_column(
+        sa.String(KEY_LENGTH).with_variant(sa.String(KEY_LENGTH, collation="C"), "postgresql")
+    )
     content_hash: Mapped[str] = mapped_column(sa.String(64))
     width: Mapped[int | None]
     height: Mapped[int | None]
@@ -150,6 +153,14 @@ class Image(Base):
             "collection_id",
             "key",
             unique=True,
+            sqlite_where=sa.text("deleted_at IS NULL"),
+            postgresql_where=sa.text("deleted_at IS NULL"),
+        ),
+        # the pages of a list, in the order in which images came
+        sa.Index(
+            "ix_images_collection_id",
+            "collection_id",
+            "id",
             sqlite_where=sa.text("deleted_at IS NULL"),
             postgresql_where=sa.text("deleted_at IS NULL"),
         ),

@@ -82,6 +82,23 @@ class Image(Wire):
     created_at: datetime
 
 
+class ImagePage(Page[Image]):
+    """`total`: how many images the list has on all of its pages."""
+
+    total: int
+
+
+class ImagesChanged(Wire):
+    changed: int
+
+
+class LabelCount(Wire):
+    """A value of a metadata field, and the number of images that have it."""
+
+    value: Any
+    count: int
+
+
 class Embedding(Wire):
     id: str
     key: str

@@ -5,9 +5,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    StringConstraints,
+    model_validator,
+)
 from pydantic_core import CoreSchema, PydanticCustomError
 
 from imagekin.enums import Algorithm, Colors, DType, Metric, OnConflict, Precision, SelectMethod, ViewName
@@ -20,6 +28,7 @@ MAX_ASSIGN = 10_000
 MAX_CONTENTS = 10_000
 MAX_SELECT = 10_000
 MAX_AVOID = 10_000
+MAX_CHOSEN = 10_000
 
 MAX_NAME_CHARS = 128
 NAME_RULE = (
@@ -46,9 +55,14 @@ MAX_METADATA_BYTES = 64 << 10
 MAX_FILTER_BYTES = 16 << 10
 
 
+def json_bytes(value: Metadata) -> int:
+    """Return the size of metadata or a filter in bytes, as JSON in UTF-8."""
+    return len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace"))
+
+
 def _at_most(max_bytes: int) -> Callable[[Metadata], Metadata]:
     def check(value: Metadata) -> Metadata:
-        size = len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace"))
+        size = json_bytes(value)
         if size > max_bytes:
             raise PydanticCustomError(
                 "too_long",
@@ -126,6 +140,35 @@ class CollectionBody(Body):
 
 class ImagePatch(Body):
     metadata: GivenMetadata
+
+
+_WAYS_TO_CHOOSE = {"image_ids": "array", "image_keys": "array", "filter": "object"}
+
+
+class ImagesBody(Body):
+    """Images by their ids, by their keys or by a filter, in just one of these ways."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"required": [name], "properties": {name: {"type": kind}}} for name, kind in _WAYS_TO_CHOOSE.items()
+            ]
+        }
+    )
+
+    image_ids: Annotated[list[Id], Field(max_length=MAX_CHOSEN)] | None = None
+    image_keys: Annotated[list[Key], Field(max_length=MAX_CHOSEN)] | None = None
+    filter: Filter | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if sum(way is not None for way in (self.image_ids, self.image_keys, self.filter)) != 1:
+            raise PydanticCustomError("one_way", "Name images by image_ids, image_keys or filter, and by one of these")
+        return self
+
+
+class ImagesPatch(ImagesBody):
+    metadata: Annotated[GivenMetadata, Field(description="Fields that are set; one that is null is removed.")]
 
 
 class Content(Body):

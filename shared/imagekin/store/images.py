@@ -84,18 +84,6 @@ def _key(name: str) -> str | None:
         return None
 
 
-def page(
-    session: Session, collection: tables.Collection, after: str | None, limit: int
-) -> tuple[list[schemas.Image], str | None]:
-    """Return up to `limit` images by id, from the first past `after`, and the last id if there are more."""
-    query = sa.select(tables.Image).filter_by(collection_id=collection.id, deleted_at=None).order_by(tables.Image.id)
-    if after is not None:
-        query = query.where(tables.Image.id > after)
-    found = session.scalars(query.limit(limit + 1)).all()
-    shown = found[:limit]
-    return [view(image) for image in shown], shown[-1].id if len(found) > limit else None
-
-
 def annotate(session: Session, collection: tables.Collection, image_id: str, metadata: dict[str, Any]) -> tables.Image:
     """Replace the image's metadata; raises ImageNotFound."""
     # the collection's row lock comes first: whoever else touches the image holds it too

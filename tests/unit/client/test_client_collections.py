@@ -19,6 +19,23 @@ def test_pages_are_followed_to_the_end(server: FakeServer, client: Client) -> No
     assert [request.query.get("cursor") for request in server.requests] == [None, ["10"], ["20"]]
 
 
+def test_images_are_narrowed_changed_and_counted(server: FakeServer, client: Client) -> None:
+    server.add_images(2)
+    assert len(list(client.images("c", filter={"label": None}, prefix="a/", order="key"))) == 2
+    query = server.requests[-1].query
+    assert {name: query[name] for name in ("filter", "prefix", "order")} == {
+        "filter": ['{"label": null}'], "prefix": ["a/"], "order": ["key"]
+    }  # fmt: skip
+    assert client.count_images("c") == 2
+    assert client.update_images("c", metadata={"label": None}, filter={"label": ["x", "y"]}) == 2
+    assert server.requests[-1].json == {"filter": {"label": ["x", "y"]}, "metadata": {"label": None}}
+    assert client.delete_images("c", image_ids=[f"i{at}" for at in range(10_001)]) == 10_001
+    assert [len(each.json["image_ids"]) for each in server.requests[-2:]] == [10_000, 1]
+    with pytest.raises(errors.InvalidRequest, match="not by 2"):
+        client.delete_images("c", image_ids=[], filter={})
+    assert [(each.value, each.count) for each in client.labels("c")] == [("chair", 2), (7, 1)]
+
+
 def test_an_image_in_all_its_forms(server: FakeServer, client: Client) -> None:
     server.add_images(1)
     assert client.update_image("c", "i0", metadata={"a": 1}).metadata == {"a": 1}
