@@ -21,10 +21,13 @@ DEPENDS = {
     "/collection",
     "/cursor",
     "/file",
+    # in a query it is a text
+    "/filter",
     "/filename",
     "/image",
     "/images",
     "/n_clusters",
+    "/names",
     "/query/embedding",
     "/query/url",
     "/source/urls",

@@ -61,10 +61,10 @@ def test_a_list_is_ordered_narrowed_and_counted(client: httpx2.Client, ids: list
 
 
 def test_what_a_list_does_not_know_is_pointed_at(client: httpx2.Client, ids: list[str]) -> None:
-    check_problem(client.get(IMAGES, params={"filter": "label=chair"}), 400, "bad_request")
     first = client.get(IMAGES, params={"limit": 1, "order": "key"}).json()["next_cursor"]
     for params, pointer in (
         ({"order": "size"}, "/order"),
+        ({"filter": "label=chair"}, "/filter"),
         ({"filter": "[]"}, "/filter"),
         ({"filter": json.dumps({"a": "x" * 17_000})}, "/filter"),
         ({"cursor": first}, "/cursor"),

@@ -28,6 +28,7 @@ TAGS = {
     "jobs": "Jobs",
     "results": "Results",
     "images": "Images",
+    "columns": "Columns of all images",
     "vectors": "Exporting and importing vectors",
     "backbones": "Backbones",
 }

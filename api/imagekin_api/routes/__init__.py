@@ -11,6 +11,7 @@ from imagekin.schemas.kinds import JobKind
 from imagekin_api.routes import (
     backbones,
     collections,
+    columns,
     docs,
     export,
     health,
@@ -24,7 +25,7 @@ from imagekin_api.routes import (
 for kind in JobKind:
     import_module(f"imagekin_api.routes.{kind.module}")
 
-VERSIONED = (backbones, collections, images, uploads, intake, jobs, results, export)
+VERSIONED = (backbones, collections, images, columns, uploads, intake, jobs, results, export)
 
 
 class Id(BaseConverter):

@@ -63,9 +63,17 @@ def _listing() -> listing.Listing:
     prefix = given.get("prefix", "")
     if (fault := json_values.fault(prefix)) is not None:
         raise _invalid("prefix", fault)
-    text = given.get("filter")
-    wanted = None if text is None else bodies.parse(schemas.ImagesBody, {"filter": bodies.load(text, "/filter")}).filter
-    return listing.Listing(ImageOrder(order), unicodedata.normalize("NFC", prefix), wanted)
+    return listing.Listing(ImageOrder(order), unicodedata.normalize("NFC", prefix), _wanted(given.get("filter")))
+
+
+def _wanted(text: str | None) -> schemas.Filter | None:
+    if text is None:
+        return None
+    try:
+        value = bodies.load(text, "/filter")
+    except errors.BadRequest as error:
+        raise _invalid("filter", error.detail) from None
+    return bodies.parse(schemas.ImagesBody, {"filter": value}).filter
 
 
 def _invalid(parameter: str, detail: str) -> errors.InvalidRequest:

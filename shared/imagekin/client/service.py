@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagekin import errors, schemas
-from imagekin.client import bodies, embedding, exports, posting, queries, sending, sources
+from imagekin.client import bodies, columns, embedding, exports, posting, queries, sending, sources
 from imagekin.client.bodies import Body, Sent
 from imagekin.client.exports import Vectors
 from imagekin.client.jobs import Job
@@ -197,6 +197,16 @@ class Client:
     def labels(self, collection: str, field: str = "label") -> Iterator[schemas.LabelCount]:
         """Iterate over the values of a metadata field with the number of images of each, most first."""
         return self._transport.pages(f"{_collection(collection)}/labels", schemas.LabelCount, field=field)
+
+    def columns(self, collection: str, names: Sequence[str] = ("id", "key")) -> dict[str, columns.Column]:
+        """Give columns of all images, in the order in which they were added.
+
+        names: `id`, `key`, `content_hash`, `format`, `created_at` (texts), `width`, `height` (float32 arrays),
+        `metadata.FIELD` (values of JSON, None for none), `result.JOB.FIELD` of a job's rows (numbers or values). Raises
+        `InvalidRequest` for other names.
+        """
+        path = f"{_collection(collection)}/columns"
+        return columns.read(self._transport.read(path, accept="*/*", names=",".join(names)))
 
     def known(self, collection: str, contents: Mapping[str, str]) -> set[str]:
         """Tell for which keys a collection has just this content, the SHA-256 of a file in hexadecimal."""
