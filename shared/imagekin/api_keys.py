@@ -1,4 +1,4 @@
-"""API keys: random texts, kept as digests, each of which lets one owner in."""
+"""API keys: random texts, stored as digests; each key gives access to one owner."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,127}")
 
 
 def digest(key: str) -> str:
-    """Return what is kept of a key: the SHA-256 of its text."""
+    """Return what is stored of a key: the SHA-256 of its text."""
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def create(session: Session, owner: str) -> tuple[tables.ApiKey, str]:
-    """Create a key for `owner` and return its row and its text, which is shown this once."""
+    """Create a key for `owner`; return its row and its text, which is shown only once. Raises InvalidRequest."""
     if not _OWNER.fullmatch(owner):
         raise errors.InvalidRequest("An owner is 1 to 128 letters, digits, `.`, `_`, `@` or `-`.")
     text = KEY_PREFIX + secrets.token_urlsafe(KEY_BYTES)
@@ -39,12 +39,12 @@ def create(session: Session, owner: str) -> tuple[tables.ApiKey, str]:
 
 
 def page(session: Session) -> list[tables.ApiKey]:
-    """Return all keys, revoked ones too, the oldest first."""
+    """Return all keys, including revoked ones, oldest first."""
     return list(session.scalars(sa.select(tables.ApiKey).order_by(tables.ApiKey.id)))
 
 
 def revoke(session: Session, key_id: str) -> tables.ApiKey:
-    """Revoke a key at once; raises NotFound. Revoking twice is fine."""
+    """Revoke a key at once; raises NotFound. Revoking it again is fine."""
     key = session.get(tables.ApiKey, key_id)
     if key is None:
         raise errors.NotFound("There is no key with that id; `imagekin keys list` shows them.")
@@ -54,7 +54,7 @@ def revoke(session: Session, key_id: str) -> tables.ApiKey:
 
 
 def find(session: Session, text: str) -> tuple[tables.ApiKey, bool] | None:
-    """Return the valid key with that text and whether its use should be noted; None if there is none."""
+    """Return the valid key with that text and whether to record its use; None if no valid key has it."""
     row = session.execute(sa.select(tables.ApiKey, sql.clock()).filter_by(digest=digest(text), revoked_at=None)).first()
     if row is None:
         return None
@@ -63,10 +63,10 @@ def find(session: Session, text: str) -> tuple[tables.ApiKey, bool] | None:
 
 
 def note_use(session: Session, key_id: str) -> None:
-    """Write down that the key is in use."""
+    """Record that the key is in use."""
     session.execute(sa.update(tables.ApiKey).where(tables.ApiKey.id == key_id).values(last_used_at=sql.clock()))
 
 
 def is_first_key(text: str, first_key: str) -> bool:
-    """Return whether `text` is the key from the settings; without one, nothing is."""
+    """Return whether `text` is the key from the settings; False without such a key."""
     return bool(first_key) and hmac.compare_digest(digest(text), digest(first_key))

@@ -1,11 +1,11 @@
-"""Archives and compressed files by their first bytes: those that imagekin reads and those that people send anyway."""
+"""Archives and compressed files by their first bytes: those that imagekin reads, and others that people send."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 HEAD_BYTES = 512
-"""How many bytes of a file `unread` and `kind` want to see; fewer tell less."""
+"""How many bytes of a file `unread` and `kind` need; with fewer they recognize less."""
 
 ACCEPTED = "a zip, a tar or a tar.gz"
 
@@ -46,7 +46,7 @@ def unread(head: bytes) -> str | None:
 
 
 def kind(head: bytes) -> str | None:
-    """Return the kind of archive or compressed file that starts with `head`, or None if it starts none."""
+    """Return the kind of archive or compressed file that starts with `head`, or None for any other file."""
     read = next((kind for magic, kind in _READ.items() if head.startswith(magic)), None)
     if read is None and head[_TAR_MAGIC_AT : _TAR_MAGIC_AT + 5] == b"ustar":
         return "tar"
@@ -68,5 +68,5 @@ def only_archives(where: str, names: Sequence[str], advice: str) -> str:
 
 
 def refusal(what: str, kind: str) -> str:
-    """Say that `what`, with a capital letter, is an archive of a kind that is not read, and what to send."""
+    """Return a sentence that says that `what`, capitalized, is an archive that is not read, and what to send."""
     return f"{what} is a {kind} file, which imagekin does not read; unpack it and send {ACCEPTED}, or a folder."

@@ -1,6 +1,6 @@
-"""The backbones by name, and the spaces that can be made of them, known without torch.
+"""The backbones by name, and the spaces that can be made from them, available without torch.
 
-`catalog.json` beside this file is written by `python -m imagekin_worker.network.catalog` out of torchvision's registry.
+`catalog.json` next to this file is written by `python -m imagekin_worker.network.catalog` from torchvision's registry.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _READ_BYTES = 1 << 20
 class Preprocess:
     """How pixels become the network's input: shorter side to `resize`, middle `crop`, (value / 255 - mean) / std.
 
-    `colors` is newer than the rest: where nothing is said of it, colors are taken as they are stored.
+    `colors` is newer than the rest: without it, colors are taken as they are stored.
     """
 
     resize: int
@@ -44,12 +44,12 @@ class Preprocess:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Preprocess:
-        """Build it from what `to_json` made of one."""
+        """Build it from the result of `to_json`."""
         colors = Colors(value.get("colors", Colors.STORED))
         return cls(**{**value, "mean": tuple(value["mean"]), "std": tuple(value["std"]), "colors": colors})
 
     def to_json(self) -> dict[str, Any]:
-        """Describe it in values that JSON knows; what it does not do is left out, so that fingerprints stay."""
+        """Return it as JSON values; steps that it does not have are left out, so that fingerprints do not change."""
         described = asdict(self) | {"mean": list(self.mean), "std": list(self.std), "colors": self.colors.value}
         if self.colors is Colors.STORED:
             del described["colors"]
@@ -57,7 +57,8 @@ class Preprocess:
 
 
 FALLBACK_PREPROCESS = Preprocess(224, 224, "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""For weights that bring no transforms: Resize 224, ToTensor, ImageNet's mean and std, and a crop to make batches."""
+"""For weights without transforms: Resize 224, ToTensor, ImageNet's mean and std, and a crop so that they can be
+batched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ class Backbone:
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """Everything that decides what an embedding's numbers mean; vectors of different spaces never meet."""
+    """Everything that determines what an embedding's numbers mean; vectors of different spaces are never mixed."""
 
     backbone: str
     weights: str
@@ -96,25 +97,25 @@ class Space:
 
     @property
     def fingerprint(self) -> str:
-        """Name the space by 32 hex characters; weights count by their content, not by the name they go by."""
+        """Return 32 hex characters that name the space; weights count by their content, not by their name."""
         meaning = {key: value for key, value in self.to_json().items() if key != "weights"}
         canonical = json.dumps(meaning, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:_FINGERPRINT_CHARACTERS]
 
     def to_json(self) -> dict[str, Any]:
-        """Describe the space in values that JSON knows."""
+        """Return the space as JSON values."""
         return asdict(self) | {"preprocess": self.preprocess.to_json(), "precision": self.precision.value}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Space:
-        """Build the space that `to_json` described."""
+        """Build the space from the result of `to_json`."""
         preprocess, precision = Preprocess.from_json(value["preprocess"]), Precision(value["precision"])
         return cls(**{**value, "preprocess": preprocess, "precision": precision})
 
 
 @functools.cache
 def backbones() -> Mapping[str, Backbone]:
-    """Return every backbone by name; those marked `hidden` are for tests and not for listings."""
+    """Return every backbone by name; those marked `hidden` are for tests and not listed."""
     entries = json.loads(CATALOG_PATH.read_text())["backbones"]
     return MappingProxyType({entry["name"]: _backbone(entry) for entry in entries})
 
@@ -126,7 +127,7 @@ def resolve_space(
     weights_dir: Path,
     colors: Colors = Colors.SRGB,
 ) -> Space:
-    """Make a space of what a caller asked for.
+    """Make a space from a caller's choices.
 
     `backbone`: a name, by default DEFAULT_BACKBONE. `weights`: `DEFAULT`, a name such as `IMAGENET1K_V2` or
     `ResNet50_Weights.IMAGENET1K_V2`, or the path of a file relative to `weights_dir`.
@@ -185,7 +186,7 @@ def _find_weights(backbone: Backbone, name: str, weights_dir: Path) -> Weights:
     path = weights_file(name, weights_dir)
     if path is None:
         raise errors.UnknownWeights(
-            f"{backbone.name} has no weights {name!r}, and no such file lies below IMAGEKIN_WEIGHTS_DIR."
+            f"{backbone.name} has no weights {name!r}, and IMAGEKIN_WEIGHTS_DIR has no file of that name."
             f"{_nearest(short, backbone.weights)} It has {', '.join(sorted(backbone.weights))}."
         )
     return Weights(name, None, file_digest(path), _default_preprocess(backbone))
@@ -198,7 +199,7 @@ def _default_preprocess(backbone: Backbone) -> Preprocess:
 
 
 def _short_name(backbone: Backbone, name: str) -> str:
-    """Strip torchvision's enum name: `ResNet50_Weights.IMAGENET1K_V2` of resnet50 is IMAGENET1K_V2."""
+    """Return a weights' name without torchvision's enum: `ResNet50_Weights.IMAGENET1K_V2` becomes IMAGENET1K_V2."""
     enum, dot, short = name.partition(".")
     own = enum.replace("_", "").lower() == backbone.name.replace("_", "") + "weights"
     return short if dot and own else name

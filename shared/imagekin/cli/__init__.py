@@ -1,4 +1,4 @@
-"""The command line: commands over the client, and those of the service's packages where they are installed."""
+"""The command line: commands built on the client, and those of the service's packages if they are installed."""
 
 from imagekin.cli.app import main
 

@@ -1,4 +1,4 @@
-"""The root of the command line: its options, its commands, and what a failure looks like."""
+"""The root of the command line: its options, its commands, and how it reports failures."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def main() -> None:
 
 
 def _leave_with(error: Exception) -> NoReturn:
-    """Say what nobody foresaw, with its traceback where that was asked for: it is for us, not for a user."""
+    """Report an unexpected error, with its traceback if that was asked for: it is for us, not for a user."""
     if isinstance(error, BrokenPipeError):
         # Whoever read our output has enough; closing stderr keeps Python from complaining at exit.
         sys.stderr.close()
@@ -114,7 +114,7 @@ def _leave_with(error: Exception) -> NoReturn:
     if os.environ.get("IMAGEKIN_LOG_LEVEL", "").lower() == "debug":
         traceback.print_exception(error)
     _complain(
-        f"{type(error).__name__}: {error}. This is a fault of imagekin's; please report it with the traceback that "
+        f"{type(error).__name__}: {error}. This is a bug in imagekin; please report it with the traceback that "
         "IMAGEKIN_LOG_LEVEL=debug shows. [internal_error]"
     )
     raise SystemExit(FAILURE) from None

@@ -17,20 +17,20 @@ def command(
         str,
         typer.Argument(
             metavar="JOB",
-            help="The id of the cluster job, as `imagekin jobs list --kind cluster` has it.",
+            help="The id of the cluster job, from `imagekin jobs list --kind cluster`.",
             autocompletion=complete_job,
         ),
     ],
     keys: Annotated[
-        list[str] | None, typer.Option("--key", metavar="KEY", help="Only the image with this key; may be given again.")
+        list[str] | None, typer.Option("--key", metavar="KEY", help="Only the image with this key; repeatable.")
     ] = None,
     ids: Annotated[
-        list[str] | None, typer.Option("--id", metavar="ID", help="Only the image with this id; may be given again.")
+        list[str] | None, typer.Option("--id", metavar="ID", help="Only the image with this id; repeatable.")
     ] = None,
     wait: Wait = True,
     as_json: AsJson = False,
 ) -> None:
-    """Put images into the clusters of an earlier clustering: all that came or changed since, or those named.
+    """Put images into the clusters of an earlier clustering: all that were added or changed since, or those named.
 
     Prints the label of each and its distance to that cluster's center, or the job's id with --no-wait.
     """
@@ -54,4 +54,4 @@ def command(
     rows = [(found.label, f"{found.distance:.4f}", found.key, found.id) for found in result.assignments]
     output.table(("label", "distance", "key", "id"), rows, right=("label", "distance"))
     if not rows:
-        output.say("No image came or changed since the clustering.")
+        output.say("No image was added or changed since the clustering.")

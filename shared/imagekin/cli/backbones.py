@@ -9,7 +9,7 @@ from imagekin.cli.session import AsJson, current
 
 
 def list_backbones(context: typer.Context, as_json: AsJson = False) -> None:
-    """List the networks that a collection may have, and the weights of each."""
+    """List the networks that a collection can use, and the weights of each."""
     found = current(context).client().backbones()
     if as_json:
         output.data(found)

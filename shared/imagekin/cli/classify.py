@@ -28,7 +28,7 @@ def command(
     sheet: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a contact sheet (PNG).")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Suggest labels for the images that have none, the surest first.
+    """Suggest labels for the unlabelled images, most certain first.
 
     They are learned from the images that have one: at least two of each of two classes.
     """

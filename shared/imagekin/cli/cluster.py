@@ -19,23 +19,20 @@ def command(
     collection: InCollection,
     n_clusters: Annotated[int, typer.Option("--n-clusters", "-k", min=1, max=MAX_CLUSTERS, help="How many groups.")],
     metric: Annotated[
-        Metric | None, typer.Option(help="How far apart two images are.", show_default="euclidean")
+        Metric | None, typer.Option(help="How the distance of two images is measured.", show_default="euclidean")
     ] = None,
     algorithm: Annotated[Algorithm | None, typer.Option(help="Which implementation.", show_default="kmeans")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the random starts.", show_default="100")] = None,
     n_init: Annotated[
         int | None,
         typer.Option(
-            min=1, max=100, help="How many starts, of which the best wins.", show_default="8; 1 from 50,000 images on"
+            min=1, max=100, help="Random starts; the best one counts.", show_default="8; 1 for 50,000 images or more"
         ),
     ] = None,
     sheet: Annotated[Path | None, typer.Option(metavar="DIR", help="Write a contact sheet (PNG) per cluster.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Group a collection by k-means; labels are ordered by size, the largest is 0.
-
-    --json has the cluster of each image.
-    """
+    """Group a collection by k-means; labels are ordered by size, the largest is 0. --json lists all images."""
     client = current(context).client(collection)
     job = client.cluster(collection, n_clusters, metric=metric, algorithm=algorithm, seed=seed, n_init=n_init)
     following.follow(job)

@@ -10,7 +10,7 @@ import typer
 from imagekin.cli import output
 from imagekin.cli.session import AsJson, complete_collection, current
 
-app = typer.Typer(help="Look at collections and delete them.", no_args_is_help=True)
+app = typer.Typer(help="Show and delete collections.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The collection.", autocompletion=complete_collection)]
 
@@ -46,7 +46,7 @@ def delete(
     count = collection.image_count
     if not yes:
         if not sys.stdin.isatty():
-            raise typer.BadParameter("say --yes where nobody can be asked", param_hint="--yes")
+            raise typer.BadParameter("without a terminal, confirm with --yes", param_hint="--yes")
         typer.confirm(f"Delete {name} with its {count:,} images?", abort=True, err=True)
     client.delete_collection(name)
     if as_json:

@@ -29,22 +29,22 @@ def command(
     precision: Annotated[Precision | None, typer.Option(help="For a new collection: exact or fast.")] = None,
     on_conflict: Annotated[
         OnConflict | None,
-        typer.Option(help="What to do where a key is there with other content.", show_default="replace"),
+        typer.Option(help="What to do if a key is stored with other content.", show_default="replace"),
     ] = None,
     exclude: Annotated[
         list[str] | None,
-        typer.Option(metavar="PATTERN", help="Leave out files and folders like this; may be given again."),
+        typer.Option(metavar="PATTERN", help="Leave out files and folders that match this pattern; repeatable."),
     ] = None,
     wait: Wait = True,
     upload: Annotated[
-        bool, typer.Option("--upload", help="Send the pictures, even where the server could read the folder.")
+        bool, typer.Option("--upload", help="Send the pictures even if the server could read the folder.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Embed pictures into a collection, which is made where there is none of that name.
+    """Embed pictures into a collection, which is created if it does not exist.
 
-    What the collection has already is not sent again, so a command that was interrupted goes on where it stopped.
-    Prints what became of the images, or with --no-wait the ids of the jobs, of which a large folder has several.
+    Images that the collection has already are not sent again, so an interrupted command continues where it stopped.
+    Prints the outcome, or with --no-wait the ids of the jobs; a large folder has several.
     """
     # a source that cannot be read must not leave an empty collection behind
     patterns = [text_of(pattern) for pattern in exclude or ()]
@@ -72,7 +72,7 @@ def command(
 
 
 def _start(client: Client, paths: list[str], collection: str, **options: Any) -> Job[Any]:
-    """Start the job under the bar of its upload, where there is one; Ctrl-C keeps what was sent."""
+    """Start the job and show the bar of its upload, if any; Ctrl-C keeps what was sent."""
     begun: list[Sending] = []
 
     def show(sending: Sending) -> None:
@@ -89,14 +89,14 @@ def _start(client: Client, paths: list[str], collection: str, **options: Any) ->
             raise
         kept = begun[0].jobs or begun[0].known
         output.say(
-            f"Stopped while uploading; {'the same command goes on from here' if kept else 'no job was started'}."
+            f"Stopped while uploading; {'the same command continues from here' if kept else 'no job was started'}."
         )
         following.leave(begun[0].jobs)
         raise typer.Exit(INTERRUPTED) from None
 
 
 def _say_empty(client: Client, made: schemas.Collection | None) -> None:
-    """Say that a collection which this command made holds nothing after it failed."""
+    """Report that a collection which this command created is empty after a failure."""
     if made is None:
         return
     try:

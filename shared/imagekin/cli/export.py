@@ -19,7 +19,7 @@ Format = StrEnum("Format", list(exports.FORMATS))
 
 
 class Exported(BaseModel):
-    """The file that was written, and its bytes."""
+    """The file that was written, and its size in bytes."""
 
     path: Path
     format: str
@@ -30,7 +30,7 @@ def export(
     context: typer.Context,
     collection: InCollection,
     file: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", dir_okay=False, help="The file to write.")],
-    format: Annotated[Format | None, typer.Option(help="By default as FILE's suffix says.")] = None,
+    format: Annotated[Format | None, typer.Option(help="By default the format of FILE's suffix.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a collection's vectors, with ids, keys and metadata, to an npz, Parquet or safetensors file.

@@ -1,4 +1,4 @@
-"""Commands of the service's packages, found by entry point and imported when they are called, not when listed."""
+"""Commands of the service's packages, found by entry point and imported when called, not when listed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def points() -> list[metadata.EntryPoint]:
 
 
 def join(app: typer.Typer) -> None:
-    """Add a command to `app` for every entry point; it hands its arguments to the real one."""
+    """Add a command to `app` for every entry point; it passes its arguments to the real one."""
     for point in points():
         summary = _SUMMARIES.get(point.name, f"A command of {point.value.partition(':')[0]}.")
         app.command(
@@ -48,7 +48,7 @@ def command(point: metadata.EntryPoint) -> Any:
 
 
 class _Passing(TyperCommand):
-    """Hands on what is typed, and to be completed, to the real command of the same name."""
+    """Passes arguments and completions to the real command of the same name."""
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
         words = list(ctx.args)

@@ -1,4 +1,4 @@
-"""A job on the terminal: followed to its end, summed up, and turned into an exit code."""
+"""A job on the terminal: followed to its end, summarized, and turned into an exit code."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ PASSING = frozenset(
         errors.ImagekinError,
     )
 )
-"""Codes of failures that may pass; a picture that cannot be decoded or a name that cannot be a key fails again."""
+"""Codes of failures that may be temporary; a broken picture or an invalid key would fail again."""
 ANSWER_S = 10.0
 
 
 def follow(job: Job[Any]) -> Job[Any]:
-    """Wait for a job with a bar on stderr; Ctrl-C leaves the job at work and says so."""
+    """Wait for a job with a bar on stderr; Ctrl-C leaves the job running and says so."""
     try:
         with JobBar() as bar:
             bar.show(job.data)
@@ -51,7 +51,7 @@ def follow(job: Job[Any]) -> Job[Any]:
 
 
 def detach(job: Job[Any], as_json: bool) -> None:
-    """Print the id of a job that nobody waits for, or its data, and say how to follow it."""
+    """Print the id of a job that is not waited for, or its data, and say how to follow it."""
     if as_json:
         output.data(job.data)
     for part in job.parts:
@@ -65,26 +65,26 @@ def exit_code(job: Job[Any]) -> int:
 
 
 def finish(job: Job[Any]) -> None:
-    """Say on stderr what went wrong in a finished job, and leave with its exit code."""
+    """Report on stderr what went wrong in a finished job, and exit with its code."""
     if job.status is JobStatus.CANCELLED:
         deleted = job.error is not None and job.error.code == errors.CollectionDeleted.code
         output.say(
-            f"The job was cancelled: its collection {job.collection} was deleted, with all that was in it."
+            f"The job was cancelled: its collection {job.collection} was deleted with everything in it."
             if deleted
-            else "The job was cancelled; what was done before stays."
+            else "The job was cancelled; finished images stay."
         )
     elif job.error and job.status is JobStatus.FAILED:
         output.say(f"The job failed: {job.error.detail} [{job.error.code}]")
     elif job.error and not job.progress.failed:
         # one of several; where images failed, each says why
-        output.say(f"A part of it failed: {job.error.detail} [{job.error.code}]")
+        output.say(f"A part of the job failed: {job.error.detail} [{job.error.code}]")
     if job.kind in STORING and job.progress.failed:
         _say_failures(job)
     raise typer.Exit(exit_code(job))
 
 
 def summary(job: Job[Any]) -> str:
-    """Sum an embed or import job up in one line."""
+    """Return a summary of an embed or import job in one line."""
     progress = job.progress
     names = ("embedded", "reused", "skipped", "failed", "cancelled", "ignored")
     counts = [f"{number:,} {name}" for name in names if (number := getattr(progress, name))]
@@ -92,7 +92,7 @@ def summary(job: Job[Any]) -> str:
 
 
 def outcome(job: Job[Any]) -> str:
-    """Say in one line how a job of any kind ended, one that stores images with what became of them."""
+    """Return in one line how a job ended, with its images' outcomes if it stores images."""
     ended = f"{job.kind} {job.status}"
     return f"{ended}: {summary(job)}" if job.kind in STORING else ended
 
@@ -116,9 +116,9 @@ def _say_failures(job: Job[Any]) -> None:
 
 
 def leave(jobs: Sequence[Job[Any]]) -> None:
-    """Say that jobs go on, and on a terminal ask whether to stop them."""
+    """Report that jobs continue, and on a terminal ask whether to stop them."""
     for job in jobs:
-        output.say(f"Job {job.id} goes on. Watch it: imagekin jobs watch {job.id}")
+        output.say(f"Job {job.id} continues. Watch it: imagekin jobs watch {job.id}")
         output.say(f"Stop it:  imagekin jobs cancel {job.id}")
     if not (jobs and sys.stdin.isatty() and sys.stderr.isatty()):
         return
@@ -130,7 +130,7 @@ def leave(jobs: Sequence[Job[Any]]) -> None:
 
 
 def agreed(question: str) -> bool:
-    """Ask on the terminal; no answer within ANSWER_S seconds is a no, as whoever pressed Ctrl-C may have left."""
+    """Ask on the terminal; no answer within ANSWER_S seconds means no, since the user may have left."""
     print(f"{question} [y/N]: ", end="", file=sys.stderr, flush=True)
     # Windows waits for sockets alone
     if os.name != "nt" and not select.select([sys.stdin], [], [], ANSWER_S)[0]:

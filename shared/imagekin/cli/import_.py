@@ -17,19 +17,19 @@ from imagekin.enums import OnConflict
 def command(
     context: typer.Context,
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="An npz or Parquet file, as `imagekin export` writes it.")
+        Path, typer.Argument(metavar="FILE", help="An npz or Parquet file as written by `imagekin export`.")
     ],
     collection: InCollection,
     on_conflict: Annotated[
         OnConflict | None,
-        typer.Option(help="What to do where a key is there with another vector.", show_default="replace"),
+        typer.Option(help="What to do if a key is stored with another vector.", show_default="replace"),
     ] = None,
     wait: Wait = True,
     as_json: AsJson = False,
 ) -> None:
-    """Put the vectors of a file into a collection of the same space, which must be there.
+    """Put the vectors of a file into an existing collection of the same space.
 
-    Prints what became of the rows, or the job's id with --no-wait.
+    Prints the outcome of the rows, or the job's id with --no-wait.
     """
     path = bodies.expanded(file)
     size = path.stat().st_size

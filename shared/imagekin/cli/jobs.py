@@ -13,7 +13,7 @@ from imagekin.client import Job
 from imagekin.enums import ItemStatus, JobStatus
 from imagekin.schemas.kinds import STORING, JobKind
 
-app = typer.Typer(help="Look at jobs and steer them.", no_args_is_help=True)
+app = typer.Typer(help="Show, cancel and retry jobs.", no_args_is_help=True)
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.", autocompletion=complete_job)]
 
@@ -33,10 +33,10 @@ def list_jobs(
             autocompletion=complete_collection,
         ),
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 20,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="The largest number of jobs to list.")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """List jobs, the newest first."""
+    """List jobs, newest first."""
     found = current(context).client(collection).jobs(status=status, kind=kind, collection=collection)
     jobs = itertools.islice(found, limit)
     if as_json:
@@ -72,7 +72,7 @@ def show(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None
 
 @app.command()
 def watch(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
-    """Follow a job to its end; the exit code is its outcome."""
+    """Follow a job to its end; the exit code tells its outcome."""
     job = following.follow(current(context).client().job(job_id))
     output.data(job.data) if as_json else output.line(following.outcome(job))
     following.finish(job)
@@ -85,7 +85,7 @@ def items(
     status: Annotated[ItemStatus | None, typer.Option(help="Only items with this status.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what became of each image."""
+    """Show the outcome of each image."""
     found = current(context).client().job(job_id).items(status)
     if as_json:
         output.data(found)
@@ -96,7 +96,7 @@ def items(
 
 @app.command()
 def cancel(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
-    """Stop a job; the images that are done stay."""
+    """Cancel a job; finished images stay."""
     job = current(context).client().job(job_id).cancel()
     output.data(job.data) if as_json else output.line(f"{job.id}\t{job.status}")
 
@@ -105,7 +105,7 @@ def cancel(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> No
 def retry(
     context: typer.Context,
     job_id: JobId,
-    everything: Annotated[bool, typer.Option("--all", help="All images, not only the failed ones.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Retry all images, not only the failed ones.")] = False,
     wait: Wait = True,
     as_json: AsJson = False,
 ) -> None:

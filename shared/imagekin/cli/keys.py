@@ -1,4 +1,4 @@
-"""`imagekin keys`: who may use the API. It works on the database itself, so it needs no key and no running server."""
+"""`imagekin keys`: API keys. It works on the database itself, so it needs neither a key nor a running server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ app = typer.Typer(
 
 
 class Key(Wire):
-    """A key without its text, which nobody has but whom it was given to."""
+    """A key without its text, which only its recipient has."""
 
     id: str
     owner: str
@@ -34,7 +34,7 @@ class Key(Wire):
 
 
 class NewKey(Key):
-    """A key that was just made, with its text."""
+    """A new key with its text."""
 
     key: str
 
@@ -42,11 +42,11 @@ class NewKey(Key):
 @app.command()
 def create(
     owner: Annotated[
-        str, typer.Argument(metavar="OWNER", help="Whose key it is; owners don't see each other's images and jobs.")
+        str, typer.Argument(metavar="OWNER", help="The key's owner; owners don't see each other's images and jobs.")
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Make a key and print it, this once: only its digest is kept."""
+    """Make a key and print it. It is shown only once: only its digest is stored."""
     with _database() as database:
         try:
             row, text = database.write(api_keys.create, owner)
@@ -61,7 +61,7 @@ def create(
 
 @app.command("list")
 def list_keys(as_json: AsJson = False) -> None:
-    """List all keys, revoked ones too; `last_used_at` is exact to an hour."""
+    """List all keys, including revoked ones; `last_used_at` is exact to an hour."""
     with _database() as database:
         rows = database.read(api_keys.page)
     found = [Key(**_values(row)) for row in rows]
@@ -77,7 +77,7 @@ def revoke(
     key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id, as `imagekin keys list` shows it.")],
     as_json: AsJson = False,
 ) -> None:
-    """Make a key worthless, from the next request on; the owner's images and jobs stay."""
+    """Revoke a key, from the next request on; the owner's images and jobs stay."""
     with _database() as database:
         row = database.write(api_keys.revoke, key_id)
     if as_json:

@@ -21,7 +21,7 @@ def command(
     sheet: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the map as a picture (PNG).")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Lay a collection out in the plane, so that images that are alike lie together."""
+    """Lay a collection out in the plane, so that similar images lie together."""
     job = current(context).client(collection).map(collection, view=view, seed=seed)
     following.follow(job)
     if job.status is not JobStatus.SUCCEEDED:

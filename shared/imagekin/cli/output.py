@@ -1,4 +1,4 @@
-"""What commands print: results on stdout, all else on stderr.
+"""What commands print: results on stdout, everything else on stderr.
 
 Rows are a table on a terminal, and tab-separated lines elsewhere.
 """
@@ -30,13 +30,13 @@ STATUS_STYLES = {
 
 
 FOLDED = frozenset({"key", "medoid", "reason", "weights", "error"})
-"""Columns that are folded where a terminal is too narrow."""
+"""Columns that are folded if a terminal is too narrow."""
 
 LEAST_FOLDED = 16
 
 
 def speak_any_text() -> None:
-    """Let stdout and stderr write every text, with escapes for what their encoding has no characters for."""
+    """Let stdout and stderr write any text, with escapes for characters that their encoding lacks."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -51,7 +51,7 @@ def stderr() -> Console:
 
 
 def say(message: str) -> None:
-    """Tell a person something, on stderr."""
+    """Write a line for people to stderr."""
     stderr().print(Text(message))
 
 
@@ -61,7 +61,7 @@ def line(message: str) -> None:
 
 
 def data(value: BaseModel | Iterable[BaseModel]) -> None:
-    """Print a model as JSON; several as the `items` of an object, one after another as they come."""
+    """Print a model as JSON, or several as the `items` of an object, one by one as they arrive."""
     # what cannot show every character gets JSON all the same
     escaped = "utf" not in (sys.stdout.encoding or "").lower()
     if isinstance(value, BaseModel):
@@ -75,9 +75,9 @@ def data(value: BaseModel | Iterable[BaseModel]) -> None:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[str] = ()) -> None:
-    """Print rows; on a terminal as a table, else as lines of tab-separated values below one with the names.
+    """Print rows: on a terminal as a table, otherwise as tab-separated lines with a header.
 
-    Only what may be long is folded to the terminal's width: ids and names stay whole, so that they can be copied.
+    Only long columns are folded to the terminal's width: ids and names stay whole, so that they can be copied.
     """
     console = stdout()
     if not console.is_terminal:
@@ -111,7 +111,7 @@ def fields(values: dict[str, Any]) -> None:
 
 
 def _width(column: Column) -> int:
-    """Return the cells that a column needs with its padding, one that is folded at least LEAST_FOLDED of them."""
+    """Return the width of a column with its padding, at least LEAST_FOLDED for a folded one."""
     longest = max((cell.cell_len for cell in column.cells if isinstance(cell, Text)), default=0)
     longest = max(longest, len(str(column.header)))
     return (min(longest, LEAST_FOLDED) if not column.no_wrap else longest) + 2

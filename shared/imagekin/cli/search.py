@@ -22,9 +22,9 @@ def command(
         str, typer.Argument(metavar="IMAGE", help="A file, a URL, or the key of an image in the collection.")
     ],
     collection: InCollection,
-    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=MAX_TOP_K, help="How many to find.")] = 5,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=MAX_TOP_K, help="How many images to find.")] = 5,
     min_score: Annotated[
-        float | None, typer.Option(min=-1, max=1, help="Leave out what is less similar than this.")
+        float | None, typer.Option(min=-1, max=1, help="Leave out images that are less similar than this.")
     ] = None,
     where: Where = None,
     sheet: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a contact sheet (PNG).")] = None,
@@ -36,7 +36,9 @@ def command(
     try:
         job = client.search_job(**query, collection=collection, top_k=top_k, min_score=min_score, filter=wanted)
     except errors.ImageNotFound:
-        raise errors.ImageNotFound(f"There is no file {image} here, and no such image in {collection}.") from None
+        raise errors.ImageNotFound(
+            f"There is no file {image} here, and no image with that key in {collection}."
+        ) from None
     following.follow(job)
     if following.exit_code(job) == FAILURE:
         following.finish(job)
@@ -53,7 +55,7 @@ def command(
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a contact sheet, its folder included, and say where it is."""
+    """Write a contact sheet, create its folder, and say where it is."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     output.say(f"Contact sheet: {path}")

@@ -19,16 +19,17 @@ def command(
     collection: InCollection,
     n: Annotated[int, typer.Option("--n", "-n", min=1, max=MAX_SELECT, help="How many images.")],
     method: Annotated[
-        SelectMethod | None, typer.Option(help="Typical ones, or strange ones early.", show_default="representative")
+        SelectMethod | None,
+        typer.Option(help="Typical ones, or diverse ones, strange first.", show_default="representative"),
     ] = None,
     view: Annotated[ViewName | None, typer.Option(help="How images are compared.", show_default="calibrated")] = None,
     avoid: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A collection that the chosen ones lie away from.")
+        str | None, typer.Option(metavar="NAME", help="Choose images unlike those of this collection.")
     ] = None,
     sheet: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a contact sheet (PNG).")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Choose the images of a collection to look at or to label first, in that order."""
+    """Choose images of a collection to look at or to label first, in this order."""
     job = current(context).client(collection).select(collection, n, method=method, view=view, avoid=avoid)
     following.follow(job)
     if job.status is not JobStatus.SUCCEEDED:

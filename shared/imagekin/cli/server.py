@@ -20,15 +20,15 @@ _NEEDED = ("sqlalchemy", "celery", "flask", "torch", "PIL")
 def up(
     host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
     port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 is any free one.", show_default="8000")
+        int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 chooses a free one.", show_default="8000")
     ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where all data is kept.", show_default="imagekin-data")] = None,
     source_root: Annotated[
         list[Path] | None,
-        typer.Option(help="A folder whose pictures are read in place; may be given again.", show_default="this folder"),
+        typer.Option(help="A folder whose pictures are read in place; repeatable.", show_default="this folder"),
     ] = None,
 ) -> None:
-    """Start everything on this machine; Ctrl-C stops all."""
+    """Start everything on this machine; Ctrl-C stops everything."""
     for path in source_root or ():
         if not bodies.expanded(path).is_dir():
             raise typer.BadParameter(f"there is no folder {path}", param_hint="--source-root")
@@ -47,7 +47,7 @@ def demo(
     ] = None,
     data_dir: Annotated[Path, typer.Option(help="Where data and contact sheets are kept.")] = DEMO_DIR,
 ) -> None:
-    """Embed, search and cluster 30 drawn pictures of furniture, or your own, and stop again."""
+    """Embed, search and cluster 30 drawn pictures of furniture, or your own, and stop."""
     from imagekin.demo import run
 
     if folder is not None and not bodies.expanded(folder).is_dir():
@@ -71,7 +71,7 @@ def _stack(**given: Any) -> Any:
 
 
 def _roots(given: list[Path] | None) -> tuple[str, ...] | None:
-    """Return the folders that jobs may read: what was asked for, else the setting's, else the current one."""
+    """Return the folders that jobs may read: those given, else the setting's, else the current one."""
     if given:
         return tuple(str(bodies.expanded(path).resolve()) for path in given)
     return None if "IMAGEKIN_SOURCE_ROOTS" in os.environ else (str(Path.cwd()),)

@@ -1,4 +1,4 @@
-"""One call of the command line: the client, made when a command needs it, and what its failures are told with."""
+"""One call of the command line: the client, created when a command needs it, and hints for its failures."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def _name(value: str) -> str:
     try:
         return _NAME.validate_python(value)
     except ValidationError:
-        raise typer.BadParameter(f"{value!r} is not a name for a collection: {NAME_RULE}") from None
+        raise typer.BadParameter(f"{value!r} is not a valid collection name: {NAME_RULE}") from None
 
 
 def _complete(context: typer.Context, names: Callable[[Client], Iterable[str]], begun: str) -> list[str]:
-    """Ask the server for names to complete; one that does not answer at once has none."""
+    """Return the server's names to complete; an empty list if it does not answer at once."""
     url = context.find_root().params.get("url")
     try:
         with Client(url, timeout_s=COMPLETION_TIMEOUT_S, retries=0) as client:
@@ -92,7 +92,7 @@ class Session:
             self._client.close()
 
     def hint(self, error: BaseException) -> str:
-        """Say what may help after an error; empty where nothing is known."""
+        """Return what may help after an error, or an empty text."""
         if isinstance(error, Unreachable):
             return "Start a server on this machine with `imagekin up`, or name another with IMAGEKIN_URL or --url."
         if isinstance(error, errors.Unauthorized):
@@ -102,7 +102,7 @@ class Session:
         if isinstance(error, errors.UnknownBackbone | errors.UnknownWeights):
             return "`imagekin backbones` lists the networks and their weights."
         if isinstance(error, errors.JobNotFound):
-            return "`imagekin jobs list` shows the jobs there are."
+            return "`imagekin jobs list` shows all jobs."
         if isinstance(error, errors.JobNotFinished):
             return "`imagekin jobs watch JOB` follows it to its end."
         return ""
@@ -112,7 +112,7 @@ class Session:
             return ""
         names = [found.name for found in self._client.collections()]
         if not names:
-            return "There is no collection yet; `imagekin embed PATH -c NAME` makes one."
+            return "There is no collection yet; `imagekin embed PATH -c NAME` creates one."
         near = difflib.get_close_matches(self.collection, names, n=3, cutoff=0.5)
         if near:
             return f"Did you mean {', '.join(near)}?"
@@ -120,7 +120,7 @@ class Session:
 
 
 def text_of(argument: str) -> str:
-    """Return what was typed as text, also where it is not in the encoding of this machine."""
+    """Return the typed argument as text, even if it is not in this machine's encoding."""
     return keys.of_bytes(os.fsencode(argument))
 
 

@@ -128,7 +128,7 @@ def test_a_client_killed_while_uploading_sends_the_rest_the_next_time(
         first.send_signal(how)
         out, err = first.communicate(timeout=60)
     assert (out, first.returncode) == ("", 130 if how is signal.SIGINT else -how)
-    assert ("the same command goes on from here" in err) == (how is signal.SIGINT)
+    assert ("the same command continues from here" in err) == (how is signal.SIGINT)
     (job,) = client.jobs(collection=name)
 
     wire.sent, wire.freeze_at = 0, float("inf")

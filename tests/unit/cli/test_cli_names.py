@@ -92,7 +92,7 @@ def test_no_traceback_reaches_a_user(server: FakeServer, arguments: tuple[str, .
     done = run(server, *arguments, PYTHONIOENCODING=encoding)
     assert done.returncode in (1, 2), done.stderr
     assert b"Traceback" not in done.stderr
-    assert b"fault of imagekin" not in done.stderr
+    assert b"bug in imagekin" not in done.stderr
     assert done.stderr
 
 
@@ -113,7 +113,7 @@ def test_what_nobody_foresaw_is_one_line(server: FakeServer) -> None:
     environment = {**os.environ, "IMAGEKIN_URL": server.url}
     done = subprocess.run(command, capture_output=True, timeout=60, check=False, env=environment, text=True)
     assert done.returncode == 1
-    assert done.stderr.startswith("imagekin: ZeroDivisionError: division by zero. This is a fault of imagekin's")
+    assert done.stderr.startswith("imagekin: ZeroDivisionError: division by zero. This is a bug in imagekin")
     assert "Traceback" not in done.stderr
     environment["IMAGEKIN_LOG_LEVEL"] = "debug"
     done = subprocess.run(command, capture_output=True, timeout=60, check=False, env=environment, text=True)

@@ -45,7 +45,7 @@ def test_search_for_what_is_neither_file_nor_key(call, server: FakeServer) -> No
     server.faults += [problem(200, "ok"), problem(404, "image_not_found")]
     done = call("search", "nope.png", "-c", "c")
     assert done.code == 1
-    assert "There is no file nope.png here, and no such image in c. [image_not_found]" in done.err
+    assert "There is no file nope.png here, and no image with that key in c. [image_not_found]" in done.err
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_assign(call, server: FakeServer) -> None:
         {"clustering_id": "j1"},
     ]
     server.results["assign"]["assignments"] = []
-    assert "No image came or changed" in call("assign", "j1").err
+    assert "No image was added or changed" in call("assign", "j1").err
     server.steps = [{"status": "failed", "error": {"code": "collection_deleted", "detail": "It is gone."}}]
     done = call("assign", "j1")
     assert (done.code, done.out) == (1, "")

@@ -87,4 +87,4 @@ def test_a_job_whose_collection_was_deleted_says_so(call, server: FakeServer, pi
     assert "its collection new was deleted, with all that was in it" in done.err
     assert "stays" not in done.err
     server.steps = [{"status": "cancelled"}]
-    assert "what was done before stays" in call("embed", str(pictures), "-c", "new").err
+    assert "finished images stay" in call("embed", str(pictures), "-c", "new").err
