@@ -7,7 +7,9 @@
 - 16 bits a channel: the high byte, for gray as for color; a TIFF with nothing above 4,095 is one of 12 bits, with
   nothing above 255 one of 8; signed ones that are nowhere below 0 have 15;
 - 32-bit integers: as they are up to 255, the high byte up to 65,535, else stretched from least to greatest;
-- floats: times 255 if all lie in 0..1, as they are up to 255, else stretched; values that are not finite become 0;
+- floats: times 255 if all lie in 0..1, as they are up to 255, else stretched;
+- deep values that are not finite, or that stand for "not measured" in maps, count as 0: what a TIFF says of itself as
+  GDAL does, and else those that are customary and lie beyond all others;
 - a TIFF whose white is zero: inverted, at any depth;
 - anything else (LAB) is not supported.
 """
@@ -27,6 +29,13 @@ from imagekin_worker.pictures import profiles, tiff
 _WHITE = (255, 255, 255)
 _GRAYS = ("1", "L", "LA", "La")
 _TWELVE_BITS = 1 << 12
+# Of elevations, temperatures and the like; the last ones are the ends of float32.
+_NOT_MEASURED = {
+    -9999.0,
+    -99999.0,
+    -32768.0,
+    *(float(end) for end in (np.finfo(np.float32).min, np.finfo(np.float32).max)),
+}
 Levels = Callable[[NDArray[Any]], NDArray[np.uint8]]
 
 
@@ -81,10 +90,13 @@ def _levels(channels: Sequence[NDArray[Any]], samples: tiff.Samples | None) -> L
         if samples is not None and greatest < _TWELVE_BITS:
             bits = 12 if greatest > 255 else 8
         return lambda values: (values >> (bits - 8)).astype(np.uint8)
-    least = min(_finite(channel).min() for channel in channels)
-    greatest = max(_finite(channel).max() for channel in channels)
+    no_data = samples.no_data if samples is not None else None
+    measured = [_measured(channel, no_data) for channel in channels]
+    least, greatest = min(each.min() for each in measured), max(each.max() for each in measured)
+    # measurements have no depth that their numbers fill
+    integer = integer and not any((each != channel).any() for each, channel in zip(measured, channels, strict=True))
     scale = _scale(least, greatest, integer, samples)
-    return lambda values: scale(_finite(values)).astype(np.uint8)
+    return lambda values: scale(_measured(values, no_data)).astype(np.uint8)
 
 
 def _scale(
@@ -101,5 +113,9 @@ def _scale(
     return lambda values: np.rint((values - least) * (255 / ((greatest - least) or 1)))
 
 
-def _finite(values: NDArray[Any]) -> NDArray[np.float64]:
-    return np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+def _measured(values: NDArray[Any], no_data: float | None) -> NDArray[np.float64]:
+    found = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    edges = {float(found.min()), float(found.max())} & _NOT_MEASURED
+    for value in edges if no_data is None else {no_data}:
+        found[found == value] = 0
+    return found

@@ -36,6 +36,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_XMP = ("xmp", "XML:com.adobe.xmp")
 _SIDEWAYS = (5, 6, 7, 8)
 # How Pillow says that it knows a file's format, but not this form of it.
 _UNKNOWN_FORM = ("unsupported", "unknown pixel mode", "unknown planar")
@@ -203,7 +204,14 @@ def _draft(image: Image.Image, at_least_px: int) -> None:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return how to rotate a loaded picture by its EXIF; broken EXIF is ignored."""
+    """Return how to rotate a loaded picture by its EXIF; broken EXIF is ignored.
+
+    XMP alone is ignored, too: editors leave it there when they have turned the pixels, so viewers do not look at it.
+    """
+    xmp = [image.info.pop(name, None) for name in _XMP]
+    if any(xmp):
+        # what Pillow read when it opened the file may be of XMP
+        image._exif = None
     try:
         found = image.getexif().get(ExifTags.Base.Orientation, 1)
     except _BROKEN:

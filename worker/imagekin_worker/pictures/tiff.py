@@ -21,7 +21,7 @@ from imagekin import errors
 _SUBFILE, _OLD_SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 255, 256, 257, 258, 259, 262
 _STRIPS, _ORIENTATION, _SAMPLES, _ROWS, _STRIP_BYTES, _PLANAR, _PREDICTOR = 273, 274, 277, 278, 279, 284, 317
 _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES, _SUB_DIRECTORIES = 322, 323, 324, 325, 330
-_SAMPLE_FORMAT, _EXTRA_SAMPLES, _PROFILE, _DNG_VERSION = 339, 338, 34675, 50706
+_SAMPLE_FORMAT, _EXTRA_SAMPLES, _PROFILE, _DNG_VERSION, _GDAL_NO_DATA = 339, 338, 34675, 50706, 42113
 _OWN = {_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _STRIPS, _ROWS, _STRIP_BYTES, _PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT,
         _TILES, _TILE_BYTES, _SAMPLE_FORMAT}  # fmt: skip
 
@@ -41,11 +41,15 @@ class _Found(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """The samples of a picture: bits of each, their format (SampleFormat), and how to read gray."""
+    """The samples of a picture: bits of each, their format (SampleFormat), and how to read gray.
+
+    `no_data` is the value of pixels that were not measured, if the file says it as GDAL does.
+    """
 
     bits: int
     format: int
     photometric: int
+    no_data: float | None = None
 
 
 def picture(data: bytes) -> tuple[bytes, Directory]:
@@ -78,7 +82,7 @@ def samples(directory: Directory) -> Samples:
     """Return the samples of the picture with that directory."""
     return Samples(
         max(_numbers(directory, _BITS) or [1]), _number(directory, _SAMPLE_FORMAT, _UNSIGNED),
-        _number(directory, _PHOTOMETRIC),
+        _number(directory, _PHOTOMETRIC), _no_data(directory),
     )  # fmt: skip
 
 
@@ -230,6 +234,13 @@ def _pointing(data: bytes, offset: int) -> bytes:
     order, big = ("<" if data[:2] == b"II" else ">"), 43 in data[2:4]
     at, width = (8, 8) if big else (4, 4)
     return data[:at] + struct.pack(order + ("Q" if big else "I"), offset) + data[at + width :]
+
+
+def _no_data(directory: Directory) -> float | None:
+    try:
+        return float(str(directory.get(_GDAL_NO_DATA)).strip(" \0"))
+    except ValueError:
+        return None
 
 
 def _number(directory: Directory, tag: int, default: int = 0) -> int:
