@@ -1,6 +1,6 @@
 """Redis as the doorbell: a message says that there may be work, and nothing more.
 
-What the work is, who has it and whether it is done stands in SQL, so a lost message costs a sweep, not a job.
+SQL has what the work is, its claimant and whether it is done, so a lost message costs a sweep, not a job.
 """
 
 from __future__ import annotations

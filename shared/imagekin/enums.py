@@ -110,7 +110,7 @@ class ViewName(StrEnum):
 
 
 class SelectMethod(StrEnum):
-    """Which images are chosen: medoids of as many clusters, or each time the one farthest from all before."""
+    """Which images are chosen: the medoids of n clusters, or each time the one farthest from all before."""
 
     REPRESENTATIVE = "representative"
     DIVERSE = "diverse"

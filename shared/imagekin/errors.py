@@ -100,7 +100,7 @@ class UnknownBackbone(InvalidRequest):
 
 
 class UnknownWeights(InvalidRequest):
-    """The backbone has no weights of that name, and no such file lies below IMAGEKIN_WEIGHTS_DIR."""
+    """The backbone has no weights of that name, and IMAGEKIN_WEIGHTS_DIR has no file of that name."""
 
     code = "unknown_weights"
 
@@ -112,7 +112,7 @@ class SourceRefused(InvalidRequest):
 
 
 class IdempotencyMismatch(InvalidRequest):
-    """This Idempotency-Key came before with another body; use a new key for a new request."""
+    """This Idempotency-Key was used before with another body; use a new key for a new request."""
 
     code = "idempotency_mismatch"
 
@@ -152,7 +152,7 @@ class CollectionNotFound(NotFound):
 
 
 class ImageNotFound(NotFound):
-    """There is no such image in this collection."""
+    """This collection does not have that image."""
 
     code = "image_not_found"
 
@@ -170,7 +170,7 @@ class UploadNotFound(NotFound):
 
 
 class Conflict(ImagekinError):
-    """The request contradicts what is there."""
+    """The request conflicts with the current state."""
 
     code = "conflict"
     http_status = 409
@@ -223,7 +223,7 @@ class QuotaExceeded(ImagekinError):
 
 
 class RateLimited(ImagekinError):
-    """You send more requests than your rate allows; wait as long as `Retry-After` says."""
+    """You are sending more requests than your rate allows; wait for the seconds in `Retry-After`."""
 
     code = "rate_limited"
     http_status = 429
@@ -250,17 +250,17 @@ class Unavailable(ImagekinError):
 
 
 class JobError(ImagekinError):
-    """The job cannot go on."""
+    """The job cannot continue."""
 
 
 class EmptySource(JobError):
-    """The source holds no image."""
+    """The source has no images."""
 
     code = "empty_source"
 
 
 class WeightsUnavailable(JobError):
-    """The backbone's weights cannot be had on this worker."""
+    """The backbone's weights are not available on this worker."""
 
     code = "weights_unavailable"
 
@@ -278,7 +278,7 @@ class UploadExpired(JobError):
 
 
 class NotConverged(JobError):
-    """The clustering came to no end; use the algorithm `kmeans`, or fewer starts (n_init)."""
+    """The clustering did not finish; use the algorithm `kmeans`, or fewer starts (n_init)."""
 
     code = "not_converged"
 
@@ -296,7 +296,7 @@ class TooFewLabels(JobError):
 
 
 class NotBetter(JobError):
-    """The labels do not make neighbors better beyond doubt, so nothing was made; add labels, or use `force`."""
+    """The labels do not clearly improve the neighbors, so nothing was made; add labels, or use `force`."""
 
     code = "not_better"
 
@@ -348,7 +348,7 @@ class FetchFailed(ItemError):
 
 
 class FetchRefused(ItemError):
-    """The address is not one that this server fetches from."""
+    """This server does not fetch from that address."""
 
     code = "fetch_refused"
 

@@ -39,7 +39,7 @@ def sniff(head: bytes) -> str | None:
 
 
 def looks_like_image(head: bytes) -> bool:
-    """Tell by a file's first bytes whether it is a picture, be it of a format that is read or not."""
+    """Tell by a file's first bytes whether it is a picture, of a format that imagekin reads or another."""
     return sniff(head) is not None or _unread(head) is not None
 
 
@@ -61,7 +61,7 @@ def refusal(head: bytes) -> str:
         return f"The file is {name}, which imagekin does not read; it reads {READ}."
     what = next((name for name, matches in _OTHERS.items() if matches(head)), None)
     if what is not None:
-        return f"The file is {what} and no picture; imagekin reads {READ}."
+        return f"The file is {what} and not a picture; imagekin reads {READ}."
     return f"The data is not an image of a format that imagekin reads; these are {READ}."
 
 

@@ -41,17 +41,15 @@ class Settings(BaseSettings):
     storage_url: str = Field(default="", description="fsspec URL of uploads; empty: a folder in the data folder.")
     cache_dir: str = Field(
         default="",
-        description="Folder of what workers can make again: files of matrices, calibrations, compiled networks, the "
+        description="Folder for files that workers can make again: matrices, calibrations, compiled networks, the "
         "vectors of a clustering; empty: `cache` in the data folder.",
     )
     spool_dir: str = Field(
         default="",
-        description="Folder that the API takes large request bodies into until they are whole; an upload lies on disk "
+        description="Folder for large request bodies until they are complete; an upload is on disk "
         "twice for a moment; empty: `spool` in the data folder.",
     )
-    weights_dir: Path = Field(
-        default=Path("weights"), description="Folder that weights files are read from, and nowhere else."
-    )
+    weights_dir: Path = Field(default=Path("weights"), description="The only folder that weights files are read from.")
     source_roots: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         description="Folders or fsspec locations that jobs may read from, separated by commas; none by default.",
@@ -73,7 +71,7 @@ class Settings(BaseSettings):
     rate_limit_per_s: float = Field(
         default=200,
         ge=0,
-        description="Requests a second of one owner past which the API answers 429; 0: no limit.",
+        description="Requests a second of one owner above which the API answers 429; 0: no limit.",
     )
     webhook_secret: str = Field(
         default="",
@@ -90,18 +88,16 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="Address that the API listens on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port that the API listens on.")
     api_threads: int = Field(default=16, ge=2, description="Requests that the API answers at once.")
-    max_upload_bytes: int = Field(
-        default=20 * GIGABYTE, description="Largest upload, archives as they are after gunzip."
-    )
+    max_upload_bytes: int = Field(default=20 * GIGABYTE, description="Largest upload; archives count after gunzip.")
     max_json_bytes: int = Field(default=32 * MEGABYTE, description="Largest JSON body.")
-    max_backlog: int = Field(default=10_000, description="Unfinished jobs past which the API answers 503.")
+    max_backlog: int = Field(default=10_000, description="Unfinished jobs above which the API answers 503.")
     max_jobs_per_owner: int = Field(
-        default=1_000, description="Unfinished jobs of one owner past which the API answers 429."
+        default=1_000, description="Unfinished jobs of one owner above which the API answers 429."
     )
     max_stored_upload_bytes_per_owner: int = Field(
         default=1024 * GIGABYTE,
         ge=0,
-        description="Bytes of one owner's stored uploads past which the API answers 429; 0: no limit.",
+        description="Bytes of one owner's stored uploads above which the API answers 429; 0: no limit.",
     )
 
     # --- images are hostile input
@@ -136,13 +132,13 @@ class Settings(BaseSettings):
     calibrate_after_s: float = Field(
         default=10,
         ge=0,
-        description="After so many seconds of a backbone's work a CPU worker tries for 4 s which batch size is best, "
+        description="After this many seconds of a backbone's work a CPU worker tries for 4 s which batch size is best, "
         "once a machine; 0: never.",
     )
     compile_after_s: float = Field(
         default=60,
         ge=0,
-        description="After so many seconds of a backbone's work a worker compiles it in the background, once a "
+        description="After this many seconds of a backbone's work a worker compiles it in the background, once a "
         "machine; 0: never, and compiled ones are not used.",
     )
     warm: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -164,7 +160,7 @@ class Settings(BaseSettings):
         "whatever their size.",
     )
     cluster_memory_bytes: int = Field(
-        default=4 * GIGABYTE, ge=1, description="Bytes of vectors past which k-means goes by mini-batches."
+        default=4 * GIGABYTE, ge=1, description="Bytes of vectors above which k-means uses mini-batches."
     )
     chunk_images: int = Field(default=64, ge=1, description="Most images of a chunk.")
     chunk_target_s: float = Field(default=1.5, gt=0, description="How long a bulk chunk should take.")
@@ -173,9 +169,9 @@ class Settings(BaseSettings):
     soft_time_limit_s: float = Field(default=60, gt=0, description="After this long a task is interrupted.")
     time_limit_s: float = Field(default=90, gt=0, description="After this long a task's process is killed.")
     sweep_s: float = Field(default=15, gt=0, description="How often lost rings and expired claims are looked for.")
-    max_deaths: int = Field(default=2, ge=1, description="Deaths of a process in a chunk's hands until it is split.")
+    max_deaths: int = Field(default=2, ge=1, description="Deaths of its process after which a chunk is split.")
     max_attempts: int = Field(
-        default=20, ge=2, description="Claims of one chunk until it counts as poison, however they ended."
+        default=20, ge=2, description="Claims after which a chunk counts as poison, however they ended."
     )
     wait_for_database_s: float = Field(
         default=60, ge=0, description="How long a process waits for a migrated database."
@@ -189,8 +185,8 @@ class Settings(BaseSettings):
     )
 
     # --- lives
-    upload_ttl_s: int = Field(default=DAY_S, description="How long an upload lives that no job names.")
-    embed_ttl_s: int = Field(default=30 * DAY_S, description="How long an embed or import job and its ledger live.")
+    upload_ttl_s: int = Field(default=DAY_S, description="How long an upload is kept that no job uses.")
+    embed_ttl_s: int = Field(default=30 * DAY_S, description="How long an embed or import job and its ledger are kept.")
     search_ttl_s: int = Field(default=DAY_S, description="How long a search or assign job and its result live.")
 
     log_level: Literal["debug", "info", "warning", "error"] = Field(

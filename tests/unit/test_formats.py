@@ -52,7 +52,7 @@ OTHER = {
 @pytest.mark.parametrize("name", OTHER)
 def test_what_is_no_picture_is_said(name: str) -> None:
     assert not formats.looks_like_image(OTHER[name])
-    assert f"The file is {name.removesuffix(' in XML')} and no picture" in formats.refusal(OTHER[name])
+    assert f"The file is {name.removesuffix(' in XML')} and not a picture" in formats.refusal(OTHER[name])
 
 
 def test_what_is_nothing_known_is_said() -> None:

@@ -21,7 +21,7 @@ Where = Annotated[
 
 
 def parsed(where: list[str] | None) -> dict[str, Any] | None:
-    """Return what `--filter` was given as a filter, None where it was not; raises BadParameter."""
+    """Return what `--filter` was given as a filter, None if it was not given; raises BadParameter."""
     if not where:
         return None
     pairs = [pair.partition("=") for pair in where]
@@ -41,5 +41,5 @@ def value(text: str) -> Any:
 
 
 def shown(metadata: dict[str, Any]) -> str:
-    """Return metadata as one line of JSON; nothing where there are none."""
+    """Return metadata as one line of JSON; an empty text without metadata."""
     return json.dumps(metadata, ensure_ascii=False) if metadata else ""

@@ -58,7 +58,7 @@ def delete(
         raise typer.BadParameter("name the images by KEY... or by --filter, and by one of these", param_hint="KEY...")
     if not yes:
         if not sys.stdin.isatty():
-            raise typer.BadParameter("say --yes where nobody can be asked", param_hint="--yes")
+            raise typer.BadParameter("without a terminal, confirm with --yes", param_hint="--yes")
         count = len(chosen) if chosen is not None else client.count_images(collection, filter=wanted)
         typer.confirm(f"Delete {count:,} images of {collection}?", abort=True, err=True)
     report(client.delete_images(collection, image_keys=chosen, filter=wanted), as_json)

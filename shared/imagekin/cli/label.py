@@ -54,7 +54,7 @@ def command(
 
 
 def chosen_keys(keys: list[str] | None) -> list[str] | None:
-    """Return the keys that were typed or come from stdin; None where none were named."""
+    """Return the keys that were typed or come from stdin; None without keys."""
     if keys == ["-"]:
         return [line.rstrip("\n") for line in sys.stdin if line.strip()]
     return [text_of(key) for key in keys] if keys else None

@@ -1,4 +1,4 @@
-"""Bodies of requests, opened anew for every attempt, so that a repeated request sends all of it again."""
+"""Bodies of requests, opened for every attempt, so that a repeated request sends the whole body again."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def of_json(value: Mapping[str, Any]) -> Body:
 
 
 def of_pieces(pieces: Callable[[], Iterable[bytes]], sent: Sent | None = None) -> Body:
-    """Make a chunked body of what `pieces` gives anew for every attempt."""
+    """Make a chunked body from `pieces`, which is called for every attempt."""
 
     @contextmanager
     def body() -> Iterator[Mapping[str, Any]]:
@@ -99,7 +99,7 @@ def of_file(source: Path | BinaryIO | bytes, sent: Sent | None = None) -> Body:
 
 
 def of_form(field: str, source: Path | BinaryIO | bytes, name: str, values: Mapping[str, str]) -> Body:
-    """Make a multipart form of one file and some fields, read anew for every attempt."""
+    """Make a multipart form of one file and some fields, read again for every attempt."""
 
     @contextmanager
     def body() -> Iterator[Mapping[str, Any]]:

@@ -1,4 +1,4 @@
-"""An embed job from whatever it was given: sent, or named where the service reads it by itself."""
+"""An embed job from any source: the files are sent, or named if the service reads them itself."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PATH = "/v1/jobs/embed"
 
 @dataclass(frozen=True)
 class Request:
-    """An embed job, but for its source."""
+    """An embed job without its source."""
 
     transport: Transport
     collection: str
@@ -48,12 +48,12 @@ class Request:
         return self._post(self._sent(source))
 
     def _in_place(self, folder: Folder, upload: bool | None) -> bool:
-        """Return whether a folder is to be read by the server; raises InvalidRequest if that cannot be asked for."""
+        """Return whether the server should read a folder; raises InvalidRequest if its path cannot be sent."""
         try:
             str(folder.path.resolve()).encode()
         except UnicodeEncodeError:
             if upload is False:
-                detail = "The folder's path is not valid Unicode, so the server cannot be told it; let it be sent."
+                detail = "The folder's path is not valid Unicode, so the server cannot find it; upload it instead."
                 raise errors.InvalidRequest(detail) from None
             return False
         return self.transport.local if upload is None else not upload

@@ -44,7 +44,7 @@ class SentFiles(schemas.Wire):
 
 
 class GroupData(schemas.Job):
-    """Several jobs as one: `id` is the first one's, empty where there is none; `upload.jobs` are all."""
+    """Several jobs as one: `id` is the first one's, empty without a job; `upload.jobs` are all."""
 
     upload: SentFiles
 
@@ -74,6 +74,7 @@ class JobGroup(Job[schemas.EmbedResult]):
         return schemas.EmbedResult(**{**counts, "collection": self._collection})
 
     def sheet(self, label: int | None = None, *, group: int | None = None, page: int | None = None) -> bytes:
+        """Raise Conflict: these jobs have no contact sheet."""
         raise errors.Conflict("An embed job has no contact sheet; search or cluster its collection.")
 
     def cancel(self) -> Self:

@@ -67,7 +67,7 @@ class Job(Generic[R]):
 
     @property
     def parts(self) -> Sequence[Job[Any]]:
-        """The jobs that this one is made of: itself, but for a folder that was sent."""
+        """The jobs that this one consists of: itself, unless a folder was sent in parts."""
         return [self]
 
     @property
@@ -94,7 +94,7 @@ class Job(Generic[R]):
         """Wait until the job is terminal, however it ends; see `raise_for_status` and `result`.
 
         progress: True shows a bar on a terminal and plain lines elsewhere, both on stderr; a callable gets the job
-        about once a second. Raises `WaitTimeout` after timeout_s; the job goes on.
+        about once a second. Raises `WaitTimeout` after timeout_s; the job continues.
         """
         if progress is True:
             from imagekin.client.progress import JobBar
@@ -107,7 +107,7 @@ class Job(Generic[R]):
         while not self.terminal:
             left_s = float("inf") if until is None else until - time.monotonic()
             if left_s <= 0:
-                raise problems.WaitTimeout(f"Job {self.id} is still {self.status} after {timeout_s:g} s; it goes on.")
+                raise problems.WaitTimeout(f"Job {self.id} is still {self.status} after {timeout_s:g} s; it continues.")
             hold_s = int(min(WATCH_S if show else HOLD_S, left_s))
             started = time.monotonic()
             self._look(hold_s)

@@ -27,7 +27,7 @@ class UnreadableAnswer(errors.ImagekinError):
 
 
 class WaitTimeout(errors.ImagekinError, TimeoutError):
-    """The job is not finished yet; it goes on, so wait again or look at it later."""
+    """The job is not finished yet; it continues, so wait again or look at it later."""
 
     code = "wait_timeout"
     http_status = 504

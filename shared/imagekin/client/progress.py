@@ -102,7 +102,7 @@ class Uploading:
 
     @property
     def done_bytes(self) -> int:
-        """How much of `size` need not be sent any more; what a tar adds to the files is not part of it."""
+        """How much of `size` is already there or sent; a tar's overhead is not part of it."""
         return min(self.size, self.known_bytes + self.joined_bytes + self.sent_bytes)
 
 
@@ -128,7 +128,7 @@ class UploadBar(Bar):
         self.update("uploading", done, sending.size, f"{_size(done)} of {_size(sending.size)}", ", ".join(parts))
 
     def finish(self) -> None:
-        """Say what was sent and what was there already, where anything was to be sent."""
+        """Report what was sent and what was there already, if there was anything to send."""
         sending = self._sending
         if sending.files:
             whole = not (sending.known or sending.joined)

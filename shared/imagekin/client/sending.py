@@ -119,7 +119,7 @@ class Sender:
         self._watch(sending)
 
     def _patiently(self, call: Callable[[], T]) -> T:
-        """Make room by waiting for the jobs before, the oldest first, where the server has none for another."""
+        """Wait for earlier jobs, oldest first, if the server has no room for another."""
         while True:
             try:
                 return call()
@@ -131,7 +131,7 @@ class Sender:
 
 
 def watched(files: int, size: int, watch: Watch) -> bodies.Sent:
-    """Give what a body of so many files and bytes is to call with the bytes sent so far."""
+    """Return the callback for a body of this many files and bytes; it takes the bytes sent so far."""
     sending = Sending(files, size)
     watch(sending)
 

@@ -278,7 +278,7 @@ class Client:
         """Put the vectors of an npz or Parquet file, as `export` writes it, into a collection of the same space.
 
         The collection must be there. `sent` is called with the bytes sent so far. Raises `InvalidRequest` if the
-        file is of another space, or is none.
+        file is of another space, or not such a file.
         """
         upload = self.upload(source, sent=sent)
         body = bodies.json(schemas.ImportBody, upload_id=upload.id, on_conflict=on_conflict, callback_url=callback_url)
@@ -321,14 +321,12 @@ class Client:
         manifests in it, too: each makes a job, and a `JobGroup` shows all as one.
         backbone, weights, dtype, precision: the space of a new collection; one that is there must have it.
         upload: a folder is read in place by a server on this machine that is allowed to, else uploaded; True always
-        uploads, False never. What the collection has under the same key is not sent again, so an upload that was
-        interrupted goes on where it stopped; the rest goes in parts, each a job, which a `JobGroup` shows as one. With
-        an idempotency key or a callback everything is sent, as one job.
-        exclude: patterns of names, or of paths where they have a `/`, of what is left out of a folder, location or
-        archive.
-        on_upload: is called with a `Sending` as an upload goes on.
-        Raises `FileNotFoundError`, `EmptySource`, `Conflict` where the collection has another space; nothing is made of
-        a source that cannot be read.
+        uploads, False never. What the collection has under the same key is not sent again, so an interrupted upload
+        continues where it stopped; the rest is sent in parts, each a job, which a `JobGroup` shows as one. With an
+        idempotency key or a callback everything is sent, as one job. exclude: patterns of names, or of paths where they
+        have a `/`, of what is left out of a folder, location or archive. on_upload: is called with a `Sending` during
+        an upload. Raises `FileNotFoundError`, `EmptySource`, `Conflict` where the collection has another space; nothing
+        is made of a source that cannot be read.
         """
         resolved = sources.resolve(source, exclude)
         sources.check(resolved, upload)
@@ -451,7 +449,7 @@ class Client:
         callback_url: str | None = None,
         idempotency_key: str | None = None,
     ) -> Job[schemas.ClassifyResult]:
-        """Suggest labels for the images that have none, learned from those that have one; `.result()` waits for them.
+        """Suggest labels for the unlabelled images, learned from the labelled ones; `.result()` waits for them.
 
         field: the field of the metadata that labels stand in (`label`). min_probability: leave out what is less sure.
         The job fails with `too_few_labels` if fewer than two classes have two examples.
@@ -553,7 +551,7 @@ class Client:
 def _chosen(
     ids: Sequence[str] | None, keys: Sequence[str] | None, filter: Mapping[str, Any] | None
 ) -> Iterator[dict[str, Any]]:
-    """Yield what chooses images, as many in a request as one may name."""
+    """Yield the choice of images, in requests with at most the allowed number of names."""
     given = {"image_ids": ids, "image_keys": keys, "filter": filter}
     ways = {name: way for name, way in given.items() if way is not None}
     if len(ways) != 1:

@@ -66,7 +66,7 @@ Source = One | Several
 
 
 def resolve(given: Given, exclude: Sequence[str] = ()) -> Source:
-    """Say what a source is; raises `FileNotFoundError`, `InvalidRequest` for a mix that is no single source."""
+    """Return what a source is; raises `FileNotFoundError`, `EmptySource`, and `InvalidRequest` for a mixed list."""
     if isinstance(given, str | os.PathLike):
         return _one(given, exclude)
     if isinstance(given, Mapping | schemas.UrlItem):

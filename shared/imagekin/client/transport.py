@@ -1,4 +1,4 @@
-"""Requests: built anew for every attempt, repeated where that is safe, and answered by values or exceptions."""
+"""Requests: built for every attempt, repeated if that is safe, and answered by values or exceptions."""
 
 from __future__ import annotations
 
@@ -120,11 +120,12 @@ class Transport:
         safe: bool = True,
         retries: int | None = None,
     ) -> T:
-        """Send a request until it is answered, and give what `read` makes of the answer.
+        """Send a request until it is answered, and return what `read` makes of the answer.
 
         `safe`: sending it twice has the effect of sending it once, so it may be repeated after a connection broke
         half way. `extra_s`: how much longer than usual the server may take.
-        Raises the class of `imagekin.errors` that the answer's `code` names, `Unreachable`, `UnreadableAnswer`.
+        Raises the class of `imagekin.errors` that the answer's `code` names, `BadRequest` for a request that cannot be
+        sent, `Unreachable`, `UnreadableAnswer`.
         """
         attempts = 1 + (self.retries if retries is None else retries)
         for attempt in range(1, attempts + 1):

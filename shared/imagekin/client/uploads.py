@@ -124,7 +124,7 @@ def no_picture(files: Folder | Listing) -> errors.EmptySource:
 
 
 def measure(files: Folder | Listing) -> tuple[int, int]:
-    """Count files and their bytes; raises `EmptySource` when there is none."""
+    """Count files and their bytes; raises `EmptySource` without files."""
     count = size = 0
     for file in files:
         count += 1

@@ -359,7 +359,7 @@ class ApiKey(Base):
 class Delivery(Base):
     """The webhook of a job that ended: written in the transaction that ended it, sent until it arrives.
 
-    `attempts` is a list of {at, status_code, error}; who sends it holds a lease under a name of its own.
+    `attempts` is a list of {at, status_code, error}; its sender holds a lease under a name of its own.
     """
 
     __tablename__ = "deliveries"

@@ -1,4 +1,4 @@
-"""`imagekin demo`: embeds pictures, searches and clusters them over HTTP, and says what came out."""
+"""`imagekin demo`: embeds pictures, searches and clusters them over HTTP, and prints the results."""
 
 from __future__ import annotations
 

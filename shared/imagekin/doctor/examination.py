@@ -22,7 +22,7 @@ CHECKS: tuple[Check, ...] = (MIGRATED, *(check for module in MODULES for check i
 
 @dataclass
 class Outcome:
-    """What came out of one check: how many rows it saw, how many findings there were, and how many are left."""
+    """The outcome of one check: how many rows it saw, how many findings there were, and how many are left."""
 
     name: str
     sentence: str

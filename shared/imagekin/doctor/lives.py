@@ -1,4 +1,4 @@
-"""Lives: what is past its time is gone, what is not is there, and nothing hangs."""
+"""Lifetimes: expired data is gone, other data is there, and no work hangs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OVERDUE_S = 3600.0
 
 
 def leases(system: System) -> Iterator[Batch]:
-    """Look for claims that nobody renews and nobody takes over."""
+    """Look for claims that are neither renewed nor taken over."""
     return walk(system, _leases, ("", -2))
 
 

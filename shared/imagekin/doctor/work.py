@@ -212,7 +212,7 @@ CHECKS = (
     Check("job_sums", "a job's counters are the sums of its chunks, and the chunks follow one another"),
     Check("job_ends", "a job has ended if and only if all of its chunks have", end_job),
     Check("job_results", "every search and clustering that succeeded has its result"),
-    Check("ledger_counts", "a chunk's ledger has as many of each kind as its counters"),
+    Check("ledger_counts", "a chunk's ledger agrees with its counters"),
     Check("ledger_keys", "a chunk's ledger has the keys of its manifest, in the same order"),
     Check("ledger_images", "every image in a ledger is there, or was deleted since"),
 )

@@ -38,7 +38,7 @@ def died(session: Session, claimed_by: str, reason: str, settings: Settings) -> 
 def blame(session: Session, job_id: str, seq: int, reason: str, settings: Settings, *, deaths: int = 1) -> None:
     """Count `deaths` against a claimed chunk and make it ready again, or isolate what is at fault.
 
-    One that was claimed `settings.max_attempts` times is at fault, however that ended: nobody may claim it any more.
+    One that was claimed `settings.max_attempts` times is at fault, however that ended, and is not claimed again.
     """
     session.get(tables.Job, job_id, with_for_update=True)
     chunk = session.get(

@@ -1,7 +1,7 @@
 """Webhooks of ended jobs: written with the end itself, sent under leases until they arrive or a day is over.
 
-A delivery is sent at least once. Whoever sent it and died before that was noted leaves a lease that runs out; the next
-one sends the same message under the same id, by which receivers know it.
+A delivery is sent at least once. If a sender dies before it records the delivery, its lease runs out; the next one
+sends the same message under the same id, by which receivers recognize it.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def _body(job: schemas.Job) -> str:
 
 
 def note(session: Session, errand: Errand, status_code: int | None, error: str | None) -> DeliveryStatus | None:
-    """Write down how an attempt went, and when the next one is; None if somebody else has the message by now."""
+    """Record how an attempt went, and when the next one is; None if another sender has the message by now."""
     row = session.get(Delivery, errand.job_id, with_for_update=True)
     if row is None or row.claimed_by != errand.claimed_by:
         return None

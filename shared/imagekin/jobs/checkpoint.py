@@ -16,7 +16,7 @@ Chunk = tables.Chunk
 
 
 def keep(session: Session, claim: Claim, state: bytes, fraction: float) -> None:
-    """Keep how far a long chunk is, for whoever goes on with it, and show it as the job's progress (0 to 1).
+    """Save how far a long chunk is, for the next claimant, and show it as the job's progress (0 to 1).
 
     Raises LeaseLost.
     """

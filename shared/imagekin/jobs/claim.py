@@ -1,4 +1,4 @@
-"""Who has which chunk: claims under leases, round-robin between owners."""
+"""Claims: which worker has which chunk, under leases, round-robin between owners."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FORWARD = (JobKind.EMBED, JobKind.SEARCH)
 
 @dataclass(frozen=True)
 class Claim:
-    """A chunk that is ours until its lease runs out. Whoever finishes names the attempt and the claimant."""
+    """A chunk that is ours until its lease runs out. Finishing it names the attempt and the claimant."""
 
     job_id: str
     seq: int
@@ -49,7 +49,7 @@ class Preference:
 
     `after_owner` is the owner whose turn was last. `after_planning` says that the claimant has just planned: then
     images come before more planning, so that a single worker does both in turn. `last_planned` is the job that it
-    planned last: the owner's next one is planned before that goes on, so that no source holds up another. `gathering`
+    planned last: the owner's next one is planned before it continues, so that no source delays another. `gathering`
     says that what it planned
     does not fill its batches yet: then jobs that have not begun are planned first, so that small ones share a batch.
     `warm` names the spaces whose networks the claimant has in memory: work of another space is passed over for theirs.
@@ -73,7 +73,7 @@ NO_PREFERENCE = Preference()
 def claim(
     session: Session, lane: Lane, claimed_by: str, settings: Settings, preference: Preference = NO_PREFERENCE
 ) -> list[Claim]:
-    """Take the next chunk of the next owner, and small ones of the same kind and space with it; [] where none is due.
+    """Take the next chunk of the next owner, and small ones of the same kind and space with it; [] if nothing is due.
 
     `claimed_by` must be new for each claim. Chunks that killed a process before are claimed alone, so that their
     neighbors are not blamed with them.
@@ -125,14 +125,14 @@ def _one(claimable: sa.ColumnElement[bool]) -> sa.Select[str, int, str, str, int
 
 
 def _warm(session: Session, lane: Lane, settings: Settings, warm: Collection[str]) -> sa.Row | None:
-    """Return the oldest work for a network that is in memory, whoever's; the owners' turns go on after it."""
+    """Return the oldest work for a network in memory, of any owner; the owners' turns continue after it."""
     oldest = _one(_claimable(lane, settings)).where(Chunk.kind.in_(FORWARD)).order_by(Chunk.job_id, Chunk.seq)
     found = (session.execute(oldest.where(Chunk.space_id == space_id)).first() for space_id in warm)
     return next((row for row in found if row is not None), None)
 
 
 def _unplanned(session: Session, lane: Lane, settings: Settings) -> sa.Row | None:
-    """Return the planning of the oldest job that has not begun, whoever's; the owners' turns go on after it."""
+    """Return the planning of the oldest job that has not begun, of any owner; the owners' turns continue after it."""
     waiting = (
         sa.select(tables.Job.id)
         .where(tables.Job.status == JobStatus.QUEUED, tables.Job.kind == JobKind.EMBED)
@@ -197,9 +197,9 @@ def _companions(
 
 
 def _start(session: Session, job_ids: Collection[str]) -> None:
-    """Note that work on the jobs has begun.
+    """Record that work on the jobs has begun.
 
-    Everybody else locks job before chunk; a claim comes the other way, so it must not wait for a job's row.
+    All others lock the job before the chunk; a claim locks the chunk first, so it must not wait for a job's row.
     """
     queued = (
         sa.select(tables.Job.id)

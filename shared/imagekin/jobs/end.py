@@ -65,7 +65,7 @@ def fail(session: Session, job_id: str, code: str, detail: str) -> bool:
 
 
 def cancel(session: Session, owner: str, job_id: str) -> tables.Job:
-    """End the job as cancelled, at once: what finished stays, and whoever is still at work finds its chunk gone.
+    """End the job as cancelled, at once: finished images stay, and workers still at work find their chunks gone.
 
     Raises JobFinished for a job that has ended otherwise; cancelling twice is fine.
     """

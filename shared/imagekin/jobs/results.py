@@ -32,7 +32,7 @@ def _write(session: Session, job_id: str, part: int, data: bytes, count: int, th
 
 
 def summary(session: Session, job_id: str) -> dict[str, Any] | None:
-    """Return a result's summary, or None if there is none."""
+    """Return a result's summary, or None without a result."""
     data = session.scalar(sa.select(tables.ResultPart.data).filter_by(job_id=job_id, part=0))
     return None if data is None else ledger.unpack(data)
 

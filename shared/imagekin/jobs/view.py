@@ -17,7 +17,7 @@ SHORTEST_RATE_S = 0.2
 
 
 def get(session: Session, owner: str, job_id: str) -> tables.Job:
-    """Return the owner's job; raises JobNotFound for a missing one and for somebody else's alike."""
+    """Return the owner's job; raises JobNotFound for a missing job or another owner's."""
     job = session.get(tables.Job, job_id)
     if job is None or job.owner != owner:
         raise errors.JobNotFound()
@@ -101,7 +101,7 @@ def _progress(job: tables.Job, clock: float) -> schemas.Progress:
 
 
 def _queue_position(session: Session, job: tables.Job) -> int | None:
-    """Return the job's place among those that nobody has begun, 1 for the first."""
+    """Return the job's place among those that have not begun, 1 for the first."""
     if job.status != JobStatus.QUEUED:
         return None
     before = sa.select(sa.func.count()).where(tables.Job.status == JobStatus.QUEUED, tables.Job.id < job.id)

@@ -1,1 +1,1 @@
-"""What is done when nobody asks: expiry, compaction, removal of deleted collections."""
+"""Work in the background: expiry, compaction, removal of deleted collections."""

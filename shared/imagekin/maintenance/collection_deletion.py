@@ -63,7 +63,7 @@ def remove(session: Session, collection_id: str) -> bool:
 
 
 def _expire(session: Session, collection_id: str) -> bool:
-    """End the lives of the collection's jobs, so that asking for their results says why there are none."""
+    """End the lives of the collection's jobs, so that asking for their results says why they are gone."""
     living = sa.select(Job.id).where(
         Job.collection_id == collection_id,
         Job.status.in_(TERMINAL),

@@ -43,7 +43,7 @@ class Candidate(NamedTuple):
 
 
 def choose(session: Session, collection_id: str) -> list[list[str]]:
-    """Return the segments of a collection that are to be compacted, in groups of which each becomes one segment."""
+    """Return the segments of a collection to compact, in groups that each become one segment."""
     collection = session.get_one(Collection, collection_id)
     small = sa.func.coalesce(sa.func.sum(sa.case((Segment.count < SMALL_ROWS, 1), else_=0)), 0)
     rows = sa.func.coalesce(sa.func.sum(Segment.count), 0)
@@ -173,7 +173,7 @@ class _Pack:
 
 
 def _thumbnails(session: Session, segment_id: str, count: int) -> list[bytes] | None:
-    """Return a segment's thumbnails, empty where it has none; None if their offsets are not sound."""
+    """Return a segment's thumbnails, which may be empty; None if their offsets are not sound."""
     packed = session.execute(
         sa.select(Thumbnails.offsets, Thumbnails.data).where(Thumbnails.segment_id == segment_id)
     ).one_or_none()

@@ -1,4 +1,4 @@
-"""The sweep: what nobody else comes back to. One process of many does it, under a lock in SQL."""
+"""The sweep: it picks up what is left behind. One process of many does it, under a lock in SQL."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ ABANDONED_S = 3600.0
 
 
 class Upkeep:
-    """What one process keeps of its earlier looks; who forgets it only looks once more."""
+    """What one process remembers of its earlier looks; losing it costs one more look."""
 
     def __init__(self, database: Database, storage: Storage) -> None:
         self._database = database
@@ -33,7 +33,7 @@ class Upkeep:
         self._due_at = 0.0
 
     def run(self, seconds: float) -> Counter[str]:
-        """Work for about `seconds`, and return how many of what was dealt with; the next call goes on."""
+        """Work for about `seconds`, and return how many of each kind were done; the next call continues."""
         deadline = time.monotonic() + seconds
         done = Counter(tables_analyzed=self._database.write(analyze.refresh))
         for name, count in self._slices():

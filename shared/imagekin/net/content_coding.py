@@ -1,7 +1,7 @@
-"""What a web server says that it did to a body, and the body without it: in bounded pieces, by the body's own bytes.
+"""Removes the content codings of a web server's body, in bounded pieces, as far as the bytes confirm them.
 
-Servers announce codings that they did not apply, and some that are none (`UTF-8`, `none`, `aws-chunked`, which S3 keeps
-of an upload); what a body is shows its start. Codings are those of RFC 9110, 8.4.1.
+Servers announce codings that they did not apply, and names that are not codings (`UTF-8`, `none`, `aws-chunked`, which
+S3 keeps from an upload); the start of a body shows what it is. Codings are those of RFC 9110, 8.4.1.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _GZIP_WBITS, _ZLIB_WBITS, _RAW_WBITS = 31, 15, -15
 
 
 def decoded(pieces: Iterator[bytes], header: str) -> Iterator[bytes]:
-    """Yield a body without the codings of its Content-Encoding `header`; what is no known one counts as identity.
+    """Yield a body without the codings of its Content-Encoding `header`; unknown ones count as identity.
 
-    Raises FetchFailed if the body is cut off or broken, or compressed in a way that nobody asked for.
+    Raises FetchFailed if the body is cut off or broken, or compressed in a way that was not asked for.
     """
     codings = [name.strip().lower() for name in header.split(",")]
     applied = [name for name in codings if name in _GZIP | _ZLIB | _UNASKED]

@@ -61,9 +61,9 @@ class Fetcher:
     def fetch(self, url: str, timeout_s: float | None = None) -> bytes:
         """Return the bytes at an http or https address, after at most 5 redirects.
 
-        A server that is busy and says for how short a time is asked once more. Raises FetchRefused for an address that
-        is no such, has a user or a password in it, or leads to a host or a port where images do not come from;
-        FetchFailed with the status or the reason; ItemTimeout; ImageTooLarge, EmptyFile.
+        A busy server that asks for a short pause is asked again. Raises FetchRefused for another address, one with a
+        user or a password in it, or one whose host or port is refused; FetchFailed with the status or the reason;
+        ItemTimeout; ImageTooLarge, EmptyFile.
         """
         allowed_s = min(timeout_s or self._timeout_s, self._timeout_s)
         with self._backend.within(allowed_s) as deadline, _failures():
@@ -130,12 +130,12 @@ class Fetcher:
 
 
 def timeout_s(settings: Settings) -> float:
-    """Return the seconds that one fetch may take: so few that a worker's task outlives several of them."""
+    """Return the seconds that one fetch may take: short enough for several of them in one task."""
     return min(settings.fetch_timeout_s, settings.soft_time_limit_s / 4)
 
 
 def parse(url: str) -> httpx2.URL:
-    """Read an address; raises FetchRefused if it is none that anybody may fetch, whatever its host resolves to."""
+    """Parse an address; raises FetchRefused if it may not be fetched, before its host is resolved."""
     if len(url) > MAX_URL_CHARS:
         raise errors.FetchRefused(f"The address has {len(url):,} characters; at most {MAX_URL_CHARS:,} are accepted.")
     try:
@@ -161,9 +161,9 @@ def _next(url: httpx2.URL, location: str) -> httpx2.URL:
     try:
         return parse(str(url.join(location)))
     except (httpx2.InvalidURL, UnicodeError):
-        raise errors.FetchFailed("The server redirects to what is no address.") from None
+        raise errors.FetchFailed("The server redirects to an invalid address.") from None
     except errors.FetchRefused as error:
-        raise errors.FetchRefused(f"The server redirects to where nothing is fetched from: {error.detail}") from None
+        raise errors.FetchRefused(f"The server redirects to an address that is refused: {error.detail}") from None
 
 
 def _location(response: httpcore2.Response) -> str | None:

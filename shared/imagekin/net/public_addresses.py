@@ -60,7 +60,7 @@ def resolve(host: str, port: int) -> list[str]:
 class Policy:
     """Which addresses may be connected to: the public ones, and what an operator has allowed beside them.
 
-    allowed: networks (`10.1.0.0/16`), addresses and host names; a host name is allowed whatever it resolves to.
+    allowed: networks (`10.1.0.0/16`), addresses and host names; a host name is allowed with any address.
     """
 
     def __init__(self, allowed: Iterable[str] = (), resolve: Resolve = resolve) -> None:
@@ -76,7 +76,7 @@ class Policy:
     def addresses(self, host: str, port: int, timeout_s: float) -> list[str]:
         """Return the addresses of a host, all of them checked.
 
-        Raises FetchRefused if one is not allowed, FetchFailed if there is none, ItemTimeout.
+        Raises FetchRefused if one is not allowed, FetchFailed if the host has no address, ItemTimeout.
         """
         found = [ipaddress.ip_address(address) for address in self._found(host, port, timeout_s)]
         if not found:
@@ -119,7 +119,7 @@ class Backend(httpcore2.NetworkBackend):
 
     @contextmanager
     def within(self, timeout_s: float) -> Iterator[Deadline]:
-        """Give what this thread does in the block so many seconds, all in all."""
+        """Limit all connections of this thread in the block to this many seconds in total."""
         self._deadline.at = time.monotonic() + timeout_s
         try:
             yield self._deadline
@@ -149,7 +149,7 @@ class Backend(httpcore2.NetworkBackend):
         timeout: float | None = None,
         socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
     ) -> httpcore2.NetworkStream:
-        """Refuse: nobody fetches through a socket of this machine."""
+        """Raise FetchRefused: sockets of this machine are never used."""
         raise errors.FetchRefused
 
     def _connect(
@@ -166,7 +166,7 @@ class Deadline(threading.local):
     at = float("inf")
 
     def cut(self, timeout_s: float | None) -> float:
-        """Return the seconds that an operation may take; raises ItemTimeout if none is left."""
+        """Return the seconds that an operation may take; raises ItemTimeout if no time is left."""
         left = self.at - time.monotonic()
         if left <= 0:
             raise errors.ItemTimeout("The image took too long to fetch.")

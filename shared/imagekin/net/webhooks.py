@@ -67,7 +67,7 @@ class Sender:
         )
 
     def send(self, url: str, message_id: str, body: str, sent_at: float) -> int:
-        """Post a message and return the status of the answer, whose body nobody reads; redirects are not followed.
+        """Post a message and return the status of the answer; its body is not read and redirects are not followed.
 
         Raises SendFailed with the reason where no answer came.
         """
@@ -106,7 +106,7 @@ class Sender:
 
 
 def verdict(status_code: int) -> str | None:
-    """Return why an answer with this status is a failure; None if it is none."""
+    """Return why an answer with this status is a failure; None for a success."""
     if 200 <= status_code < 300:
         return None
     try:

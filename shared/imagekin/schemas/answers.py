@@ -288,7 +288,7 @@ class Mapped(Wire):
 
 
 class MapResult(Wire):
-    """Images that are alike lie together; both axes have the same scale."""
+    """Similar images lie together; both axes have the same scale."""
 
     seed: int
     images: int
@@ -347,8 +347,8 @@ class Kept(Wire):
 class DuplicateMember(Wire):
     """An image of a group, with its signs against the kept one; that has no `reason`.
 
-    `hash_bits` (of 64, the mirror's hash for `mirrored`) and `correlation` of the thumbnails are null where there is
-    none, or where no rule asked.
+    `hash_bits` (of 64, the mirror's hash for `mirrored`) and `correlation` of the thumbnails are null without a
+    thumbnail, or if no rule asked for them.
     """
 
     id: str

@@ -24,7 +24,7 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+://)?(.*)", re.DOTALL)
 def normalize(name: str) -> str:
     """Return `name` as a key: NFC, parts separated by `/`, at most 1,024 bytes of UTF-8; it may be a whole URL.
 
-    Raises InvalidKey, with the reason, for a name that has no such form: too long, control characters, text that is
+    Raises InvalidKey, with the reason, for a name that cannot be a key: too long, control characters, text that is
     not Unicode, an empty, `.` or `..` part (so a leading `/` too).
     """
     if len(name) > _MAX_NAME_CHARS:
@@ -75,7 +75,7 @@ def of_bytes(name: bytes) -> str:
 def of_zip_bytes(name: bytes) -> str:
     """Return a zip's name without a statement of its encoding as text that no byte is lost from.
 
-    UTF-8 where it is that, whatever its flag says (macOS does not set it); else cp437, as APPNOTE.TXT has it, with
+    UTF-8 if it is valid UTF-8, even without the flag (macOS does not set it); else cp437, as APPNOTE.TXT has it, with
     `%5C` for a backslash inside of a character: `text.replace("%5C", "\\").encode("cp437")` gives the bytes back.
     """
     try:

@@ -111,7 +111,7 @@ def _be_strict(schema: Any) -> None:
 
 
 class Body(BaseModel):
-    """What a client sends: a field nobody knows is a typing error, so it is refused.
+    """What a client sends: an unknown field is probably a typing error, so it is refused.
 
     Numbers are numbers and booleans are booleans, no texts that look like them; a form has texts alone and is read with
     `strict=False`.
@@ -196,7 +196,7 @@ class UploadSource(Body):
     upload_id: Id
     exclude: Exclude = None
     named: Annotated[
-        bool, Field(description="Each member of the archive was chosen, so that each is an item, whatever it is.")
+        bool, Field(description="The client chose each member of the archive, so each one is an item, of any type.")
     ] = False
 
 

@@ -1,6 +1,6 @@
 """Sources: where a job's images come from, as a stream of references that a worker reads one by one.
 
-A planner walks `Source.entries` in bounded memory and can go on after any entry's cursor; a worker hands an entry's
+A planner walks `Source.entries` in bounded memory and can continue after any entry's cursor; a worker passes an entry's
 `ref` to `Source.read` for the bytes. A new type of source is a module with `check` and `open_source`, named in `TYPES`.
 """
 
@@ -32,7 +32,7 @@ _REMOTE = frozenset({"location", "manifest", "urls"})
 def check_source(spec: Mapping[str, Any], settings: Settings) -> None:
     """Check what can be said of `spec` before its job is accepted.
 
-    Raises InvalidRequest if it is no source, SourceRefused if it lies outside of the allowed folders, and
+    Raises InvalidRequest if it is not a source, SourceRefused if it lies outside of the allowed folders, and
     SourceUnreadable where there is nothing.
     """
     _type(spec).check(spec, settings)
@@ -50,7 +50,7 @@ def open_source(spec: Mapping[str, Any], storage: Storage, settings: Settings) -
 
 
 def is_remote(spec: Mapping[str, Any]) -> bool:
-    """Return whether the images of a source come over a network, so that many are to be read at once."""
+    """Return whether the images of a source come over a network, so that many should be read at once."""
     return spec.get("type") in _REMOTE
 
 

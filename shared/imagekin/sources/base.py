@@ -27,8 +27,8 @@ class Fault(NamedTuple):
 class Entry:
     """One thing that a source holds: an item, an item already known to fail, or something ignored.
 
-    `ref` says where its bytes are and `cursor` where planning goes on after it; both are JSON, opaque to the caller.
-    `ignored` is why it is no item but only counted: it is an image by neither name nor content, or hidden, say.
+    `ref` says where its bytes are and `cursor` where planning continues after it; both are JSON, opaque to the caller.
+    `ignored` is why it is not an item but only counted: it is an image by neither name nor content, or hidden, say.
     """
 
     key: str
@@ -41,7 +41,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """A place behind which nothing was found for a while: planning may stop here, and go on after `cursor`."""
+    """A place behind which nothing was found for a while: planning may stop here, and continue after `cursor`."""
 
     cursor: Any
 
@@ -77,7 +77,7 @@ class Source(Protocol):
     def read(self, ref: dict[str, Any]) -> bytes:
         """Return the bytes of the entry with that `ref`; several threads may read at once.
 
-        Raises an ItemError where this one cannot be had, UploadExpired if the source is gone.
+        Raises an ItemError if this one cannot be read, UploadExpired if the source is gone.
         """
         ...
 
@@ -95,7 +95,7 @@ class SourceType(Protocol):
 
 
 def text_field(spec: Mapping[str, Any], field: str) -> str:
-    """Return the text that `spec` has in `field`; raises InvalidRequest if it has none."""
+    """Return the text that `spec` has in `field`; raises InvalidRequest if the field is missing."""
     value = spec.get(field)
     if not isinstance(value, str) or not value or "\0" in value or not _is_unicode(value):
         detail = f"A source of type {spec.get('type')!r} needs {field!r}, a text."

@@ -31,7 +31,7 @@ def check(spec: Mapping[str, Any], settings: Settings) -> None:
 def open_source(spec: Mapping[str, Any], storage: Storage, settings: Settings) -> Source:
     """Open the folder or the image file at `path`, an absolute path on the machine that reads it.
 
-    Raises SourceRefused if it does not lie below the roots, SourceUnreadable if there is no such thing.
+    Raises SourceRefused if it does not lie below the roots, SourceUnreadable if it does not exist.
     """
     return _open(spec, settings)
 
@@ -126,7 +126,7 @@ class Folder:
         """Do nothing: nothing is held open."""
 
     def _levels(self, after: list[str]) -> list[_Level]:
-        """Return the levels of a walk that goes on after the path with the parts `after`."""
+        """Return the levels of a walk that continues after the path with the parts `after`."""
         try:
             levels = [self._level(self._path, "", False, after[:1])]
         except OSError as error:

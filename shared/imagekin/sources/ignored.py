@@ -1,4 +1,4 @@
-"""Why sources ignore what is no item, in sentences for whoever looks for a file."""
+"""Why sources ignore files, in sentences for people who look for one."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ SPECIAL = "It is a link, a device or the like, and no regular file."
 
 
 def no_picture(head: bytes) -> str:
-    """Return the reason for a file that begins with `head` and is no picture."""
-    return formats.refusal(head) if head else "The file is no picture by its name, and has nothing in it that tells."
+    """Return the reason for a file that begins with `head` and is not a picture."""
+    return formats.refusal(head) if head else "The file is not a picture by its name, and its content shows none."
 
 
 class Archives:
@@ -23,7 +23,7 @@ class Archives:
         self._names: list[str] = []
 
     def note(self, name: str, head: bytes) -> None:
-        """Note a file that is no picture."""
+        """Record a file that is not a picture."""
         if len(self._names) < archive_kinds.NAMED and archive_kinds.looks_like_archive(name, head):
             self._names.append(name)
 

@@ -87,7 +87,7 @@ def _next(blob: Blob, at: int, end: bytes) -> int:
 
 
 def _find(data: bytes, end: bytes, start: int) -> int:
-    """Return where a line ends, -1 where none does; the two bytes of UTF-16 lie at a whole character."""
+    """Return where a line ends, -1 if it does not; the two bytes of UTF-16 lie at a whole character."""
     found = data.find(end, start)
     while found >= 0 and (found - start) % len(end):
         found = data.find(end, found + 1)

@@ -20,7 +20,7 @@ PAGE = 1000
 
 
 class Found(NamedTuple):
-    """A file: its path below the location, and its size in bytes; None where it is the last of many that are none."""
+    """A file: its path below the location, and its size in bytes; None for the last of many that are not files."""
 
     name: str
     size: int | None

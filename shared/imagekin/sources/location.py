@@ -78,7 +78,7 @@ class Location:
         self._listing: Listing = (S3Listing if "s3" in protocol else Tree)(fs, self._path)
 
     def entries(self, cursor: Any | None = None) -> Iterator[Entry | Pause]:
-        """Yield the files after `cursor`, the path of one; hidden ones and those that are no images are ignored.
+        """Yield the files after `cursor`, the path of one; hidden files and files that are not images are ignored.
 
         Raises SourceUnreadable if the location cannot be listed.
         """
@@ -160,7 +160,7 @@ class Remote:
         return f"{roots[0].url}/{path}" if roots and not path.startswith("/") else None
 
     def below(self, url: str) -> str:
-        """Return the part of `url` below its root; all of it where it has none."""
+        """Return the part of `url` below its root; all of it without a root."""
         place = _place(url)
         root = next((root for root in self._roots if place and root.holds(place)), None)
         return "/".join(place.parts[len(root.parts) :]) if root and place else url
@@ -180,7 +180,7 @@ class Remote:
 
 
 def _connected(place: Place) -> tuple[Any, str]:
-    """Return the file system of a place and its path there; raises SourceUnreadable if this worker has none."""
+    """Return the file system of a place and its path there; raises SourceUnreadable if this worker cannot read it."""
     try:
         # what was listed once may have changed since
         fs, path = fsspec.url_to_fs(place.url, use_listings_cache=False)

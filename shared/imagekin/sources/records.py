@@ -52,14 +52,14 @@ class Records(Protocol):
 
 
 def records(blob: Blob) -> Records:
-    """Tell how a manifest is written, by its content; raises SourceUnreadable if it is none."""
+    """Tell how a manifest is written, by its content; raises SourceUnreadable if it is not a manifest."""
     head = blob.read_at(0, HEAD_BYTES)
     writing = Writing.of(head)
     text = head[writing.mark_bytes :].decode(writing.encoding, "replace").lstrip()
     if not text:
         raise errors.SourceUnreadable("The manifest is empty.")
     if unpack.is_gzip(head) or unpack.is_zip(head) or formats.looks_like_image(head) or "\0" in text:
-        raise errors.SourceUnreadable("The manifest is no text; send JSONL or CSV in UTF-8, not compressed.")
+        raise errors.SourceUnreadable("The manifest is not text; send JSONL or CSV in UTF-8, not compressed.")
     if text.startswith("["):
         raise errors.SourceUnreadable("The manifest is a JSON list; send JSONL: one object a line, no brackets around.")
     return JsonLines(blob, writing) if text.startswith("{") else Csv(blob, writing)
@@ -73,7 +73,7 @@ class JsonLines:
         self._writing = writing
 
     def read(self, at: int, line: int) -> Iterator[Record]:
-        """Yield the records from byte `at` on; blank lines are none."""
+        """Yield the records from byte `at` on; blank lines are skipped."""
         pace = Pace()
         for number, each in enumerate(lines(self._blob, at, self._writing), line):
             if each.data is None:
@@ -101,11 +101,11 @@ def _undecodable(error: UnicodeDecodeError) -> str:
 
 
 class _Broken(Exception):
-    """A line that no CSV record can go on with."""
+    """A line that cannot continue a CSV record."""
 
 
 class Csv:
-    """CSV (RFC 4180) with a header; commas, semicolons or tabs, whichever the header has, or what `sep=` says."""
+    """CSV (RFC 4180) with a header; commas, semicolons or tabs, as in the header or in `sep=`."""
 
     def __init__(self, blob: Blob, writing: Writing) -> None:
         self._blob = blob
@@ -135,7 +135,7 @@ class Csv:
             raise errors.SourceUnreadable("The manifest's header has a name twice.")
 
     def read(self, at: int, line: int) -> Iterator[Record]:
-        """Yield the records from byte `at` on, those of the header left out; blank lines are none."""
+        """Yield the records from byte `at` on, without the header; blank lines are skipped."""
         if at == 0:
             at, line = self._start
         pace = Pace()
@@ -150,9 +150,9 @@ class Csv:
         return _Feed(self._blob, at, line, self._writing)
 
     def _rows(self, feed: _Feed) -> Iterator[tuple[list[str] | None, str | None, int, tuple[int, int]]]:
-        """Yield each row, [] for a blank line, or the reason why there is none, with its line and the cursor after it.
+        """Yield each row ([] for a blank line) or why it cannot be read, with its line and the cursor after it.
 
-        After a row that cannot be read it goes on with the next line, however many lines the row swallowed.
+        After a row that cannot be read it continues with the next line, however many lines the row swallowed.
         """
         while True:
             reader = csv.reader(feed, delimiter=self._delimiter, strict=True)

@@ -39,7 +39,7 @@ class Roots:
         return f"{self._roots[0]}/{path}"
 
     def below(self, path: str) -> str:
-        """Return the part of `path` below its root, by the looks of it; all of it where it has none."""
+        """Return the part of `path` below its root, without looking at the disk; all of it without a root."""
         above = (root.rstrip("/") + "/" for root in (*self._named, *self._roots))
         return next((path[len(root) :] for root in above if path.startswith(root)), path)
 

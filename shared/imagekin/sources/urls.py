@@ -16,7 +16,7 @@ from imagekin.uploads.files import Storage
 
 
 def check(spec: Mapping[str, Any], settings: Settings) -> None:
-    """Check the `urls` of a request: `{"url", "key"?, "metadata"?}` each; raises InvalidRequest.
+    """Check the `urls` of a request: `{"url", "key"?, "metadata"?}` each; raises InvalidRequest and InvalidKey.
 
     What an address leads to is found out when it is fetched.
     """

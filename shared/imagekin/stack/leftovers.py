@@ -113,7 +113,7 @@ def survivors(record: dict[str, Any]) -> list[Session]:
 
 
 def see(pid: int) -> Seen | None:
-    """Return what /proc says of a process: None if there is none."""
+    """Return what /proc says about a process; None if it does not exist."""
     try:
         # The name, in parentheses, may hold anything; fields are counted from 1 in proc(5), and 3 comes after it.
         fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()

@@ -30,7 +30,7 @@ class FolderLock:
         self.describe("")
 
     def describe(self, url: str) -> None:
-        """Write down who holds the lock and, once it is known, where it serves."""
+        """Write down the lock's holder and, once it is known, where it serves."""
         if self._file is not None:
             os.ftruncate(self._file, 0)
             os.pwrite(self._file, f"the imagekin with pid {os.getpid()}{url and f' at {url}'}".encode(), 0)

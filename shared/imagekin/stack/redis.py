@@ -34,7 +34,7 @@ def executable() -> str:
 def socket_path(folder: Path) -> Path:
     """Return where the socket lies: in the folder or, where that path is too long for one, in a private one in /tmp.
 
-    Raises StackError if that one belongs to somebody else.
+    Raises StackError if that folder belongs to another user.
     """
     if len(os.fsencode(folder / NAME)) <= MAX_SOCKET_PATH:
         return folder / NAME

@@ -21,7 +21,7 @@ TAIL_LINES = 15
 
 @dataclass(frozen=True)
 class Service:
-    """What to run and how; `restart=False` runs once: the start goes on when it has ended with status 0."""
+    """What to run and how; `restart=False` runs once: the start continues when it has ended with status 0."""
 
     name: str
     argv: Sequence[str]

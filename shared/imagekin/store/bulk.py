@@ -61,7 +61,7 @@ def _change_named(session: Session, owner: str, name: str, chosen: schemas.Image
 def _change_slice(
     session: Session, owner: str, name: str, wanted: dict[str, Any], after: str, change: Change
 ) -> tuple[int, str | None]:
-    """Change what the filter wants among the next images; return the number, and where to go on, None at the end."""
+    """Change what the filter wants among the next images; return the number, and where to continue, None at the end."""
     collection = collections.get(session, owner, name)
     rows = sa.select(Image.id, Image.metadata_).where(Image.collection_id == collection.id, Image.deleted_at.is_(None))
     some = session.execute(rows.where(Image.id > after).order_by(Image.id).limit(ROWS_PER_SLICE)).all()

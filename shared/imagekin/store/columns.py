@@ -8,8 +8,8 @@
 All numbers are little-endian. Row i of every column is the same image, in the order in which images were added. Types:
 
     text     uint32[count + 1] offsets, then UTF-8: text i lies from offset i to offset i + 1 past the offsets
-    number   float32[count], NaN where there is none
-    choice   uint32[count]: an index into `values` (any JSON), 4294967295 where there is none
+    number   float32[count], NaN if it is missing
+    choice   uint32[count]: an index into `values` (any JSON), 4294967295 if it is missing
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Found:
         return cls(ids[order], values[order])
 
     def at(self, ids: Sequence[str]) -> list[Any]:
-        """Return the values of images by id, None for those that have none."""
+        """Return the values of images by id, None for an image without one."""
         if not len(self.ids):
             return [None] * len(ids)
         wanted = np.array(ids, self.ids.dtype)
@@ -91,7 +91,7 @@ def write(
     """Read all images once, and return the pieces of the form with these columns.
 
     `results` has what stands behind names that begin with RESULT. The columns wait in files without a name until the
-    last image is read, so memory does not grow with the collection but for the distinct values of metadata. Raises
+    last image is read, so memory grows only with the number of distinct metadata values. Raises
     InvalidRequest where a field of metadata has more than MAX_VALUES.
     """
     columns = [_column(name, results) for name in names]

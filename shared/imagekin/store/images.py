@@ -61,7 +61,7 @@ def _all(
 def known(
     session: Session, collection: tables.Collection, contents: Sequence[schemas.Content]
 ) -> list[schemas.KnownImage]:
-    """Return those that the collection has, key and content alike; a key that cannot be one is not there."""
+    """Return those that the collection has with the same key and content; an invalid key is not in it."""
     spelled = {content: key for content in contents if (key := _key(content.key)) is not None}
     columns = sa.select(tables.Image.key, tables.Image.content_hash, tables.Image.id)
     mine = columns.where(tables.Image.collection_id == collection.id, tables.Image.deleted_at.is_(None))

@@ -18,7 +18,7 @@ Image = tables.Image
 def page(
     session: Session, collection: tables.Collection, field: str, skip: int, limit: int
 ) -> tuple[list[schemas.LabelCount], int | None]:
-    """Return up to `limit` values after the first `skip`, most frequent first, and where to go on if there are more.
+    """Return up to `limit` values after the first `skip`, most frequent first, and where to continue if there are more.
 
     Images without the field, and those where it is null, are not counted.
     """

@@ -41,5 +41,5 @@ def records(data: bytes) -> list[Record]:
 
 
 def all_cancelled(manifest: bytes) -> list[Record]:
-    """Return the records of a chunk that was cancelled before anybody finished it."""
+    """Return the records of a chunk that was cancelled before it was finished."""
     return [Record(entry["key"], ItemStatus.CANCELLED) for entry in unpack(manifest)]

@@ -1,4 +1,4 @@
-"""Images of a collection by the page: in an order, with keys that begin alike, with metadata that a filter wants."""
+"""Images of a collection by the page: in an order, with keys of one prefix, with metadata that a filter wants."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def beginning(prefix: str) -> sa.ColumnElement[bool]:
 
 
 def _past(prefix: str) -> str | None:
-    """Return the first text by code points after all that begin with `prefix`; None where there is none."""
+    """Return the first text by code points after all that begin with `prefix`; None if there is no such text."""
     stem = prefix.rstrip(_LAST_CODE_POINT)
     if not stem:
         return None

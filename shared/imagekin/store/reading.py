@@ -1,6 +1,6 @@
 """How vectors are read: a collection as it is, or what changed in it since a revision, a segment at a time.
 
-A revision that is read first makes this complete, whatever commits meanwhile: a row that changes again carries a later
+Reading the revision first makes this complete, even with commits meanwhile: a row that changes again carries a later
 revision and comes with the next call. Both must be one `Database.read`: a compaction between the images and their
 segment would leave neither where it was.
 """
@@ -72,7 +72,7 @@ def changes(session: Session, collection_id: str, after: int, upto: int, after_s
     """Yield what changed after revision `after` up to `upto`, one segment at a time, in the order of segment ids.
 
     After 0 these are all live images, and the deleted are left out. Segments up to `after_segment` are left out: a walk
-    may go on there while nothing compacts the collection.
+    may continue there while nothing compacts the collection.
     """
     # closed also where the caller has seen enough
     if after:

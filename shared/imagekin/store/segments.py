@@ -36,7 +36,7 @@ _ADD_IMAGES, _ADD_SEGMENT, _ADD_THUMBNAILS = map(sa.insert, (IMAGES, SEGMENTS, T
 class Item:
     """One image of a chunk, on its way into the collection.
 
-    Either `error` is set, or `known` (nothing is to be written), or `vector` ((dim,) float32) with what belongs to
+    Either `error` is set, or `known` (there is nothing to write), or `vector` ((dim,) float32) with what belongs to
     it; `reused` says that the vector is a copy.
     """
 
@@ -56,8 +56,8 @@ class Item:
 def store(session: Session, collection_id: str, items: Sequence[Item], on_conflict: OnConflict) -> list[Record]:
     """Write a chunk's images into the collection, as one segment, and return what became of each.
 
-    The collection's row is locked, so what was looked up before is looked up again: somebody else may have stored
-    the key since. Raises CollectionDeleted.
+    The collection's row is locked, so what was looked up before is looked up again: another job may have stored the key
+    since. Raises CollectionDeleted.
     """
     head = session.execute(_HEAD, {"collection": collection_id}).first()
     if head is None:
@@ -168,7 +168,7 @@ def _write(session: Session, collection_id: str, dtype: str, segment_id: str, it
 
 
 def drop_unused(session: Session, segment_ids: Iterable[str]) -> int:
-    """Delete those of the segments that no image points to any more, and return how many those were.
+    """Delete those of the segments to which no image points, and return how many those were.
 
     Images only come to a segment in the transaction that writes it; the collection's row must be locked.
     """

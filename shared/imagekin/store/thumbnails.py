@@ -26,7 +26,7 @@ _THUMBNAIL = sa.select(
 
 
 def pack(pictures: Sequence[bytes]) -> dict[str, bytes]:
-    """Return the `offsets` and `data` of a segment's thumbnails, one for each of its rows; an empty one is none."""
+    """Return the `offsets` and `data` of a segment's thumbnails, one for each of its rows; it may be empty."""
     ends = np.cumsum([0, *map(len, pictures)], dtype="<u4")
     return {"offsets": ends.tobytes(), "data": b"".join(pictures)}
 
@@ -46,13 +46,13 @@ def unpack(offsets: bytes, data: bytes) -> list[bytes]:
 
 
 def of(session: Session, image: tables.Image) -> bytes | None:
-    """Return an image's JPEG thumbnail, or None if it has none, as an imported vector."""
+    """Return an image's JPEG thumbnail, or None if it does not have one, like an imported vector."""
     offsets = session.scalar(_OFFSETS, {"segment": image.segment_id})
     return at(session, image.segment_id, image.row, offsets)
 
 
 def at(session: Session, segment_id: str, row: int, offsets: bytes | None) -> bytes | None:
-    """Return the thumbnail of a segment's row by the segment's offsets, or None if there is none."""
+    """Return the thumbnail of a segment's row by the segment's offsets, or None."""
     start, end = (0, 0) if offsets is None else struct.unpack_from("<2I", offsets, 4 * row)
     if start == end:
         return None
@@ -60,13 +60,13 @@ def at(session: Session, segment_id: str, row: int, offsets: bytes | None) -> by
 
 
 def by_id(session: Session, images: Sequence[tables.Image]) -> dict[str, bytes]:
-    """Return the thumbnails of some images by image id; one that has none is left out."""
+    """Return the thumbnails of some images by image id; images without one are left out."""
     found = ((image.id, of(session, image)) for image in images)
     return {id: data for id, data in found if data is not None}
 
 
 def in_bulk(session: Session, ids: Sequence[str]) -> dict[str, bytes]:
-    """Return the thumbnails of many images by image id, deleted ones' too; one that has none is left out."""
+    """Return the thumbnails of many images by image id, deleted ones' too; images without one are left out."""
     columns = sa.select(IMAGES.c.segment_id, IMAGES.c.row, IMAGES.c.id)
     places: dict[str, list[tuple[int, str]]] = {}
     for some in sql.batches(ids):

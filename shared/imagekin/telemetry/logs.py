@@ -93,7 +93,7 @@ def _password(url: str) -> str | None:
 
 
 def _hiding(settings: Settings) -> structlog.typing.Processor:
-    """Make the last step of a line: whatever brought a secret there, it does not come out."""
+    """Return the last step of a line, which removes secrets wherever they came from."""
     urls = (settings.database_url, settings.redis_url, settings.storage_url)
     passwords = [password for url in urls if (password := _password(url))]
     signing = (settings.webhook_secret, settings.webhook_previous_secret)

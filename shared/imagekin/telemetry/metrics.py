@@ -68,7 +68,7 @@ class Snapshot:
 
 
 class Jobs:
-    """What the state machine commits, in whichever process that is."""
+    """What the state machine commits, in any process."""
 
     def __init__(self) -> None:
         self.registry = prometheus.CollectorRegistry()

@@ -192,7 +192,7 @@ def _storage_errors(missing: type[errors.ImagekinError] = errors.Unavailable) ->
 
 
 def is_full(error: OSError) -> bool:
-    """Return whether a write failed for want of room."""
+    """Return whether a write failed because the disk is full."""
     return error.errno in _NO_ROOM
 
 

@@ -49,9 +49,10 @@ def is_tar(head: bytes) -> bool:
 
 
 def tar_header(block: bytes) -> TarHeader | None:
-    """Return what a block of 512 bytes says as a tar header (POSIX 1003.1, pax), or None if it is none.
+    """Return a block of 512 bytes as a tar header (POSIX 1003.1, pax), or None if it is something else.
 
-    tarfile's own parser takes five times as long for fields that nobody reads here.
+    tarfile's own
+    parser takes five times as long for fields that are not read here.
     """
     checksum, size = _tar_number(block[148:156]), _tar_number(block[124:136])
     if len(block) != TAR_BLOCK or checksum is None or size is None:

@@ -38,7 +38,7 @@ class Blob:
             raise errors.Unavailable(f"The storage failed: {error.strerror or type(error).__name__}.") from error
 
     def close(self) -> None:
-        """Close the file, in whichever threads it was read."""
+        """Close the file in all threads that read it."""
         with self._lock:
             for file in self._files:
                 file.close()

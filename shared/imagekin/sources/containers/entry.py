@@ -20,7 +20,7 @@ from imagekin.sources.containers.sidecars import Beside, Found
 class Archive(ABC):
     """An archive in a stored file, read block by block of its members and never extracted.
 
-    `named`: a client chose each member, so that each regular one is an item, whatever it is called and whatever it is.
+    `named`: a client chose each member, so that each regular one is an item, of any name and type.
     """
 
     #: where the first member is, in the archive's own terms
@@ -68,7 +68,7 @@ class Archive(ABC):
         """Yield what the archive holds from `start` on, None for a pause; the entries' cursors are not looked at."""
 
     def _entries(self, block: list[Found], done: int) -> Iterator[tuple[int, Entry]]:
-        """Yield the entries of a block but for those that are `done`, each with its member's place in the block."""
+        """Yield the entries of a block except those that are `done`, each with its member's place in the block."""
         beside = Beside(block)
         usable: dict[int, bool] = {}
         for place, found in enumerate(block[done:], done):

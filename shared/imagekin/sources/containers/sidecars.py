@@ -1,7 +1,7 @@
 """Files beside an image that say something about it: `NAME.json` and `NAME.txt` beside `NAME.jpg`.
 
 Shards of img2dataset and webdataset have them next to each other, other archives anywhere. So the members of an archive
-are looked at in blocks: what lies in one block belongs together, in whatever order.
+are looked at in blocks: files in one block belong together, in any order.
 """
 
 from __future__ import annotations

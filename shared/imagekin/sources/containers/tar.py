@@ -1,7 +1,7 @@
 """Tar files, read header by header.
 
-Not through tarfile: it keeps every member, takes whatever lengths an archive announces, and recurses as deep as one
-nests its headers. Here names and pax records are bounded, and planning can go on from any member's place.
+Python's tarfile is not used: it keeps every member, accepts any length that an archive announces, and recurses as deep
+as the headers are nested. Here names and pax records are bounded, and planning can continue from any member's place.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _SPARSE_BLOCK_MORE_AT = 504
 
 
 class _Damage(Exception):
-    """What is at this place is no header."""
+    """There is no header at this place."""
 
 
 @dataclass(slots=True)

@@ -261,7 +261,7 @@ class Zip(Archive):
         return offset + _LOCAL.size + name_bytes + extra_bytes
 
     def _inflate(self, start: int, packed: int, size: int) -> bytes:
-        """Return what a deflated member holds, never more than one byte above `size`, whatever the data says."""
+        """Return what a deflated member holds, never more than one byte above `size`, for any data."""
         # Deflate never makes data much larger, so whoever says so wants us to read for nothing.
         self._check_size(packed)
         inflater = zlib.decompressobj(-zlib.MAX_WBITS)
@@ -282,7 +282,7 @@ class Zip(Archive):
 
 
 def has_directory(blob: Blob) -> bool:
-    """Return whether the file ends as a zip does, whatever it begins with."""
+    """Return whether the file ends like a zip, with any beginning."""
     try:
         _find_directory(blob)
     except errors.SourceUnreadable:
@@ -345,7 +345,7 @@ def _wide(size: int, packed: int, offset: int, extra: bytes) -> tuple[int, int, 
 
 
 def _unicode_path(name: bytes, extra: bytes, flags: int) -> str | None:
-    """Return the name that the Unicode Path field (4.6.9) has for this very `name`, or None if there is none."""
+    """Return the name that the Unicode Path field (4.6.9) has for exactly this `name`, or None."""
     if flags & _UTF8_NAME:
         return None
     for tag, body in _extra_fields(extra):

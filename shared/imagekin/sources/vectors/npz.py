@@ -38,7 +38,7 @@ class Array(NamedTuple):
 
 
 class Npz(table.Rows):
-    """An npz of the collection's space; raises SourceUnreadable if it is none."""
+    """An npz of the collection's space; raises SourceUnreadable for another file."""
 
     def __init__(self, blob: Blob, space: Space, settings: Settings) -> None:
         super().__init__(blob)
@@ -116,7 +116,7 @@ class _Member:
             size -= len(self.read(min(size, _PIECE_BYTES)))
 
     def read(self, size: int) -> bytes:
-        """Return exactly `size` bytes; raises SourceUnreadable if there are not as many."""
+        """Return exactly `size` bytes; raises SourceUnreadable if the data ends earlier."""
         parts = []
         while size > 0:
             part = self.read_some(size)

@@ -28,7 +28,7 @@ _MOST_PARTS = 1_000_000
 
 
 class Parquet(table.Rows):
-    """A Parquet file of the collection's space; raises SourceUnreadable if it is none. For one thread."""
+    """A Parquet file of the collection's space; raises SourceUnreadable for another file. For one thread."""
 
     def __init__(self, blob: Blob, space: Space) -> None:
         super().__init__(blob)

@@ -25,7 +25,7 @@ class Space(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A row's key and metadata (JSON) as the file has them; None if they are no text, or none is there."""
+    """A row's key and metadata (JSON) as the file has them; None if they are missing or not text."""
 
     key: str | None
     metadata: str | bytes | None = None

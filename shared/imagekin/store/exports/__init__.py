@@ -1,7 +1,7 @@
 """Exports: all vectors of a collection as one file, written while it is read, in bounded memory.
 
-Whatever the format, one file shows the collection at one moment, and says in its metadata (in npz, which has none, in
-arrays of one text) which space its vectors are of.
+In every format, one file shows the collection at one moment, and names the space of its vectors in its metadata (an npz
+has arrays of one text instead).
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ class Contents:
         }
 
     def longest_key(self) -> int:
-        """Return the number of characters of the longest key, 0 if there is none."""
+        """Return the number of characters of the longest key, 0 without keys."""
         longest = sa.select(sa.func.coalesce(sa.func.max(sa.func.length(Image.key)), 0))
         return self._session.scalars(longest.where(self._mine)).one()
 

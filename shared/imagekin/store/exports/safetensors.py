@@ -1,4 +1,4 @@
-"""safetensors: a header of JSON, then the tensors, for PyTorch, JAX and NumPy alike.
+"""safetensors: a header of JSON, then the tensors, for PyTorch, JAX and NumPy.
 
 The layout is that of https://huggingface.co/docs/safetensors, "Format": the header's length (8 bytes, little-endian),
 the header, padded to 8 bytes with spaces, and the data, without gaps.
@@ -31,7 +31,7 @@ class Tensor(NamedTuple):
 
 
 def write(contents: Contents) -> Iterator[bytes]:
-    """Yield a safetensors file: `embeddings` (n, dim), and texts as bytes, since the format has none.
+    """Yield a safetensors file: `embeddings` (n, dim), and texts as bytes, since the format does not have texts.
 
     `ids` (n, 32) are ASCII; text i of `keys` and `metadata` is UTF-8 from byte `..._offsets`[i] to the next offset.
     """
