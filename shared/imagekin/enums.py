@@ -129,3 +129,10 @@ class DuplicateReason(StrEnum):
     EDITED = "edited"
     #: a verdict says so
     VERDICT = "verdict"
+
+
+class VerdictWord(StrEnum):
+    """What somebody says of two images."""
+
+    SAME = "same"
+    DIFFERENT = "different"

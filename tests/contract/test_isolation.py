@@ -84,6 +84,10 @@ def bodies(operation: str, names: Names) -> list[dict[str, Any]]:
             {"json": {"clustering_id": names.job_id, "image_ids": [names.image_id]}},
             {"json": {"clustering_id": names.job_id, "image_keys": [names.image_key]}},
         ],
+        "verdicts_give": [
+            {"json": {"pairs": [{"a": names.image_id, "b": own, "verdict": "same"} for own in (names.image_id, "b")]}}
+        ],
+        "verdicts_take_back": [{"json": {"pairs": [{"a": names.image_id, "b": "b"}]}}],
         "vectors_import_": [{"json": {"upload_id": names.upload_id}}],
     }
     return known.get(operation, [])

@@ -10,7 +10,9 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
+from PIL import Image
 
+from imagekin.demo import furniture
 from imagekin.store import segments
 from imagekin_worker.analysis import hashes
 from imagekin_worker.analysis.duplicates import Duplicates
@@ -117,6 +119,19 @@ def test_groups_have_the_image_to_keep_and_a_reason_for_each_other(
     assert len(result["histogram"]["edges"]) == len(result["histogram"]["counts"]) + 1
     assert {*result["examples"][0]} >= {"score", "a", "b"}
     assert (result["view"]["name"], result["view"]["images"]) == ("raw", STRANGERS + 5)
+
+
+def test_the_larger_file_of_a_picture_is_kept(client: httpx2.Client, hand: Hand, crew: Crew) -> None:
+    hand.collection()
+    files = []
+    with Image.open(furniture.pictures()[0].path) as shown:
+        for name, quality in (("a.jpg", 60), ("b.jpg", 95)):
+            file = io.BytesIO()
+            shown.convert("RGB").save(file, "JPEG", quality=quality)
+            files.append(("images", (name, file.getvalue())))
+    accepted(client.post("/v1/jobs/embed", data={"collection": "archive"}, files=files))
+    crew.work()
+    assert keys(found(client, crew)) == [("b.jpg", "more bytes", {"a.jpg": "same"})]
 
 
 @pytest.mark.usefixtures("archive")
@@ -291,3 +306,81 @@ def test_a_search_that_cannot_be_is_a_problem(
     assert (job["status"], job["error"]["code"]) == ("failed", "invalid_request")
     assert "'fold'" in job["error"]["detail"]
     assert keys(found(client, crew, against="empty")) == []
+
+
+VERDICTS = "/v1/collections/archive/verdicts"
+
+
+def test_verdicts_are_obeyed_and_last(
+    client: httpx2.Client, server: Running, hand: Hand, archive: dict[str, str], crew: Crew
+) -> None:
+    def pair(a: str, b: str, verdict: str) -> dict[str, str]:
+        return {"a": archive[a], "b": archive[b], "verdict": verdict}
+
+    given = [
+        pair("cropped.jpg", "01.jpg", "different"),
+        pair("10.jpg", "11.jpg", "same"),
+        pair("04.jpg", "close.jpg", "same"),
+    ]
+    answer = client.post(VERDICTS, json={"pairs": given})
+    assert (answer.status_code, answer.json()) == (200, {"changed": 3})
+    # the later verdict counts; the same bytes are one content
+    given = [pair("close.jpg", "04.jpg", "different"), pair("00.jpg", "bytes.jpg", "different")]
+    assert client.post(VERDICTS, json={"pairs": given}).json() == {"changed": 1}
+    result = found(client, crew)
+    groups = {keep: others for keep, _, others in keys(result)}
+    assert groups.get("10.jpg") == {"11.jpg": "verdict"}
+    assert "01.jpg" not in groups and "00.jpg" in groups
+    assert result["look"] == [] and result["by_reason"]["verdict"] == 1
+    # by content, so also in another collection, and after the images are gone
+    hand.collection("again")
+    store(server, [item for item in drawn() if item.key in ("01.jpg", "cropped.jpg")], "again")
+    assert client.delete(f"/v1/collections/archive/images/{archive['11.jpg']}").status_code == 204
+    assert keys(found(client, crew, collection="again")) == []
+    first = client.get(VERDICTS, params={"limit": 1}).json()
+    items = first["items"] + client.get(VERDICTS, params={"cursor": first["next_cursor"]}).json()["items"]
+    shown = {
+        (one["verdict"], frozenset(each["key"] if each else None for each in (one["a"], one["b"]))) for one in items
+    }
+    assert shown == {
+        ("different", frozenset({"01.jpg", "cropped.jpg"})),
+        ("same", frozenset({"10.jpg", None})),
+        ("different", frozenset({"04.jpg", "close.jpg"})),
+    }
+    named = {"pairs": [{"a": archive["01.jpg"], "b": archive["cropped.jpg"]}]}
+    for changed in (1, 0):
+        assert client.request("DELETE", VERDICTS, json=named).json() == {"changed": changed}
+    assert len(client.get(VERDICTS).json()["items"]) == 2
+    assert keys(found(client, crew, collection="again")) == [("01.jpg", "more pixels", {"cropped.jpg": "edited"})]
+
+
+def test_verdicts_that_come_meanwhile_are_for_the_next_job(
+    client: httpx2.Client, archive: dict[str, str], crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pinned, "SLICE_S", 0.0)
+    job = accepted(search(client))
+    crew.step()
+    pairs = [{"a": archive["01.jpg"], "b": archive["cropped.jpg"], "verdict": "different"}]
+    client.post(VERDICTS, json={"pairs": pairs}).raise_for_status()
+    crew.work()
+    assert any(keep == "01.jpg" for keep, _, _ in keys(ended(client, job)))
+    assert not any(keep == "01.jpg" for keep, _, _ in keys(found(client, crew)))
+
+
+def test_a_verdict_that_cannot_be_is_a_problem(
+    client: httpx2.Client, stranger: httpx2.Client, hand: Hand, archive: dict[str, str]
+) -> None:
+    here = {"a": archive["01.jpg"], "b": archive["02.jpg"], "verdict": "same"}
+    check_problem(stranger.post(VERDICTS, json={"pairs": [here]}), 404, "collection_not_found")
+    hand.collection("elsewhere", owner="stranger")
+    path = "/v1/collections/elsewhere/verdicts"
+    check_problem(stranger.post(path, json={"pairs": [here]}), 404, "image_not_found")
+    assert stranger.get(path).json() == {"items": [], "next_cursor": None}
+    hand.collection("empty")
+    for pairs in ([{**here, "a": "0" * 32}], [{**here, "b": "0" * 32}]):
+        check_problem(client.post(VERDICTS, json={"pairs": pairs}), 404, "image_not_found")
+    # one of them must be of the collection
+    check_problem(client.post("/v1/collections/empty/verdicts", json={"pairs": [here]}), 404, "image_not_found")
+    for wrong in ({"pairs": []}, {"pairs": [{**here, "verdict": "alike"}]}, {"pairs": [{"a": "x"}]}, {}):
+        check_problem(client.post(VERDICTS, json=wrong), 422, "invalid_request")
+    assert client.get(VERDICTS).json()["items"] == []

@@ -29,6 +29,7 @@ TAGS = {
     "results": "Results",
     "images": "Images",
     "columns": "Columns of all images",
+    "verdicts": "Verdicts on pairs of images",
     "vectors": "Exporting and importing vectors",
     "backbones": "Backbones",
 }

@@ -20,12 +20,13 @@ from imagekin_api.routes import (
     jobs,
     results,
     uploads,
+    verdicts,
 )
 
 for kind in JobKind:
     import_module(f"imagekin_api.routes.{kind.module}")
 
-VERSIONED = (backbones, collections, images, columns, uploads, intake, jobs, results, export)
+VERSIONED = (backbones, collections, images, columns, verdicts, uploads, intake, jobs, results, export)
 
 
 class Id(BaseConverter):

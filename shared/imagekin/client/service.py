@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from types import TracebackType
 from typing import Any, BinaryIO, Self, Unpack
@@ -32,6 +32,7 @@ from imagekin.enums import (
     OnConflict,
     Precision,
     SelectMethod,
+    VerdictWord,
     ViewName,
 )
 from imagekin.schemas.kinds import JobKind
@@ -495,6 +496,26 @@ class Client:
             callback_url=callback_url,
         )
         return self._submit(JobKind.DUPLICATES, body, idempotency_key)
+
+    def give_verdicts(self, collection: str, verdict: VerdictWord | str, pairs: Iterable[tuple[str, str]]) -> int:
+        """Say of pairs of image ids that they are the same or different; return how many verdicts are kept.
+
+        verdict: `same` or `different`. Later `duplicates` jobs obey it, for all images with these contents.
+        """
+        given = [{"a": a, "b": b, "verdict": str(verdict)} for a, b in pairs]
+        body = bodies.json(schemas.VerdictsBody, pairs=given)
+        return self._transport.post(f"{_collection(collection)}/verdicts", schemas.VerdictsChanged, body).changed
+
+    def verdicts(self, collection: str) -> Iterator[schemas.Verdict]:
+        """Iterate over the verdicts on images of a collection."""
+        return self._transport.pages(f"{_collection(collection)}/verdicts", schemas.Verdict)
+
+    def take_back_verdicts(self, collection: str, pairs: Iterable[tuple[str, str]]) -> int:
+        """Forget the verdicts on pairs of image ids; return how many there were."""
+        body = bodies.json(schemas.PairsBody, pairs=[{"a": a, "b": b} for a, b in pairs])
+        path = f"{_collection(collection)}/verdicts"
+        answer = self._transport.send("DELETE", path, lambda answer: parse(schemas.VerdictsChanged, answer), body=body)
+        return answer.changed
 
     def assign(
         self,

@@ -139,6 +139,8 @@ class Image(Base):
     width: Mapped[int | None]
     height: Mapped[int | None]
     format: Mapped[str | None] = mapped_column(sa.String(16))
+    # of the file; null for imported vectors, and for images from before it was kept
+    nbytes: Mapped[int | None] = mapped_column(sa.BigInteger())
     metadata_: Mapped[dict[str, Any]] = mapped_column("metadata", default=dict)
     segment_id: Mapped[str] = mapped_column(sa.ForeignKey("segments.id"))
     row: Mapped[int]
@@ -176,6 +178,18 @@ class Image(Base):
             postgresql_where=sa.text("deleted_at IS NOT NULL"),
         ),
     )
+
+
+class Verdict(Base):
+    """What somebody said of two contents, the smaller hash first: that images of them are the same, or not."""
+
+    __tablename__ = "verdicts"
+
+    owner: Mapped[str] = mapped_column(primary_key=True)
+    first: Mapped[str] = mapped_column(sa.String(64), primary_key=True)
+    second: Mapped[str] = mapped_column(sa.String(64), primary_key=True)
+    same: Mapped[bool]
+    created_at: Mapped[float] = _time()
 
 
 class Job(Base):

@@ -17,6 +17,7 @@ from imagekin.enums import (
     Metric,
     Precision,
     SelectMethod,
+    VerdictWord,
 )
 from imagekin.schemas.kinds import JobKind
 
@@ -115,6 +116,29 @@ class KnownImage(Wire):
 
 class KnownImages(Wire):
     items: list[KnownImage]
+
+
+class ImageNamed(Wire):
+    """An image, and the collection that it is in."""
+
+    id: str
+    key: str
+    collection: str
+
+
+class Verdict(Wire):
+    """What was said of two contents, each with an image that has it; null if none is left."""
+
+    a: ImageNamed | None
+    b: ImageNamed | None
+    verdict: VerdictWord
+    created_at: datetime
+
+
+class VerdictsChanged(Wire):
+    """How many there were to change."""
+
+    changed: int
 
 
 class Upload(Wire):

@@ -18,7 +18,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, PydanticCustomError
 
-from imagekin.enums import Algorithm, Colors, DType, Metric, OnConflict, Precision, SelectMethod, ViewName
+from imagekin.enums import Algorithm, Colors, DType, Metric, OnConflict, Precision, SelectMethod, VerdictWord, ViewName
 from imagekin.schemas.answers import Metadata
 
 MAX_TOP_K = 1000
@@ -29,6 +29,7 @@ MAX_CONTENTS = 10_000
 MAX_SELECT = 10_000
 MAX_AVOID = 10_000
 MAX_CHOSEN = 10_000
+MAX_PAIRS = 10_000
 
 MAX_NAME_CHARS = 128
 NAME_RULE = (
@@ -169,6 +170,25 @@ class ImagesBody(Body):
 
 class ImagesPatch(ImagesBody):
     metadata: Annotated[GivenMetadata, Field(description="Fields that are set; one that is null is removed.")]
+
+
+class PairNamed(Body):
+    """Two images by their ids."""
+
+    a: Id
+    b: Id
+
+
+class VerdictGiven(PairNamed):
+    verdict: VerdictWord
+
+
+class VerdictsBody(Body):
+    pairs: Annotated[list[VerdictGiven], Field(min_length=1, max_length=MAX_PAIRS)]
+
+
+class PairsBody(Body):
+    pairs: Annotated[list[PairNamed], Field(min_length=1, max_length=MAX_PAIRS)]
 
 
 class Content(Body):

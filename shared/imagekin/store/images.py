@@ -109,7 +109,7 @@ def delete(session: Session, collection: tables.Collection, image_id: str) -> No
 
 FACTS: tuple[InstrumentedAttribute[Any], ...] = (
     tables.Image.id, tables.Image.content_hash, tables.Image.width, tables.Image.height, tables.Image.format,
-    tables.Image.metadata_, tables.Image.created_at,
+    tables.Image.nbytes, tables.Image.metadata_, tables.Image.created_at,
 )  # fmt: skip
 
 

@@ -50,6 +50,7 @@ class Item:
     width: int | None = None
     height: int | None = None
     format: str | None = None
+    nbytes: int | None = None
     thumbnail: bytes | None = None
 
 
@@ -136,6 +137,7 @@ def _pointing(item: Item, segment_id: str, row: int, revision: int) -> dict[str,
         "width": item.width,
         "height": item.height,
         "format": item.format,
+        "nbytes": item.nbytes,
         "segment_id": segment_id,
         "row": row,
         "revision": revision,

@@ -7,7 +7,7 @@ import pytest
 
 from imagekin import errors
 from imagekin.client import Client, WaitTimeout
-from kit.fake_server import PNG, FakeServer, progress
+from kit.fake_server import PNG, Answer, FakeServer, progress
 
 STEPS = [
     {"status": "planning", "progress": progress()},
@@ -135,6 +135,17 @@ def test_duplicates_say_what_to_compare(server: FakeServer, client: Client) -> N
     ]
     job.sheet(group=3, page=2)
     assert server.requests[-1].query == {"group": ["3"], "page": ["2"]}
+
+
+def test_verdicts_are_given_and_taken_back(server: FakeServer, client: Client) -> None:
+    server.faults = [Answer(body={"changed": 2}), Answer(body={"items": []}), Answer(body={"changed": 1})]
+    assert client.give_verdicts("c", "different", [("i1", "i2"), ("i1", "i3")]) == 2
+    assert list(client.verdicts("c")) == []
+    assert client.take_back_verdicts("c", [("i1", "i2")]) == 1
+    given, _, taken = server.requests
+    assert (given.method, given.path, taken.method) == ("POST", "/v1/collections/c/verdicts", "DELETE")
+    assert given.json["pairs"][1] == {"a": "i1", "b": "i3", "verdict": "different"}
+    assert taken.json == {"pairs": [{"a": "i1", "b": "i2"}]}
 
 
 def test_select_says_what_to_choose(server: FakeServer, client: Client) -> None:

@@ -13,9 +13,9 @@ from sqlalchemy.orm import Session
 from imagekin import errors
 from imagekin.jobs import fence
 from imagekin.jobs.claim import Claim
-from imagekin.store import images, thumbnails
+from imagekin.store import images, thumbnails, verdicts
 from imagekin_worker.analysis import stepper
-from imagekin_worker.analysis.duplicates import Duplicates, Other
+from imagekin_worker.analysis.duplicates import Duplicates, Other, Verdict
 from imagekin_worker.analysis.findings import Found, Group, Member
 from imagekin_worker.analysis.groups import Images
 from imagekin_worker.analysis.prints import Prints
@@ -45,6 +45,7 @@ class Scene:
     contents: list[str]
     sizes: NDArray[np.int64]
     lossless: NDArray[np.bool_]
+    nbytes: NDArray[np.int64]
     metadata: NDArray[np.int64]
     created: NDArray[np.float64]
     values: list[Any]
@@ -58,7 +59,7 @@ class Scene:
             mirrors[span],
             self.sizes[span].prod(1),
             self.lossless[span],
-            np.full(len(self.keys[span]), -1),
+            self.nbytes[span],
             self.metadata[span],
             self.created[span],
         )
@@ -135,12 +136,12 @@ class FindDuplicates(pins.Analysis[Search]):
     def resume(self, pinned: Pinned, view: View, state: bytes) -> Search:
         about, progress = pins.unpacked(state)
         other = self._other(about["against"])
-        search = self._search(pinned, view, other)
-        # where the other collection changed, it starts over
-        if search.about == about:
-            search.restore(progress)
-        elif other is not None:
-            search = self._search(pinned, view, self._other(None))
+        if other is not None and other.about != about["against"]:
+            # the other collection changed: it starts over
+            return self._search(pinned, view, self._other(None))
+        # verdicts that came since are for later jobs
+        search = self._search(pinned, view, other, about["verdicts"])
+        search.restore(progress)
         return search
 
     def _other(self, about: dict[str, Any] | None) -> Pinned | None:
@@ -153,8 +154,13 @@ class FindDuplicates(pins.Analysis[Search]):
         except errors.CollectionDeleted as deleted:
             raise errors.InvalidRequest("The collection to compare with was deleted.") from deleted
 
-    def _search(self, pinned: Pinned, view: View, other: Pinned | None) -> Search:
-        scene = self._node.database.read(_scene, [pinned, *([] if other is None else [other])], self.having)
+    def _search(
+        self, pinned: Pinned, view: View, other: Pinned | None, given: list[tuple[str, str, bool]] | None = None
+    ) -> Search:
+        """Return the search from the start; `given`: the verdicts that it obeys, by default those of now."""
+        database = self._node.database
+        scene = database.read(_scene, [pinned, *([] if other is None else [other])], self.having)
+        obeyed = database.read(_verdicts, self._claim.owner, scene.contents) if given is None else given
         prints = Prints(scene.ids, lambda index: self._stored([scene.ids[row] for row in index.tolist()]))
         settings, n = self._node.settings, len(pinned.ids)
 
@@ -170,10 +176,12 @@ class FindDuplicates(pins.Analysis[Search]):
                 threshold=self._params["threshold"],
                 against=None if other is None else Other(other.rows, scene.images(theirs, hashes, mirrors)),
                 between=None if self.having is None else scene.values,
+                verdicts=[Verdict(*each) for each in obeyed],
                 threads=cores(),
             )
 
-        return Search({"against": None if other is None else other.about}, scene, prints, begun)
+        about = {"against": None if other is None else other.about, "verdicts": obeyed}
+        return Search(about, scene, prints, begun)
 
     def _stored(self, ids: list[str]) -> list[bytes | None]:
         found = self._node.database.read(thumbnails.in_bulk, ids)
@@ -251,6 +259,10 @@ def run(node: Node, claims: Sequence[Claim], lease: Lease) -> None:
     pins.run(node, claim, lease, job.params, FindDuplicates(node, claim, job.params, job.work["against"]))
 
 
+def _verdicts(session: Session, owner: str, contents: list[str]) -> list[tuple[str, str, bool]]:
+    return list(verdicts.among(session, owner, set(contents)))
+
+
 def _scene(session: Session, pinned: Sequence[Pinned], field: str | None) -> Scene:
     """Return what is known of the images of collections; of one that was replaced since, what is known now."""
     ids = [id for one in pinned for id in one.ids]
@@ -265,6 +277,7 @@ def _scene(session: Session, pinned: Sequence[Pinned], field: str | None) -> Sce
         list(ids),
         np.zeros((n, 2), np.int64),
         np.zeros(n, np.bool_),
+        np.full(n, -1),
         np.zeros(n, np.int64),
         np.zeros(n),
         [None] * (0 if field is None else n),
@@ -274,6 +287,7 @@ def _scene(session: Session, pinned: Sequence[Pinned], field: str | None) -> Sce
         scene.contents[row] = image.content_hash
         scene.sizes[row] = image.width or 0, image.height or 0
         scene.lossless[row] = image.format in LOSSLESS
+        scene.nbytes[row] = -1 if image.nbytes is None else image.nbytes
         scene.metadata[row] = len(image.metadata_)
         scene.created[row] = image.created_at
         if field is not None:

@@ -260,7 +260,7 @@ def _known(entry: dict[str, Any], content: str, answer: ledger.Record | Copy) ->
         item.known = answer
         return item
     item.vector, item.thumbnail, item.reused = answer.vector, answer.thumbnail, True
-    item.width, item.height, item.format = answer.width, answer.height, answer.format
+    item.width, item.height, item.format, item.nbytes = answer.width, answer.height, answer.format, answer.nbytes
     return item
 
 
@@ -270,7 +270,7 @@ def _item(entry: dict[str, Any], outcome: Outcome[Place]) -> Item:
         item.error = (outcome.error.code, outcome.error.detail)
         return item
     item.vector, item.thumbnail = outcome.embedding, outcome.thumbnail
-    item.width, item.height, item.format = outcome.width, outcome.height, outcome.format
+    item.width, item.height, item.format, item.nbytes = outcome.width, outcome.height, outcome.format, outcome.nbytes
     return item
 
 

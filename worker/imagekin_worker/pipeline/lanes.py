@@ -66,6 +66,7 @@ class Outcome(Generic[T]):
     thumbnail: bytes | None = None
     settled: bool = False
     error: errors.ItemError | None = None
+    nbytes: int | None = None
 
 
 Read = Callable[[T], bytes]
@@ -268,7 +269,7 @@ class Pipeline(Generic[T]):
         except errors.ItemError as error:
             return self._put([Outcome(fetched.item, fetched.content_hash, error=error)])
         size = (picture.width, picture.height)
-        return _Decoded(fetched.item, fetched.content_hash, size, picture.format, thumbnail, pixels)
+        return _Decoded(fetched.item, fetched.content_hash, len(fetched.data), size, picture.format, thumbnail, pixels)
 
     def _embed(self, batch: list[_Decoded[T]], buffer: NDArray[np.uint8], load: _Load) -> None:
         self._note_fill(batch)
@@ -320,6 +321,7 @@ class _Load:
 class _Decoded(Generic[T]):
     item: T
     content_hash: str
+    nbytes: int
     size: tuple[int, int]
     format: str
     thumbnail: bytes
@@ -329,4 +331,6 @@ class _Decoded(Generic[T]):
         if not np.isfinite(embedding).all():
             error = errors.DecodeError("The backbone computed numbers for this image that are not finite.")
             return Outcome(self.item, self.content_hash, error=error)
-        return Outcome(self.item, self.content_hash, embedding, *self.size, self.format, self.thumbnail)
+        return Outcome(
+            self.item, self.content_hash, embedding, *self.size, self.format, self.thumbnail, nbytes=self.nbytes
+        )
