@@ -26,9 +26,9 @@ pytestmark = BOTH_ENGINES
 
 @pytest.fixture
 def clustering(client: httpx2.Client, server: Running, hand: Hand, crew: Crew) -> dict[str, Any]:
-    """A finished clustering of twelve images around three centers, as its job."""
+    """A finished clustering of 36 images around three centers, as its job."""
     hand.collection()
-    store(server, [near(f"{at}.jpg", at) for at in range(12)])
+    store(server, [near(f"{at}.jpg", at) for at in range(36)])
     job = accepted(client.post("/v1/jobs/cluster", json={"collection": "archive", "n_clusters": 3}))
     crew.work()
     return client.get(f"/v1/jobs/{job['id']}").json()
@@ -57,6 +57,8 @@ def test_named_images_get_their_clusters(client: httpx2.Client, clustering: dict
     keys = ["7.jpg", "3.jpg", "7.jpg", "11.jpg"]
     result = assigned(client, crew, assign(client, clustering, image_keys=keys))
     assert (result["clustering_id"], result["metric"]) == (clustering["id"], "euclidean")
+    assert result["view"] == client.get(f"/v1/jobs/{clustering['id']}/result").json()["view"]
+    assert result["view"]["name"] == "calibrated"
     found = result["assignments"]
     assert [each["key"] for each in found] == ["7.jpg", "3.jpg", "11.jpg"]
     assert [each["label"] for each in found] == [known[each["key"]][0] for each in found]
@@ -71,8 +73,8 @@ def test_all_that_came_later_get_their_clusters(
 ) -> None:
     assert assigned(client, crew, assign(client, clustering))["assignments"] == []
     known = labels(client, clustering)
-    store(server, [near("new.jpg", 30), near("0.jpg", 31)])
-    [gone] = store(server, [near("gone.jpg", 32)])
+    store(server, [near("new.jpg", 60), near("0.jpg", 61)])
+    [gone] = store(server, [near("gone.jpg", 62)])
     client.delete(f"/v1/collections/archive/images/{gone}")
     job = accepted(assign(client, clustering))
     assert job["params"] == {"clustering_id": clustering["id"], "images": None}
@@ -82,7 +84,7 @@ def test_all_that_came_later_get_their_clusters(
         for media in ("application/json", "application/x-ndjson", "text/csv")
     }
     rows = answers["application/json"].json()["assignments"]
-    # 30 is of the first center, 31 of the second, as 0 and 1 were
+    # 60 is of the first center, 61 of the second, as 0 and 1 were
     assert {each["key"]: each["label"] for each in rows} == {"new.jpg": known["0.jpg"][0], "0.jpg": known["1.jpg"][0]}
     assert [json.loads(line) for line in answers["application/x-ndjson"].text.splitlines()] == rows
     read = list(csv.DictReader(io.StringIO(answers["text/csv"].text, newline="")))

@@ -137,7 +137,7 @@ def test_a_search_by_a_picture_stores_it_for_the_worker(client: httpx2.Client, h
     answer = client.post("/v1/jobs/search", data=fields, files={"image": ("query.png", picture())})
     job = accepted(answer)
     assert job["params"] == {
-        "query": {"image": "query.png"}, "top_k": 5, "min_score": None, "exclude_query": False,
+        "query": {"image": "query.png"}, "top_k": 5, "min_score": None, "exclude_query": False, "view": "calibrated",
         "filter": {"year": 1969},
     }  # fmt: skip
     query = row(server, job["id"]).work["query"]

@@ -30,7 +30,8 @@ def test_a_search_by_key_is_resolved_at_once(client: httpx2.Client, hand: Hand, 
         job = accepted(search(client, query=query))
         assert row(server, job["id"]).work == {"query": {"image_id": image}}
     assert job["params"] == {
-        "query": {"image_id": image}, "top_k": 10, "min_score": None, "exclude_query": True, "filter": None,
+        "query": {"image_id": image}, "top_k": 10, "min_score": None, "exclude_query": True,
+        "view": "calibrated", "filter": None,
     }  # fmt: skip
 
 
@@ -77,7 +78,8 @@ def test_a_cluster_job_keeps_its_parameters(client: httpx2.Client, hand: Hand) -
     body = {"collection": "archive", "n_clusters": 3, "metric": "cosine"}
     job = accepted(client.post("/v1/jobs/cluster", json=body))
     assert job["params"] == {
-        "n_clusters": 3, "metric": "cosine", "algorithm": "kmeans", "seed": 100, "n_init": None,
+        "n_clusters": 3, "metric": "cosine", "algorithm": "kmeans", "view": "calibrated", "seed": 100,
+        "n_init": None,
     }  # fmt: skip
     for wrong, pointer in [
         ({"n_clusters": 4}, "/n_clusters"),
@@ -85,6 +87,7 @@ def test_a_cluster_job_keeps_its_parameters(client: httpx2.Client, hand: Hand) -
         ({"n_clusters": True}, "/n_clusters"),
         ({"metric": "manhattan"}, "/metric"),
         ({"algorithm": "guess"}, "/algorithm"),
+        ({"view": "guess"}, "/view"),
         ({"seed": -1}, "/seed"),
     ]:
         problem = check_problem(client.post("/v1/jobs/cluster", json={**body, **wrong}), 422, "invalid_request")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from imagekin import schemas
+from imagekin_worker.matrix import view as views
 from kit.calls import accepted
 from kit.crew import Crew
 from kit.hand import DIM, Hand
@@ -93,3 +94,63 @@ def test_the_order_in_which_images_come_changes_no_clustering(
     small.close()
     assert len(found[0]) == 60
     assert found[0] == found[1]
+
+
+def test_a_clustering_is_that_of_the_view(client: httpx2.Client, server: Running, hand: Hand, crew: Crew) -> None:
+    """Its distances are those to the means of the vectors in the view, computed here in float64."""
+    hand.collection()
+    stored = [near(f"{at:02}.jpg", at) for at in range(48)]
+    store(server, stored)
+    rows = np.stack([one.vector for one in stored if one.vector is not None])
+    made = views.of(rows, "space")
+    for name, kept in (("calibrated", made.exact(rows)), ("raw", rows.astype(np.float64))):
+        for algorithm in ("kmeans", "kmeans-pytorch"):
+            body = {"collection": "archive", "n_clusters": 3, "algorithm": algorithm, "view": name}
+            job = accepted(client.post("/v1/jobs/cluster", json=body))
+            crew.work()
+            result = client.get(f"/v1/jobs/{job['id']}/result").json()
+            assert (result["view"]["name"], result["view"]["images"]) == (name, 48)
+            labels = np.array([each["label"] for each in result["assignments"]])
+            assert len({(label, at % 3) for at, label in enumerate(labels.tolist())}) == 3
+            centers = np.stack([kept[labels == label].mean(0) for label in range(3)])
+            distances = np.linalg.norm(kept - centers[labels], axis=1)
+            assert [each["distance"] for each in result["assignments"]] == pytest.approx(distances, abs=2e-5)
+            assert result["inertia"] == pytest.approx((distances**2).sum(), rel=1e-4)
+
+
+def test_searches_say_their_view_and_few_images_have_none(
+    client: httpx2.Client, server: Running, hand: Hand, crew: Crew
+) -> None:
+    """Scores are those of the formula in float64; `min_score` is held against them."""
+    hand.collection()
+    stored = [near(f"{at:02}.jpg", at) for at in range(40)]
+    rows = np.stack([one.vector for one in stored if one.vector is not None])
+
+    def found(**body: Any) -> dict[str, Any]:
+        query = {"embedding": rows[7].tolist()}
+        job = accepted(client.post("/v1/jobs/search", json={"collection": "archive", "query": query, **body}))
+        crew.work()
+        return client.get(f"/v1/jobs/{job['id']}/result").json()
+
+    store(server, stored[:31])
+    few = found()
+    assert (few["view"]["name"], few["view"]["images"]) == ("raw", 31)
+    assert found(view="raw") == few
+    store(server, stored[31:])
+    scores = {}
+    for name, made in (("calibrated", views.of(rows, "space")), ("raw", views.raw("space", DIM, 40))):
+        scores[name] = made.exact(rows) @ made.exact(rows[[7]])[0]
+        best = sorted(range(40), key=lambda at, name=name: -scores[name][at])[:10]
+        result = found(view=name)
+        assert (result["view"]["name"], result["view"]["images"]) == (name, 40)
+        assert [each["key"] for each in result["neighbors"]] == [f"{at:02}.jpg" for at in best]
+        assert [each["score"] for each in result["neighbors"]] == pytest.approx(scores[name][best], abs=1e-6)
+    assert found()["view"]["id"] == found()["view"]["id"] != few["view"]["id"] == found(view="raw")["view"]["id"]
+    least = float(np.sort(scores["calibrated"])[-5]) - 1e-6
+    assert len(found(min_score=least, top_k=40)["neighbors"]) == 5
+    assert (
+        client.post("/v1/jobs/search", json={"collection": "archive", "view": "x", "query": {"url": "x"}}).json()[
+            "errors"
+        ][0]["pointer"]
+        == "/view"
+    )

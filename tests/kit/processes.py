@@ -21,10 +21,12 @@ PLENTY = 1 << 30
 
 
 class Worker:
-    """A process's residents; a new one is a process that starts."""
+    """A process's residents, asked in one view; a new one is a process that starts."""
 
-    def __init__(self, archive: Archive, cache: MatrixCache | None, budget_bytes: int = PLENTY) -> None:
-        self.archive = archive
+    def __init__(
+        self, archive: Archive, cache: MatrixCache | None, budget_bytes: int = PLENTY, view: str = "raw"
+    ) -> None:
+        self.archive, self.view = archive, view
         self.residents = Residents(archive.database, budget_bytes, cache=cache)
 
     def check(self, name: str = "photos", top_k: int = 7) -> None:
@@ -34,20 +36,30 @@ class Worker:
         stored = {key: vector(content).astype(dtype).astype(np.float64) for key, content in contents.items()}
         own = list(contents)[:2]
         queries = np.stack([*(stored[key] for key in own), *np.random.default_rng(5).standard_normal((2, DIM))])
-        found = self.residents.search(collection.id, queries.astype(np.float32), top_k)
-        for query, answers in zip(queries.astype(np.float32).astype(np.float64), found, strict=True):
-            scores = {key: round(float(row @ query / np.linalg.norm(row) / np.linalg.norm(query)), 6)
-                      for key, row in stored.items()}  # fmt: skip
+        used, found = self.residents.search(collection.id, queries.astype(np.float32), top_k, view=self.view)
+        mean = None if used.name == "raw" else used.mean
+        rows = dict(zip(stored, in_view(np.stack(list(stored.values())), mean), strict=True))
+        asked = in_view(queries.astype(np.float32).astype(np.float64), mean)
+        for query, answers in zip(asked, found, strict=True):
+            scores = {key: round(float(row @ query), 6) for key, row in rows.items()}
             best = sorted(scores, key=lambda key: (-scores[key], key))[:top_k]
             assert [answer.key for answer in answers] == best
             assert [answer.score for answer in answers] == pytest.approx([scores[key] for key in best], abs=2e-6)
 
     def matrix(self):
-        return self.residents.get(self.archive.collection().id)
+        return self.residents.get(self.archive.collection().id, self.view)
 
     def stop(self) -> None:
         self.residents.settle()
         self.residents.close()
+
+
+def in_view(vectors: np.ndarray, mean: np.ndarray | None = None) -> np.ndarray:
+    """Return vectors (n, dim) as the formula of docs/explanation/quality.md has them in float64; raw without a mean."""
+    if mean is not None:
+        vectors = np.sign(vectors) * np.abs(vectors) ** 0.4
+        vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True) - mean.astype(np.float64)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def names(count: int, first: int = 0) -> list[str]:

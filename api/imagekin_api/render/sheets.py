@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from io import BytesIO
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -50,14 +51,19 @@ class Section:
 
 
 def search_sheet(
-    query: bytes | None, neighbors: Sequence[Tile], *, query_caption: str = "", total: int | None = None
+    query: bytes | None,
+    neighbors: Sequence[Tile],
+    *,
+    title: str | None = None,
+    query_caption: str = "",
+    total: int | None = None,
 ) -> bytes:
-    """Draw the query, titled "original", and its neighbors as a PNG.
+    """Draw the query, titled "original", and its neighbors as a PNG, under a heading if there is one.
 
     At most MAX_TILES pictures are drawn; `total` counts all neighbors, if there are more than are given.
     """
     tiles = [Tile(query, "original", query_caption, marked=True), *neighbors]
-    return _sheet(None, tiles, None if total is None else total + 1)
+    return _sheet(title, tiles, None if total is None else total + 1)
 
 
 def cluster_sheet(title: str, tiles: Sequence[Tile], *, total: int | None = None) -> bytes:
@@ -79,10 +85,15 @@ def groups_sheet(title: str, groups: Sequence[Section], *, note: str = "") -> by
     return _sections_sheet(title, groups, note, "keep", max(3, columns))
 
 
-def cluster_title(label: int, size: int, cohesion: float) -> str:
+def cluster_title(label: int, size: int, cohesion: float, view: str | None = None) -> str:
     """Return the heading of a cluster's sheet."""
     images = "image" if size == 1 else "images"
-    return f"cluster {label}  ·  {size:,} {images}  ·  cohesion {cohesion:.4f}"
+    return f"cluster {label}  ·  {size:,} {images}  ·  cohesion {cohesion:.4f}" + (f"  ·  {view}" if view else "")
+
+
+def view_title(summary: Mapping[str, Any]) -> str | None:
+    """Return the view that a result was made in, in words; None if it does not say."""
+    return f"{summary['view']['name']} view" if summary.get("view") else None
 
 
 def similarity_title(score: float) -> str:

@@ -65,7 +65,7 @@ def sheet(job: tables.Job, summary: dict[str, Any]) -> bytes:
         )
         for member in members
     ]
-    title = sheets.cluster_title(label, cluster["size"], cluster["cohesion"])
+    title = sheets.cluster_title(label, cluster["size"], cluster["cohesion"], sheets.view_title(summary))
     return sheets.cluster_sheet(title, tiles, total=cluster["size"])
 
 

@@ -139,6 +139,7 @@ def _search_params(query: dict[str, Any], form: schemas.SearchForm) -> dict[str,
         "top_k": form.top_k,
         "min_score": form.min_score,
         "exclude_query": form.exclude_query,
+        "view": form.view.value,
         "filter": form.filter,
     }
 
@@ -153,7 +154,8 @@ def sheet(job: tables.Job, summary: dict[str, Any]) -> bytes:
         sheets.Tile(found.get(neighbor["id"]), sheets.similarity_title(neighbor["score"]), neighbor["key"])
         for neighbor in shown
     ]
-    return sheets.search_sheet(query, tiles, query_caption=_query_caption(job), total=len(neighbors))
+    title, caption = sheets.view_title(summary), _query_caption(job)
+    return sheets.search_sheet(query, tiles, title=title, query_caption=caption, total=len(neighbors))
 
 
 def _query_caption(job: tables.Job) -> str:

@@ -74,5 +74,8 @@ def sheet(job: tables.Job, summary: dict[str, Any]) -> bytes:
         sheets.Tile(found.get(row["id"]), f"{row['rank']}  ·  {sheets.distance_title(row['distance'])}", row["key"])
         for row in chosen
     ]
-    title = f"{summary['method']}  ·  {summary['n']:,} chosen  ·  coverage {summary['coverage']:.4f}"
+    title = (
+        f"{summary['method']}  ·  {summary['n']:,} chosen  ·  coverage {summary['coverage']:.4f}  ·  "
+        f"{sheets.view_title(summary)}"
+    )
     return sheets.selection_sheet(title, tiles, total=summary["n"])

@@ -9,7 +9,7 @@ import typer
 
 from imagekin.cli import following, output
 from imagekin.cli.search import write
-from imagekin.cli.session import AsJson, InCollection, current
+from imagekin.cli.session import AsJson, InCollection, View, current
 from imagekin.enums import Algorithm, JobStatus, Metric
 from imagekin.schemas import MAX_CLUSTERS
 
@@ -22,6 +22,7 @@ def command(
         Metric | None, typer.Option(help="How the distance of two images is measured.", show_default="euclidean")
     ] = None,
     algorithm: Annotated[Algorithm | None, typer.Option(help="Which implementation.", show_default="kmeans")] = None,
+    view: View = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the random starts.", show_default="100")] = None,
     n_init: Annotated[
         int | None,
@@ -34,7 +35,9 @@ def command(
 ) -> None:
     """Group a collection by k-means; labels are ordered by size, the largest is 0. --json lists all images."""
     client = current(context).client(collection)
-    job = client.cluster(collection, n_clusters, metric=metric, algorithm=algorithm, seed=seed, n_init=n_init)
+    job = client.cluster(
+        collection, n_clusters, metric=metric, algorithm=algorithm, view=view, seed=seed, n_init=n_init
+    )
     following.follow(job)
     if job.status is not JobStatus.SUCCEEDED:
         following.finish(job)
@@ -44,7 +47,8 @@ def command(
     else:
         rows = [(found.label, found.size, f"{found.cohesion:.4f}", found.medoid.key) for found in result.clusters]
         output.table(("label", "size", "cohesion", "medoid"), rows, right=("label", "size", "cohesion"))
-    output.say(f"Clustering {job.id}: {result.iterations} iterations, inertia {result.inertia:.6g}.")
+    where = f" in the {result.view.name} view" if result.view else ""
+    output.say(f"Clustering {job.id}: {result.iterations} iterations, inertia {result.inertia:.6g}{where}.")
     if sheet:
         for found in result.clusters:
             write(sheet / f"cluster-{found.label}.png", job.sheet(label=found.label))

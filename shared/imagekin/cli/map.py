@@ -9,14 +9,14 @@ import typer
 
 from imagekin.cli import following, output
 from imagekin.cli.search import write
-from imagekin.cli.session import AsJson, InCollection, current
-from imagekin.enums import JobStatus, ViewName
+from imagekin.cli.session import AsJson, InCollection, View, current
+from imagekin.enums import JobStatus
 
 
 def command(
     context: typer.Context,
     collection: InCollection,
-    view: Annotated[ViewName | None, typer.Option(help="How images are compared.", show_default="calibrated")] = None,
+    view: View = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Another seed, another map.", show_default="100")] = None,
     sheet: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the map as a picture (PNG).")] = None,
     as_json: AsJson = False,

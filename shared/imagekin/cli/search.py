@@ -11,7 +11,7 @@ import typer
 from imagekin import errors
 from imagekin.cli import filtering, following, output
 from imagekin.cli.filtering import Where
-from imagekin.cli.session import FAILURE, AsJson, InCollection, current, text_of
+from imagekin.cli.session import FAILURE, AsJson, InCollection, View, current, text_of
 from imagekin.client import bodies
 from imagekin.schemas import MAX_TOP_K
 
@@ -26,6 +26,7 @@ def command(
     min_score: Annotated[
         float | None, typer.Option(min=-1, max=1, help="Leave out images that are less similar than this.")
     ] = None,
+    view: View = None,
     where: Where = None,
     sheet: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a contact sheet (PNG).")] = None,
     as_json: AsJson = False,
@@ -34,7 +35,14 @@ def command(
     client = current(context).client(collection)
     query, wanted = _query(image), filtering.parsed(where)
     try:
-        job = client.search_job(**query, collection=collection, top_k=top_k, min_score=min_score, filter=wanted)
+        job = client.search_job(
+            **query,
+            collection=collection,
+            top_k=top_k,
+            min_score=min_score,
+            view=view,
+            filter=wanted,
+        )
     except errors.ImageNotFound:
         raise errors.ImageNotFound(
             f"There is no file {image} here, and no image with that key in {collection}."
@@ -50,6 +58,8 @@ def command(
         output.table(("rank", "score", "key", "id"), rows, right=("rank", "score"))
         if not rows:
             output.say("Nothing found.")
+    if result.view:
+        output.say(f"Compared in the {result.view.name} view.")
     if sheet:
         write(sheet, job.sheet())
 

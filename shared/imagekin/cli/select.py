@@ -9,8 +9,8 @@ import typer
 
 from imagekin.cli import following, output
 from imagekin.cli.search import write
-from imagekin.cli.session import AsJson, InCollection, current
-from imagekin.enums import JobStatus, SelectMethod, ViewName
+from imagekin.cli.session import AsJson, InCollection, View, current
+from imagekin.enums import JobStatus, SelectMethod
 from imagekin.schemas import MAX_SELECT
 
 
@@ -22,7 +22,7 @@ def command(
         SelectMethod | None,
         typer.Option(help="Typical ones, or diverse ones, strange first.", show_default="representative"),
     ] = None,
-    view: Annotated[ViewName | None, typer.Option(help="How images are compared.", show_default="calibrated")] = None,
+    view: View = None,
     avoid: Annotated[
         str | None, typer.Option(metavar="NAME", help="Choose images unlike those of this collection.")
     ] = None,

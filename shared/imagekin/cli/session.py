@@ -13,9 +13,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from imagekin import errors
 from imagekin.client import Client, Unreachable
+from imagekin.enums import ViewName
 from imagekin.schemas import NAME_RULE, Name, keys
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+View = Annotated[
+    ViewName | None,
+    typer.Option(help="How images are compared; below 32 images always raw.", show_default="calibrated"),
+]
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the end of the job.")]
 
 

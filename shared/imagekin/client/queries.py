@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from imagekin import errors, schemas
 from imagekin.client import bodies
 from imagekin.client.bodies import Body
+from imagekin.enums import ViewName
 
 Picture = str | os.PathLike[str] | bytes | BinaryIO
 
@@ -31,6 +32,7 @@ class Options(TypedDict, total=False):
     top_k: int
     min_score: float | None
     exclude_query: bool
+    view: ViewName | str | None
     filter: Mapping[str, Any] | None
 
 

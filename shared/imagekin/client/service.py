@@ -341,9 +341,10 @@ class Client:
         """Find the images nearest to a picture (path, bytes, open file or URL), a stored image or an embedding (dim,).
 
         One query of: picture, image_id, image_key, embedding, url. top_k: how many, 10 by default. min_score: none
-        less similar than this. exclude_query: a stored image is not among its own neighbors (True). filter: only
-        images whose metadata have these values; a list is any of them, None is not set, `!` before a name is the
-        opposite. Waits for the answer; raises the job's error when it fails.
+        less similar than this in the view. view: `calibrated` (default) or `raw`; below 32 images it is `raw`.
+        exclude_query: a stored image is not among its own neighbors (True). filter: only images whose metadata have
+        these values; a list is any of them, None is not set, `!` before a name is the opposite. Waits for the answer;
+        raises the job's error when it fails.
         """
         return self.search_job(picture, collection=collection, **options).result()
 
@@ -367,18 +368,23 @@ class Client:
         *,
         metric: Metric | str | None = None,
         algorithm: Algorithm | str | None = None,
+        view: ViewName | str | None = None,
         seed: int | None = None,
         n_init: int | None = None,
         callback_url: str | None = None,
         idempotency_key: str | None = None,
     ) -> Job[schemas.ClusterResult]:
-        """Start k-means over a collection; `.result()` waits for clusters and assignments."""
+        """Start k-means over a collection; `.result()` waits for clusters and assignments.
+
+        view: in which images are compared, `calibrated` (default) or `raw`; below 32 images it is `raw`.
+        """
         body = bodies.json(
             schemas.ClusterBody,
             collection=collection,
             n_clusters=n_clusters,
             metric=metric,
             algorithm=algorithm,
+            view=view,
             seed=seed,
             n_init=n_init,
             callback_url=callback_url,

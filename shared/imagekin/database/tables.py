@@ -96,6 +96,16 @@ class Collection(Base):
     )
 
 
+class CollectionView(Base):
+    """The calibrated view that a collection is searched in, as a worker saved it: some 4 bytes a dimension."""
+
+    __tablename__ = "collection_views"
+
+    collection_id: Mapped[str] = mapped_column(sa.ForeignKey("collections.id", ondelete="CASCADE"), primary_key=True)
+    data: Mapped[bytes]
+    created_at: Mapped[float] = _time()
+
+
 class Segment(Base):
     """N vectors of one collection, one after another in one immutable blob, as one chunk produced them."""
 
@@ -335,6 +345,8 @@ class Clustering(Base):
     dim: Mapped[int]
     revision: Mapped[int] = mapped_column(sa.BigInteger())
     centers: Mapped[bytes] = deferred(mapped_column(sa.LargeBinary()))
+    # in which they lie, as a worker saved it; of a clustering without one they are among the vectors as they are
+    view: Mapped[bytes | None] = deferred(mapped_column(sa.LargeBinary()))
     created_at: Mapped[float] = _time()
 
 

@@ -19,6 +19,7 @@ REFERENCES: tuple[tuple[type[tables.Base], str, type[tables.Base]], ...] = (
     (tables.Clustering, "job_id", tables.Job),
     (tables.Delivery, "job_id", tables.Job),
     (tables.Clustering, "collection_id", tables.Collection),
+    (tables.CollectionView, "collection_id", tables.Collection),
     (tables.Image, "collection_id", tables.Collection),
     (tables.Thumbnails, "segment_id", tables.Segment),
     (tables.Segment, "collection_id", tables.Collection),

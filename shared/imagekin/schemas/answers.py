@@ -220,6 +220,14 @@ class Item(Wire):
 # --- results ---------------------------------------------------------------------------------------------------
 
 
+class ViewUsed(Wire):
+    """How vectors were compared: scores and distances of equal `id` may be compared; `images` made the view."""
+
+    name: str
+    id: str
+    images: int
+
+
 class Neighbor(Wire):
     rank: int
     id: str
@@ -231,6 +239,8 @@ class Neighbor(Wire):
 class SearchResult(Wire):
     query: dict[str, Any]
     top_k: int
+    # null: from a server that did not say, and knew `raw` only
+    view: ViewUsed | None = None
     neighbors: list[Neighbor]
 
 
@@ -258,6 +268,8 @@ class ClusterResult(Wire):
     metric: Metric
     algorithm: Algorithm
     seed: int
+    # of `distance`, `cohesion` and `inertia`; null: from a server that did not say, and knew `raw` only
+    view: ViewUsed | None = None
     # of the collection, as its exports have it; null: from a server that did not say
     revision: int | None = None
     inertia: float
@@ -273,15 +285,9 @@ class ClusterResult(Wire):
 class AssignResult(Wire):
     clustering_id: str
     metric: Metric
+    # that of the clustering
+    view: ViewUsed | None = None
     assignments: list[Assignment]
-
-
-class ViewUsed(Wire):
-    """How vectors were compared: scores and distances of equal `id` may be compared; `images` made the view."""
-
-    name: str
-    id: str
-    images: int
 
 
 class Selected(Wire):

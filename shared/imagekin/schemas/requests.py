@@ -294,6 +294,7 @@ class SearchForm(JobBody):
     top_k: Annotated[int, Field(ge=1, le=MAX_TOP_K)] = 10
     min_score: Annotated[float, Field(ge=-1, le=1)] | None = None
     exclude_query: bool = True
+    view: ViewName = ViewName.CALIBRATED
     filter: Filter | None = None
 
 
@@ -305,6 +306,7 @@ class ClusterBody(JobBody):
     n_clusters: Annotated[int, Field(ge=1, le=MAX_CLUSTERS)]
     metric: Metric = Metric.EUCLIDEAN
     algorithm: Algorithm = Algorithm.KMEANS
+    view: ViewName = ViewName.CALIBRATED
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 100
     n_init: Annotated[int, Field(ge=1, le=100)] | None = None
 

@@ -19,6 +19,12 @@ def few_changes_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loaded, "FEWEST_CHANGES", 8)
 
 
+@pytest.fixture(params=["raw", "calibrated"])
+def view(request: pytest.FixtureRequest) -> str:
+    """The view that is searched in."""
+    return request.param
+
+
 @pytest.fixture
 def cache(tmp_path: Path) -> MatrixCache:
     return MatrixCache(tmp_path / "matrices", PLENTY)

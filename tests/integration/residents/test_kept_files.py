@@ -13,9 +13,9 @@ from imagekin_worker.matrix.file import HEADER_BYTES, MatrixFile, Writer
 from kit.processes import PLENTY, Worker, names, the_file
 
 
-def test_a_file_that_much_changed_beside_is_written_anew(archive, cache):
+def test_a_file_that_much_changed_beside_is_written_anew(archive, cache, view):
     archive.embed(names(100))
-    worker = Worker(archive, cache, budget_bytes=4096)
+    worker = Worker(archive, cache, 4096, view)
     worker.check()
     before = the_file(cache).stat().st_ino
     archive.embed(names(20, first=500))
@@ -45,7 +45,7 @@ def test_a_damaged_file_is_read_from_sql_again(archive, cache, budget, place):
     second = Worker(archive, cache, budget)
     second.check()
     second.stop()
-    label = second.residents._held[archive.collection().id].label
+    label = second.residents._held[archive.collection().id, "raw"].label
     file = MatrixFile(the_file(cache), label)
     assert len(file.vectors(0, 60)) == 60
 
@@ -58,7 +58,7 @@ def test_what_changes_while_the_file_is_written_is_not_in_it(archive, cache, mon
 
     def slow(self, *args):
         archive.embed(["0000"], contents={"0000": "other"})
-        worker.residents._held[archive.collection().id].matrix.overwrites += 1
+        worker.residents._held[archive.collection().id, "raw"].matrix.overwrites += 1
         add(self, *args)
 
     monkeypatch.setattr(Writer, "add", slow)

@@ -45,7 +45,7 @@ def test_processes_that_share_a_folder(archive, cache):
         for round in range(25):
             held = loaded.Residents(database, int(budget), cache=cache)
             collection = len(held.get(collection_id))
-            found = held.search(collection_id, query, 5)[0]
+            found = held.search(collection_id, query, 5)[1][0]
             assert len(found) == 5 and collection >= 64, (collection, found)
             held.settle()
             held.close()
@@ -109,7 +109,7 @@ def test_memory_is_bounded_whatever_the_collection(archive, cache):
         built = now("VmHWM")
         queries = np.load(sys.argv[5])
         for at in range(3):
-            found = held.search(collection_id, queries, 10)
+            _, found = held.search(collection_id, queries, 10)
         print(len(matrix), built - before, now("VmHWM") - before)
         print(" ".join(one.key for one in found[0]))
         """,

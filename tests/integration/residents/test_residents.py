@@ -13,23 +13,24 @@ from imagekin.enums import DType
 from imagekin.maintenance import collection_deletion, compaction, upkeep
 from imagekin.store import reading
 from imagekin_worker.matrix import file, loaded, scan
+from imagekin_worker.matrix import view as views
 from kit.archive import vector
 from kit.processes import DIM, PLENTY, Worker, names
 
 
 @pytest.mark.parametrize("budget", [PLENTY, 1000])
 @pytest.mark.parametrize("dtype", [DType.FLOAT32, DType.FLOAT16])
-def test_a_worker_that_starts_reads_the_file_and_what_changed_since(archive, cache, reads, budget, dtype):
+def test_a_worker_that_starts_reads_the_file_and_what_changed_since(archive, cache, reads, budget, dtype, view):
     archive.collection(dtype=dtype)
     archive.embed(names(100), size=16)
-    first = Worker(archive, cache, budget)
+    first = Worker(archive, cache, budget, view)
     first.check()
     first.stop()
     archive.embed(names(5, first=200))
     archive.embed(["0003"], contents={"0003": "other"})
     archive.delete("0007", "0200")
     reads.clear()
-    second = Worker(archive, cache, budget)
+    second = Worker(archive, cache, budget, view)
     second.check()
     # the six, less the deleted one; and then nothing
     assert reads[0] == 5
@@ -38,15 +39,16 @@ def test_a_worker_that_starts_reads_the_file_and_what_changed_since(archive, cac
     matrix = second.matrix()
     assert len(matrix) == 103
     assert (matrix.file is not None) == (budget < PLENTY)
-    assert matrix._rows.element_size() == file.width(1, dtype)
+    assert matrix._rows.element_size() == (4 if view == "calibrated" else file.width(1, dtype))
     second.stop()
 
 
-def test_beyond_the_budget_memory_holds_only_what_changed(archive, cache):
+def test_beyond_the_budget_memory_holds_only_what_changed(archive, cache, view):
     archive.embed(names(200))
-    worker = Worker(archive, cache, budget_bytes=4096)
+    worker = Worker(archive, cache, 4096, view)
     worker.check()
-    assert worker.residents.nbytes == 0
+    # in the view a number for each row
+    assert worker.residents.nbytes == (4 * 200 if view == "calibrated" else 0)
     archive.embed(["0001"], contents={"0001": "other"})
     archive.delete("0002", "0003")
     worker.check()
@@ -59,9 +61,10 @@ def test_beyond_the_budget_memory_holds_only_what_changed(archive, cache):
     worker.stop()
 
 
-def test_a_collection_that_outgrows_memory_goes_to_its_file(archive, cache):
+def test_a_collection_that_outgrows_memory_goes_to_its_file(archive, cache, view):
+    """With 20 and with 30 images it has no view of its own."""
     archive.embed(names(20))
-    worker = Worker(archive, cache, budget_bytes=100 * (4 * DIM + 4))
+    worker = Worker(archive, cache, 100 * (4 * DIM + 4), view)
     worker.check()
     assert worker.matrix().file is None
     archive.embed(names(100, first=100))
@@ -72,10 +75,10 @@ def test_a_collection_that_outgrows_memory_goes_to_its_file(archive, cache):
     worker.stop()
 
 
-def test_a_revision_before_what_is_forgotten_starts_over(archive, cache):
+def test_a_revision_before_what_is_forgotten_starts_over(archive, cache, view):
     archive.embed(names(100))
     for budget in (PLENTY, 1000):
-        first = Worker(archive, cache, budget)
+        first = Worker(archive, cache, budget, view)
         first.check()
         first.stop()
         archive.delete(*names(30 if budget == PLENTY else 20, first=0 if budget == PLENTY else 40))
@@ -83,7 +86,7 @@ def test_a_revision_before_what_is_forgotten_starts_over(archive, cache):
         upkeep.Upkeep(archive.database, archive.storage).run(9)
         # of one that slept, and of one that starts with an old file
         first.residents._closed = False
-        for worker in (first, Worker(archive, cache, budget)):
+        for worker in (first, Worker(archive, cache, budget, view)):
             worker.residents._keeper = loaded.ThreadPoolExecutor(1)
             worker.check()
             worker.stop()
@@ -113,7 +116,7 @@ def test_matrices_leave_memory_oldest_first_and_come_back_from_their_files(archi
     for name in ("a", "b", "c"):
         worker.check(name)
     assert worker.residents.nbytes <= room
-    assert list(worker.residents._held) == [archive.collection(name).id for name in ("b", "c")]
+    assert list(worker.residents._held) == [(archive.collection(name).id, "raw") for name in ("b", "c")]
     worker.residents.settle()
     reads.clear()
     worker.check("c")
@@ -150,9 +153,9 @@ def test_a_group_with_filters_is_one_product(archive, cache, monkeypatch):
     scans: list[int] = []
     best = scan.Scanner.best
 
-    def counted(self, queries, *args):
-        scans.append(len(queries))
-        return best(self, queries, *args)
+    def counted(self, asked, *args):
+        scans.append(len(asked))
+        return best(self, asked, *args)
 
     monkeypatch.setattr(scan.Scanner, "best", counted)
     key_of = archive.database.read(reading.keys, matrix.ids)
@@ -191,3 +194,50 @@ def test_a_reading_that_broke_off_leaves_nothing_behind(archive, monkeypatch):
     assert len(worker.matrix()) == 39
     assert len(readings) == 2
     worker.check()
+
+
+def test_a_view_stays_until_a_tenth_came_or_went_and_no_vector_is_read_again(archive, cache, reads):
+    archive.embed(names(100))
+    worker, other = Worker(archive, cache, view="calibrated"), Worker(archive, cache, view="calibrated")
+
+    def seen(by: Worker) -> views.View:
+        by.check()
+        made = by.matrix().view
+        assert made is not None
+        return made
+
+    first = seen(worker)
+    assert (first.name, first.images) == ("calibrated", 100)
+    archive.embed(names(9, first=200))
+    # one that starts now takes the view that is there
+    assert seen(worker).id == seen(other).id == first.id
+    reads.clear()
+    archive.embed(names(1, first=300))
+    renewed = seen(other)
+    assert renewed.images == 110 and renewed.id != first.id
+    assert seen(worker).id == renewed.id
+    stored = np.stack([vector(content) for content in archive.contents["photos"].values()])
+    assert renewed.id == views.of(stored, archive.collection().space_id).id
+    archive.delete(*names(11))
+    assert seen(worker).images == 99
+    # the new one, by each of them
+    assert sum(reads) == 2
+    worker.stop()
+    other.stop()
+
+
+def test_both_views_of_a_collection_are_searched_side_by_side(archive, cache):
+    archive.embed(names(60))
+    for view in ("raw", "calibrated", "raw"):
+        worker = Worker(archive, cache, view=view)
+        worker.check()
+        worker.stop()
+    assert sorted(path.name.count(".calibrated.") for path in cache.folder.glob("*.matrix")) == [0, 1]
+
+
+def test_pictures_that_are_all_but_one_are_ranked_all_the_same(archive, cache):
+    """Where nearly all are at the mean, float32 says nothing of the others' order."""
+    archive.embed(names(80), contents=dict.fromkeys(names(80)[6:], "same"))
+    worker = Worker(archive, cache, view="calibrated")
+    worker.check(top_k=3)
+    worker.stop()

@@ -13,7 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from imagekin import errors
 from imagekin_worker.matrix import neighbors, scan, tensors
+from imagekin_worker.matrix import view as views
 from imagekin_worker.matrix.neighbors import Matrix, Neighbor
+from imagekin_worker.matrix.view import Accumulator
 
 DIM = 24
 
@@ -340,3 +342,26 @@ class MatrixAgainstDict(RuleBasedStateMachine):
 
 TestMatrixAgainstDict = MatrixAgainstDict.TestCase
 TestMatrixAgainstDict.settings = settings(max_examples=30, stateful_step_count=15, deadline=None)
+
+
+def test_the_calibrated_view_is_exact_through_changes_and_filters() -> None:
+    random = np.random.default_rng(8)
+    rows = (np.maximum(random.standard_normal((3000, DIM)) + 0.3, 0) ** 2).astype(np.float32)
+    ids = [f"{at:05}" for at in range(len(rows))]
+    matrix = Matrix(DIM, sums=Accumulator("space", DIM))
+    matrix.upsert(ids, rows[::-1].copy())
+    assert matrix.sums is not None
+    matrix.adopt(matrix.sums.view())
+    matrix.upsert(ids, rows)
+    matrix.remove(ids[::7])
+    kept = [at for at in range(len(rows)) if at % 7]
+    made = views.of(rows[kept], "space")
+    assert matrix.sums.view().id == made.id
+    matrix.adopt(made)
+    exact = made.exact(rows)
+    few, many = set(ids[:60]), set(ids[::2])
+    found = matrix.search(rows[[1, 2, 3]], 9, exclude=[ids[1], None, None], among=[None, few, many])
+    for answers, query, allowed in zip(found, (1, 2, 3), (set(ids) - {ids[1]}, few, many), strict=True):
+        scores = {ids[at]: round(float(exact[at] @ exact[query]), 6) for at in kept if ids[at] in allowed}
+        best = sorted(scores.items(), key=lambda each: (-each[1], each[0]))[:9]
+        assert [(each.id, each.score) for each in answers] == best

@@ -22,6 +22,7 @@ from imagekin.store.reading import Change
 from imagekin_worker.context.lease import Lease
 from imagekin_worker.context.process_state import Node
 from imagekin_worker.kmeans import measure
+from imagekin_worker.matrix.view import RAW, View
 
 # Searches wait for so long.
 SLICE_S = 2.0
@@ -51,11 +52,15 @@ class Placer:
         self.revision = found.revision
         self.metric = found.metric
         self._centers = vector_codec.decode(found.centers, found.dim, DType.FLOAT32)
+        # of a clustering by a service that did not know views
+        self.view = None if found.view is None else View.load(found.view)
         self._device = node.device
 
     def rows(self, session: Session, change: Change) -> list[dict[str, Any]]:
         """Return the result's rows for some images, in their order."""
         rows = np.ascontiguousarray(change.vectors)
+        if self.view is not None and self.view.name != RAW:
+            rows = self.view.transform(rows)
         labels, distances = measure.assign(rows, self._centers, self.metric, device=self._device)
         keys = reading.keys(session, change.ids)
         placed = zip(change.ids, labels.tolist(), distances.tolist(), strict=True)
@@ -75,13 +80,15 @@ def run(node: Node, claims: Sequence[Claim], lease: Lease) -> None:
     elif not _slice(node, claim, lease, placer):
         node.database.write(release, [claim])
         return
-    summary = {"clustering_id": found.job_id, "metric": found.metric}
+    view = None if placer.view is None else placer.view.described()
+    summary = {"clustering_id": found.job_id, "metric": found.metric, "view": view}
     node.database.write(finish.result, claim, summary)
 
 
 def _load(session: Session, claim: Claim) -> tuple[tables.Job, tables.Clustering]:
     job = fence.job_of(session, claim)
-    found = session.get(tables.Clustering, job.work["clustering_id"], options=[undefer(tables.Clustering.centers)])
+    all_of_it = [undefer(tables.Clustering.centers), undefer(tables.Clustering.view)]
+    found = session.get(tables.Clustering, job.work["clustering_id"], options=all_of_it)
     if found is None:
         raise errors.JobNotFound("The clustering was deleted before its job of assigning began.")
     return job, found

@@ -20,6 +20,7 @@ from imagekin_worker.kinds.pinned import Pinned
 from imagekin_worker.kmeans import measure, pytorch_package
 from imagekin_worker.kmeans.kmeans import KMeans
 from imagekin_worker.kmeans.measure import Clustering, Options
+from imagekin_worker.matrix.view import RAW
 
 SLICE_S = 4.0
 # kmeans-pytorch cannot be cut into slices: it must be through before the task's own limit.
@@ -45,13 +46,13 @@ def run(node: Node, claims: Sequence[Claim], lease: Lease) -> None:
     saved = node.database.read(checkpoint.kept, claim)
     pinned = None
     if saved is None:
-        pinned = pins.pin(node, claim)
+        pinned = _pinned(node, claim, job)
         few = measure.of_few(measure.Rows(pinned.rows), Metric(job.params["metric"]), job.params["n_clusters"])
         if few is not None:
             _write(node, claim, job, pinned, few, batch_rows=None, distinct=few.n_clusters)
             return
     if job.params["algorithm"] == Algorithm.KMEANS_PYTORCH:
-        pinned = pinned or pins.pin(node, claim)
+        pinned = pinned or _pinned(node, claim, job)
         _write(node, claim, job, pinned, _original(node, claim, job, pinned, lease), batch_rows=None)
         return
     part = _resume(node, claim, job, saved, pinned)
@@ -73,14 +74,20 @@ def _resume(node: Node, claim: Claim, job: tables.Job, saved: bytes | None, pinn
         if kept is not None and kept.saved == saved:
             return kept
         about, state = pins.unpacked(saved)
-        earlier = pins.pin(node, claim, about["revision"])
+        earlier = _pinned(node, claim, job, about["revision"])
         # images that were replaced or deleted since are gone from the pinned revision: then it starts over
         if earlier.digest == about["digest"]:
             return Slice(earlier, KMeans.resume(earlier.rows, state, device=node.device))
-    pinned = pinned or pins.pin(node, claim)
+    pinned = pinned or _pinned(node, claim, job)
     options = replace(_options(node, job), memory_budget_bytes=node.settings.cluster_memory_bytes)
     kmeans = KMeans(pinned.rows, job.params["n_clusters"], options)
     return Slice(pinned, kmeans)
+
+
+def _pinned(node: Node, claim: Claim, job: tables.Job, revision: int | None = None) -> Pinned:
+    """Return the vectors in the view that they are clustered in."""
+    # a job of a service that did not know views
+    return pins.pin(node, claim, revision, view=job.params.get("view", RAW), transformed=True)
 
 
 def _options(node: Node, job: tables.Job) -> Options:
@@ -118,11 +125,13 @@ def _write(
 ) -> None:
     """Write the assignments in parts, then the summary and the centers, which end the job."""
     pins.write_rows(node, claim, _rows(pinned, found))
+    assert pinned.view is not None
     summary = {
         "n_clusters": found.n_clusters,
         "metric": job.params["metric"],
         "algorithm": job.params["algorithm"],
         "seed": job.params["seed"],
+        "view": pinned.view.described(),
         "revision": pinned.revision,
         "inertia": float(found.inertia),
         "iterations": int(found.iterations),
@@ -146,6 +155,7 @@ def _write(
         n_clusters=found.n_clusters,
         dim=found.centers.shape[1],
         revision=pinned.revision,
+        view=pinned.view.saved(),
         centers=vector_codec.encode(found.centers, DType.FLOAT32),
     )
     node.database.write(finish.result, claim, summary, clustering=centers)

@@ -26,12 +26,14 @@ from imagekin.store import filters, images, ledger, reading
 from imagekin_worker.analysis.stepper import Stepper
 from imagekin_worker.context.lease import Lease
 from imagekin_worker.context.process_state import Node
+from imagekin_worker.matrix import view as views
 from imagekin_worker.matrix.view import Accumulator, View
 
 SLICE_S = 4.0
 # A slice is at least so many times as long as the progress took to save that the one before it left.
 SAVED_SHARE = 8
 PARTS_PER_COMMIT = 16
+TRANSFORMED_ROWS = 4096
 
 Work = TypeVar("Work", bound=Stepper)
 
@@ -64,14 +66,20 @@ def pin(
     view: str | None = None,
     wanted: dict[str, Any] | None = None,
     collection_id: str | None = None,
+    transformed: bool = False,
 ) -> Pinned:
     """Return the vectors as of `revision`, or as they are; beyond the memory budget they are in a mapped file.
 
-    `view` names the view to make of them; `wanted` is a filter of metadata. `collection_id`: another collection of the
-    claim's space. Raises CollectionDeleted.
+    `view` names the view to make of them, in which the rows are if `transformed`; `raw` changes none. `wanted` is a
+    filter of metadata. `collection_id`: another collection of the claim's space. Raises CollectionDeleted.
     """
     of = collection_id or claim.collection_id
-    return node.database.read(_pinned, of, claim.space_id, revision, node.settings, view, wanted)
+    pinned = node.database.read(_pinned, of, claim.space_id, revision, node.settings, view, wanted)
+    if transformed and pinned.view is not None and pinned.view.name != views.RAW:
+        for start in range(0, len(pinned.rows), TRANSFORMED_ROWS):
+            block = slice(start, start + TRANSFORMED_ROWS)
+            pinned.rows[block] = pinned.view.transform(pinned.rows[block])
+    return pinned
 
 
 def _pinned(
@@ -93,7 +101,7 @@ def _pinned(
     places[order] = np.arange(len(order))
     shape = (len(order), session.get_one(tables.Space, space_id).dim)
     changes: Iterable[reading.Change] = reading.changes(session, collection_id, 0, upto)
-    made = None if view is None else Accumulator(space_id, shape[1])
+    made = Accumulator(space_id, shape[1]) if view == views.CALIBRATED else None
     if made is not None:
         changes = _counted(changes, made)
     if 4 * math.prod(shape) > settings.cluster_memory_bytes:
@@ -102,7 +110,8 @@ def _pinned(
         rows = np.empty(shape, np.float32)
         for at, change in _placed(changes, places):
             rows[at[at >= 0]] = change.stored[at >= 0]
-    found = made.view(view) if made is not None and view is not None else None
+    raw = None if view is None else views.raw(space_id, shape[1], len(keys))
+    found = raw if made is None else made.view()
     return Pinned(upto, [ids[row] for row in order], [keys[row] for row in order], rows, found)
 
 
@@ -138,7 +147,7 @@ def _spooled(changes: Iterable[reading.Change], places: np.ndarray, shape: tuple
                 file.seek(int(start) * 4 * shape[1])
                 file.write(run.data)
         file.flush()
-        return np.memmap(file, np.float32, "r", shape=shape)
+        return np.memmap(file, np.float32, "r+", shape=shape)
 
 
 def packed(about: dict[str, Any], state: bytes) -> bytes:

@@ -30,6 +30,7 @@ from imagekin_worker.context.lease import Lease
 from imagekin_worker.context.process_state import Node
 from imagekin_worker.matrix import lengths
 from imagekin_worker.matrix.neighbors import Neighbor
+from imagekin_worker.matrix.view import RAW, View
 from imagekin_worker.network import preprocess
 from imagekin_worker.network.backbones import Backbone
 
@@ -54,6 +55,11 @@ class Search:
     thumbnail: bytes | None = None
     started: float = field(default_factory=time.monotonic)
 
+    @property
+    def view(self) -> str:
+        # a job of a service that did not know views
+        return self.job.params.get("view", RAW)
+
 
 def run(node: Node, claims: Sequence[Claim], lease: Lease) -> None:
     """Answer claimed searches of one space; one that cannot be answered fails alone."""
@@ -66,16 +72,17 @@ def run(node: Node, claims: Sequence[Claim], lease: Lease) -> None:
 
 
 def _answer(node: Node, searches: Sequence[Search], lease: Lease) -> None:
-    by_collection: dict[str, list[Search]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[Search]] = defaultdict(list)
     for search in _with_vectors(node, searches):
-        by_collection[search.claim.collection_id].append(search)
-    for collection_id, group in by_collection.items():
+        groups[search.claim.collection_id, search.view].append(search)
+    for (collection_id, name), group in groups.items():
         metrics.WORK.product_searches.observe(len(group))
         try:
-            answers = node.residents.search(
+            view, answers = node.residents.search(
                 collection_id,
                 np.stack([search.vector for search in group if search.vector is not None]),
                 max(search.job.params["top_k"] for search in group),
+                view=name,
                 exclude=[_excluded(search) for search in group],
                 among=_among(node, group),
             )
@@ -84,7 +91,7 @@ def _answer(node: Node, searches: Sequence[Search], lease: Lease) -> None:
                 node.database.write(end.fail, search.claim.job_id, error.code, error.detail)
             continue
         for search, neighbors in zip(group, answers, strict=True):
-            _finish(node, search, neighbors, lease)
+            _finish(node, search, view, neighbors, lease)
 
 
 def _begun(node: Node, claim: Claim, lease: Lease) -> Search | None:
@@ -196,12 +203,12 @@ def _pixels(node: Node, search: Search, space: Space, data: bytes) -> np.ndarray
     return pixels
 
 
-def _finish(node: Node, search: Search, neighbors: Sequence[Neighbor], lease: Lease) -> None:
+def _finish(node: Node, search: Search, view: View, neighbors: Sequence[Neighbor], lease: Lease) -> None:
     params = search.job.params
     least = params.get("min_score")
     kept = [one for one in neighbors[: params["top_k"]] if least is None or one.score >= least]
     try:
-        node.database.write(_write, search, kept)
+        node.database.write(_write, search, view, kept)
     except errors.LeaseLost:
         lease.lose(search.claim)
         log.info("search_lost", **claim_log.about([search.claim]))
@@ -210,12 +217,13 @@ def _finish(node: Node, search: Search, neighbors: Sequence[Neighbor], lease: Le
     lease.finished(search.claim)
 
 
-def _write(session: Session, search: Search, neighbors: Sequence[Neighbor]) -> None:
+def _write(session: Session, search: Search, view: View, neighbors: Sequence[Neighbor]) -> None:
     """Write the result, with the neighbors' metadata as they are now. Raises LeaseLost."""
     metadata = _metadata(session, [one.id for one in neighbors])
     summary: dict[str, Any] = {
         "query": search.job.params["query"],
         "top_k": search.job.params["top_k"],
+        "view": view.described(),
         "neighbors": [
             {"rank": one.rank, "id": one.id, "key": one.key, "score": one.score, "metadata": metadata.get(one.id, {})}
             for one in neighbors

@@ -2,7 +2,10 @@
 
     header       a page: magic, length and CRC-32 of a JSON text that says what follows, and that text
     vectors      count rows in the collection's own number format, little-endian
-    the rest     reciprocals of the lengths, ids, the ids' order, checksums of the vectors
+    the rest     reciprocals of the lengths, ids, the ids' order, checksums of the vectors; for the calibrated view
+                 what its mean is made of
+
+In the calibrated view the vectors are x' of imagekin_worker.matrix.view, in float32 whatever the collection's format.
 
 A file is written under another name and renamed once it is whole; it never changes afterwards. So a reader maps either
 a whole file or none, and a writer that dies leaves only something to sweep up. The file may still not have reached the
@@ -28,10 +31,10 @@ from numpy.typing import NDArray
 
 from imagekin.store.reading import ID
 from imagekin.store.vector_codec import WIRE, width
-from imagekin_worker.matrix import id_index
+from imagekin_worker.matrix import id_index, view
 from imagekin_worker.matrix.id_index import Names
 
-MAGIC = b"imagekin\x02\x00\x00\x00"
+MAGIC = b"imagekin\x03\x00\x00\x00"
 HEADER_BYTES = 4096
 # Rows that share a checksum, and are checked together where they are read first.
 CHECKED_ROWS = 1024
@@ -46,12 +49,17 @@ class Damaged(Exception):
 
 @dataclass(frozen=True)
 class Label:
-    """What a file's vectors are; `dtype` is that of the collection."""
+    """What a matrix's vectors are: those of a collection, raw in its own `dtype`, or x' of the calibrated view."""
 
     collection_id: str
     space_id: str
     dtype: str
     dim: int
+    view: str = view.RAW
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.collection_id, self.view
 
     @property
     def row_bytes(self) -> int:
@@ -97,8 +105,8 @@ class Writer:
         self._names.append(names.copy())
         self._reciprocals.append(np.asarray(reciprocals, dtype=np.float32))
 
-    def publish(self, revision: int) -> None:
-        """Rename the file to its final name: it has the collection's vectors at `revision`."""
+    def publish(self, revision: int, sums: bytes = b"") -> None:
+        """Give the file its name: the vectors are those of the collection at `revision`; `sums` of their view."""
         if self._count % CHECKED_ROWS:
             self._sums.append(self._sum)
         names = _joined(self._names, ID)
@@ -107,6 +115,7 @@ class Writer:
             "names": names,
             "order": id_index.ordered(names),
             "sums": np.array(self._sums, np.uint32),
+            "view": np.frombuffer(sums, np.uint8),
         }
         where = {name: self._write(part) for name, part in parts.items()}
         # also where the last parts are empty
@@ -153,6 +162,7 @@ class MatrixFile:
         self._names = self._part("names", ID)
         self._order = self._part("order", np.dtype(np.int64))
         self._sums = self._part("sums", np.dtype(np.uint32))
+        self.sums = self._part("view", np.dtype(np.uint8)).tobytes()
         self._vectors = np.frombuffer(
             self._map, WIRE[header["dtype"]], self._count * label.dim, offset=HEADER_BYTES
         ).reshape(self._count, label.dim)

@@ -1,4 +1,4 @@
-"""The folder of matrix files: one for each collection and space, within a disk budget; it may be emptied any time."""
+"""The folder of matrix files: one for each collection and view, under a disk budget; it may be emptied at any time."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from imagekin.database import sql, tables
 from imagekin.settings import Settings
 from imagekin_worker.matrix import file
 from imagekin_worker.matrix.file import Damaged, Label, MatrixFile, Writer
+from imagekin_worker.matrix.view import RAW
 
 log = structlog.get_logger()
 
@@ -116,7 +117,8 @@ class MatrixCache:
         return removed
 
     def _path(self, label: Label) -> Path:
-        return self.folder / f"{label.collection_id}.{label.space_id}{SUFFIX}"
+        view = "" if label.view == RAW else f".{label.view}"
+        return self.folder / f"{label.collection_id}.{label.space_id}{view}{SUFFIX}"
 
     def _files(self) -> dict[Path, os.stat_result]:
         found = {}

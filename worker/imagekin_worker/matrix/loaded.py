@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import structlog
@@ -16,15 +17,21 @@ from sqlalchemy.orm import Session
 from imagekin import errors
 from imagekin.database import tables
 from imagekin.database.engine import Database
+from imagekin.enums import DType
 from imagekin.settings import Settings
 from imagekin.store import reading
+from imagekin.store import views as kept_views
 from imagekin.telemetry import metrics
 from imagekin_worker.matrix import file_cache, lengths, scan
+from imagekin_worker.matrix import view as views
 from imagekin_worker.matrix.file import Damaged, Label, MatrixFile
 from imagekin_worker.matrix.file_cache import MatrixCache
 from imagekin_worker.matrix.neighbors import Matrix, Neighbor
 from imagekin_worker.matrix.scan import Scanner
 from imagekin_worker.matrix.snapshot import Snapshot
+from imagekin_worker.matrix.view import Accumulator, View
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -45,14 +52,21 @@ class Held:
     matrix: Matrix
     kept_edits: int = 0
     keeping: Future[int | None] | None = None
+    # the view as SQL has it, and as it was when it was adopted
+    view: bytes | None = None
+    adopted: bytes | None = None
 
 
 class Residents:
     """The matrices of collections within a memory budget; the least recently used are dropped first.
 
-    With a `cache` they outlive the process: what was read from SQL is written to a file in the background, and the next
-    process reads the file and the changes since. A collection beyond the budget is searched in its file, block by
-    block, and only later changes are in memory. On a GPU the budget is the GPU's memory.
+    With a `cache` they outlive the process: what was read from SQL is written to a file behind the searches' back, and
+    the next process reads that and what changed since. A collection beyond the budget is searched in its file, block by
+    block, and only what changed since lies in memory. On a GPU the budget is of its memory.
+
+    Each view of a collection has a matrix of its own, and a file, as soon as it is searched in: raw scores are those of
+    the raw numbers, which cannot be had back from x'. So one matrix is held if all search in one view, as most do; of
+    two the one that is asked for less goes first.
     """
 
     @classmethod
@@ -73,7 +87,7 @@ class Residents:
         self._budget_bytes = budget_bytes
         self._cache = cache
         self._scanner = scanner or scan.default()
-        self._held: OrderedDict[str, Held] = OrderedDict()
+        self._held: OrderedDict[tuple[str, str], Held] = OrderedDict()
         self._keeper = ThreadPoolExecutor(1, "keeper")
         self._closed = False
 
@@ -83,36 +97,85 @@ class Residents:
         queries: np.ndarray,
         top_k: int,
         *,
+        view: str = views.RAW,
         exclude: Sequence[str | None] | None = None,
         among: Sequence[Collection[str] | None] | None = None,
-    ) -> list[list[Neighbor]]:
-        """Search a collection for queries (q, dim), at its current revision or later, as `Matrix.search` does.
+    ) -> tuple[View, list[list[Neighbor]]]:
+        """Search a collection as of its current revision, or a later one, as `Matrix.search` does.
 
-        Raises CollectionDeleted, and what `Matrix.search` raises for the query.
+        The view is the one that was searched in: `raw` if there are too few images for another one.
+        Raises CollectionDeleted, and what `Matrix.search` raises of the query.
         """
-        for _ in range(ATTEMPTS - 1):
-            matrix = self.get(collection_id)
-            try:
-                return matrix.search(queries, top_k, exclude=exclude, among=among, keys=self._keys)
-            except Damaged as damage:
-                self._drop(collection_id, damage)
-        return self.get(collection_id).search(queries, top_k, exclude=exclude, among=among, keys=self._keys)
 
-    def get(self, collection_id: str) -> Matrix:
+        def found(matrix: Matrix) -> list[list[Neighbor]]:
+            return matrix.search(queries, top_k, exclude=exclude, among=among, keys=self._keys)
+
+        return self.using(collection_id, view, found)
+
+    def using(self, collection_id: str, view: str, work: Callable[[Matrix], T]) -> tuple[View, T]:
+        """Return the view, and what `work` makes of the collection's matrix in it; it may be called several times.
+
+        Raises CollectionDeleted, and what `work` raises but for Damaged, upon which the matrix is read anew.
+        """
+        for attempt in range(ATTEMPTS):
+            key, held = (collection_id, view), None
+            try:
+                held = self._current(collection_id, view)
+                key = held.label.key
+                matrix = held.matrix
+                return matrix.view or views.raw(held.label.space_id, matrix.dim, len(matrix)), work(matrix)
+            except Damaged as damage:
+                self._drop(key, damage)
+                if attempt == ATTEMPTS - 1:
+                    raise
+        raise AssertionError("unreachable")
+
+    def get(self, collection_id: str, view: str = views.RAW) -> Matrix:
         """Return the collection's matrix as of its current revision, or a later one. Raises CollectionDeleted."""
-        held = self._adopted(self._held.pop(collection_id, None))
-        label, count, followed = self._database.read(self._look, collection_id, held)
+        return self._current(collection_id, view).matrix
+
+    def _current(self, collection_id: str, view: str) -> Held:
+        """Return what is held, caught up, in the view, or `raw` if there are too few images."""
+        likely = views.RAW if self._few(collection_id) else view
+        held = self._adopted(self._held.pop((collection_id, likely), None))
+        label, count, followed = self._database.read(self._look, collection_id, view, held)
         while held is None or not followed:
             # it cannot go on from where it stands, so it starts from the beginning
             if followed is not None and self._cache is not None:
                 self._cache.remove(label)
             held = self._load(label, count)
             followed = self._database.read(_follow, held)
-        self._held[collection_id] = held
+        self._held[held.label.key] = held
+        self._see(held)
         self._evict()
         self._keep(held)
         metrics.WORK.matrix_bytes.set(self.nbytes)
-        return held.matrix
+        too_few = held.matrix.sums is not None and held.matrix.view is None
+        return self._current(collection_id, views.RAW) if too_few else held
+
+    def _few(self, collection_id: str) -> bool:
+        """Return whether a collection had too few images for a view of its own when it was looked at last."""
+        if (collection_id, views.CALIBRATED) in self._held:
+            return False
+        held = self._held.get((collection_id, views.RAW))
+        return held is not None and len(held.matrix) < views.LEAST_IMAGES
+
+    def _see(self, held: Held) -> None:
+        """Have a matrix of the calibrated view adopt the collection's view, which is made anew when that is due."""
+        matrix, label = held.matrix, held.label
+        if matrix.sums is None:
+            return
+        view = matrix.view if held.view == held.adopted else _read(held.view, label)
+        if view is None or view.renewal_due(len(matrix)):
+            made = matrix.sums.view()
+            if made.name == views.RAW:
+                # too few
+                matrix.view, held.adopted = None, None
+                return
+            held.view = self._database.write(kept_views.keep, label.collection_id, made.saved(), held.view)
+            view = _read(held.view, label) or made
+        matrix.adopt(view)
+        held.adopted = held.view
 
     @property
     def nbytes(self) -> int:
@@ -136,22 +199,24 @@ class Residents:
         while len(self._held) > 1 and self.nbytes > self._budget_bytes:
             self._held.popitem(last=False)
 
-    def _drop(self, collection_id: str, damage: Damaged) -> None:
-        held = self._held.pop(collection_id, None)
+    def _drop(self, key: tuple[str, str], damage: Damaged) -> None:
+        held = self._held.pop(key, None)
         if held is not None and self._cache is not None:
             self._cache.damaged(held.label, damage)
 
     def _too_large(self, label: Label, count: int) -> bool:
         return self._cache is not None and count * (label.row_bytes + 4) > self._budget_bytes
 
-    def _look(self, session: Session, collection_id: str, held: Held | None) -> tuple[Label, int, bool | None]:
-        """Look at a collection, and bring its matrix to the current revision in the same transaction.
+    def _look(
+        self, session: Session, collection_id: str, view: str, held: Held | None
+    ) -> tuple[Label, int, bool | None]:
+        """Look at a collection, and bring what is held of it to the current revision in the same transaction.
 
-        Returns what its vectors are, how many, and what `_follow` says; None if it has no matrix, or one that outgrew
-        the memory.
+        Returns what its vectors are, how many, and what `_follow` says; None if nothing is held, it is of another view
+        or it outgrew the memory.
         """
-        label, count = _label(session, collection_id)
-        if held is None or (held.matrix.file is None and self._too_large(label, count)):
+        label, count = _label(session, collection_id, view)
+        if held is None or held.label != label or (held.matrix.file is None and self._too_large(label, count)):
             return label, count, None
         return label, count, _follow(session, held)
 
@@ -189,7 +254,8 @@ class Residents:
         return Held(label, 0, self._matrix(label, count))
 
     def _matrix(self, label: Label, capacity: int, file: MatrixFile | None = None) -> Matrix:
-        return Matrix(label.dim, capacity, dtype=label.dtype, scanner=self._scanner, file=file)
+        sums = _sums(label) if file is None or label.view == views.RAW else Accumulator.resume(file.sums)
+        return Matrix(label.dim, capacity, dtype=label.dtype, scanner=self._scanner, file=file, sums=sums)
 
     def _build(self, label: Label, count: int) -> MatrixFile:
         """Write a collection's file from SQL, a segment in memory at a time. Raises Unavailable if that fails."""
@@ -238,7 +304,7 @@ class Residents:
                             writer.add(*piece)
                         if held.matrix.overwrites != snapshot.overwrites:
                             return None
-                        writer.publish(revision)
+                        writer.publish(revision, snapshot.sums)
                 cache.prune(lambda ids: self._database.read(file_cache.living, ids))
         except (OSError, Damaged, DBAPIError) as error:
             log.warning("matrix_not_kept", collection_id=label.collection_id, reason=str(error))
@@ -251,12 +317,29 @@ def _outgrown(file: MatrixFile, count: int) -> bool:
     return count > len(file) + max(FEWEST_CHANGES, len(file) // SHARE_OF_CHANGES)
 
 
-def _label(session: Session, collection_id: str) -> tuple[Label, int]:
-    """Return what a collection's vectors are, and how many."""
+def _label(session: Session, collection_id: str, view: str) -> tuple[Label, int]:
+    """Return what the vectors of a collection's matrix are, and how many."""
     _, count = reading.head(session, collection_id)
     collection = session.get_one(tables.Collection, collection_id)
     dim = session.get_one(tables.Space, collection.space_id).dim
-    return Label(collection_id, collection.space_id, collection.dtype, dim), count
+    if view == views.RAW or count < views.LEAST_IMAGES:
+        return Label(collection_id, collection.space_id, collection.dtype, dim), count
+    return Label(collection_id, collection.space_id, DType.FLOAT32, dim, view), count
+
+
+def _sums(label: Label) -> Accumulator | None:
+    return None if label.view == views.RAW else Accumulator(label.space_id, label.dim)
+
+
+def _read(saved: bytes | None, label: Label) -> View | None:
+    """Return a view that was kept; None if it is of another space or version of the formula, and so made anew."""
+    if saved is None:
+        return None
+    try:
+        view = View.load(saved)
+    except errors.JobError:
+        return None
+    return view if (view.space, view.dim, view.exponent) == (label.space_id, label.dim, views.EXPONENT) else None
 
 
 def _follow(session: Session, held: Held) -> bool:
@@ -268,16 +351,22 @@ def _follow(session: Session, held: Held) -> bool:
         return False
     if held.revision and reading.forgotten(session, held.label.collection_id, held.revision):
         return False
+    held.view = kept_views.kept(session, held.label.collection_id) if held.matrix.sums is not None else None
     held.revision, _ = catch_up(session, held.label.collection_id, held.revision, held.matrix)
     return True
 
 
 def _written(session: Session, cache: MatrixCache, label: Label) -> None:
     revision, _ = reading.head(session, label.collection_id)
+    sums = _sums(label)
     with cache.writer(label) as writer:
         for change in reading.changes(session, label.collection_id, 0, revision):
-            writer.add(change.names, change.stored, lengths.inverted(change.stored))
-        writer.publish(revision)
+            rows = change.stored
+            if sums is not None and len(rows):
+                rows = sums.powered(rows)
+                sums.count(rows)
+            writer.add(change.names, rows, lengths.inverted(rows))
+        writer.publish(revision, b"" if sums is None else sums.state())
 
 
 def catch_up(

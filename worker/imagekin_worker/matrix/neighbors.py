@@ -19,8 +19,9 @@ from imagekin.store.vector_codec import WIRE
 from imagekin_worker.matrix import lengths, scan, tensors
 from imagekin_worker.matrix.file import CHECKED_ROWS, MatrixFile
 from imagekin_worker.matrix.id_index import Names, Roster, encoded
-from imagekin_worker.matrix.scan import Block, Filters, Scanner
+from imagekin_worker.matrix.scan import MARGIN, Asked, Block, Filters, Scanner
 from imagekin_worker.matrix.snapshot import Snapshot
+from imagekin_worker.matrix.view import Accumulator, View
 
 # Rows that are scored in float64 at a time.
 RANKED_ROWS = 2048
@@ -32,6 +33,9 @@ FIRST_CAPACITY = 1024
 FEW = 8
 # Filters of one product: each takes a byte for every row.
 FILTERS_AT_ONCE = 16
+# Beyond this reciprocal of a length from the mean, float32 says nothing of a score, and all rows are ranked in float64:
+# pictures that are all but one.
+NEAREST_MEAN = 1e4
 
 
 def _themselves(ids: Sequence[str]) -> dict[str, str]:
@@ -51,9 +55,13 @@ class Neighbor:
 class Matrix:
     """The vectors of one collection by image id: rows in the order added, and the reciprocals of their lengths.
 
-    Rows are held in memory in the collection's own `dtype`, on the scanner's device; those of `file`, if it has one,
-    stay on disk and are read block by block in each search, and later changes are in memory. A vector of zeros scores 0
-    against everything. Do not share it between threads while one of them changes it.
+    Rows are held in memory in the collection's own `dtype`, on the scanner's device; those of `file`, if there is one,
+    stay on disk and are read block by block in each search, and what changes since lies in memory beside them. A vector
+    of zeros scores 0 against everything. Not for several threads at once while one of them changes it.
+
+    With `sums` it is a matrix of the calibrated view: its rows, and those of `file`, are x' in float32 (see
+    imagekin_worker.matrix.view), counted into the sums that the view's mean is made of. It is searched in the view that
+    it adopted; a new mean costs a pass over the rows, and none is loaded again.
     """
 
     def __init__(
@@ -64,9 +72,12 @@ class Matrix:
         dtype: DType | str = DType.FLOAT32,
         scanner: Scanner | None = None,
         file: MatrixFile | None = None,
+        sums: Accumulator | None = None,
     ) -> None:
         self.dim = dim
         self.file = file
+        self.sums = sums
+        self.view: View | None = None
         # how many rows were changed or removed so far, and how often a row in memory, or the file's, became another
         self.edits = self.overwrites = 0
         self._scanner = scanner or scan.default()
@@ -78,6 +89,8 @@ class Matrix:
         self._in_file = 0 if file is None else len(file)
         self._dead: Tensor | None = None
         self._n_dead = 0
+        # of the file's rows in the view
+        self._filed_reciprocals: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self._roster) + self._in_file - self._n_dead
@@ -92,8 +105,9 @@ class Matrix:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the vectors' storage in memory, including reserved space."""
-        return self._rows.nbytes + self._reciprocals.nbytes + (0 if self._dead is None else self._dead.nbytes)
+        """Bytes of the vectors' storage in memory, what is reserved included."""
+        beside = (self._dead, self._filed_reciprocals)
+        return self._rows.nbytes + self._reciprocals.nbytes + sum(each.nbytes for each in beside if each is not None)
 
     def reserve(self, capacity: int) -> None:
         """Make room for `capacity` vectors in memory: once before a load, this avoids copies while it grows."""
@@ -119,7 +133,7 @@ class Matrix:
 
         Raises InvalidRequest, and changes nothing, if shapes differ or a number is not finite.
         """
-        rows, norms = self._checked(vectors, self._rows.dtype)
+        rows, norms = self._kept(vectors)
         last = {id: at for at, id in enumerate(ids)}
         if len(ids) != len(rows):
             raise errors.InvalidRequest(f"{len(rows)} vectors came with {len(ids)} ids.")
@@ -127,14 +141,19 @@ class Matrix:
             kept = list(last.values())
             rows, norms = rows[kept], norms[kept]
         names, reciprocals = encoded(last), lengths.reciprocals(norms)
+        if self.view is not None:
+            reciprocals = self.view.terms(rows).reciprocals.astype(np.float32)
         self._bury(names)
         places = self._roster.find(names)
         known = places >= 0
         if known.any():
+            self._uncount(places[known])
             self.overwrites += 1
             self.edits += int(known.sum())
             tensors.put(self._rows, places[known], rows[known])
             tensors.put(self._reciprocals, places[known], reciprocals[known])
+            if self.sums is not None:
+                self.sums.count(rows[known])
             names, rows, reciprocals = names[~known], rows[~known], reciprocals[~known]
         self._append(names, rows, reciprocals)
 
@@ -145,7 +164,8 @@ class Matrix:
         """
         start = len(self._roster)
         for names, vectors in pieces:
-            self._append(names, *self._checked(vectors, self._rows.dtype))
+            rows, norms = self._kept(vectors)
+            self._append(names, rows, norms)
         # until here they are lengths: for all at once it takes numpy as long as for those of a piece
         added = slice(start, len(self._roster))
         tensors.put(self._reciprocals, added, lengths.reciprocals(self._reciprocals[added].cpu().numpy()))
@@ -153,9 +173,27 @@ class Matrix:
     def load(self, file: MatrixFile) -> None:
         """Add all of a file, to an empty matrix. Raises matrix_file.Damaged."""
         self.reserve(len(self._roster) + len(file))
+        counting, self.sums = self.sums, None
         for start, stop in file.pieces():
             self._append(file.names(start, stop), file.vectors(start, stop), file.reciprocals(start, stop))
             file.release(start, stop)
+        self.sums = counting if counting is None else Accumulator.resume(file.sums)
+
+    def adopt(self, view: View) -> None:
+        """Search in this view from now on: a pass over the rows. Raises matrix_file.Damaged."""
+        if self.view is not None and self.view.id == view.id:
+            return
+        if self.file is not None:
+            filed = np.empty(self._in_file, np.float32)
+            for start, stop in self.file.pieces():
+                filed[start:stop] = view.terms(self.file.vectors(start, stop)).reciprocals
+                self.file.release(start, stop)
+            self._filed_reciprocals = torch.from_numpy(filed)
+        for start in range(0, len(self._roster), CHECKED_ROWS):
+            span = slice(start, min(start + CHECKED_ROWS, len(self._roster)))
+            terms = view.terms(self._rows[span].cpu().numpy())
+            tensors.put(self._reciprocals, span, terms.reciprocals.astype(np.float32))
+        self.view = view
 
     def _append(self, names: Names, rows: np.ndarray, reciprocals: np.ndarray) -> None:
         old = len(self._roster)
@@ -164,6 +202,13 @@ class Matrix:
         self._roster.extend(names)
         tensors.put(self._rows, slice(old, len(self._roster)), rows)
         tensors.put(self._reciprocals, slice(old, len(self._roster)), reciprocals)
+        if self.sums is not None:
+            self.sums.count(rows)
+
+    def _uncount(self, places: np.ndarray) -> None:
+        """Take rows in memory out of the view's sums."""
+        if self.sums is not None:
+            self.sums.discount(tensors.take(self._rows, places))
 
     def _make_room(self, count: int) -> None:
         if count > len(self._rows):
@@ -175,6 +220,7 @@ class Matrix:
         before = len(self)
         self._bury(names)
         places = self._roster.find(names)
+        self._uncount(places[places >= 0])
         # from the end, so that the last row is none of those that go
         for row in sorted(places[places >= 0].tolist(), reverse=True):
             self.overwrites += 1
@@ -190,7 +236,8 @@ class Matrix:
         """Return the rows as they are now, without copying them."""
         dead = None if self._dead is None else self._dead.clone()
         names = self._roster.names.copy()
-        return Snapshot(self.overwrites, self.edits, self.file, dead, names, self._rows, self._reciprocals)
+        sums = b"" if self.sums is None else self.sums.state()
+        return Snapshot(self.overwrites, self.edits, self.file, dead, names, self._rows, self._reciprocals, sums)
 
     def search(
         self,
@@ -219,14 +266,30 @@ class Matrix:
             )
         if not len(asked):
             return []
-        exact = asked.astype(np.float64)
-        exact *= lengths.inverted(exact)[:, None]
+        if self.view is None:
+            exact = asked.astype(np.float64)
+            exact *= lengths.inverted(exact)[:, None]
+        else:
+            exact = self.view.exact(asked)
+        return self.along(exact, top_k, min_score=min_score, exclude=exclude, among=among, keys=keys)
+
+    def along(
+        self,
+        directions: NDArray[np.float64],
+        top_k: int,
+        *,
+        min_score: float | None = None,
+        exclude: Sequence[str | None],
+        among: Sequence[Collection[str] | None],
+        keys: Callable[[Sequence[str]], Mapping[str, str]] = _themselves,
+    ) -> list[list[Neighbor]]:
+        """Return what `search` does for directions (q, dim) of length 1 that are in the matrix's view already."""
         # The excluded row may be among the best: one more, and it can go.
-        found = self._candidates(torch.from_numpy(exact).float(), top_k + 1, among)
+        found = self._candidates(self._asked(directions, top_k + 1), among)
         hidden = [self._place(image_id) if image_id is not None else -1 for image_id in exclude]
         best = [
             self._best(query, rows[rows != row].numpy(), top_k, min_score)
-            for query, rows, row in zip(exact, found, hidden, strict=True)
+            for query, rows, row in zip(directions, found, hidden, strict=True)
         ]
         if self.file is not None:
             self.file.release()
@@ -247,6 +310,26 @@ class Matrix:
         if not np.isfinite(norms).all():
             raise errors.InvalidRequest("A vector has NaN, infinite or huge numbers.")
         return rows, norms
+
+    def _kept(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return vectors (n, dim) as rows, and the lengths (n,) of these; raise InvalidRequest as `_checked` does."""
+        if self.sums is None:
+            return self._checked(vectors, self._rows.dtype)
+        rows = self.sums.powered(vectors)
+        return rows, lengths.of(rows)
+
+    def _asked(self, exact: NDArray[np.float64], count: int) -> Asked:
+        if self.view is None:
+            return Asked(torch.from_numpy(exact).float(), count)
+        asked = self.view.scanned(exact)
+        return Asked(
+            torch.from_numpy(asked.vectors), count, torch.from_numpy(asked.biases).float(), MARGIN * self._sharpest()
+        )
+
+    def _sharpest(self) -> float:
+        """Return what the rounding of a product is multiplied by at most in a score: the largest reciprocal."""
+        parts = [self._reciprocals[: len(self._roster)], self._filed_reciprocals]
+        return max([1.0, *(float(part.max()) for part in parts if part is not None and len(part))])
 
     def _place(self, image_id: str) -> int:
         """Return a live image's row, -1 for an unknown one; the file's rows come first."""
@@ -273,6 +356,8 @@ class Matrix:
         rows = np.unique(self._filed(names))
         rows = rows[rows >= 0]
         if len(rows):
+            if self.sums is not None:
+                self.sums.discount(self.file.take(rows))
             if self._dead is None:
                 self._dead = torch.zeros(self._in_file, dtype=torch.bool)
             self._dead[rows] = True
@@ -289,23 +374,29 @@ class Matrix:
         taken[~old] = tensors.take(self._rows, rows[~old] - self._in_file)
         return taken
 
-    def _candidates(self, queries: Tensor, count: int, among: Sequence[Collection[str] | None]) -> list[Tensor]:
-        """Return the rows that may be among the best of each query: one product for all, except with narrow filters."""
+    def _candidates(self, asked: Asked, among: Sequence[Collection[str] | None]) -> list[Tensor]:
+        """Return the rows that may be among the best of each query: one product for all, but for narrow filters."""
+        if asked.margin > MARGIN * NEAREST_MEAN:
+            return [self._alive() if allowed is None else self._subset(allowed) for allowed in among]
         found: dict[int, Tensor] = {}
         shared: list[tuple[Tensor | None, list[int]]] = []
         for allowed, mine in _by_filter(among):
             rows = None if allowed is None else self._subset(allowed)
             if rows is not None and len(rows) * FEW < len(self):
                 blocks = list(self._gathered(rows, len(mine)))
-                found |= zip(mine, self._scanner.best(queries[mine], count, blocks), strict=True)
+                found |= zip(mine, self._scanner.best(asked.of(mine), blocks), strict=True)
             else:
                 shared.append((rows, mine))
         for start in range(0, len(shared), FILTERS_AT_ONCE):
             some = shared[start : start + FILTERS_AT_ONCE]
             mine = [index for _, indexes in some for index in indexes]
-            best = self._scanner.best(queries[mine], count, list(self._blocks(len(mine))), self._filters(some))
+            best = self._scanner.best(asked.of(mine), list(self._blocks(len(mine))), self._filters(some))
             found |= zip(mine, best, strict=True)
-        return [found[index] for index in range(len(queries))]
+        return [found[index] for index in range(len(asked))]
+
+    def _alive(self) -> Tensor:
+        rows = torch.arange(self._in_file + len(self._roster))
+        return rows if self._dead is None else rows[~torch.nn.functional.pad(self._dead, (0, len(self._roster)))]
 
     def _subset(self, allowed: Collection[str]) -> Tensor:
         rows = np.unique(self._places(encoded(allowed)))
@@ -339,8 +430,10 @@ class Matrix:
             yield Block(slice(self._in_file + span.start, self._in_file + span.stop), lambda rows=rows: rows)
 
     def _read(self, file: MatrixFile, span: slice) -> tuple[Tensor, Tensor]:
-        rows, reciprocals = file.vectors(span.start, span.stop), file.reciprocals(span.start, span.stop)
-        return tensors.of(rows), tensors.of(reciprocals)
+        rows = tensors.of(file.vectors(span.start, span.stop))
+        if self._filed_reciprocals is not None:
+            return rows, self._filed_reciprocals[span]
+        return rows, tensors.of(file.reciprocals(span.start, span.stop))
 
     def _gathered(self, rows: Tensor, n_queries: int) -> Iterator[Block]:
         """Yield some rows, copied when they are needed."""
@@ -351,6 +444,8 @@ class Matrix:
 
     def _copied(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         taken = self._take(rows.numpy())
+        if self.view is not None:
+            return tensors.of(taken), tensors.of(self.view.terms(taken).reciprocals.astype(np.float32))
         return tensors.of(taken), tensors.of(lengths.inverted(taken))
 
     def _best(
@@ -374,6 +469,8 @@ class Matrix:
         return names.astype(str).tolist()
 
     def _scores(self, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        if self.view is not None:
+            return np.einsum("nd,d->n", self.view.directions(self._take(rows)), query)
         vectors = self._take(rows).astype(np.float64)
         return np.einsum("nd,d->n", vectors, query) * lengths.inverted(vectors)
 

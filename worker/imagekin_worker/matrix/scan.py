@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -25,7 +25,8 @@ CUDA_BYTES = 256 << 20
 # Candidates beyond those asked for that a block offers before ties make it be looked through from end to end.
 SLACK = 16
 # Rows whose float32 score comes within this of the last place are ranked again in float64. It covers half a unit of the
-# rounded score on either side (1e-6) and the rounding of a float32 product of a few thousand dimensions.
+# rounded score on either side (1e-6) and the rounding of a float32 product of a few thousand dimensions, whose factors
+# have length 1; it is more if a score is many times such a product.
 MARGIN = 1e-5
 # Below every cosine, above what is not to answer.
 LEAST = -2.0
@@ -56,6 +57,39 @@ class Filters:
         return self.masks[:, places][self.of_query]
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of rows: the `count` best by (row . vector - bias) * reciprocal, for each vector (q, dim).
+
+    `biases` (q,), None for 0. What comes within `margin` of the last place is near enough to be ranked again.
+    """
+
+    vectors: Tensor
+    count: int
+    biases: Tensor | None = None
+    margin: float = MARGIN
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def to(self, device: torch.device) -> Asked:
+        """Return the same on a device."""
+        biases = None if self.biases is None else self.biases.to(device)
+        return replace(self, vectors=self.vectors.to(device), biases=biases)
+
+    def of(self, queries: Sequence[int]) -> Asked:
+        """Return some of the queries."""
+        biases = None if self.biases is None else self.biases[queries]
+        return replace(self, vectors=self.vectors[queries], biases=biases)
+
+    def scores(self, rows: Tensor, reciprocals: Tensor) -> Tensor:
+        """Return the scores (q, n) of rows (n, dim)."""
+        products = self.vectors @ rows.float().T
+        if self.biases is not None:
+            products.sub_(self.biases[:, None])
+        return products.mul_(reciprocals)
+
+
 class Scanner:
     """The cores that scan together.
 
@@ -78,26 +112,24 @@ class Scanner:
             rows = min(rows, HALF_BYTES // (4 * dim))
         return max(1, rows)
 
-    def best(
-        self, queries: Tensor, count: int, blocks: Sequence[Block], filters: Filters | None = None
-    ) -> list[Tensor]:
-        """Return, for each query (q, dim), the rows that may be among its best `count`; raises what `load` raises."""
-        queries = queries.to(self.device)
+    def best(self, asked: Asked, blocks: Sequence[Block], filters: Filters | None = None) -> list[Tensor]:
+        """Return, for each query, the rows that may be among its best; raises what `load` raises."""
+        asked = asked.to(self.device)
         if filters is not None:
             filters = Filters(filters.masks.to(self.device), filters.of_query.to(self.device))
         coming = _Coming(blocks)
         threads = min(self.threads, len(blocks))
         if threads <= 1:
             with _one_thread():
-                return _merged([_scanned(queries, count, coming, filters)], count, len(queries))
+                return _merged([_scanned(asked, coming, filters)], asked)
         pool = self._crew()
-        working = [pool.submit(_scanned, queries, count, coming, filters) for _ in range(threads)]
+        working = [pool.submit(_scanned, asked, coming, filters) for _ in range(threads)]
         try:
             found = [one.result() for one in working]
         except BaseException:
             coming.stop()
             raise
-        return _merged(found, count, len(queries))
+        return _merged(found, asked)
 
     def _crew(self) -> ThreadPoolExecutor:
         if self._pool is None:
@@ -154,10 +186,10 @@ class _Coming:
 class _Best:
     """What one thread has found: for each query its best scores so far, and the rows close to them."""
 
-    def __init__(self, queries: Tensor, count: int) -> None:
-        self.count = count
-        self.values = queries.new_full((len(queries), count), -math.inf)
-        self.floor = queries.new_full((len(queries), 1), LEAST)
+    def __init__(self, asked: Asked) -> None:
+        self.count, self.margin = asked.count, asked.margin
+        self.values = asked.vectors.new_full((len(asked), asked.count), -math.inf)
+        self.floor = asked.vectors.new_full((len(asked), 1), LEAST)
         self.near: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def offer(self, scores: Tensor, places: slice | Tensor) -> None:
@@ -169,7 +201,7 @@ class _Best:
             scores = scores[hot]
         values, columns = scores.topk(min(self.count + SLACK, scores.shape[1]))
         best = torch.cat([self.values[hot], values[:, : self.count]], dim=1).topk(self.count).values
-        floor = (best[:, -1:] - MARGIN).clamp_(min=LEAST)
+        floor = (best[:, -1:] - self.margin).clamp_(min=LEAST)
         self.values[hot], self.floor[hot] = best, floor
         near = values >= floor
         # more ties than slack: these queries are looked through from end to end
@@ -186,14 +218,14 @@ class _Best:
         self.near.append((query, row, score))
 
 
-def _scanned(queries: Tensor, count: int, blocks: Iterable[Block], filters: Filters | None) -> _Best:
-    found = _Best(queries, count)
+def _scanned(asked: Asked, blocks: Iterable[Block], filters: Filters | None) -> _Best:
+    found, device = _Best(asked), asked.vectors.device
     for block in blocks:
         rows, reciprocals = block.load()
-        rows, reciprocals = rows.to(queries.device), reciprocals.to(queries.device)
-        scores = (queries @ rows.float().T).mul_(reciprocals)
+        rows, reciprocals = rows.to(device), reciprocals.to(device)
+        scores = asked.scores(rows, reciprocals)
         if block.dead is not None:
-            scores.masked_fill_(block.dead.to(queries.device), -math.inf)
+            scores.masked_fill_(block.dead.to(device), -math.inf)
         if filters is not None:
             scores.masked_fill_(~filters.at(block.places), -math.inf)
         found.offer(scores, block.places)
@@ -203,15 +235,15 @@ def _scanned(queries: Tensor, count: int, blocks: Iterable[Block], filters: Filt
     return found
 
 
-def _merged(found: Sequence[_Best], count: int, n_queries: int) -> list[Tensor]:
-    """Return for each query the rows, from all threads, that are close to its best."""
+def _merged(found: Sequence[_Best], asked: Asked) -> list[Tensor]:
+    """Return each query's rows, of all threads, that come near its best."""
     near = [part for one in found for part in one.near]
     if not near:
-        return [torch.empty(0, dtype=torch.int64)] * n_queries
-    best = torch.cat([one.values for one in found], dim=1).topk(count).values
-    floor = (best[:, -1] - MARGIN).clamp_(min=LEAST)
+        return [torch.empty(0, dtype=torch.int64)] * len(asked)
+    best = torch.cat([one.values for one in found], dim=1).topk(asked.count).values
+    floor = (best[:, -1] - asked.margin).clamp_(min=LEAST)
     query, row, score = (torch.cat(part) for part in zip(*near, strict=True))
     kept = score >= floor[query]
     query, row = query[kept].cpu(), row[kept].cpu()
     order = torch.argsort(query, stable=True)
-    return list(row[order].split(torch.bincount(query, minlength=n_queries).tolist()))
+    return list(row[order].split(torch.bincount(query, minlength=len(asked)).tolist()))

@@ -26,6 +26,8 @@ class Snapshot:
     names: Names
     rows: Tensor
     reciprocals: Tensor
+    # of the view, as its file keeps them
+    sums: bytes = b""
 
     def pieces(self) -> Iterator[tuple[Names, np.ndarray, np.ndarray]]:
         """Yield (names, rows, reciprocals), a few megabytes at a time."""
