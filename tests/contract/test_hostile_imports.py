@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
+from imagekin.sources.vectors.parquet import MAX_FOOTER_BYTES
 from kit.calls import stored_files
 from kit.crew import Crew
 from kit.hand import DIM
@@ -142,3 +143,34 @@ def test_files_that_turn_out_broken_fail_the_job(client: httpx2.Client, space_id
         job = finished(client, crew, post(client, data))
         assert (job["status"], job["error"]["code"]) == ("failed", "source_unreadable")
         assert reason in job["error"]["detail"]
+
+
+def varint(number: int) -> bytes:
+    found = bytearray()
+    while number > 127:
+        found.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*found, number])
+
+
+def test_a_huge_parquet_footer_is_refused(client: httpx2.Client, server: Running, space_id: str) -> None:
+    file = io.BytesIO()
+    said = {"space_id": space_id, "note": "x" * (17 << 20)}
+    made = pa.table({"key": ["a"], "embedding": [EMBEDDINGS[0]]})
+    parquet.write_table(made.replace_schema_metadata(said), file)
+    lies = bytearray(table(space_id, ["a"], EMBEDDINGS[:1]))
+    lies[-8:-4] = struct.pack("<I", 1 << 31)
+    # a version, and a schema of elements that say nothing (Thrift's compact protocol)
+    many = b"\x15\x02\x19\xfc" + varint(9_000_000) + bytes(9_000_000)
+    for data, reason in (
+        (file.getvalue(), f"footer has more than {MAX_FOOTER_BYTES >> 20} MiB"),
+        (bytes(lies), "cut off, or damaged"),
+        (b"PAR1" + many + struct.pack("<I", len(many)) + b"PAR1", "cannot be read"),
+    ):
+        tracemalloc.start()
+        problem = check_problem(post(client, data), 422, "invalid_request")
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert reason in problem["detail"], problem["detail"]
+        assert peak < 100 << 20
+    assert stored_files(server) == []

@@ -154,3 +154,23 @@ def test_searches_say_their_view_and_few_images_have_none(
         ][0]["pointer"]
         == "/view"
     )
+
+
+@pytest.mark.parametrize("algorithm", ["kmeans", "kmeans-pytorch"])
+def test_identical_images_share_a_cluster_and_empty_clusters_are_told(
+    client: httpx2.Client, server: Running, hand: Hand, crew: Crew, algorithm: str
+) -> None:
+    hand.collection()
+    store(server, [item(f"{seed}-{copy}", seed) for seed in range(3) for copy in range(4)])
+    body = {"collection": "archive", "n_clusters": 5, "algorithm": algorithm}
+    job = accepted(client.post("/v1/jobs/cluster", json=body))
+    crew.work()
+    result = client.get(f"/v1/jobs/{job['id']}/result").json()
+    assert (result["distinct"], result["n_clusters"]) == (3, 3)
+    assert [each["size"] for each in result["clusters"]] == [4, 4, 4]
+    labels = {(each["key"][0], each["label"]) for each in result["assignments"]}
+    assert len(labels) == 3
+    assert client.get(f"/v1/jobs/{job['id']}/sheet", params={"label": 2}).status_code == 200
+    enough = accepted(client.post("/v1/jobs/cluster", json={**body, "n_clusters": 3}))
+    crew.work()
+    assert client.get(f"/v1/jobs/{enough['id']}/result").json()["distinct"] is None

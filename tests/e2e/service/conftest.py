@@ -12,6 +12,9 @@ from imagekin.settings import Settings
 from imagekin.stack import Stack
 from kit.receiving import SECRET
 
+# What a worker's process may grow by over a test of hostile files.
+GROWTH_MB = 700
+
 
 @pytest.fixture(scope="session")
 def service_settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
@@ -49,3 +52,29 @@ def readable(service_settings: Settings, request: pytest.FixtureRequest) -> Path
     folder = Path(service_settings.source_roots[0]) / request.node.name
     folder.mkdir()
     return folder
+
+
+def children(folder: Path) -> dict[int, int]:
+    """Return the service's processes that hold torch, by pid, with their peak memory in MB."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            ours = str(folder).encode() in (process / "environ").read_bytes()
+            if ours and "libtorch" in (process / "maps").read_text():
+                status = (process / "status").read_text()
+                found[int(process.name)] = int(status.split("VmHWM:")[1].split()[0]) // 1024
+        except OSError:
+            continue
+    return found
+
+
+@pytest.fixture
+def unharmed(service: Stack, service_settings: Settings) -> Iterator[None]:
+    """Hold the workers' processes to be the same, and no larger than they may be, after the test."""
+    before = children(service_settings.data_dir)
+    assert len(before) == 2
+    yield
+    after = children(service_settings.data_dir)
+    assert after.keys() == before.keys(), "a worker's process died"
+    for pid, peak in after.items():
+        assert peak - before[pid] < GROWTH_MB

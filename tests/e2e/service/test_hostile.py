@@ -22,7 +22,6 @@ from kit import picture_files as files
 
 MEGABYTE = 1 << 20
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
-GROWTH_MB = 700
 
 
 def encoded(format: str, size: tuple[int, int] = (64, 48)) -> bytes:
@@ -260,32 +259,6 @@ def _twice(image: bytes) -> bytes:
             archive.writestr("same.png", image)
             archive.writestr("same.png", image)
     return out.getvalue()
-
-
-def children(folder: Path) -> dict[int, int]:
-    """Return the service's processes that hold torch, by pid, with their peak memory in MB."""
-    found = {}
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            ours = str(folder).encode() in (process / "environ").read_bytes()
-            if ours and "libtorch" in (process / "maps").read_text():
-                status = (process / "status").read_text()
-                found[int(process.name)] = int(status.split("VmHWM:")[1].split()[0]) // 1024
-        except OSError:
-            continue
-    return found
-
-
-@pytest.fixture
-def unharmed(service, service_settings):
-    """Hold the workers' processes to be the same, and no larger than they may be, after the test."""
-    before = children(service_settings.data_dir)
-    assert len(before) == 2
-    yield
-    after = children(service_settings.data_dir)
-    assert after.keys() == before.keys(), "a worker's process died"
-    for pid, peak in after.items():
-        assert peak - before[pid] < GROWTH_MB
 
 
 def test_there_are_enough_of_them():

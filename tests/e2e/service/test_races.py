@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from imagekin import Client
@@ -39,6 +40,32 @@ def test_a_new_collection_from_several_commands(service: Stack, client: Client, 
     assert [code for code, _ in done] == [0] * AT_ONCE, done
     assert sum("New collection race" in told for _, told in done) == 1
     assert client.collection("race").image_count == AT_ONCE
+
+
+def test_the_same_pictures_from_several_commands(service: Stack, client: Client, tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    for number in range(6):
+        Image.new("RGB", (32, 32), (40 * number, 90, 20)).save(tmp_path / "pictures" / f"{number}.png")
+    for more in ([], ["--upload"]):
+        command = ["embed", str(tmp_path / "pictures"), "-c", "same", "--backbone", "fake", *more]
+        done = at_once(*[command] * AT_ONCE, IMAGEKIN_URL=service.url)
+        assert [code for code, _ in done] == [0] * AT_ONCE, done
+    assert client.collection("same").image_count == 6
+    assert len({image.key for image in client.images("same")}) == 6
+
+
+def test_an_export_and_a_deletion_from_several_commands(service: Stack, client: Client, tmp_path: Path) -> None:
+    Image.new("RGB", (32, 32), (9, 90, 90)).save(tmp_path / "a.png")
+    client.embed(tmp_path / "a.png", collection="gone", backbone="fake").wait()
+    target = tmp_path / "vectors.npz"
+    done = at_once(*[["export", "-c", "gone", "-o", str(target)]] * AT_ONCE, IMAGEKIN_URL=service.url)
+    assert [code for code, _ in done] == [0] * AT_ONCE, done
+    with np.load(target) as vectors:
+        assert vectors["keys"].tolist() == ["a.png"]
+    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".png"] == ["vectors.npz"]
+    done = at_once(*[["collections", "delete", "gone", "--yes"]] * AT_ONCE, IMAGEKIN_URL=service.url)
+    assert sorted(code for code, _ in done) == [0] + [1] * (AT_ONCE - 1), done
+    assert not any("Traceback" in told for _, told in done)
 
 
 def test_tables_and_keys_from_several_commands(tmp_path: Path) -> None:
