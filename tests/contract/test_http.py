@@ -41,7 +41,9 @@ def allowed(answer: httpx2.Response) -> set[str]:
     return set(re.split(", *", answer.headers["Allow"]))
 
 
-@pytest.mark.parametrize("word", ["embed", "search", "cluster", "assign", "select", "map", "classify", "duplicates"])
+@pytest.mark.parametrize(
+    "word", ["embed", "search", "cluster", "assign", "select", "map", "classify", "duplicates", "outliers"]
+)
 def test_what_jobs_are_posted_to_is_no_job(client: httpx2.Client, word: str) -> None:
     for method in ("GET", "DELETE"):
         answer = client.request(method, f"/v1/jobs/{word}")

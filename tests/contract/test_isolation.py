@@ -78,6 +78,7 @@ def bodies(operation: str, names: Names) -> list[dict[str, Any]]:
         ],
         "submissions_map": [{"json": here}],
         "submissions_classify": [{"json": here}],
+        "submissions_outliers": [{"json": here}],
         "submissions_duplicates": [{"json": here}, {"json": {**mine, "against": names.collection}}],
         "submissions_assign": [
             {"json": {"clustering_id": names.job_id}},

@@ -85,6 +85,11 @@ def groups_sheet(title: str, groups: Sequence[Section], *, note: str = "") -> by
     return _sections_sheet(title, groups, note, "keep", max(3, columns))
 
 
+def outliers_sheet(title: str, pairs: Sequence[Tile], *, note: str = "") -> bytes:
+    """Draw outliers as a PNG, each followed by its nearest one, three such pairs a row."""
+    return _sections_sheet(title, [Section("", pairs)], note, None, MAX_COLUMNS)
+
+
 def cluster_title(label: int, size: int, cohesion: float, view: str | None = None) -> str:
     """Return the heading of a cluster's sheet."""
     images = "image" if size == 1 else "images"

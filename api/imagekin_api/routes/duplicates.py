@@ -98,7 +98,7 @@ def _overview(job: tables.Job, summary: dict[str, Any], rows: Iterable[Row]) -> 
         f"{summary['group_count']:,} groups  ·  {summary['duplicates']:,} of {summary['images']:,} images could go  ·  "
         f"threshold {summary['threshold']:.4f}"
     )
-    return sheets.groups_sheet(title, sections, note=_page_note(page, pages))
+    return sheets.groups_sheet(title, sections, note=pictures.page_note(page, pages))
 
 
 def _group(job: tables.Job, rows: Iterable[Row], number: int) -> bytes:
@@ -110,7 +110,7 @@ def _group(job: tables.Job, rows: Iterable[Row], number: int) -> bytes:
     page = pictures.page(pages)
     members = group["members"][(page - 1) * sheets.MAX_TILES : page * sheets.MAX_TILES]
     tiles = list(_tiles(group, members, _thumbnails(job, members)))
-    return sheets.groups_sheet(_heading(group), [sheets.Section("", tiles)], note=_page_note(page, pages))
+    return sheets.groups_sheet(_heading(group), [sheets.Section("", tiles)], note=pictures.page_note(page, pages))
 
 
 def _thumbnails(job: tables.Job, members: Iterable[Row]) -> dict[str, bytes]:
@@ -126,7 +126,3 @@ def _tiles(group: Row, members: Iterable[Row], found: dict[str, bytes]) -> Itera
         kept = member["id"] == group["keep"]["id"]
         title = group["keep"]["because"] if kept else f"{member['reason']}  ·  {member['score']:.4f}"
         yield sheets.Tile(found.get(member["id"]), title, member["key"], marked=kept)
-
-
-def _page_note(page: int, pages: int) -> str:
-    return f"page {page} of {pages}" if pages > 1 else ""

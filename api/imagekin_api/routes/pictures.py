@@ -63,3 +63,8 @@ def wrong(name: str, detail: str) -> errors.InvalidRequest:
 def page(pages: int) -> int:
     """Return the page that the request's query asks for, clamped to 1 and the number of pages; 1 by default."""
     return max(1, min(number("page") or 1, pages))
+
+
+def page_note(page: int, pages: int) -> str:
+    """Return what a sheet says of its page; nothing if there is one only."""
+    return f"page {page} of {pages}" if pages > 1 else ""

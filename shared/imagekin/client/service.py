@@ -503,6 +503,30 @@ class Client:
         )
         return self._submit(JobKind.DUPLICATES, body, idempotency_key)
 
+    def outliers(
+        self,
+        collection: str,
+        n: int | None = None,
+        *,
+        view: ViewName | str | None = None,
+        filter: Mapping[str, Any] | None = None,
+        callback_url: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Job[schemas.OutliersResult]:
+        """Find the n images (100) that are least like all others; `.result()` waits for them, strangest first.
+
+        filter: only images whose metadata have these values, which are then the others, too.
+        """
+        body = bodies.json(
+            schemas.OutliersBody,
+            collection=collection,
+            n=n,
+            view=view,
+            filter=None if filter is None else dict(filter),
+            callback_url=callback_url,
+        )
+        return self._submit(JobKind.OUTLIERS, body, idempotency_key)
+
     def give_verdicts(self, collection: str, verdict: VerdictWord | str, pairs: Iterable[tuple[str, str]]) -> int:
         """Say of pairs of image ids that they are the same or different; return how many verdicts are kept.
 

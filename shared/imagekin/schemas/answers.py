@@ -366,6 +366,32 @@ class ClassifyResult(Wire):
     rows: list[Classified]
 
 
+class Nearest(Wire):
+    id: str
+    key: str
+
+
+class Outlier(Wire):
+    """An image with its nearest one of other content; `percentile`: the share of images that are less strange."""
+
+    rank: int
+    id: str
+    key: str
+    score: float
+    percentile: float
+    nearest: Nearest | None
+
+
+class OutliersResult(Wire):
+    """`rows`: the strangest `n` of `images`."""
+
+    n: int
+    images: int
+    view: ViewUsed
+    revision: int
+    rows: list[Outlier]
+
+
 class Kept(Wire):
     """The image of a group to keep; `because` names the first rule in which it beats the next best."""
 

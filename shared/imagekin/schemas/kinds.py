@@ -21,6 +21,7 @@ class JobKind(StrEnum):
     MAP = "map"
     CLASSIFY = "classify"
     DUPLICATES = "duplicates"
+    OUTLIERS = "outliers"
 
     @property
     def module(self) -> str:
@@ -92,6 +93,11 @@ TRAITS: dict[JobKind, Traits] = {
             "keep.because",
         ),
         members="members",
+    ),
+    JobKind.OUTLIERS: Traits(
+        pins=True,
+        rows="rows",
+        columns=("rank", "id", "key", "score", "percentile", "nearest.id", "nearest.key"),
     ),
 }
 

@@ -30,6 +30,7 @@ MAX_SELECT = 10_000
 MAX_AVOID = 10_000
 MAX_CHOSEN = 10_000
 MAX_PAIRS = 10_000
+MAX_OUTLIERS = 10_000
 
 MAX_NAME_CHARS = 128
 NAME_RULE = (
@@ -333,6 +334,12 @@ class ClassifyBody(JobBody):
     min_probability: Annotated[float, Field(ge=0, le=1)] = 0.0
     view: ViewName = ViewName.CALIBRATED
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 100
+
+
+class OutliersBody(JobBody):
+    n: Annotated[int, Field(ge=1, le=MAX_OUTLIERS)] = 100
+    view: ViewName = ViewName.CALIBRATED
+    filter: Filter | None = None
 
 
 class DuplicatesBody(JobBody):

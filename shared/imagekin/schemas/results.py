@@ -9,6 +9,7 @@ from imagekin.schemas.answers import (
     DuplicatesResult,
     EmbedResult,
     MapResult,
+    OutliersResult,
     SearchResult,
     SelectResult,
     Wire,
@@ -25,4 +26,5 @@ RESULTS: dict[JobKind, type[Wire]] = {
     JobKind.MAP: MapResult,
     JobKind.CLASSIFY: ClassifyResult,
     JobKind.DUPLICATES: DuplicatesResult,
+    JobKind.OUTLIERS: OutliersResult,
 }

@@ -44,9 +44,8 @@ _COPIED = (
 _WIDTH = SEGMENTS.c.dim * sa.bindparam("number_bytes", type_=sa.Integer())
 _STORED = (
     sa.select(
-        IMAGES.c.content_hash, IMAGES.c.width, IMAGES.c.height, IMAGES.c.format, IMAGES.c.nbytes,
-        IMAGES.c.segment_id, IMAGES.c.row, SEGMENTS.c.dim,
-        sql.cut(SEGMENTS.c.data, IMAGES.c.row * _WIDTH, _WIDTH).label("data"), THUMBNAILS.c.offsets,
+        IMAGES.c.content_hash, IMAGES.c.width, IMAGES.c.height, IMAGES.c.format, IMAGES.c.segment_id, IMAGES.c.row,
+        SEGMENTS.c.dim, sql.cut(SEGMENTS.c.data, IMAGES.c.row * _WIDTH, _WIDTH).label("data"), THUMBNAILS.c.offsets,
     )
     .join(SEGMENTS, SEGMENTS.c.id == IMAGES.c.segment_id)
     .outerjoin(THUMBNAILS, THUMBNAILS.c.segment_id == SEGMENTS.c.id)
@@ -62,7 +61,6 @@ class Copy:
     width: int | None
     height: int | None
     format: str | None
-    nbytes: int | None
     thumbnail: bytes | None = field(repr=False)
 
 
@@ -116,5 +114,5 @@ def _copies(session: Session, collection: tables.Collection, contents: set[str])
         for image in session.execute(_STORED, {"ids": some, "number_bytes": number_bytes}):
             vector = vector_codec.decode(image.data, image.dim, collection.dtype)[0]
             picture = thumbnails.at(session, image.segment_id, image.row, image.offsets)
-            found[image.content_hash] = Copy(vector, image.width, image.height, image.format, image.nbytes, picture)
+            found[image.content_hash] = Copy(vector, image.width, image.height, image.format, picture)
     return found

@@ -69,6 +69,14 @@ def test_copies_of_a_strange_image_do_not_hide_it(tmp_path: Path) -> None:
     assert len(np.unique(found.scores[404:])) == 1 and not strange & set(found.nearest[404:].tolist())
 
 
+def test_identical_images_count_once_also_where_all_have_twins(tmp_path: Path) -> None:
+    rows = vectors()
+    once = ranked(rows, tmp_path)
+    thrice = ranked(np.tile(rows, (3, 1)), tmp_path, identical=np.tile(np.arange(len(rows)), 3))
+    np.testing.assert_array_equal(thrice.scores, np.tile(once.scores, 3))
+    np.testing.assert_array_equal(thrice.nearest, np.tile(once.nearest, 3))
+
+
 def test_known_contents_count_once(tmp_path: Path) -> None:
     rows = vectors()
     group = Group(3, "key", [Member(3, 1.0, None, 0, 1.0), Member(7, 0.9, Reason.EDITED, 20, 0.5)])

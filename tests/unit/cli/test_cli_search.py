@@ -1,4 +1,4 @@
-"""`imagekin search`, `cluster`, `assign`, `select`, `map`, `classify` and `duplicates`."""
+"""`imagekin search`, `cluster`, `assign`, `select`, `map`, `classify` `duplicates` and `outliers`."""
 
 from __future__ import annotations
 
@@ -226,3 +226,27 @@ def test_duplicates(call, server: FakeServer) -> None:
     assert call("duplicates", "-c", "c", "--threshold", "1.5").code == 2
     server.steps = [{"status": "failed", "error": {"code": "internal_error", "detail": "More than 9 pairs."}}]
     assert call("duplicates", "-c", "c").code == 1
+
+
+def test_outliers(call, server: FakeServer) -> None:
+    server.add_collection("c")
+    row = {"rank": 1, "id": "i1", "key": "a.png", "score": 0.5, "percentile": 99.0}
+    server.results["outliers"] = {
+        "n": 2,
+        "images": 9,
+        "view": {"name": "raw", "id": "ab", "images": 9},
+        "revision": 2,
+        "rows": [
+            {**row, "nearest": {"id": "i2", "key": "b.png"}},
+            {**row, "rank": 2, "id": "i3", "key": "c.png", "nearest": None},
+        ],
+    }
+    done = call("outliers", "-c", "c", "-n", "2", "--view", "raw", "--sheet", "strange.png")
+    table = "rank\tscore\tkey\tid\tnearest\n1\t0.5000\ta.png\ti1\tb.png\n2\t0.5000\tc.png\ti3\t\n"
+    assert (done.code, done.out) == (0, table)
+    assert "2 of 9 images in the raw view" in done.err
+    assert Path("strange.png").read_bytes() == PNG
+    assert server.posts("/v1/jobs/outliers")[0].json == {"collection": "c", "n": 2, "view": "raw"}
+    assert json.loads(call("outliers", "-c", "c", "--json").out)["images"] == 9
+    server.steps = [{"status": "failed", "error": {"code": "internal_error", "detail": "It broke."}}]
+    assert call("outliers", "-c", "c").code == 1

@@ -137,6 +137,16 @@ def test_duplicates_say_what_to_compare(server: FakeServer, client: Client) -> N
     assert server.requests[-1].query == {"group": ["3"], "page": ["2"]}
 
 
+def test_outliers_say_how_many(server: FakeServer, client: Client) -> None:
+    server.add_collection("c")
+    client.outliers("c")
+    client.outliers("c", 5, view="raw", filter={"a": 1})
+    assert [post.json for post in server.posts("/v1/jobs/outliers")] == [
+        {"collection": "c"},
+        {"collection": "c", "n": 5, "view": "raw", "filter": {"a": 1}},
+    ]
+
+
 def test_verdicts_are_given_and_taken_back(server: FakeServer, client: Client) -> None:
     server.faults = [Answer(body={"changed": 2}), Answer(body={"items": []}), Answer(body={"changed": 1})]
     assert client.give_verdicts("c", "different", [("i1", "i2"), ("i1", "i3")]) == 2

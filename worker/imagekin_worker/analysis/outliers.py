@@ -63,7 +63,8 @@ class Outliers(Stepper):
     """Ranks raw vectors `rows` (n, dim) by how strange they are, in steps.
 
     `contents` (n,): rows that represent each image's content, from `collapsed` after a search for duplicates; without
-    it, images nearer than 1 - 0.13 x the median nearest distance count as one. Memory: the rows in the view up to
+    it, images nearer than 1 - 0.13 x the median nearest distance count as one, as do those with equal `identical` (n,),
+    the first row that has the same bytes. Memory: the rows in the view up to
     `memory_budget_bytes` (beyond that they are in a file in `folder`), and 100 bytes an image.
     """
 
@@ -73,6 +74,7 @@ class Outliers(Stepper):
         view: View,
         *,
         contents: NDArray[np.int64] | None = None,
+        identical: NDArray[np.int64] | None = None,
         memory_budget_bytes: int,
         folder: Path,
         threads: int = 1,
@@ -81,8 +83,11 @@ class Outliers(Stepper):
             raise errors.InvalidRequest("There must be one content for each vector.")
         self._rows, self._view, self._contents = rows, view, contents
         self._budget, self._folder, self._threads = memory_budget_bytes, folder, threads
-        self._all = ViewedBlocks(Blocks(rows), view)
-        self._sample = np.unique(np.linspace(0, len(rows) - 1, SAMPLED_ROWS).astype(np.int64)) if len(rows) else None
+        # one row for all that are identical, and which of these each row is
+        self._once, self._of = np.unique(np.arange(len(rows)) if identical is None else identical, return_inverse=True)
+        self._all = ViewedBlocks(Blocks(rows, None if len(self._once) == len(rows) else self._once), view)
+        last = len(self._once) - 1
+        self._sample = np.unique(np.linspace(0, last, SAMPLED_ROWS).astype(np.int64)) if len(rows) else None
         self._phase = "nearest" if contents is None else "neighbors"
         self._line = 1.0
         self._work: pairs.Nearest | pairs.Pairs | pairs.Neighbors | None = None
@@ -91,10 +96,19 @@ class Outliers(Stepper):
 
     @classmethod
     def resume(
-        cls, rows: np.ndarray, view: View, state: bytes, *, memory_budget_bytes: int, folder: Path, threads: int = 1
+        cls,
+        rows: np.ndarray,
+        view: View,
+        state: bytes,
+        *,
+        identical: NDArray[np.int64] | None = None,
+        memory_budget_bytes: int,
+        folder: Path,
+        threads: int = 1,
     ) -> Outliers:
         """Continue from `state` with the same rows (n, dim); raises JobError if the state is of others."""
-        self = cls(rows, view, memory_budget_bytes=memory_budget_bytes, folder=folder, threads=threads)
+        room = {"memory_budget_bytes": memory_budget_bytes, "folder": folder, "threads": threads}
+        self = cls(rows, view, identical=identical, **room)
         scalars, arrays = stepper.unpacked(state, (len(rows), rows.shape[1]))
         self._phase, self._line = scalars["phase"], scalars["line"]
         self._contents = arrays["contents"] if scalars["known"] else None
@@ -171,7 +185,7 @@ class Outliers(Stepper):
             self._line = min(1.0, 1 - LINE_SHARE * float(np.median(distances)))
             self._phase, self._work = "pairs", None
         elif isinstance(self._work, pairs.Pairs):
-            self._contents = _led(len(self._rows), *self._work.result()[:2])
+            self._contents = self._once[_led(len(self._once), *self._work.result()[:2])][self._of]
             self._phase, self._work = "neighbors", None
         else:
             self._phase = "done" if self._view.mean is None else "lengths"

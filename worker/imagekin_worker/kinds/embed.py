@@ -244,7 +244,7 @@ def _settle(node: Node, fetched: list[Fetched[Place]]) -> set[int]:
         for at, answer in zip(mine, answers, strict=True):
             place, content = fetched[at].item, fetched[at].content_hash
             if answer is not None:
-                work.items[place.at] = _known(work.entries[place.at], content, answer)
+                work.items[place.at] = _known(work.entries[place.at], fetched[at], answer)
                 settled.add(at)
             elif content in work.firsts:
                 work.twins[place.at] = content
@@ -254,13 +254,13 @@ def _settle(node: Node, fetched: list[Fetched[Place]]) -> set[int]:
     return settled
 
 
-def _known(entry: dict[str, Any], content: str, answer: ledger.Record | Copy) -> Item:
-    item = Item(entry["key"], entry.get("metadata"), content_hash=content)
+def _known(entry: dict[str, Any], fetched: Fetched[Place], answer: ledger.Record | Copy) -> Item:
+    item = Item(entry["key"], entry.get("metadata"), content_hash=fetched.content_hash, nbytes=len(fetched.data))
     if isinstance(answer, ledger.Record):
         item.known = answer
         return item
     item.vector, item.thumbnail, item.reused = answer.vector, answer.thumbnail, True
-    item.width, item.height, item.format, item.nbytes = answer.width, answer.height, answer.format, answer.nbytes
+    item.width, item.height, item.format = answer.width, answer.height, answer.format
     return item
 
 
