@@ -87,7 +87,7 @@ each wrong field. 429 and 503 have `Retry-After`; the Python client waits that l
 In a job's `error`, where its `status` is `failed`. A search, of one picture, may end with a code of an image, too.
 """,
     "What ends an image": """
-In an item's `error`, where its `status` is `failed`; the other images of the job go on.
+In an item's `error`, where its `status` is `failed`; the other images of the job continue.
 """,
     "What the client finds by itself": """
 Raised by the Python client and told by the command line; no server sends them.

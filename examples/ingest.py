@@ -1,8 +1,8 @@
 """Ingest pictures in batches, from as many processes as you like: python examples/ingest.py COLLECTION PICTURE...
 
-Each batch has an idempotency key made of what is in it. Whoever posts the same batch again, after a crash or a timeout
-or at the same moment from another machine, gets the same job, and nothing is stored or computed twice. So a pipeline
-may retry freely. The pictures' keys are their file names. Exits with 3 where some pictures failed, with 1 where a job
+Each batch has an idempotency key made of what is in it. Posting the same batch again, after a crash or a timeout or at
+the same moment from another machine, returns the same job, and nothing is stored or computed twice. So a pipeline may
+retry freely. The pictures' keys are their file names. Exits with 3 where some pictures failed, with 1 where a job
 failed as a whole.
 """
 

@@ -3,7 +3,7 @@
     pip install standardwebhooks
     IMAGEKIN_WEBHOOK_SECRET=whsec_... python examples/webhook_receiver.py --port 9000
 
-Answer quickly and work afterwards: who takes longer than 15 seconds gets the message again.
+Answer quickly and work afterwards: a receiver that takes longer than 15 seconds gets the message again.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def looks_like_archive(name: str, head: bytes) -> bool:
 
 
 def only_archives(where: str, names: Sequence[str], advice: str) -> str:
-    """Say that `where`, with a capital letter, holds no picture but archives, the first of which are `names`."""
+    """Return a sentence that `where`, capitalized, has archives and no pictures; `names` are the first of them."""
     shown = ", ".join(names[:NAMED]) + (", …" if len(names) >= NAMED else "")
     return f"{where} holds no image but archives ({shown}), and what is in them is not read; {advice}, as {ACCEPTED}."
 

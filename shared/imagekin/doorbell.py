@@ -118,7 +118,7 @@ class Doorbell:
         self._thread.start()
 
     def ring(self, lane: Lane, times: int = 1) -> None:
-        """Tell `times` workers of the lane that there may be work."""
+        """Ring `times` times for the lane: there may be work."""
         with self._changed:
             self._waiting[lane] = max(self._waiting.get(lane, 0), times)
             self._changed.notify()

@@ -132,7 +132,7 @@ class DuplicateReason(StrEnum):
 
 
 class VerdictWord(StrEnum):
-    """What somebody says of two images."""
+    """A person's verdict on two images."""
 
     SAME = "same"
     DIFFERENT = "different"

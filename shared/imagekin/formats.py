@@ -29,7 +29,7 @@ _HEIF_BRANDS = frozenset(
 
 
 def sniff(head: bytes) -> str | None:
-    """Tell the format by a file's first bytes: one of FORMATS, or of EXTRAS.
+    """Return the format by a file's first bytes: one of FORMATS, or of EXTRAS.
 
     `head` is HEAD_BYTES or more of the file, or the whole of a shorter one. None: no format that imagekin reads.
     """
@@ -39,17 +39,17 @@ def sniff(head: bytes) -> str | None:
 
 
 def looks_like_image(head: bytes) -> bool:
-    """Tell by a file's first bytes whether it is a picture, of a format that imagekin reads or another."""
+    """Return whether a file's first bytes are those of a picture, of a format that imagekin reads or another."""
     return sniff(head) is not None or _unread(head) is not None
 
 
 def named_like_image(name: str) -> bool:
-    """Tell by its name whether a file claims to be an image; upper and lower case are the same."""
+    """Return whether a file is an image by its name; upper and lower case are the same."""
     return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 def refusal(head: bytes) -> str:
-    """Say what a file that is not read is, in a sentence, and what is read."""
+    """Return a sentence that says what an unreadable file is, and which formats are read."""
     found = sniff(head)
     if found in EXTRAS:
         extra = EXTRAS[found]

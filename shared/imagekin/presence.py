@@ -35,16 +35,16 @@ def lives_here(session: Session) -> bool:
 
 
 def appear(session: Session, name: str, lane: Lane, device: str) -> None:
-    """Say that a worker is warm and takes work."""
+    """Record that a worker is warm and takes work."""
     insert = sql.insert(session, Worker).values(name=name, lane=lane, device=device)
     session.execute(insert.on_conflict_do_update(index_elements=["name"], set_={"seen_at": sql.clock()}))
 
 
 def refresh(session: Session, name: str) -> None:
-    """Say that a worker which has appeared is still there."""
+    """Record that a worker which has appeared is still there."""
     session.execute(sa.update(Worker).where(Worker.name == name).values(seen_at=sql.clock()))
 
 
 def vanish(session: Session, name: str) -> None:
-    """Say that a worker is gone."""
+    """Record that a worker is gone."""
     session.execute(sa.delete(Worker).where(Worker.name == name))

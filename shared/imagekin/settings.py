@@ -156,8 +156,8 @@ class Settings(BaseSettings):
     matrix_cache_bytes: int = Field(
         default=50 * GIGABYTE,
         ge=0,
-        description="Disk for these files, the oldest go first; 0: none are kept, and matrices are held in memory "
-        "whatever their size.",
+        description="Disk space for these files; the oldest are removed first; 0: no files, and "
+        "matrices of any size are held in memory.",
     )
     cluster_memory_bytes: int = Field(
         default=4 * GIGABYTE, ge=1, description="Bytes of vectors above which k-means uses mini-batches."

@@ -39,7 +39,7 @@ export async function request(method: string, path: string, init: RequestInit = 
     answer = await fetch(path, { ...init, method, headers, credentials: "same-origin" });
   } catch (error) {
     if (error instanceof DOMException && error.name === "AbortError") throw error;
-    throw new Problem(0, "unreachable", "The service does not answer. Is it running? The page goes on when it is back.");
+    throw new Problem(0, "unreachable", "The service does not answer. Is it running? The page continues when it is back.");
   }
   if (!answer.ok) throw await problem(answer);
   return answer;

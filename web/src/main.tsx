@@ -98,7 +98,7 @@ function SignIn() {
         )}
         <button class="primary">Sign in</button>
         <p class="muted">
-          Whoever runs the service makes keys with <code>imagekin keys create</code>.
+          The operator of the service makes keys with <code>imagekin keys create</code>.
         </p>
       </form>
     </main>

@@ -23,7 +23,7 @@ from imagekin_api.wiring import service
 
 @intake.blueprint.post("/jobs/classify")
 @operation(
-    "Suggest labels for images that have none",
+    "Suggest labels for unlabelled images",
     body=schemas.ClassifyBody,
     returns=schemas.Job,
     status=202,

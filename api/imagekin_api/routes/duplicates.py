@@ -42,7 +42,7 @@ def duplicates() -> flask.Response:
     """In groups, with the image of each to keep and a reason for each other one.
 
     `identical`: the same bytes; `same`: perceptual hash and thumbnails agree; `mirrored`; `edited`: close for the
-    network, or cut out of it; `verdict`: somebody said so. `look` has pairs that are close by one sign only.
+    network, or cut out of it; `verdict`: a person said so. `look` has pairs that are close by one sign only.
     """
     data = bodies.read_json()
     body = bodies.parse(schemas.DuplicatesBody, data)

@@ -136,7 +136,7 @@ CHECKS_OF_DATABASE: dict[str, Callable[[], None]] = {
 @blueprint.get("/metrics")
 @auth.public
 def show_metrics() -> flask.Response:
-    """Answer in Prometheus's text format, to requests with a key or from this machine."""
+    """Answer in Prometheus's text format; raises Unauthorized unless the request has a key or is local."""
     if not auth.trusted():
         raise errors.Unauthorized()
     here = service.current()

@@ -24,7 +24,7 @@ MISSING = (errors.CollectionNotFound, errors.ImageNotFound)
     errors=(errors.CollectionNotFound,),
 )
 def index(name: str) -> flask.Response:
-    """List those on contents that the collection has, each with an image that has it; null if none is left."""
+    """List those on contents that the collection has, each with an image that has it; null if they are all gone."""
     after, limit = pagination.cursor("verdicts"), pagination.limit()
     items, last = service.current().database.read(_page, service.owner(), name, after, limit)
     return answers.of(schemas.Page[schemas.Verdict](items=items, next_cursor=pagination.encode("verdicts", last)))
@@ -67,7 +67,7 @@ def _give(session: Session, owner: str, name: str, pairs: list[schemas.VerdictGi
     errors=MISSING,
 )
 def take_back(name: str) -> flask.Response:
-    """Forget the verdicts on these pairs; those that there are none of are not counted."""
+    """Forget the verdicts on these pairs; pairs without a verdict are not counted."""
     body = bodies.parse(schemas.PairsBody, bodies.read_json())
     return answers.of(service.current().database.write(_take_back, service.owner(), name, body.pairs))
 

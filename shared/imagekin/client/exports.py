@@ -49,7 +49,7 @@ def whole(path: Path) -> Iterator[BinaryIO]:
 
 
 def read(file: BinaryIO) -> Vectors:
-    """Return what an npz holds."""
+    """Return the contents of an npz, with embeddings (n, dim)."""
     file.seek(0)
     with np.load(file, allow_pickle=False) as stored:
         return Vectors(stored["ids"].tolist(), stored["keys"].tolist(), stored["embeddings"])

@@ -143,7 +143,7 @@ def watched(files: int, size: int, watch: Watch) -> bodies.Sent:
 
 
 def known(transport: Transport, collection: str, contents: Sequence[tuple[str, str]]) -> set[str]:
-    """Tell which keys the collection has with just this content; at most `schemas.MAX_CONTENTS` pairs."""
+    """Return which keys the collection has with exactly this content; at most `schemas.MAX_CONTENTS` pairs."""
     images = [{"key": key, "content_hash": content_hash} for key, content_hash in contents if _askable(key)]
     if not images:
         return set()

@@ -160,7 +160,7 @@ class Client:
     def count_images(
         self, collection: str, *, filter: Mapping[str, Any] | None = None, prefix: str | None = None
     ) -> int:
-        """Tell how many images `images` would give."""
+        """Return how many images `images` would yield."""
         narrowed = {"filter": None if filter is None else json.dumps(dict(filter)), "prefix": prefix}
         return self._transport.get(f"{_collection(collection)}/images", schemas.ImagePage, limit=1, **narrowed).total
 
@@ -200,7 +200,7 @@ class Client:
         return self._transport.pages(f"{_collection(collection)}/labels", schemas.LabelCount, field=field)
 
     def columns(self, collection: str, names: Sequence[str] = ("id", "key")) -> dict[str, columns.Column]:
-        """Give columns of all images, in the order in which they were added.
+        """Return columns of all images, in the order in which they were added.
 
         names: `id`, `key`, `content_hash`, `format`, `created_at` (texts), `width`, `height` (float32 arrays),
         `metadata.FIELD` (values of JSON, None for none), `result.JOB.FIELD` of a job's rows (numbers or values). Raises
@@ -210,7 +210,7 @@ class Client:
         return columns.read(self._transport.read(path, accept="*/*", names=",".join(names)))
 
     def known(self, collection: str, contents: Mapping[str, str]) -> set[str]:
-        """Tell for which keys a collection has just this content, the SHA-256 of a file in hexadecimal."""
+        """Return for which keys a collection has exactly this content, the SHA-256 of a file in hexadecimal."""
         pairs = iter(contents.items())
         found: set[str] = set()
         while some := list(itertools.islice(pairs, schemas.MAX_CONTENTS)):
@@ -242,7 +242,7 @@ class Client:
         return self._transport.read(f"{_image(collection, image_id)}/thumbnail", accept="image/jpeg")
 
     def vectors(self, collection: str) -> Vectors:
-        """Return all vectors of a collection; the download is on disk until it is an array."""
+        """Return all vectors (n, dim) of a collection; the download is on disk until it is an array."""
         with tempfile.TemporaryFile() as file:
             self._transport.download(f"{_collection(collection)}/export", file, format="npz")
             return exports.read(file)
@@ -279,7 +279,7 @@ class Client:
         """Put the vectors of an npz or Parquet file, as `export` writes it, into a collection of the same space.
 
         The collection must be there. `sent` is called with the bytes sent so far. Raises `InvalidRequest` if the
-        file is of another space, or not such a file.
+        file is of another space or another format.
         """
         upload = self.upload(source, sent=sent)
         body = bodies.json(schemas.ImportBody, upload_id=upload.id, on_conflict=on_conflict, callback_url=callback_url)
@@ -528,7 +528,7 @@ class Client:
         return self._submit(JobKind.OUTLIERS, body, idempotency_key)
 
     def give_verdicts(self, collection: str, verdict: VerdictWord | str, pairs: Iterable[tuple[str, str]]) -> int:
-        """Say of pairs of image ids that they are the same or different; return how many verdicts are kept.
+        """Store that pairs of image ids are the same or different; return how many verdicts are kept.
 
         verdict: `same` or `different`. Later `duplicates` jobs obey it, for all images with these contents.
         """

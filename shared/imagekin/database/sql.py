@@ -57,7 +57,7 @@ def cut(blob: sa.Column[bytes], start: sa.ColumnElement[int], length: sa.ColumnE
 
 
 def among(columns: Sequence[sa.SQLColumnExpression[Any]], rows: Iterable[Sequence[Any]]) -> sa.ColumnElement[bool]:
-    """Say that one or two columns, which lead an index, are those of one of the rows.
+    """Return the condition that one or two columns, which lead an index, are those of one of the rows.
 
     `(first, second) IN (...)` would say so too, but SQLite looks through the whole table for it.
     """

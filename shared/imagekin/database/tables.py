@@ -191,7 +191,7 @@ class Image(Base):
 
 
 class Verdict(Base):
-    """What somebody said of two contents, the smaller hash first: that images of them are the same, or not."""
+    """A person's verdict on two contents, the smaller hash first: that images of them are the same, or not."""
 
     __tablename__ = "verdicts"
 

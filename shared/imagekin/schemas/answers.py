@@ -127,7 +127,7 @@ class ImageNamed(Wire):
 
 
 class Verdict(Wire):
-    """What was said of two contents, each with an image that has it; null if none is left."""
+    """What was said of two contents, each with an image that has it; null if they are all gone."""
 
     a: ImageNamed | None
     b: ImageNamed | None

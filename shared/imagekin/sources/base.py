@@ -56,7 +56,7 @@ class Pace:
         self._since = time.monotonic()
 
     def due(self) -> bool:
-        """Tell whether PAUSE_S have passed since the last time that they had."""
+        """Return whether PAUSE_S have passed since this last returned True."""
         now = time.monotonic()
         if now - self._since < self.PAUSE_S:
             return False

@@ -28,7 +28,7 @@ class Writing(NamedTuple):
 
     @classmethod
     def of(cls, head: bytes) -> Writing:
-        """Tell by the first HEAD_BYTES: UTF-8, or UTF-16 by its mark or by its zeros; a lone CR ends lines, too.
+        """Detect it by the first HEAD_BYTES: UTF-8, or UTF-16 by its mark or by its zeros; a lone CR ends lines, too.
 
         UTF-16 is what Windows calls Unicode, and lines that end in CR alone are what Excel calls CSV (Macintosh).
         """
@@ -52,7 +52,7 @@ class Line(NamedTuple):
 def lines(blob: Blob, at: int = 0, writing: Writing = UTF8) -> Iterator[Line]:
     """Yield the lines from byte `at` on, the last one also where nothing ends it; a mark at the start is left out.
 
-    Raises SourceUnreadable where a line is so long that looking for its end would take too long.
+    Raises SourceUnreadable if a line is so long that looking for its end would take too long.
     """
     at = max(at, writing.mark_bytes)
     end, rest = writing.end, b""

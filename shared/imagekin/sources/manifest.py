@@ -57,7 +57,7 @@ class Manifest:
     def entries(self, cursor: Any | None = None) -> Iterator[Entry | Pause]:
         """Yield what comes after `cursor`, a line that makes no sense as a failed item.
 
-        Raises SourceUnreadable where there are too many, or where a line is too long to be one.
+        Raises SourceUnreadable if there are too many, or if a line is too long to be one.
         """
         at, line, count = cursor or (0, 1, 0)
         for record in self._records.read(at, line):
@@ -126,7 +126,7 @@ def _reason(fields: dict[str, Any]) -> str | None:
         return f"It has the unknown field {unknown[0]!r}; there are `key`, `url` or `path`, `metadata`."
     for name in ("key", "url", "path"):
         if fields.get(name) is not None and not _is_text(fields[name]):
-            return f"Its `{name}` is no text."
+            return f"Its `{name}` is not text."
     if (fields.get("url") is None) == (fields.get("path") is None):
         return "It needs either a `url` or a `path`."
     if not isinstance(fields.get("metadata"), dict | None):

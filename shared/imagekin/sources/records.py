@@ -52,7 +52,7 @@ class Records(Protocol):
 
 
 def records(blob: Blob) -> Records:
-    """Tell how a manifest is written, by its content; raises SourceUnreadable if it is not a manifest."""
+    """Return the way a manifest is written, by its content; raises SourceUnreadable if it is not a manifest."""
     head = blob.read_at(0, HEAD_BYTES)
     writing = Writing.of(head)
     text = head[writing.mark_bytes :].decode(writing.encoding, "replace").lstrip()

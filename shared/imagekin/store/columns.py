@@ -91,8 +91,8 @@ def write(
     """Read all images once, and return the pieces of the form with these columns.
 
     `results` has what stands behind names that begin with RESULT. The columns wait in files without a name until the
-    last image is read, so memory grows only with the number of distinct metadata values. Raises
-    InvalidRequest where a field of metadata has more than MAX_VALUES.
+    last image is read, so memory grows only with the number of distinct metadata values. Raises InvalidRequest if a
+    field of metadata has more than MAX_VALUES.
     """
     columns = [_column(name, results) for name in names]
     fields = dict.fromkeys([Image.id, *(TEXTS.get(name, NUMBERS.get(name)) for name in names)])

@@ -66,14 +66,14 @@ def _conditions(session: Session, collection: tables.Collection, listing: Listin
 
 
 def beginning(prefix: str) -> sa.ColumnElement[bool]:
-    """Say that a key begins with `prefix`, so that the index on keys answers it."""
+    """Return the condition that a key begins with `prefix`, in a form that the index on keys answers."""
     from_here = Image.key >= prefix
     past = _past(prefix)
     return from_here if past is None else sa.and_(from_here, Image.key < past)
 
 
 def _past(prefix: str) -> str | None:
-    """Return the first text by code points after all that begin with `prefix`; None if there is no such text."""
+    """Return the first text by code points after all that begin with `prefix`; None if no text comes after them."""
     stem = prefix.rstrip(_LAST_CODE_POINT)
     if not stem:
         return None

@@ -1,4 +1,5 @@
-"""The view that a collection is searched in: kept in SQL, so that all workers score alike until it is made anew."""
+"""The view that a collection is searched in: kept in SQL, so that all workers compute the same scores until it is made
+again."""
 
 from __future__ import annotations
 
@@ -11,14 +12,14 @@ CollectionView = tables.CollectionView
 
 
 def kept(session: Session, collection_id: str) -> bytes | None:
-    """Return the collection's view as it was saved, None if there is none."""
+    """Return the collection's view as it was saved, None without one."""
     return session.scalar(sa.select(CollectionView.data).where(CollectionView.collection_id == collection_id))
 
 
 def keep(session: Session, collection_id: str, saved: bytes, instead_of: bytes | None) -> bytes:
     """Keep a view instead of the one that was seen; return it, or the one that another worker kept meanwhile.
 
-    It is returned as well if the collection was deleted, for the search that still goes on.
+    It is returned as well if the collection was deleted, for a search in progress.
     """
     collection = sa.select(tables.Collection.id).where(tables.Collection.id == collection_id)
     if session.scalar(collection.with_for_update(read=True)) is None:

@@ -18,7 +18,7 @@ def path(upload_id: str) -> str:
 
 
 def check_room(session: Session, owner: str, more_bytes: int, settings: Settings) -> None:
-    """Raise QuotaExceeded where `more_bytes` would not fit beside the owner's stored uploads.
+    """Raise QuotaExceeded if `more_bytes` would not fit beside the owner's stored uploads.
 
     Uploads that arrive at the same moment don't see each other, so they may pass the quota together.
     """

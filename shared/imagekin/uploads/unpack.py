@@ -78,8 +78,8 @@ def _tar_number(field: bytes) -> int | None:
 def gunzip(pieces: Iterable[bytes]) -> Iterator[bytes]:
     """Yield what gzipped `pieces` hold, at most 1 MiB at a time, and b"" where a piece gave nothing.
 
-    Further gzip members are read on, what follows the last one is consumed and dropped, as gzip does. Raises
-    BadRequest where the data is broken or ends early.
+    Further gzip members are read on, what follows the last one is consumed and dropped, as gzip does. Raises BadRequest
+    if the data is broken or ends early.
     """
     inflater = zlib.decompressobj(_GZIP_WBITS)
     pending, trailing = b"", False

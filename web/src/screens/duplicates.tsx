@@ -166,7 +166,7 @@ function Review({ name, job, result: found, again }: { name: string; job: string
     <>
       <Threshold name={name} found={found} again={again} />
       {groups.length === 0 ? (
-        <p class="empty big">Among {images(found.images)} none is a near-duplicate of another at this threshold. Lower it to see more.</p>
+        <p class="empty big">Among {images(found.images)} there are no near-duplicates at this threshold. Lower it to see more.</p>
       ) : (
         <>
           <div class="row wrap actions">
@@ -333,7 +333,7 @@ function Threshold({ name, found, again }: { name: string; found: DuplicatesResu
   if (edges.length < 2) return null;
   return (
     <details ref={box} class="threshold" open>
-      <summary>Where is the line? Pairs next to it, most alike first</summary>
+      <summary>Where is the line? Pairs next to it, most similar first</summary>
       <div class="threshold-inside">
         <div>
           <HistogramSlider edges={edges} counts={counts} value={value.value} name="Threshold" testid="threshold" input={(next) => (value.value = next)} />

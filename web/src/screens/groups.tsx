@@ -87,7 +87,7 @@ export function Groups({ name, id }: { name: string; id: string }) {
       </div>
       {found.value && job.value && <Later job={job.value} />}
       {fault.value && <p class="fault">{fault.value}</p>}
-      {none.value && <p class="empty big">Groups gather what looks alike. Choose a number, or let the service choose one, and press Group.</p>}
+      {none.value && <p class="empty big">Groups gather pictures that look similar. Choose a number, or let the service choose one, and press Group.</p>}
       {!found.value && !none.value && !fault.value && <Waiting job={job.value} />}
       <ul class="groups">
         {found.value?.clusters.map((cluster) => (

@@ -260,7 +260,7 @@ function Answer(props: { name: string; answer: Neighbor; sign: number; asked: bo
         <Thumbnail src={thumbnail(name, id)} alt="" />
       </button>
       <span class="score">{answer.score.toFixed(3)}</span>
-      {twins > 0 && <span class="twins" title={answer.duplicates!.map((each) => each.key).join("\n")}>{twins} more alike</span>}
+      {twins > 0 && <span class="twins" title={answer.duplicates!.map((each) => each.key).join("\n")}>{twins} duplicates</span>}
       <span class="caption">{base(key)}</span>
       <span class="verdict">
         <button data-testid="plus" aria-label={`More like ${base(key)}`} aria-pressed={sign > 0} onClick={() => mark(id, true)}>

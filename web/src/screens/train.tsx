@@ -21,7 +21,7 @@ const FORMATS = [
   ["csv", "CSV", "a table of keys, sizes and labels"],
   ["jsonl", "JSON lines", "the same, a line an image"],
   ["coco", "COCO", "images, categories and classes"],
-  ["labelstudio", "Label Studio", "tasks to go on labelling"],
+  ["labelstudio", "Label Studio", "tasks to continue labelling"],
   ["parquet", "Parquet", "with all vectors"],
   ["npz", "NumPy", "with all vectors"],
   ["safetensors", "safetensors", "with all vectors"],
@@ -430,7 +430,7 @@ function Share({ name }: { name: string }) {
           {counts.map(({ value, count: times }) => `${String(value)} ${count(times)}`).join(" · ")}
         </p>
       ) : (
-        <p class="muted">Near-duplicates stay on one side, and each class is shared out alike.</p>
+        <p class="muted">Near-duplicates stay on one side, and each class is divided by the same shares.</p>
       )}
       {leaks.found.value && (
         <p role="status">

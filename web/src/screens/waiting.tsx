@@ -16,7 +16,7 @@ export function Waiting({ job }: { job: Job | null }) {
       </div>
       <progress data-testid="progress" max={1} value={part ?? undefined} aria-label={VERBS[now.kind] ?? now.kind} />
       <p class="muted">
-        It goes on when this page is left. <button onClick={() => void cancel(now).catch(complain)}>Cancel</button>
+        It continues when you leave this page. <button onClick={() => void cancel(now).catch(complain)}>Cancel</button>
       </p>
     </section>
   );

@@ -96,7 +96,7 @@ class Classification(Stepper):
     """Classifies rows (n, dim) of raw vectors by the `labels` (n,) of some: numbers of classes, -1 for unlabelled rows.
 
     Rows below `min_probability` are left out. The memory budget bounds the labelled rows that are learned from. Raises
-    TooFewLabels where fewer than two classes have two examples.
+    TooFewLabels if fewer than two classes have two examples.
     """
 
     def __init__(
@@ -306,9 +306,9 @@ def _logistic(rows: torch.Tensor, labels: torch.Tensor, n_classes: int) -> tuple
 def _temperature(scores: torch.Tensor, labels: torch.Tensor, examples: int) -> float:
     """Return the factor of the scores (n, k) under which the labels (n,) are most probable, from 0.1 to 1,000.
 
-    Of `examples` that were all right, one more might have been wrong: labels are held true but for a share of
-    1 / (examples + 2), as in Platt 1999, so that a few do not make everything certain. Rows of classes without a
-    score are ignored.
+    Of `examples` that were all right, one more might have been wrong: labels are taken as true except for a share of 1
+    / (examples + 2), as in Platt 1999, so that a few do not make everything certain. Rows of classes without a score
+    are ignored.
     """
     known = torch.isfinite(scores.gather(1, labels[:, None]))[:, 0]
     scores, labels = scores[known], labels[known]

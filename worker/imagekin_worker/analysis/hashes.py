@@ -56,7 +56,7 @@ def of_thumbnail(jpeg: bytes) -> Print:
 
 
 def gray_of_thumbnail(jpeg: bytes) -> NDArray[np.uint8]:
-    """Return the gray picture alone; raises OSError where it cannot be decoded."""
+    """Return only the gray picture (2304,); raises OSError if it cannot be decoded."""
     with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as image:
         return _gray(image.convert("L"))
 

@@ -1,4 +1,4 @@
-"""The signs of many stored thumbnails, taken in steps; images without one get signs that are like those of none."""
+"""The signs of many stored thumbnails, taken in steps; images without one get signs that match no others."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TAKEN = 256
 T = TypeVar("T")
 
 Stored = Callable[[NDArray[np.int64]], Sequence[bytes | None]]
-"""Returns the JPEG thumbnails (m,) of images by their indices, None where there is none."""
+"""Returns the JPEG thumbnails (m,) of images by their indices, None for a missing one."""
 
 
 class Prints(Stepper):
@@ -35,7 +35,7 @@ class Prints(Stepper):
         self._seen = np.zeros(len(names), np.bool_)
 
     def restore(self, state: bytes) -> None:
-        """Go on from `state` of the same images; raises JobError when it belongs to others."""
+        """Continue from `state` with the same images; raises JobError when it belongs to others."""
         scalars, arrays = stepper.unpacked(state, (len(self._names), hashes.BITS))
         self._at = scalars["at"]
         taken = slice(0, self._at)
@@ -61,7 +61,7 @@ class Prints(Stepper):
         return self._hashes, self._mirrors, self._seen
 
     def grays(self, index: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Return the gray pictures (m, 2304) of images by their indices, drawn where there is none."""
+        """Return the gray pictures (m, 2304) of images by their indices; a missing one is drawn."""
         wanted, place = np.unique(index, return_inverse=True)
         found = np.empty((len(wanted), hashes.GRAY_DIM), np.uint8)
         for start in range(0, len(wanted), TAKEN):

@@ -52,8 +52,8 @@ class Diverse(Stepper):
     """Farthest first over rows (n, dim) of raw vectors, exact; the first one is the most typical of all.
 
     `avoid` (a, dim), raw vectors: the chosen rows lie away from them, too. At most n rows are chosen. Raises
-    InvalidRequest where `count` is below 1 or shapes differ. A plain loop passes over all rows for each choice. Here
-    one pass allows several choices among the rows that were farthest: distances only fall, so a row among these that is
+    InvalidRequest if `count` is below 1 or shapes differ. A plain loop passes over all rows for each choice. Here one
+    pass allows several choices among the rows that were farthest: distances only fall, so a row among these that is
     still farther than all others were is the next choice. The result is the same, except for choices that rounding
     decides.
     """
@@ -223,7 +223,7 @@ class Representative(Stepper):
     """Medoids of k-means with `count` clusters over rows (n, dim) of raw vectors, in the view; largest cluster first.
 
     With `avoid` (a, dim), raw vectors, there are a more clusters, at most twice `count` in all; of their medoids those
-    farthest from the avoided ones are kept. Raises InvalidRequest where `count` is below 1 or shapes differ.
+    farthest from the avoided ones are kept. Raises InvalidRequest if `count` is below 1 or shapes differ.
     """
 
     def __init__(

@@ -91,7 +91,7 @@ class ViewedRows:
         return torch.from_numpy(self._made.take(index))
 
     def release(self) -> None:
-        """Give back the pages of a file."""
+        """Release the pages of a file."""
         if self._made is not None:
             self._made.release()
 

@@ -1,4 +1,4 @@
-"""The forward pass alone: the prepared network in every configuration that comes into question, and the eager one.
+"""The forward pass alone: the prepared network in every sensible configuration, and the eager one.
 
 Both beside what the machine can do at most: the bare matrix product, as the same threads reach it in the same turns.
 """
@@ -35,7 +35,7 @@ LOOK_S = 0.5
 
 
 class Configuration(NamedTuple):
-    """`lanes` threads that each run batches with so many intra-op threads."""
+    """`lanes` threads that each run batches with `intra_op` threads inside a layer."""
 
     lanes: int
     intra_op: int
@@ -80,7 +80,7 @@ class Survey:
 
     @property
     def roofline(self) -> str:
-        """Say how near the pass comes to the bare matrix product."""
+        """Return in words how close the pass is to the bare matrix product."""
         rate = self.prepared[self.best]
         return (
             f"{rate * self.gflop:.3g} GFLOP/s ({self.gflop:.3g} GFLOP an image), {rate / self.ceiling:.0%} of the bare "
@@ -133,7 +133,7 @@ def gflop(bench: Workbench, name: str) -> float:
 
 
 def rate_of(embed: Callable[[np.ndarray], object], configuration: Configuration, side: int, least_s: float) -> float:
-    """Measure the images a second of anything that embeds batches, in one configuration."""
+    """Measure the images a second of a function that embeds batches (n, 3, crop, crop), in one configuration."""
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (configuration.batch, side, side, 3), dtype=np.uint8).transpose(0, 3, 1, 2)
 
@@ -182,7 +182,7 @@ def _survey(bench: Workbench, name: str) -> Survey:
 
 
 def _eager(bench: Workbench, name: str) -> Callable[[np.ndarray], object]:
-    """Give the network as the libraries have it: float32 NCHW on a CPU, bfloat16 channels_last on a GPU."""
+    """Return the network as the libraries have it: float32 NCHW on a CPU, bfloat16 channels_last on a GPU."""
     space = bench.space(name)
     if not bench.on_gpu:
         return backbones.load(space, bench.settings, reference=True).embed
@@ -221,7 +221,7 @@ def _product(bench: Workbench, name: str, lanes: int, intra_op: int) -> float:
 def _timed(
     work: Callable[[], int], least_s: float, lanes: int, intra_op: int, begin: Callable[[], None] = lambda: None
 ) -> float:
-    """Measure how much `work` does a second in lanes with so many threads inside a layer; see timing.rate."""
+    """Measure how much `work` does a second in lanes with some threads inside a layer; see timing.rate."""
 
     def begin_lane() -> None:
         torch.set_num_threads(intra_op)

@@ -57,7 +57,10 @@ def against_product(bench: Workbench) -> Figure:
 
 
 def against_package(bench: Workbench) -> Figure:
-    """Measure a whole run against kmeans-pytorch's, both with one start, and the inertia against scikit-learn's."""
+    """Measure a whole run against kmeans-pytorch's, both with one start, and the inertia against scikit-learn's.
+
+    Raises NotMeasured without scikit-learn, or if kmeans-pytorch did not finish.
+    """
     n_clusters = bench.sizes.peer_clusters
     rows = rows_in_groups(bench.sizes.peer_rows, n_clusters)
     try:
@@ -96,19 +99,19 @@ def rows_in_groups(count: int, groups: int) -> np.ndarray:
 
 
 def ours(rows: np.ndarray, n_clusters: int, n_init: int, device: str) -> float:
-    """Cluster with imagekin and give the inertia."""
+    """Cluster rows (n, dim) with imagekin and return the inertia."""
     work = KMeans(rows, n_clusters, Options(n_init=n_init, device=device))
     work.advance()
     return work.result().inertia
 
 
 def package(rows: np.ndarray, n_clusters: int, device: str) -> float:
-    """Cluster with kmeans-pytorch behind its guard and give the inertia; raises JobError."""
+    """Cluster rows (n, dim) with kmeans-pytorch behind its guard and return the inertia; raises JobError."""
     return pytorch_package.run(rows, n_clusters, Options(n_init=1, device=device)).inertia
 
 
 def sklearn_inertia(rows: np.ndarray, n_clusters: int) -> float:
-    """Cluster with scikit-learn and give the inertia. Raises NotMeasured without it."""
+    """Cluster rows (n, dim) with scikit-learn and return the inertia. Raises NotMeasured without it."""
     try:
         cluster: Any = importlib.import_module("sklearn.cluster")
     except ImportError as error:

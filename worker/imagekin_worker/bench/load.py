@@ -80,7 +80,7 @@ def _bare(path: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def fill(database: Database, space: Space, rows: np.ndarray, chunk: int) -> str:
-    """Store rows as jobs would, a segment for each chunk, in a new database; return the collection's id."""
+    """Store rows (n, dim) as jobs would, a segment for each chunk, in a new database; return the collection's id."""
     import imagekin_migrations
 
     imagekin_migrations.upgrade(database)

@@ -63,11 +63,11 @@ class Original:
         self._network = self._cut(architecture, whole).eval().to(device)
 
     def embed_image(self, path: Path) -> Tensor:
-        """Embed one picture, in a forward pass of its own."""
+        """Embed one picture into (dim,), in a forward pass of its own."""
         return self._network(self.pixels(path))
 
     def pixels(self, path: Path) -> Tensor:
-        """Read and transform one picture."""
+        """Read and transform one picture into (3, crop, crop)."""
         return self._transform(Image.open(path)).to(self._device).unsqueeze(0)
 
     def embed_dataset(self, source: Path | Sequence[Path]) -> None:
@@ -82,13 +82,13 @@ class Original:
         return self.similar_to(self.embed_image(target), n)
 
     def similar_to(self, vector: Tensor, n: int | None = None) -> dict[str, float]:
-        """Do so for a vector that is there already."""
+        """Do so for a vector (dim,)."""
         cosine = nn.CosineSimilarity(dim=1)
         found = {key: cosine(vector, other).mean().item() for key, other in self.dataset.items()}
         return dict(sorted(found.items(), key=lambda item: item[1], reverse=True)[:n])
 
     def cluster_dataset(self, nclusters: int, dist: str = "euclidean") -> tuple[dict[str, int], Tensor]:
-        """Return each picture's cluster, and the centers."""
+        """Return each picture's cluster (n,), and the centers (k, dim)."""
         kmeans: Any = importlib.import_module("kmeans_pytorch").kmeans
         rows = torch.stack([vector.squeeze().detach() for vector in self.dataset.values()])
         np.random.seed(SEED)  # kmeans-pytorch draws from numpy's global generator
@@ -104,7 +104,7 @@ class Original:
 
 
 def transform_of(architecture: str) -> Callable[[Image.Image], Tensor]:
-    """Return the transforms of a network's default weights, which need not be there."""
+    """Return the transforms of a network's default weights, from a picture to (3, crop, crop); it loads no weights."""
     from torchvision import models
 
     return models.get_model_weights(architecture)["DEFAULT"].transforms()

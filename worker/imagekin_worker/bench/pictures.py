@@ -33,8 +33,8 @@ _JPEG_START = b"\xff\xd8"
 def draw(folder: Path, count: int, size: tuple[int, int], seed: int, drawn: int | None = None) -> list[Path]:
     """Write `count` JPEGs of a size (width, height), no two with the same bytes, and name the files.
 
-    Where `drawn` is given only so many are drawn, and the others are copies that differ in a comment: what is decoded
-    takes as long.
+    With `drawn`, only that number is drawn, and the others are copies with another comment: decoding takes the same
+    time.
     """
     folder.mkdir(parents=True, exist_ok=True)
     field = _field(seed)
@@ -47,7 +47,7 @@ def draw(folder: Path, count: int, size: tuple[int, int], seed: int, drawn: int 
 
 
 def jpeg(field: NDArray[np.uint8], size: tuple[int, int], seed: Sequence[int]) -> bytes:
-    """Cut a picture out of the field, put some shapes on it, and encode it."""
+    """Cut a picture out of the field (side, side), put some shapes on it, and encode it."""
     random = np.random.default_rng(list(seed))
     enlarged = max(1.0, max(size) / _SHARP_PX)
     width, height = (round(length / enlarged) for length in size)

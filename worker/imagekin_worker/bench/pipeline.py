@@ -70,7 +70,7 @@ def against_forward(bench: Workbench) -> Figure:
 
 
 def against_class(bench: Workbench) -> Figure:
-    """Measure whole jobs of resnet50 over the original class."""
+    """Measure whole jobs of resnet50 over the original class; raises NotMeasured without its row."""
     rates, survey = measured(bench, RESNET), forward.survey(bench, RESNET)
     if (peer := rates.original) is None:
         raise NotMeasured("the class is only measured where its row was asked for")
@@ -84,7 +84,7 @@ def against_class(bench: Workbench) -> Figure:
 
 
 def overhead(bench: Workbench) -> Figure:
-    """Measure the share of a job's time in which no core of the worker works on an image."""
+    """Measure the share of a job's time in which no worker core works on an image; raises NotMeasured without /proc."""
     rates = measured(bench, DEFAULT)
     if (share := rates.share) is None:
         raise NotMeasured("threads are looked at through /proc, which only Linux has")
@@ -207,7 +207,7 @@ def _busy(rates: Rates, share: Share) -> str:
     nobody = cores() - share.cores - share.main - share.others - share.stolen
     return (
         f"of {cores()} cores {took}, planning and commits {share.main:.2f}, API and client {share.others:.2f}, "
-        f"the machine's host {share.stolen:.2f}, nobody {nobody:.2f}"
+        f"the machine's host {share.stolen:.2f}, idle {nobody:.2f}"
     )
 
 

@@ -1,4 +1,4 @@
-"""What is reported: a row for every goal, with its figure or the reason why there is none."""
+"""What is reported: a row for every goal, with its figure or the reason why it was not measured."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A row with its figure, or with the reason why there is none."""
+    """A row with its figure, or with the reason why it was not measured."""
 
     row: Row
     figure: Figure | None = None
@@ -163,7 +163,7 @@ def versions() -> dict[str, str]:
 
 
 def described() -> str:
-    """Say in a line what machine and versions the figures are of."""
+    """Return one line with the machine and versions of the figures."""
     here, libraries = machine(), versions()
     named = ", ".join(f"{name} {version}" for name, version in libraries.items())
     gpu = f", {here['gpu']}" if here["gpu"] else ""

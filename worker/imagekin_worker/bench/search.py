@@ -42,7 +42,7 @@ def rows_like_embeddings(count: int, dim: int, seed: int = SEED) -> np.ndarray:
 
 
 def filled(rows: np.ndarray) -> Matrix:
-    """Put rows into a matrix as a worker has it resident."""
+    """Put rows (n, dim) into a matrix as a worker has it resident."""
     matrix = Matrix(rows.shape[1], capacity=len(rows))
     names = [f"{number:08}" for number in range(len(rows))]
     matrix.upsert(names, rows)
@@ -60,7 +60,7 @@ def faiss_library() -> Any:
 
 
 def faiss_index(rows: np.ndarray) -> Any:
-    """Put rows into faiss's exact index. Raises NotMeasured without faiss."""
+    """Put rows (n, dim) into faiss's exact index. Raises NotMeasured without faiss."""
     index = faiss_library().IndexFlatIP(rows.shape[1])
     index.add(rows)
     return index
@@ -83,7 +83,7 @@ def faiss_products() -> Iterator[None]:
 
 
 def faiss_search(index: Any, queries: np.ndarray, *, products: bool) -> np.ndarray:
-    """Search in one of faiss's two ways; return the places of the best of each query."""
+    """Search in one of faiss's two ways; return the places (q, k) of the best of each query (q, dim)."""
     with faiss_products() if products else nullcontext():
         return index.search(queries, TOP_K)[1]
 

@@ -75,7 +75,7 @@ class Service:
     def collection(
         self, backbone: str, weights: str | None = None, precision: Precision = Precision.EXACT
     ) -> Iterator[str]:
-        """Make an empty collection for the block; what a deleted one held is computed anew in the next."""
+        """Make an empty collection for the block; what a deleted one held is computed again in the next."""
         self._collections += 1
         name = f"bench-{self._collections}"
         self.client.create_collection(name, backbone=backbone, weights=weights, precision=precision)
@@ -85,7 +85,7 @@ class Service:
             self.client.delete_collection(name)
 
     def embed(self, folder: Path, collection: str) -> Run:
-        """Embed a folder, read in place, and time it by the clock that both sides have."""
+        """Embed a folder, read in place, and time it by the shared clock; raises NotMeasured if an image fails."""
         count = sum(1 for _ in folder.iterdir())
         submitted = time.time()
         job = self.client.embed(folder, collection, upload=False).wait()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Counts, and the seconds that one measurement of a rate goes on for at least.
+    """Counts, and the shortest time in seconds of one measurement of a rate.
 
     `repetitions`: how often what belongs together is measured in turns. `warm_pictures` make a worker load a backbone
     and know its speed before anything is timed. `slow_pictures` go through resnet50, `class_pictures` through the

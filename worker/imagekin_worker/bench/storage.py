@@ -87,11 +87,11 @@ class Writing:
             self.collections[way] = database.read(collections.get, OWNER, name)
 
     def forget(self) -> None:
-        """Begin to measure anew."""
+        """Reset the measurements."""
         self.seconds, self.cpu = Seconds(), Seconds()
 
     def fill(self, images: int) -> None:
-        """Write `images` more bare into both collections, and plan a job of as many that nobody works on."""
+        """Write `images` more bare into both collections, and plan an idle job of the same size."""
         keys = self._keys(images)
         self._plan(keys)
         for start in range(0, images, FILLED_ROWS):
@@ -101,7 +101,7 @@ class Writing:
         self.database.write(analyze.refresh)
 
     def add(self, images: int) -> None:
-        """Put `images` more through a job, and as many bare, in turns."""
+        """Put `images` more through a job, and the same number bare, in turns."""
         keys = self._keys(images)
         self._timed("plan", lambda: self._plan(keys))
         for start in range(0, images, self.chunk_images):
@@ -145,7 +145,7 @@ class Writing:
             self.database.write(plan.add, claim, some, ignored=0, cursor=at, finished=last)
 
     def items(self, keys: list[str]) -> list[segments.Item]:
-        """Make images of these keys, no two alike."""
+        """Make different images with these keys."""
         matrix = self._random.standard_normal((len(keys), self.dim), np.float32)
         return [
             segments.Item(

@@ -84,7 +84,7 @@ class Workbench:
         self._open.close()
 
     def once(self, name: Hashable, make: Callable[[], Any]) -> Any:
-        """Give what `make` gave the first time; where it raised NotMeasured, that again."""
+        """Return what `make` returned the first time; raises NotMeasured again if it did."""
         if name not in self._made:
             try:
                 self._made[name] = make()

@@ -1,1 +1,1 @@
-"""What is done with a claimed chunk: a module for each kind of chunk, named as the kind."""
+"""The work on a claimed chunk: a module for each kind of chunk, named after the kind."""

@@ -90,7 +90,7 @@ def _load(session: Session, claim: Claim) -> tuple[tables.Job, tables.Clustering
     all_of_it = [undefer(tables.Clustering.centers), undefer(tables.Clustering.view)]
     found = session.get(tables.Clustering, job.work["clustering_id"], options=all_of_it)
     if found is None:
-        raise errors.JobNotFound("The clustering was deleted before its job of assigning began.")
+        raise errors.JobNotFound("The clustering was deleted before the assign job began.")
     return job, found
 
 
@@ -106,7 +106,7 @@ def _named(node: Node, claim: Claim, ids: list[str], placer: Placer) -> None:
 
 
 def _slice(node: Node, claim: Claim, lease: Lease, placer: Placer) -> bool:
-    """Go on for a slice, a part in memory at a time; return whether that was the last one."""
+    """Work for a slice, a part in memory at a time; return whether it was the last one."""
     deadline = time.monotonic() + SLICE_S
     rows: list[dict[str, Any]] = []
     with node.database.snapshot() as session:

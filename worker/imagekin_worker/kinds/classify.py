@@ -1,4 +1,4 @@
-"""Classify jobs: labels for the images that have none, learned from those that have one, in slices."""
+"""Classify jobs: labels for the unlabelled images, learned from the labelled ones, in slices."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def run(node: Node, claims: Sequence[Claim], lease: Lease) -> None:
 
 
 def _resume(node: Node, claim: Claim, job: tables.Job, saved: bytes | None, pinned: Pinned | None) -> Slice:
-    """Go on where the last slice ended: from memory if that was here, else from SQL, else from the start."""
+    """Continue where the last slice ended: from memory if that was here, else from SQL, else from the start."""
     kept: Slice | None = node.slices.pop(claim.job_id, None)
     node.slices.clear()
     if saved is not None:

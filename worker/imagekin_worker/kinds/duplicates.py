@@ -51,7 +51,7 @@ class Scene:
     values: list[Any]
 
     def images(self, span: slice, hashes: NDArray[np.uint64], mirrors: NDArray[np.uint64]) -> Images:
-        """Return some of them as the search takes them."""
+        """Return the images of a span with their hashes (n,) and mirrors (n,), as the search expects them."""
         return Images(
             self.keys[span],
             self.contents[span],
@@ -81,7 +81,7 @@ class Search(Stepper):
         self._share = PRINT_S / (PRINT_S + COMPARED_S * n)
 
     def restore(self, state: bytes) -> None:
-        """Go on from what `state` has behind `about`; raises JobError when it belongs to other images."""
+        """Continue from what `state` has after `about`; raises JobError when it belongs to other images."""
         _, arrays = stepper.unpacked(state, (len(self.scene.ids), 0))
         self.prints.restore(arrays["prints"].tobytes())
         if "found" in arrays:
@@ -124,7 +124,7 @@ class Search(Stepper):
 
 
 class FindDuplicates(pins.Analysis[Search]):
-    """`against` is the id of another collection, None where there is none."""
+    """`against` is the id of another collection, None without one."""
 
     def __init__(self, node: Node, claim: Claim, params: dict[str, Any], against: str | None) -> None:
         self._node, self._claim, self._params, self._against = node, claim, params, against
@@ -211,7 +211,7 @@ class FindDuplicates(pins.Analysis[Search]):
 
 
 class Shown:
-    """How results name images: by ids and keys, and without the signs of pictures that there are none of."""
+    """How results name images: by ids and keys, and without the signs of missing pictures."""
 
     def __init__(self, work: Search) -> None:
         self._scene, self._seen = work.scene, work.prints.result()[2]
@@ -251,7 +251,7 @@ class Shown:
 def run(node: Node, claims: Sequence[Claim], lease: Lease) -> None:
     """Look for near-duplicates for a slice; the last one writes the result.
 
-    Raises InvalidRequest where no image is left to look at or the other collection is gone, JobError where there are
+    Raises InvalidRequest if no image is left to look at or the other collection is gone, JobError where there are
     more pairs than memory for them, CollectionDeleted and LeaseLost.
     """
     (claim,) = claims

@@ -1,4 +1,4 @@
-"""Chunks of images: through the pipeline together, finished one by one as their last image comes out."""
+"""Chunks of images: through the pipeline together, finished one by one after their last image."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def _give_back(node: Node, works: Sequence[Work], lease: Lease) -> None:
 
 
 def _open(node: Node, claim: Claim, opened: dict[str, sources.Source], lease: Lease) -> Work | None:
-    """Load a chunk, with the source of its job, which the job's other chunks share; None if there is none."""
+    """Load a chunk, with the source of its job, which the job's other chunks share; None without a source."""
     try:
         job, collection, manifest = node.database.read(load, claim)
     except errors.LeaseLost:

@@ -19,6 +19,7 @@ from imagekin.store.segments import Item
 from imagekin_worker.context.lease import Lease
 from imagekin_worker.context.process_state import Node
 from imagekin_worker.kinds import embed
+from imagekin_worker.matrix import lengths
 
 log = structlog.get_logger()
 
@@ -56,13 +57,13 @@ def _item(entry: dict[str, Any], source: sources.Source, collection: tables.Coll
 def _check(vector: vector_codec.Vectors, dtype: DType) -> None:
     if not np.isfinite(vector).all():
         raise errors.DecodeError(f"The embedding has numbers that are not finite in {dtype}.")
-    if not np.linalg.norm(vector.astype(np.float64)) <= LONGEST:
+    if not lengths.of(vector[None].astype(np.float64))[0] <= LONGEST:
         raise errors.DecodeError(f"The embedding is longer than {LONGEST:g}.")
 
 
 def content_hash(stored: bytes) -> str:
     """Return what stands for the content of an imported vector, by the bytes that are stored of it.
 
-    Its prefix keeps it from ever being a picture's: who embeds the picture later under the same key replaces it.
+    Its prefix keeps it from ever being a picture's: embedding the picture later under the same key replaces it.
     """
     return f"vector:{hashlib.blake2b(stored, digest_size=_DIGEST_BYTES).hexdigest()}"

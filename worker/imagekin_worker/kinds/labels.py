@@ -1,4 +1,4 @@
-"""Labels: the values of a field of images' metadata, as classes to learn from or to share out alike."""
+"""Labels: the values of a field of images' metadata, as classes to learn from or to divide evenly."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ MAX_LABEL_CHARS = 1024
 
 @dataclass(frozen=True)
 class Labels:
-    """`classes`: the values, each once; `numbers` (n,): the class of each pinned image, -1 if it has none."""
+    """`classes`: the values, each once; `numbers` (n,): the class of each pinned image, -1 without one."""
 
     classes: list[Any]
     numbers: np.ndarray
 
 
 def of(node: Node, claim: Claim, pinned: Pinned, field: str) -> Labels:
-    """Return the labels of the pinned images; raises InvalidRequest if the field's values are not such."""
+    """Return the labels of the pinned images; raises InvalidRequest for other values of the field."""
     return node.database.read(_read, claim, pinned, field)
 
 

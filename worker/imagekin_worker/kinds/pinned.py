@@ -39,7 +39,7 @@ Work = TypeVar("Work", bound=Stepper)
 
 
 class Pinned:
-    """A collection's vectors as of one revision, by key: chance then meets the same images in whatever order they came.
+    """A collection's vectors as of one revision, by key: random choices meet the same images in any order.
 
     So the same collection and seed give the same answer. `view` is that of the whole collection, where one was asked
     for, also where a filter leaves fewer rows.
@@ -185,7 +185,7 @@ def _parts(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
 
 
 class Analysis(ABC, Generic[Work]):
-    """What a kind of job adds to `run`: how its work begins and goes on, and what it comes to."""
+    """What a kind of job adds to `run`: how its work begins, continues and ends."""
 
     #: A field of the metadata that images must have to take part.
     having: str | None = None
@@ -200,7 +200,7 @@ class Analysis(ABC, Generic[Work]):
 
     @abstractmethod
     def resume(self, pinned: Pinned, view: View, state: bytes) -> Work:
-        """Go on from `state` over the same rows."""
+        """Continue from `state` with the same rows."""
 
     @abstractmethod
     def conclude(self, pinned: Pinned, work: Work) -> tuple[dict[str, Any], Iterable[dict[str, Any]]]:
@@ -250,7 +250,7 @@ def _about(pinned: Pinned, view: View, analysis: Analysis[Any]) -> dict[str, Any
 
 
 def _resumed(node: Node, claim: Claim, params: dict[str, Any], analysis: Analysis[Work]) -> Slice[Work]:
-    """Go on where the last slice ended: from memory if that was here, else from SQL, else from the start."""
+    """Continue where the last slice ended: from memory if that was here, else from SQL, else from the start."""
     kept: Slice[Work] | None = node.slices.pop(claim.job_id, None)
     node.slices.clear()
     saved = node.database.read(checkpoint.kept, claim)

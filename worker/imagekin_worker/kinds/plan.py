@@ -99,7 +99,7 @@ def _begun(node: Node, claim: Claim) -> _Walk:
 
 
 def _walked(node: Node, claim: Claim, walk: _Walk, lease: Lease) -> bool:
-    """Go on for a slice; return whether the source came to its end."""
+    """Work for a slice; return whether the source came to its end."""
     part = _Slice()
     for pieces, ignored, told, finished in _commits(walk, part):
         cursor = {"chunk": walk.size, "at": walk.at}

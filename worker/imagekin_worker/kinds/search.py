@@ -154,7 +154,7 @@ def _with_vectors(node: Node, searches: Sequence[Search]) -> list[Search]:
 
 
 def _comparable(node: Node, search: Search) -> bool:
-    """Return whether a query's vector has a length; the search of one that has none is ended, alone."""
+    """Return whether a query's vector has a finite length; otherwise its search is ended, alone."""
     assert search.vector is not None
     if np.isfinite(lengths.of(search.vector[None])).all():
         return True
@@ -164,7 +164,7 @@ def _comparable(node: Node, search: Search) -> bool:
 
 
 def _fetched(node: Node, searches: Sequence[Search]) -> list[Search]:
-    """Fetch and decode the pictures of queries by URL; those that cannot be had are ended and left out."""
+    """Fetch and decode the pictures of queries by URL; failed ones are ended and left out."""
     good: list[Search] = []
     space = node.backbone(searches[0].claim.space_id).space
     with closing(Fetcher(node.settings)) as fetcher, ThreadPoolExecutor(node.settings.fetch_threads) as pool:

@@ -26,7 +26,7 @@ METHODS = {SelectMethod.REPRESENTATIVE: Representative, SelectMethod.DIVERSE: Di
 
 
 class Select(pins.Analysis[Representative | Diverse]):
-    """A choice of images; `avoid` (a, dim) are raw vectors to stay away from, None if there are none."""
+    """A choice of images; `avoid` (a, dim) are raw vectors to stay away from, or None."""
 
     def __init__(self, node: Node, params: dict[str, Any], avoid: np.ndarray | None) -> None:
         self._params, self._avoid = params, avoid
@@ -62,7 +62,7 @@ class Select(pins.Analysis[Representative | Diverse]):
 def run(node: Node, claims: Sequence[Claim], lease: Lease) -> None:
     """Choose for a slice; the last one writes the result.
 
-    Raises InvalidRequest if nothing is left to choose from or too much is to be avoided, CollectionDeleted and
+    Raises InvalidRequest if nothing is left to choose from or there is too much to avoid, CollectionDeleted and
     LeaseLost.
     """
     (claim,) = claims

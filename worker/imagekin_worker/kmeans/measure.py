@@ -134,7 +134,7 @@ class Rows:
         return gathered
 
     def release(self) -> None:
-        """Give back the pages of a mapped file; the system still has them at hand while it has room."""
+        """Release the pages of a mapped file; the system keeps them cached while it has room."""
         if self._mapping is not None:
             self._mapping.madvise(mmap.MADV_DONTNEED)
 
@@ -232,7 +232,7 @@ def measure(rows: Rows, centers: np.ndarray, metric: Metric) -> Placement:
 def measure_block(
     scorer: Scorer, block: slice, centers: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return a block's labels (int32), distances and cosines (float64) to the centers that the scorer aims at.
+    """Return a block's labels (m,) int32, distances and cosines (m,) float64 to the scorer's centers.
 
     The product picks the center; distances are direct differences in float64, free of the product's rounding.
     """

@@ -5,7 +5,7 @@
     the rest     reciprocals of the lengths, ids, the ids' order, checksums of the vectors; for the calibrated view
                  what its mean is made of
 
-In the calibrated view the vectors are x' of imagekin_worker.matrix.view, in float32 whatever the collection's format.
+In the calibrated view the vectors are x' of imagekin_worker.matrix.view, in float32 for any format of the collection.
 
 A file is written under another name and renamed once it is whole; it never changes afterwards. So a reader maps either
 a whole file or none, and a writer that dies leaves only something to sweep up. The file may still not have reached the
@@ -106,7 +106,7 @@ class Writer:
         self._reciprocals.append(np.asarray(reciprocals, dtype=np.float32))
 
     def publish(self, revision: int, sums: bytes = b"") -> None:
-        """Give the file its name: the vectors are those of the collection at `revision`; `sums` of their view."""
+        """Rename the file to its final name: it has the collection's vectors at `revision`, `sums` of their view."""
         if self._count % CHECKED_ROWS:
             self._sums.append(self._sum)
         names = _joined(self._names, ID)

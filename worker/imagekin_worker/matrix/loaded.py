@@ -65,7 +65,7 @@ class Residents:
     block, and only what changed since lies in memory. On a GPU the budget is of its memory.
 
     Each view of a collection has a matrix of its own, and a file, as soon as it is searched in: raw scores are those of
-    the raw numbers, which cannot be had back from x'. So one matrix is held if all search in one view, as most do; of
+    the raw numbers, which cannot be recovered from x'. So one matrix is held if all search in one view, as most do; of
     two the one that is asked for less goes first.
     """
 
@@ -101,7 +101,7 @@ class Residents:
         exclude: Sequence[str | None] | None = None,
         among: Sequence[Collection[str] | None] | None = None,
     ) -> tuple[View, list[list[Neighbor]]]:
-        """Search a collection as of its current revision, or a later one, as `Matrix.search` does.
+        """Search a collection for queries (q, dim), at its current revision or later, as `Matrix.search` does.
 
         The view is the one that was searched in: `raw` if there are too few images for another one.
         Raises CollectionDeleted, and what `Matrix.search` raises of the query.
@@ -161,7 +161,7 @@ class Residents:
         return held is not None and len(held.matrix) < views.LEAST_IMAGES
 
     def _see(self, held: Held) -> None:
-        """Have a matrix of the calibrated view adopt the collection's view, which is made anew when that is due."""
+        """Have a matrix of the calibrated view adopt the collection's view, which is made again when it is due."""
         matrix, label = held.matrix, held.label
         if matrix.sums is None:
             return
@@ -332,7 +332,7 @@ def _sums(label: Label) -> Accumulator | None:
 
 
 def _read(saved: bytes | None, label: Label) -> View | None:
-    """Return a view that was kept; None if it is of another space or version of the formula, and so made anew."""
+    """Return a view that was kept; None if it is of another space or version of the formula, and so made again."""
     if saved is None:
         return None
     try:

@@ -61,7 +61,7 @@ class Matrix:
 
     With `sums` it is a matrix of the calibrated view: its rows, and those of `file`, are x' in float32 (see
     imagekin_worker.matrix.view), counted into the sums that the view's mean is made of. It is searched in the view that
-    it adopted; a new mean costs a pass over the rows, and none is loaded again.
+    it adopted; a new mean costs a pass over the rows, and rows are not loaded again.
     """
 
     def __init__(
@@ -375,7 +375,7 @@ class Matrix:
         return taken
 
     def _candidates(self, asked: Asked, among: Sequence[Collection[str] | None]) -> list[Tensor]:
-        """Return the rows that may be among the best of each query: one product for all, but for narrow filters."""
+        """Return the rows that may be among the best of each query: one product for all, except with narrow filters."""
         if asked.margin > MARGIN * NEAREST_MEAN:
             return [self._alive() if allowed is None else self._subset(allowed) for allowed in among]
         found: dict[int, Tensor] = {}

@@ -113,7 +113,7 @@ class Scanner:
         return max(1, rows)
 
     def best(self, asked: Asked, blocks: Sequence[Block], filters: Filters | None = None) -> list[Tensor]:
-        """Return, for each query, the rows that may be among its best; raises what `load` raises."""
+        """Return for each query (q, dim) the rows that may be among its best; raises what `load` raises."""
         asked = asked.to(self.device)
         if filters is not None:
             filters = Filters(filters.masks.to(self.device), filters.of_query.to(self.device))

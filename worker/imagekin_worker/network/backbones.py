@@ -136,6 +136,7 @@ class Scaled(nn.Module):
         self.register_buffer("offset", (-mean / std).float().repeat(preprocess.crop))
 
     def forward(self, pixels: Tensor) -> Tensor:
+        """Embed pixels uint8 (n, h, w, 3) into (n, dim) float32."""
         count, height, width, channels = pixels.shape
         rows = pixels.reshape(count * height, width * channels).float()
         scaled = torch.addcmul(self.offset, rows, self.factor).view(count, height, width, channels)

@@ -54,6 +54,7 @@ class EfficientNetLite0(nn.Module):
         self._fc = nn.Linear(1280, 1000)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map pictures (n, 3, 224, 224) to logits (n, 1000)."""
         x = self._relu(self._bn0(self._conv_stem(self._pad(x))))
         x = self._relu(self._bn1(self._conv_head(self._blocks(x))))
         return self._fc(self._avg_pooling(x).flatten(1))

@@ -62,7 +62,7 @@ class Supervisor:
         self._doorbell.ring(self._lane)
 
     def stop(self) -> None:
-        """Tell the thread to sign off and end; does not wait, since it is called in a signal handler."""
+        """Ask the thread to sign off and end; does not wait, since it is called in a signal handler."""
         self._stopped.set()
 
     def join(self, timeout_s: float = 5) -> None:

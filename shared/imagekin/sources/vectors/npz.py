@@ -175,7 +175,10 @@ def _check_sizes(keys: Place, metadata: Place | None, count: int, settings: Sett
 
 
 def _array(blob: Blob, places: dict[str, Place], name: str) -> Array:
-    """Return the array `name`, by its header: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html"""
+    """Return the place of the array `name`, from its header.
+
+    The layout is that of https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html.
+    """
     place = places.get(f"{name}.npy")
     if place is None:
         raise errors.SourceUnreadable(f"The npz has no array {name!r}.")
