@@ -160,7 +160,10 @@ class Settings(BaseSettings):
         "matrices of any size are held in memory.",
     )
     cluster_memory_bytes: int = Field(
-        default=4 * GIGABYTE, ge=1, description="Bytes of vectors above which k-means uses mini-batches."
+        default=4 * GIGABYTE,
+        ge=1,
+        description="Bytes of vectors above which k-means uses mini-batches and other analyses work from files; also "
+        "the memory for pairs of duplicates.",
     )
     chunk_images: int = Field(default=64, ge=1, description="Most images of a chunk.")
     chunk_target_s: float = Field(default=1.5, gt=0, description="How long a bulk chunk should take.")
