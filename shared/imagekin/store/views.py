@@ -1,5 +1,4 @@
-"""The view that a collection is searched in: kept in SQL, so that all workers compute the same scores until it is made
-again."""
+"""The view that a collection is searched in, kept in SQL so that all workers compute the same scores."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ class Residents:
     def using(self, collection_id: str, view: str, work: Callable[[Matrix], T]) -> tuple[View, T]:
         """Return the view, and what `work` makes of the collection's matrix in it; it may be called several times.
 
-        Raises CollectionDeleted, and what `work` raises but for Damaged, upon which the matrix is read anew.
+        Raises CollectionDeleted, and what `work` raises except Damaged, after which the matrix is read again.
         """
         for attempt in range(ATTEMPTS):
             key, held = (collection_id, view), None
