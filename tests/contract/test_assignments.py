@@ -117,9 +117,10 @@ def test_distances_are_those_of_the_metric(client: httpx2.Client, server: Runnin
     [late] = store(server, [near("late.jpg", 40)])
     result = assigned(client, crew, assign(client, job))
     assert result["metric"] == "cosine"
-    row = server.database.read(lambda session: session.get(tables.Clustering, job["id"]).centers)
+    row = server.database.read(lambda session: session.get_one(tables.Clustering, job["id"]).centers)
     centers = np.frombuffer(row, "<f4").reshape(3, DIM)
     late_vector = near("late.jpg", 40).vector
+    assert late_vector is not None
     cosines = centers @ late_vector / np.linalg.norm(centers, axis=1) / np.linalg.norm(late_vector)
     [found] = result["assignments"]
     assert (found["id"], found["label"]) == (late, int(cosines.argmax()))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import sqlalchemy as sa
+from sqlalchemy import event
 
 from imagekin_api.wiring.waiting import POLL_S
 from kit.hand import Hand
@@ -35,11 +35,11 @@ def test_many_who_wait_cost_little(serve: Callable[..., Running]) -> None:
     with ThreadPoolExecutor(WAITING) as pool:
         held = [pool.submit(client.get, f"/v1/jobs/{job['id']}", headers={"Prefer": "wait=50"}) for _ in range(WAITING)]
         until(lambda: server.service.watcher.waiting == WAITING)
-        sa.event.listen(server.database.engine, "before_cursor_execute", note)
+        event.listen(server.database.engine, "before_cursor_execute", note)
         started, cpu = time.monotonic(), time.process_time()
         time.sleep(MEASURED_S)
         seconds, cpu = time.monotonic() - started, time.process_time() - cpu
-        sa.event.remove(server.database.engine, "before_cursor_execute", note)
+        event.remove(server.database.engine, "before_cursor_execute", note)
         hand.finish_cluster({"n_clusters": 1, "clusters": []}, [])
         assert {each.result(timeout=20).json()["status"] for each in held} == {"succeeded"}
     queries = [statement for statement in statements if "FROM jobs" in statement]

@@ -96,6 +96,6 @@ def test_a_hundred_at_once_are_one_job(client: httpx2.Client, hand: Hand, server
 @pytest.mark.parametrize("key", ["", "x" * 256, "t\u00e4g"])
 def test_a_key_that_cannot_be_kept_is_refused(client: httpx2.Client, hand: Hand, key: str) -> None:
     hand.collection()
-    headers = {"Idempotency-Key": key.encode("latin-1")}
+    headers = {b"Idempotency-Key": key.encode("latin-1")}
     answer = client.post("/v1/jobs/cluster", json={"collection": "archive", "n_clusters": 1}, headers=headers)
     check_problem(answer, 422, "invalid_request")

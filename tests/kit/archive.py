@@ -97,8 +97,8 @@ class Archive:
         manifest = self.database.read(
             lambda s: s.scalar(sa.select(tables.Chunk.manifest).filter_by(job_id=claim.job_id, seq=claim.seq))
         )
-        entries = ledger.unpack(manifest)
-        made = [item(entry["key"], contents.get(entry["key"], entry["key"])) for entry in entries]
+        entries = ledger.unpack(manifest or b"")
+        made = [item(entry["key"], contents.get(entry["key"]) or entry["key"]) for entry in entries]
         for one, entry, answer in zip(made, entries, self.database.read(known, made), strict=True):
             if "error" in entry or one.key in broken:
                 one.vector, one.error = None, tuple(entry.get("error", ("decode_error", "broken")))
@@ -158,7 +158,7 @@ class Archive:
             return connection.execute(sa.text(statement), values).rowcount
 
     def count(self, table: type[tables.Base]) -> int:
-        return self.database.read(lambda s: s.scalar(sa.select(sa.func.count()).select_from(table)))
+        return self.database.read(lambda s: s.scalar(sa.select(sa.func.count()).select_from(table)) or 0)
 
 
 def _read(session, collection):

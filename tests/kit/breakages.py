@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
@@ -182,7 +183,7 @@ def a_collection_deleted_long_ago(archive):
 def without_foreign_keys(*sql: str) -> Callable[[Archive], None]:
     def do(archive: Archive) -> None:
         with archive.database.engine.connect() as connection:
-            raw = connection.connection.driver_connection
+            raw: Any = connection.connection.driver_connection
             if archive.database.is_sqlite:
                 cursor = raw.cursor()
                 for statement in ("PRAGMA foreign_keys=OFF", *sql, "PRAGMA foreign_keys=ON"):

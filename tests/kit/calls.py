@@ -54,7 +54,7 @@ def row(server: Running, job_id: str) -> tables.Job:
 
 
 def count(server: Running, table: type[tables.Base]) -> int:
-    return server.database.read(lambda session: session.scalar(sa.select(sa.func.count()).select_from(table)))
+    return server.database.read(lambda session: session.scalar(sa.select(sa.func.count()).select_from(table)) or 0)
 
 
 def stored_files(server: Running) -> list[Path]:

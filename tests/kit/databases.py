@@ -50,3 +50,15 @@ def migrated(request: pytest.FixtureRequest, engine: str, folder: Path) -> Itera
     name = f"test_{os.urandom(6).hex()}"
     yield server.create(name, request.getfixturevalue("migrated_postgresql"))
     server.drop(name)
+
+
+@contextmanager
+def copied(request: pytest.FixtureRequest, url: sa.URL, folder: Path) -> Iterator[str]:
+    """Copy a PostgreSQL database and give the copy's URL; SQLite's is the file that was copied with its folder."""
+    if url.get_backend_name() == "sqlite":
+        yield f"sqlite:///{folder / 'imagekin.db'}"
+        return
+    server: PostgreSQL = request.getfixturevalue("postgresql")
+    name = f"copy_{os.urandom(6).hex()}"
+    yield server.create(name, url.database or "")
+    server.drop(name)

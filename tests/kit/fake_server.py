@@ -207,7 +207,7 @@ class FakeServer:
 
     def post_job(self, request: Request, kind: str) -> Answer:
         if request.headers["content-type"] == "application/json":
-            params = request.json
+            params: Any = request.json
         else:
             found = re.search(rb'name="collection"\r\n\r\n(.*)\r\n', request.body)
             params = {"collection": found[1].decode() if found else ""}
@@ -291,7 +291,7 @@ class _Handler(BaseHTTPRequestHandler):
     fake: FakeServer
     protocol_version = "HTTP/1.1"
 
-    def log_message(self, *_: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:
         pass
 
     def _serve(self) -> None:

@@ -63,7 +63,8 @@ class Hand:
                 )
                 for seed, key in enumerate(keys)
             ]
-            return [record.image_id for record in segments.store(session, collection.id, items, OnConflict.REPLACE)]
+            stored = segments.store(session, collection.id, items, OnConflict.REPLACE)
+            return [record.image_id or "" for record in stored]
 
         return self.database.write(store)
 

@@ -6,7 +6,7 @@ import io
 import struct
 import tarfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,8 @@ class RawZip:
         raw = name.encode() if isinstance(name, str) else name
         deflated = lies.get("method", 0) == 8
         packed = zlib.compress(data, 9, wbits=-15) if deflated else data
-        fields = {"flags": 0, "method": 0, "crc": zlib.crc32(data), "packed": len(packed), "size": len(data)}
-        fields |= {"mode": 0, "extra": b"", "local_flags": 0} | lies
+        fields: dict[str, Any] = {"flags": 0, "method": 0, "crc": zlib.crc32(data), "packed": len(packed)}
+        fields |= {"size": len(data), "mode": 0, "extra": b"", "local_flags": 0} | lies
         at = self.body.tell() if offset is None else offset
         sizes = fields["crc"], fields["packed"], fields["size"]
         if offset is None:
@@ -96,9 +96,14 @@ def upload_again(folder: Path, **changes: Any) -> Source:
     return sources.open_source({"type": "upload", "upload_id": "u", "path": "u"}, Storage(where), where)
 
 
+def entries_of(source: Source, cursor: Any | None = None) -> Iterator[Entry]:
+    """Yield a source's entries, without the pauses that planning makes on a busy machine."""
+    return (each for each in source.entries(cursor) if isinstance(each, Entry))
+
+
 def codes(source: Source) -> list[tuple[str, str | None]]:
     """Each entry's key and what becomes of it, read where planning has nothing against it."""
-    return [(entry.key, outcome(source, entry)) for entry in source.entries()]
+    return [(entry.key, outcome(source, entry)) for entry in entries_of(source)]
 
 
 def outcome(source: Source, entry: Entry) -> str | None:
@@ -114,9 +119,9 @@ def outcome(source: Source, entry: Entry) -> str | None:
 
 
 def assert_resumable(source: Source) -> None:
-    entries = list(source.entries())
+    entries = list(entries_of(source))
     for index, entry in enumerate(entries):
-        assert list(source.entries(entry.cursor)) == entries[index + 1 :]
+        assert list(entries_of(source, entry.cursor)) == entries[index + 1 :]
 
 
 def header(name: str, size: int | bytes, kind: bytes = b"0") -> bytes:

@@ -14,7 +14,7 @@ from standardwebhooks import Webhook
 
 SECRET = "whsec_dGVzdCB0ZXN0IHRlc3QgdGVzdCB0ZXN0IHRlc3Q="
 
-Behaviour = Callable[[BaseHTTPRequestHandler], None]
+Behaviour = Callable[[BaseHTTPRequestHandler], object]
 
 
 def answer(status: int, **headers: str) -> Behaviour:

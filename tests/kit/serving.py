@@ -52,7 +52,7 @@ class Running:
 def running(settings: Settings) -> Iterator[Running]:
     app = create_app(settings)
     server = make_server("127.0.0.1", 0, app, threaded=True)
-    server.daemon_threads = True
+    setattr(server, "daemon_threads", True)  # noqa: B010 - of what `threaded` makes it
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     started = Running(app, f"http://127.0.0.1:{server.server_port}", settings)

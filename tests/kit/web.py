@@ -73,13 +73,13 @@ def serve(context: ssl.SSLContext | None = None) -> Iterator[Web]:
             except OSError:
                 self.close_connection = True  # the client has gone, as it should when it was told too much
 
-        def log_message(self, *_: object) -> None:
+        def log_message(self, format: str, *args: object) -> None:
             pass
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
 
-        def handle_error(self, *_: object) -> None:
+        def handle_error(self, request: object, client_address: object) -> None:
             """Say nothing: clients that go away are what the tests are about."""
 
     server = Server(("127.0.0.1", 0), Handler)

@@ -81,7 +81,7 @@ def test_screens_are_plain(path: Path) -> None:
 def test_docstrings_begin_with_a_whole_sentence() -> None:
     """The map shows the first line; only the classes of errors have a longer message there."""
     cut = {
-        f"{path.relative_to(ROOT)}:{node.lineno if hasattr(node, 'lineno') else 1}": first
+        f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)}": first
         for path in SOURCES
         if path.name != "errors.py"
         for node in ast.walk(_tree(path))

@@ -9,7 +9,7 @@ import pytest
 
 from imagekin import Client
 from imagekin.settings import Settings
-from imagekin.stack import Stack
+from imagekin.stack import PortTaken, Stack, port
 from kit.receiving import SECRET
 
 # What a worker's process may grow by over a test of hostile files.
@@ -30,7 +30,21 @@ def service_settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
         webhook_secret=SECRET,
         fetch_allow=("127.0.0.1",),
         fetch_stall_s=2,
+        metrics_port=two_free_ports(),
+        log_format="json",
+        first_key="hush-not-in-any-log",
     )
+
+
+def two_free_ports() -> int:
+    """Return the first of two free ports in a row."""
+    while True:
+        first = port.claim("127.0.0.1", 0)
+        try:
+            port.claim("127.0.0.1", first + 1)
+        except PortTaken:
+            continue
+        return first
 
 
 @pytest.fixture(scope="session")

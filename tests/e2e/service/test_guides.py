@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -132,7 +133,7 @@ def test_backup_and_restore(service: Stack, service_settings: Settings, client: 
     client.embed(here / "photos", "backed-up", upload=True).wait()
     (here / "imagekin-data").symlink_to(service_settings.data_dir)
     run("how-to/backup.md", here, service.url)
-    settings = Settings(data_dir=here / "backup", port=0)
+    settings = Settings(data_dir=here / "backup", port=0, warm=("fake",))
     with Stack(settings, log=lambda _: None) as restored, Client(restored.url) as other:
         found = other.search(here / "query.jpg", collection="backed-up", top_k=1).neighbors[0]
     assert (found.key, found.score) == ("2.jpg", 1)
@@ -143,12 +144,12 @@ def test_the_original_classs_calls(client: Client, here: Path, monkeypatch: pyte
     text = (DOCS / "from-the-original-class.md").read_text()
     lines = re.findall(r"^\| .* \| `([^`]+)` \|$", text, re.M)
     assert len(lines) == len(re.findall(r"^\| [^|]+ \| `", text, re.M)) >= 15
-    names: dict[str, object] = {"client": client, "Path": Path}
+    names: dict[str, Any] = {"client": client, "Path": Path}
     for line in lines:
         exec(line, names)
     assert names["keys"] == [f"{number}.jpg" for number in range(1, 6)]
     assert np.shape(names["vector"]) == (1280,)
-    assert names["neighbors"][0].key == "2.jpg"  # type: ignore[index] - made by the page
+    assert names["neighbors"][0].key == "2.jpg"
     assert (client.vectors("copy").embeddings == names["embeddings"]).all()
-    assert set(names["labels"].values()) == {0, 1}  # type: ignore[attr-defined] - likewise
+    assert set(names["labels"].values()) == {0, 1}
     assert Path("neighbors.png").stat().st_size and Path("cluster-0.png").stat().st_size

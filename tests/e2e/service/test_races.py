@@ -14,7 +14,7 @@ from imagekin import Client
 from imagekin.stack import Stack
 
 COMMAND = [sys.executable, "-c", "from imagekin.cli import main; main()"]
-AT_ONCE = 4
+AT_ONCE = 3
 
 
 def at_once(*arguments: list[str], **environment: str) -> list[tuple[int, str]]:

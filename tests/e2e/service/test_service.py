@@ -71,6 +71,7 @@ def test_a_folder_becomes_a_collection(client: Client, folder: Path, name: str):
     progress = job.progress
     assert (progress.total, progress.done, progress.embedded, progress.failed) == (13, 13, 12, 1)
     (failed,) = job.items(ItemStatus.FAILED)
+    assert failed.error is not None
     assert (failed.key, failed.error.code) == ("b/broken.jpg", "decode_error")
     assert {image.key for image in client.images(name)} == {f"a/{seed}.png" for seed in range(9)} | {
         "b/shout.JPG",
@@ -301,6 +302,7 @@ def test_weights_that_cannot_be_had_fail_the_job_with_what_to_do(
 ):
     client.create_collection(name, backbone="resnet18")
     job = client.embed(save(picture(1), tmp_path / "1.png"), collection=name).wait(timeout_s=100)
+    assert job.error is not None
     assert job.error.code == "weights_unavailable"
     assert "resnet18" in job.error.detail and "weights" in job.error.detail
 

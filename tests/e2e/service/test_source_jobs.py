@@ -75,6 +75,7 @@ def test_addresses(client: Client, site: Web, name: str):
         (site.url("/empty.png"), "empty_file"),
         ("moved", "duplicate_key"),
     ]
+    assert items[2].error is not None
     assert "404" in items[2].error.detail
     metadata = {image.key: image.metadata for image in client.images(name)}
     assert metadata == {site.url("/0.png"): {}, "moved": {"year": 1999, "by": None}}
@@ -83,7 +84,7 @@ def test_addresses(client: Client, site: Web, name: str):
 def test_what_failed_is_fetched_again(client: Client, site: Web, name: str):
     site.pages["/late.png"] = web.body(b"", 503)
     job = client.embed([site.url("/0.png"), site.url("/late.png")], collection=name, backbone="fake").wait()
-    assert [item.error.code for item in job.items(ItemStatus.FAILED)] == ["fetch_failed"]
+    assert [item.error and item.error.code for item in job.items(ItemStatus.FAILED)] == ["fetch_failed"]
     site.pages["/late.png"] = web.body(picture(name, 99))
     again = job.retry().wait()
     assert (again.status, again.progress.total, again.progress.embedded) == (JobStatus.SUCCEEDED, 1, 1)
@@ -98,7 +99,7 @@ def test_slow_addresses_stop_nobody(client: Client, site: Web, name: str):
         site.pages[f"/silent.png?{at}"] = site.pages["/silent.png"]
     job = client.embed(urls, collection=name, backbone="fake").wait()
     assert (job.progress.embedded, job.progress.failed) == (MANY, MANY // 5)
-    assert {item.error.code for item in job.items(ItemStatus.FAILED)} == {"timeout"}
+    assert {item.error and item.error.code for item in job.items(ItemStatus.FAILED)} == {"timeout"}
     assert sorted(site.paths) == sorted(url.removeprefix(site.url("")) for url in urls)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -20,6 +20,7 @@ from imagekin.schemas.kinds import JobKind
 from imagekin.settings import Settings
 from imagekin.store import ledger
 from kit.archive import Archive
+from kit.databases import copied, migrated
 
 
 def live_an_eventful_life(archive: Archive) -> None:
@@ -65,38 +66,27 @@ def live_an_eventful_life(archive: Archive) -> None:
 
 def manifest_keys(archive: Archive, claim: claim_step.Claim) -> list[str]:
     query = sa.select(tables.Chunk.manifest).filter_by(job_id=claim.job_id, seq=claim.seq)
-    return [entry["key"] for entry in ledger.unpack(archive.database.read(lambda s: s.scalar(query)))]
+    return [entry["key"] for entry in ledger.unpack(archive.database.read(lambda s: s.scalar(query)) or b"")]
 
 
 @pytest.fixture(scope="session", params=["sqlite", "postgresql"])
-def healthy(request, tmp_path_factory) -> Archive:
+def healthy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archive]:
     """A system where much has happened, to copy: all the tests look at the same."""
     folder = tmp_path_factory.mktemp("healthy")
-    if request.param == "sqlite":
-        shutil.copy(request.getfixturevalue("migrated_sqlite"), folder / "imagekin.db")
-        url = f"sqlite:///{folder / 'imagekin.db'}"
-    else:
-        server = request.getfixturevalue("postgresql")
-        url = server.create("healthy", request.getfixturevalue("migrated_postgresql"))
-    archive = Archive(Database(url), Settings(data_dir=folder, database_url=url, weights_dir=folder / "weights"))
-    live_an_eventful_life(archive)
-    archive.database.dispose()
-    yield archive
-    if request.param == "postgresql":
-        server.drop("healthy")
+    with migrated(request, request.param, folder) as url:
+        archive = Archive(Database(url), Settings(data_dir=folder, database_url=url, weights_dir=folder / "weights"))
+        live_an_eventful_life(archive)
+        archive.database.dispose()
+        yield archive
 
 
 @pytest.fixture
-def archive(request, healthy, tmp_path) -> Iterator[Archive]:
+def archive(request: pytest.FixtureRequest, healthy: Archive, tmp_path: Path) -> Iterator[Archive]:
     """A copy of that system, to look at and to break."""
     shutil.copytree(healthy.settings.data_dir, tmp_path, dirs_exist_ok=True)
-    url, server = f"sqlite:///{tmp_path / 'imagekin.db'}", None
-    if not healthy.database.is_sqlite:
-        server, name = request.getfixturevalue("postgresql"), f"sick_{os.urandom(6).hex()}"
-        url = server.create(name, "healthy")
-    archive = Archive(Database(url), healthy.settings.model_copy(update={"data_dir": tmp_path, "database_url": url}))
-    archive.contents = {name: dict(held) for name, held in healthy.contents.items()}
-    yield archive
-    archive.database.dispose()
-    if server is not None:
-        server.drop(name)
+    with copied(request, healthy.database.engine.url, tmp_path) as url:
+        changes = {"data_dir": tmp_path, "database_url": url}
+        archive = Archive(Database(url), healthy.settings.model_copy(update=changes))
+        archive.contents = {name: dict(held) for name, held in healthy.contents.items()}
+        yield archive
+        archive.database.dispose()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from imagekin import doctor
 from imagekin.database import tables
 from imagekin.doctor import dangling
+from imagekin.doctor.examination import CHECKS
 from imagekin.store import segments
 from kit.archive import vector
 from kit.breakages import FAULTS, examine, found, left
@@ -38,7 +38,7 @@ TABLES = {mapper.class_.__tablename__: mapper.class_ for mapper in tables.Base.r
 
 def test_every_check_has_a_fault():
     named = set().union(*(fault.found for fault in FAULTS))
-    assert named == {check.name for check in doctor.examination.CHECKS}
+    assert named == {check.name for check in CHECKS}
 
 
 def test_every_foreign_key_is_looked_after():
@@ -50,7 +50,7 @@ def test_every_foreign_key_is_looked_after():
 
 
 def foreign_keys(table: type[tables.Base]) -> set[sa.ForeignKey]:
-    return sa.inspect(table).local_table.foreign_keys
+    return set(sa.inspect(table).local_table.foreign_keys)
 
 
 def test_vectors_survive_a_repair(archive):

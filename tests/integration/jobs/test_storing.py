@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import sqlalchemy as sa
+from sqlalchemy import event
 
 from imagekin.enums import DType, OnConflict
 from imagekin.jobs import finish as finish_step
@@ -25,7 +25,7 @@ def plans(database):
             cursor.execute("EXPLAIN QUERY PLAN " + statement, parameters)
             plans.extend(row[3] for row in cursor.fetchall())
 
-    sa.event.listen(database.engine, "before_cursor_execute", explain)
+    event.listen(database.engine, "before_cursor_execute", explain)
     return plans
 
 

@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -33,9 +33,9 @@ class Embedded(NamedTuple):
     grays: np.ndarray
 
     def duplicates(self, tmp_path: Path, chosen: list[int], between: list[str] | None = None) -> Found:
-        images = Images(
-            *(([v[i] for i in chosen] if isinstance(v, list) else v[chosen]) for v in vars(self.images).values())
-        )
+        columns = vars(self.images).values()
+        chosen_of: Any = ([v[i] for i in chosen] if isinstance(v, list) else v[chosen] for v in columns)
+        images = Images(*chosen_of)
         rows, index = self.rows[chosen], np.array(chosen)
         search = Duplicates(
             rows,
@@ -115,7 +115,7 @@ def of(outcomes: list[Outcome[str]], sizes: dict[str, int]) -> Embedded:
 def originals(name: str) -> tuple[list[Outcome[str]], dict[str, bytes]]:
     """Return what became of a set's photographs, by their paths in it, and their bytes."""
     found = photographs.labelled(name).outcomes
-    named = [replace(outcome, item=str(outcome.item.relative_to(photographs.DATA / name))) for outcome in found]  # type: ignore[arg-type]
+    named: Any = [replace(outcome, item=str(outcome.item.relative_to(photographs.DATA / name))) for outcome in found]  # type: ignore[arg-type]
     return named, {each.item: outcome.item.read_bytes() for each, outcome in zip(named, found, strict=True)}
 
 

@@ -17,7 +17,7 @@ import redis
 
 from imagekin import errors, stack
 from imagekin.settings import Settings
-from imagekin.stack import embedded, supervisor
+from imagekin.stack import embedded, port, supervisor
 from imagekin.stack.redis import executable
 from kit.patience import until
 from kit.programs import alive, pids
@@ -57,7 +57,7 @@ def test_killed_services_come_back(data: Path, lines: list[str]) -> None:
         leader, helper = json.loads((data / "api.json").read_text())["pids"]
         os.kill(leader, signal.SIGKILL)
         until(lambda: json.loads((data / "api.json").read_text())["pids"][0] != leader)
-        until(lambda: embedded.port.answers("127.0.0.1", int(running.url.rpartition(":")[2])))
+        until(lambda: port.answers("127.0.0.1", int(running.url.rpartition(":")[2])))
         assert not alive(helper)
     assert any("api: was ended by signal 9; starting it again in 0.5 s" in line for line in lines)
 

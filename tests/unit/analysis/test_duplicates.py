@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -156,7 +157,7 @@ def test_no_chains_and_the_densest_first(tmp_path: Path) -> None:
 def test_which_to_keep(better: dict, because: str, tmp_path: Path) -> None:
     drawn = Collection()
     drawn.about[0] |= {"nbytes": 10}
-    drawn.add("another", "stranger 00", 0.96, **({"nbytes": 10} | better))
+    drawn.add("another", "stranger 00", 0.96, **{"nbytes": 10, **better})
     (group,) = drawn.grouped(drawn.found(tmp_path))
     assert group[:2] == ("another", because)
 
@@ -270,7 +271,7 @@ def test_the_same_after_kills(against: bool, tmp_path: Path, monkeypatch: pytest
     for number in range(12):
         drawn.add(f"near {number}", f"stranger {number:02}", 0.9 + number / 200, 3 * number, same=number % 2 == 0)
     grays = np.stack([gray for *_, gray in drawn.signs + others.signs])
-    options = {"thumbnails": lambda index: grays[index]}
+    options: dict[str, Any] = {"thumbnails": lambda index: grays[index]}
     if against:
         options["against"] = Other(np.stack(others.rows), others.images())
     straight = drawn.found(tmp_path, threshold=None, **options)

@@ -43,7 +43,7 @@ def test_a_thumbnail_has_nearly_the_hash_of_its_picture() -> None:
     for seed in range(8):
         large = picture(seed, (1200, 900))
         small = hashes.of_thumbnail(jpeg(large.resize((160, 120))))
-        assert hashes.distances(np.uint64(small.hash), np.uint64(hashes.of(large).hash)) <= 2
+        assert hashes.distances(np.array(small.hash, np.uint64), np.array(hashes.of(large).hash, np.uint64)) <= 2
 
 
 def test_what_is_no_jpeg_is_refused() -> None:

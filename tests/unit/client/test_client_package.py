@@ -51,7 +51,7 @@ def test_the_client_works_with_its_own_dependencies_alone(server: FakeServer, ph
     for name, distribution in _closure("imagekin", {}).items():
         for top in {file.parts[0] for file in distribution.files or []} - {"..", "__pycache__"}:
             if not (packages / top).exists():
-                (packages / top).symlink_to(distribution.locate_file(top))
+                (packages / top).symlink_to(str(distribution.locate_file(top)))
         assert name == "imagekin" or distribution.files
     if not (packages / "imagekin").exists():
         (packages / "imagekin").symlink_to(Path(uploads.__file__).parents[1])

@@ -9,7 +9,6 @@ import pytest
 
 from imagekin import errors
 from imagekin.client import Client, Unreachable
-from imagekin.client import transport as client_transport
 from kit.fake_server import BREAK, PNG, Answer, FakeServer, problem
 
 
@@ -66,7 +65,7 @@ def test_every_job_has_a_key_of_its_own(server: FakeServer, client: Client) -> N
 
 def test_retry_after_is_honored(server: FakeServer, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(client_transport.time, "sleep", pauses.append)
+    monkeypatch.setattr("imagekin.client.transport.time.sleep", pauses.append)
     server.faults += [problem(503, "backlog", Retry_After="7"), problem(503, "backlog")]
     assert list(client.collections()) == []
     assert 7 <= pauses[0] <= 7.01

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -190,7 +191,8 @@ def test_a_quota_without_jobs_to_wait_for_is_told(server: FakeServer, client: Cl
 
 def test_a_key_or_a_callback_stands_for_one_job(server: FakeServer, client: Client, photos: Path) -> None:
     store(server, photos, *range(8))
-    for option in ({"idempotency_key": "mine"}, {"callback_url": "https://example.org/hook"}):
+    options: tuple[dict[str, Any], ...] = ({"idempotency_key": "mine"}, {"callback_url": "https://example.org/hook"})
+    for option in options:
         assert len(client.embed(photos, "c", upload=True, **option).parts) == 1
     assert sent(server) == ["01234567"] * 2
     assert server.keys["j1"] == "mine"

@@ -27,14 +27,14 @@ def test_original_gives_the_packages_own_clusters(metric: str, capfd: pytest.Cap
     rows = blobs()
     expected = original_labels(rows, 5, metric, 100)
     capfd.readouterr()
-    before = np.random.get_state()[1].copy()
+    before = np.random.get_state(legacy=False)["state"]["key"].copy()
     shares: list[float] = []
     found = pytorch_package.run(rows, 5, Options(metric=metric, n_init=1), progress=shares.append)
     check(found, rows, 5, metric)
     assert len(set(zip(expected.tolist(), found.labels.tolist(), strict=True))) == 5
     assert shares == sorted(shares) and shares[-1] == 1 and len(shares) == found.iterations + 1
     assert capfd.readouterr() == ("", "")
-    np.testing.assert_array_equal(before, np.random.get_state()[1])
+    np.testing.assert_array_equal(before, np.random.get_state(legacy=False)["state"]["key"])
 
 
 def test_original_keeps_the_best_start() -> None:

@@ -64,14 +64,14 @@ def test_lite0_takes_every_tensor_of_the_wheel() -> None:
 def test_pixels_and_scaled_pixels_are_the_same_picture(settings: Settings) -> None:
     space = space_of("efficientnet_lite0", None, settings)
     backbone, batch = backbones.load(space, settings), pictures(1)
-    scaled = (batch.astype(np.float32) / 255 - np.float32(0.5)) / np.float32(0.5)
+    scaled: Any = (batch.astype(np.float32) / 255 - np.float32(0.5)) / np.float32(0.5)
     assert np.allclose(backbone.embed(batch), backbone.embed(scaled), atol=1e-5)
 
 
 def test_no_gradient_is_kept(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = backbones.load(space_of("efficientnet_lite0", None, settings), settings)
     assert isinstance(backbone, backbones.TorchBackbone)
-    seen: list[torch.Tensor] = []
+    seen: list[Any] = []
     backbone._network.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
     backbone.embed(pictures(1))
     assert not any(parameter.requires_grad for parameter in backbone._network.parameters())
@@ -85,7 +85,7 @@ def test_weights_come_from_files(suffix: str, squeezenet: nn.Module, settings: S
         torch.save(squeezenet.state_dict(), path)
     else:
         save_file(squeezenet.state_dict(), path)
-    batch = pictures(2).astype(np.float32) / 255
+    batch: Any = pictures(2).astype(np.float32) / 255
     ours = backbones.load(space_of("squeezenet1_1", path.name, settings), settings).embed(batch)
     with torch.inference_mode():
         expected = squeezenet.get_submodule("features")(torch.from_numpy(batch)).relu().mean((2, 3)).numpy()

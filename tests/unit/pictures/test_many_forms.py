@@ -125,7 +125,7 @@ def bgr() -> NDArray[np.uint8]:
 
 def sixteen_bits() -> NDArray[np.uint16]:
     wide = colors().astype(np.uint16)
-    return wide[..., 0] >> 3 << 11 | wide[..., 1] >> 2 << 5 | wide[..., 2] >> 3
+    return (wide[..., 0] >> 3 << 11 | wide[..., 1] >> 2 << 5 | wide[..., 2] >> 3).astype(np.uint16)
 
 
 def bmp_v5() -> bytes:

@@ -8,6 +8,7 @@ import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -125,7 +126,7 @@ def test_an_unexpected_failure_ends_the_run_and_is_raised_here(where: str, backb
     class UnexpectedError(Exception):
         pass
 
-    def fail(*_arguments: object) -> bytes:
+    def fail(*_arguments: object) -> Any:
         raise UnexpectedError
 
     def items() -> Iterator[int]:

@@ -17,7 +17,7 @@ import pytest
 from imagekin import errors
 from imagekin.settings import MEGABYTE, Settings
 from imagekin.uploads.files import Storage
-from kit.packing import Open, RawZip, assert_resumable, codes, header, member, tarred, upload_again, zipped
+from kit.packing import Open, RawZip, assert_resumable, codes, entries_of, header, member, tarred, upload_again, zipped
 
 
 @pytest.mark.parametrize(
@@ -146,8 +146,8 @@ def test_a_hundred_thousand_members_are_planned_in_little_memory(
 ) -> None:
     data = make()
     source = open_upload(data)
-    before, most, cursors = sys.getallocatedblocks(), 0, []
-    for index, entry in enumerate(source.entries()):
+    before, most, cursors, index = sys.getallocatedblocks(), 0, [], -1
+    for index, entry in enumerate(entries_of(source)):
         if index % 5_000 == 0:
             most = max(most, sys.getallocatedblocks() - before)
             cursors.append(entry.cursor)
@@ -155,7 +155,7 @@ def test_a_hundred_thousand_members_are_planned_in_little_memory(
     assert most < 15_000
     tracemalloc.start()
     try:
-        assert sum(1 for _ in upload_again(tmp_path).entries(cursors[-1])) == 4_999
+        assert sum(1 for _ in entries_of(upload_again(tmp_path), cursors[-1])) == 4_999
         assert tracemalloc.get_traced_memory()[1] < 3 * MEGABYTE
     finally:
         tracemalloc.stop()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from imagekin import errors
-from kit.packing import PICTURE, Open, assert_resumable, codes
+from kit.packing import PICTURE, Open, assert_resumable, codes, entries_of
 
 
 def test_links_in_folders_stay_below_the_roots(tmp_path: Path, open_folder: Open) -> None:
@@ -83,7 +83,7 @@ def test_what_a_file_is_counts_when_it_is_read(tmp_path: Path, open_folder: Open
     for name in ("a.png", "b.png", "c.png", "sub/d.png"):
         (folder / name).write_bytes(PICTURE)
     source = open_folder()
-    refs = {entry.key: entry.ref for entry in source.entries()}
+    refs = {entry.key: entry.ref for entry in entries_of(source)}
     (folder / "a.png").unlink()
     (folder / "a.png").symlink_to(tmp_path / "outside" / "secret.png")
     (folder / "b.png").unlink()
@@ -106,7 +106,7 @@ def test_a_link_slipped_in_after_the_check_is_not_followed(
     folder = tmp_path / "root" / "in"
     (folder / "secret.png").write_bytes(PICTURE)
     source = open_folder()
-    (entry,) = source.entries()
+    (entry,) = entries_of(source)
     folder.rename(tmp_path / "root" / "moved")
     folder.symlink_to(tmp_path / "outside")
     # As if the path had been resolved just before the folder was swapped for a link.

@@ -11,7 +11,7 @@ import pytest
 
 from imagekin import errors
 from imagekin.settings import MEGABYTE
-from kit.packing import PICTURE, Open, RawZip, assert_resumable, codes, zipped
+from kit.packing import PICTURE, Open, RawZip, assert_resumable, codes, entries_of, zipped
 
 
 def test_a_nul_does_not_end_a_zip_name(open_upload: Open) -> None:
@@ -28,7 +28,7 @@ def test_ratio_bombs_fail_alone(open_upload: Open) -> None:
 def test_a_member_never_gives_more_than_it_announces(open_upload: Open) -> None:
     data = zipped("liar.png", bytes(50 * MEGABYTE), method=8, size=1000)
     source = open_upload(data)
-    (_, entry) = source.entries()
+    (_, entry) = entries_of(source)
     tracemalloc.start()
     try:
         with pytest.raises(errors.DecodeError, match="more than the 1,000 bytes"):
@@ -70,7 +70,10 @@ def test_lying_members_fail_alone(open_upload: Open, lies: dict[str, Any], what:
 
 
 def test_members_without_suffix_that_cannot_be_looked_into_are_ignored(open_upload: Open) -> None:
-    for lies in ({"flags": 1}, {"method": 14}, {"offset": 2**31}, {"method": 8, "size": 10**9}, {"local_flags": 1}):
+    every: tuple[dict[str, Any], ...] = (
+        {"flags": 1}, {"method": 14}, {"offset": 2**31}, {"method": 8, "size": 10**9}, {"local_flags": 1},
+    )  # fmt: skip
+    for lies in every:
         assert codes(open_upload(zipped("no suffix", **lies)))[1] == ("no suffix", "ignored")
 
 

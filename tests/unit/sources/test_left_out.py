@@ -14,7 +14,7 @@ from imagekin.settings import Settings
 from imagekin.sources import Source
 from imagekin.uploads.files import Storage
 from kit import s3
-from kit.packing import PICTURE, Open, RawZip, codes, member, tarred, upload
+from kit.packing import PICTURE, Open, RawZip, codes, entries_of, member, tarred, upload
 
 SYSTEM = (
     "@eaDir/p1.png/SYNOPHOTO_THUMB_M.jpg", "#recycle/old.png", "$RECYCLE.BIN/x.png", "lost+found/y.png",
@@ -92,9 +92,9 @@ def test_what_a_job_leaves_out(folder: Path, tmp_path: Path, patterns: tuple[str
 
 def test_a_walk_goes_on_behind_what_is_left_out(folder: Path) -> None:
     source = opened(folder, ("sub/p*",))
-    entries = list(source.entries())
+    entries = list(entries_of(source))
     for at, entry in enumerate(entries, 1):
-        assert list(source.entries(entry.cursor)) == entries[at:]
+        assert list(entries_of(source, entry.cursor)) == entries[at:]
 
 
 def test_no_patterns_are_none() -> None:
@@ -109,12 +109,12 @@ def test_a_source_of_archives_alone_says_what_to_do(tmp_path: Path) -> None:
         (folder / name).write_bytes(data + bytes(600))
     told = r"but archives \(a.zip, c, sub/b.tar, …\), .*; send each of them by itself, as a zip, a tar or a tar.gz"
     with pytest.raises(errors.EmptySource, match=f"The folder holds no image {told}"):
-        list(opened(folder).entries())
+        list(entries_of(opened(folder)))
     settings = Settings(data_dir=tmp_path / "data", source_roots=("memory://archives",))
     s3.put("memory://archives", {"a.zip": b"PK\3\4", "b/c.7z": b"7z\xbc\xaf\x27\x1c"})
     location = sources.open_source({"type": "location", "url": "memory://archives"}, Storage(settings), settings)
     with pytest.raises(errors.EmptySource, match=r"The location holds no image but archives \(a.zip, b/c.7z\)"):
-        list(location.entries())
+        list(entries_of(location))
     for given in (folder, [folder, folder / "sub"]):
         with pytest.raises(errors.EmptySource, match=r"no image but archives .*; embed each of them by itself"):
             client_sources.check(client_sources.resolve(given))

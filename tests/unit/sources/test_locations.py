@@ -17,6 +17,7 @@ from imagekin.settings import Settings
 from imagekin.sources import Entry, Source
 from imagekin.uploads.files import Storage
 from kit import s3
+from kit.packing import entries_of
 
 Open = Callable[..., Source]
 
@@ -82,7 +83,7 @@ def summary(entry: Entry) -> tuple[str, str | None]:
 
 def test_what_a_location_holds(location: str, opened: Open) -> None:
     source = opened(location + "/")
-    entries = list(source.entries())
+    entries = list(entries_of(source))
     assert sorted(entry.key for entry in entries if entry.ignored) == ["a/.hidden.png", "a/b/empty", "notes.txt"]
     items = [entry for entry in entries if not entry.ignored]
     assert sorted(entry.key for entry in items) == ITEMS
@@ -98,13 +99,13 @@ def test_what_a_location_holds(location: str, opened: Open) -> None:
 
 def test_planning_goes_on_from_every_cursor(location: str, opened: Open) -> None:
     source = opened(location)
-    entries = list(source.entries())
+    entries = list(entries_of(source))
     for at, entry in enumerate(entries, 1):
-        assert list(source.entries(json.loads(json.dumps(entry.cursor)))) == entries[at:]
+        assert list(entries_of(source, json.loads(json.dumps(entry.cursor)))) == entries[at:]
 
 
 def test_a_location_below_the_root(location: str, opened: Open) -> None:
-    keys = [entry.key for entry in opened(f"{location}/a/b", location).entries()]
+    keys = [entry.key for entry in entries_of(opened(f"{location}/a/b", location))]
     assert sorted(keys) == ["2.JPG", "empty", "no suffix"]
 
 
@@ -120,9 +121,9 @@ def test_what_was_there_and_changed(location: str, opened: Open) -> None:
 
 
 def test_what_comes_is_listed_the_next_time(location: str, opened: Open) -> None:
-    before = len(list(opened(location).entries()))
+    before = len(list(entries_of(opened(location))))
     s3.put(location, {"new.png": PNG})
-    assert len(list(opened(location).entries())) == before + 1
+    assert len(list(entries_of(opened(location)))) == before + 1
 
 
 def test_objects_come_page_by_page(bucket: str, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,15 +131,15 @@ def test_objects_come_page_by_page(bucket: str, opened: Open, monkeypatch: pytes
     names = [f"{n:02}.png" for n in range(20)]
     s3.put(f"s3://{bucket}/many", dict.fromkeys(names, PNG))
     source = opened(f"s3://{bucket}/many")
-    assert [entry.key for entry in source.entries()] == names
-    assert [entry.key for entry in source.entries("06.png")] == names[7:]
+    assert [entry.key for entry in entries_of(source)] == names
+    assert [entry.key for entry in entries_of(source, "06.png")] == names[7:]
 
 
 def test_names_that_only_S3_has(bucket: str, opened: Open) -> None:
     fs = fsspec.filesystem("s3")
     for name in ("p/", "p/folder/", "p//double.png", "p/../up.png", "p/a\\b.png"):
         fs.call_s3("put_object", Bucket=bucket, Key=name, Body=PNG)
-    found = {entry.cursor: summary(entry) for entry in opened(f"s3://{bucket}/p").entries()}
+    found = {entry.cursor: summary(entry) for entry in entries_of(opened(f"s3://{bucket}/p"))}
     assert found == {
         "/double.png": ("double.png", None),
         "../up.png": ("up.png", "fetch_refused"),
@@ -148,15 +149,15 @@ def test_names_that_only_S3_has(bucket: str, opened: Open) -> None:
 
 def test_a_bucket_as_a_whole(bucket: str, opened: Open) -> None:
     s3.put(f"s3://{bucket}", {"a.png": PNG, "b/c.png": PNG})
-    assert [entry.key for entry in opened(f"s3://{bucket}").entries()] == ["a.png", "b/c.png"]
+    assert [entry.key for entry in entries_of(opened(f"s3://{bucket}"))] == ["a.png", "b/c.png"]
 
 
 def test_an_empty_or_missing_location(bucket: str, opened: Open) -> None:
-    assert list(opened(f"s3://{bucket}/nothing").entries()) == []
+    assert list(entries_of(opened(f"s3://{bucket}/nothing"))) == []
     with pytest.raises(errors.SourceUnreadable):
-        list(opened("s3://no-such-bucket-anywhere/photos").entries())
+        list(entries_of(opened("s3://no-such-bucket-anywhere/photos")))
     with pytest.raises(errors.SourceUnreadable):
-        list(opened("memory://nowhere/photos").entries())
+        list(entries_of(opened("memory://nowhere/photos")))
 
 
 def test_a_server_that_is_not_there(opened: Open, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +167,7 @@ def test_a_server_that_is_not_there(opened: Open, bucket: str, monkeypatch: pyte
     fsspec.filesystem("s3").clear_instance_cache()
     source = opened(f"s3://{bucket}/photos")
     with pytest.raises(errors.SourceUnreadable, match="cannot be listed"):
-        list(source.entries())
+        list(entries_of(source))
     with pytest.raises(errors.FetchFailed, match="cannot be read"):
         source.read({"p": "a.png"})
 
@@ -223,7 +224,7 @@ def listed(location: str, tmp_path: Path) -> Open:
 
 def test_a_manifest_of_paths_below_the_root(listed: Open, location: str) -> None:
     source = listed("path", f"{location}/a/1.png", "a-b.png", "zoë & co.png", f"{location}/gone.png", "large.png")
-    entries = list(source.entries())
+    entries = list(entries_of(source))
     assert [entry.key for entry in entries] == ["a/1.png", "a-b.png", "zoë & co.png", "gone.png", "large.png"]
     assert [source.read(entry.ref) for entry in entries[:3]] == [FILES[entry.key] for entry in entries[:3]]
     with pytest.raises(errors.ItemNotFound):
@@ -234,7 +235,7 @@ def test_a_manifest_of_paths_below_the_root(listed: Open, location: str) -> None
 
 def test_an_address_of_a_location_is_its_own_key(listed: Open, location: str) -> None:
     source = listed("url", f"{location}/a/1.png")
-    (entry,) = source.entries()
+    (entry,) = entries_of(source)
     assert (entry.key, source.read(entry.ref)) == (f"{location}/a/1.png", FILES["a/1.png"])
 
 
@@ -242,7 +243,7 @@ def test_an_address_of_a_location_is_its_own_key(listed: Open, location: str) ->
 @pytest.mark.parametrize("outside", ["-beside/secret.png", "/../photos-beside/secret.png", "/..", "?x", ""])
 def test_a_manifest_stays_below_the_root(listed: Open, location: str, field: str, outside: str) -> None:
     source = listed(field, location + outside, *(["../photos-beside/secret.png"] if field == "path" else []))
-    for entry in source.entries():
+    for entry in entries_of(source):
         if entry.error is not None:
             assert entry.error.code == "fetch_refused"
         else:
@@ -261,7 +262,7 @@ def test_a_manifest_stays_below_the_root(listed: Open, location: str, field: str
 @pytest.mark.parametrize("location", ["memory"], indirect=True)
 def test_a_manifest_reaches_nothing_else(listed: Open, field: str, url: str) -> None:
     source = listed(field, url)
-    (entry,) = source.entries()
+    (entry,) = entries_of(source)
     with pytest.raises(errors.FetchRefused):
         source.read(entry.ref)
 
@@ -273,7 +274,10 @@ def test_a_local_location_is_a_folder(tmp_path: Path, opened: Open) -> None:
     url = (tmp_path / "ro ot").as_uri()
     source = opened(url)
     sources.check_source({"type": "location", "url": url}, Settings(source_roots=(url,)))
-    assert [(entry.key, bool(entry.ignored)) for entry in source.entries()] == [("a.png", False), ("passwd.png", True)]
+    assert [(entry.key, bool(entry.ignored)) for entry in entries_of(source)] == [
+        ("a.png", False),
+        ("passwd.png", True),
+    ]
     assert source.read({"p": "a.png"}) == PNG
 
 

@@ -21,6 +21,7 @@ from imagekin.settings import Settings
 from imagekin.sources import Entry, Source, urls
 from imagekin.sources.lines import MAX_LINE_BYTES
 from imagekin.uploads.files import Storage
+from kit.packing import entries_of
 
 Open = Callable[..., Source]
 
@@ -91,19 +92,19 @@ MEANT = [
     ids=["jsonl", "no_end", "bom", "blank_lines", "csv", "csv_no_end", "csv_bom", "csv_blank_lines", "csv_header"],
 )  # fmt: skip
 def test_what_a_manifest_says(opened: Open, data: str) -> None:
-    assert [summary(entry) for entry in opened(data).entries()] == MEANT
+    assert [summary(entry) for entry in entries_of(opened(data))] == MEANT
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t"])
 def test_other_delimiters(opened: Open, delimiter: str) -> None:
     data = f"key{delimiter}url\nb{delimiter}https://example.org/b,c.png\n"
-    (entry,) = opened(data).entries()
+    (entry,) = entries_of(opened(data))
     assert (entry.key, entry.ref) == ("b", {"u": "https://example.org/b,c.png"})
 
 
 def test_further_columns_are_metadata(opened: Open) -> None:
     data = 'url,photographer,metadata,year\nhttp://a.org/1,"Doe, J.","{""year"": 2000}",1999\nhttp://a.org/2,,,1999\n'
-    assert [entry.metadata for entry in opened(data).entries()] == [
+    assert [entry.metadata for entry in entries_of(opened(data))] == [
         {"photographer": "Doe, J.", "year": 2000},
         {"year": "1999"},
     ]
@@ -138,7 +139,7 @@ BAD_JSON = {
 @pytest.mark.parametrize("line", BAD_JSON, ids=range(len(BAD_JSON)))
 def test_a_bad_line_fails_alone(opened: Open, line: str) -> None:
     data = f'{{"url": "http://a.org/before"}}\n{line}\n{{"url": "http://a.org/after"}}\n'
-    before, bad, after = opened(data).entries()
+    before, bad, after = entries_of(opened(data))
     assert (before.error, after.error) == (None, None)
     assert bad.error is not None
     assert bad.error.code == "decode_error"
@@ -149,7 +150,7 @@ def test_a_bad_line_fails_alone(opened: Open, line: str) -> None:
 def test_lines_that_are_not_utf8(opened: Open) -> None:
     for start, row in ((b"", b'{"url": "http://a.org/%s"}\n'), (b"url\n", b"http://a.org/%s\n")):
         data = start + row % b"1" + row % b"\xe9\x81" + row % b"2"
-        one, bad, two = opened(data).entries()
+        one, bad, two = entries_of(opened(data))
         assert (one.error, two.error, bad.error and "UTF-8" in bad.error.detail) == (None, None, True)
 
 
@@ -163,7 +164,7 @@ def test_lines_that_are_not_utf8(opened: Open) -> None:
     ],
 )
 def test_keys_that_cannot_be(opened: Open, record: dict) -> None:
-    (entry,) = opened(jsonl(record)).entries()
+    (entry,) = entries_of(opened(jsonl(record)))
     assert entry.error is not None
     assert entry.error.code == "fetch_refused"
 
@@ -171,14 +172,14 @@ def test_keys_that_cannot_be(opened: Open, record: dict) -> None:
 @pytest.mark.parametrize("url", ["ftp://example.org/a", "http://u:p@example.org/a", "http://127.0.0.1/", "no address"])
 def test_addresses_that_are_refused(opened: Open, url: str) -> None:
     source = opened(jsonl({"url": url}))
-    (entry,) = source.entries()
+    (entry,) = entries_of(source)
     with pytest.raises(errors.FetchRefused):
         source.read(entry.ref)
 
 
 def test_an_address_is_its_key(opened: Open) -> None:
     addresses = ["https://example.org/a?b=c&d", "https://example.org//a/../b/", "https://example.org/" + "a" * 2000]
-    shown = [entry.key for entry in opened(jsonl(*({"url": url} for url in addresses))).entries()]
+    shown = [entry.key for entry in entries_of(opened(jsonl(*({"url": url} for url in addresses))))]
     assert shown[:2] == [addresses[0], "https://example.org/a/b"]
     assert len(shown[2].encode()) <= 1024
 
@@ -186,7 +187,7 @@ def test_an_address_is_its_key(opened: Open) -> None:
 def test_an_address_given_as_the_key_is_the_same_key(opened: Open) -> None:
     address = "https://example.org/a.jpg"
     records = ({"url": address}, {"url": address, "key": address}, {"path": "a.png", "key": address})
-    assert {entry.key for entry in opened(jsonl(*records)).entries()} == {address}
+    assert {entry.key for entry in entries_of(opened(jsonl(*records)))} == {address}
 
 
 BAD_CSV = {
@@ -202,7 +203,7 @@ BAD_CSV = {
 @pytest.mark.parametrize("line", BAD_CSV)
 def test_a_bad_row_fails_alone(opened: Open, line: str) -> None:
     data = f"key,url\nk1,http://a.org/1\n{line}\nk2,http://a.org/2\nk3,http://a.org/3\n"
-    before, bad, *after = opened(data).entries()
+    before, bad, *after = entries_of(opened(data))
     assert [entry.key for entry in (before, *after)] == ["k1", "k2", "k3"]
     assert bad.error is not None
     assert bad.error.detail.startswith("Line 3 of the manifest")
@@ -210,7 +211,7 @@ def test_a_bad_row_fails_alone(opened: Open, line: str) -> None:
 
 
 def test_bad_metadata_in_a_row(opened: Open) -> None:
-    (entry,) = opened('url,metadata\nhttp://a.org/1,"{""a"": }"\n').entries()
+    (entry,) = entries_of(opened('url,metadata\nhttp://a.org/1,"{""a"": }"\n'))
     assert entry.error is not None
     assert "metadata cannot be used" in entry.error.detail
 
@@ -218,14 +219,14 @@ def test_bad_metadata_in_a_row(opened: Open) -> None:
 def test_a_quote_that_never_ends_costs_its_line_only(opened: Open) -> None:
     rows = [f"k{n},http://a.org/{n}" for n in range(5000)]
     rows[10] = 'k10,"http://a.org/10'
-    entries = list(opened("\n".join(["key,url", *rows])).entries())
+    entries = list(entries_of(opened("\n".join(["key,url", *rows]))))
     assert len(entries) == 5000
     assert [at for at, entry in enumerate(entries) if entry.error] == [10]
     assert entries[11].key == "k11"
 
 
 def test_quoted_fields_span_lines(opened: Open) -> None:
-    one, two = opened('url,note\nhttp://a.org/1,"two\nlines, ""quoted"""\nbad,of,three\n').entries()
+    one, two = entries_of(opened('url,note\nhttp://a.org/1,"two\nlines, ""quoted"""\nbad,of,three\n'))
     assert one.metadata == {"note": 'two\nlines, "quoted"'}
     assert two.error is not None
     assert two.error.detail.startswith("Line 4")
@@ -241,18 +242,18 @@ def test_quoted_fields_span_lines(opened: Open) -> None:
 )  # fmt: skip
 def test_what_is_no_manifest(opened: Open, data: bytes) -> None:
     with pytest.raises(errors.SourceUnreadable):
-        list(opened(data).entries())
+        list(entries_of(opened(data)))
 
 
 def test_too_many_entries(opened: Open) -> None:
     data = jsonl(*RECORDS)
-    assert len(list(opened(data, max_archive_members=4).entries())) == 4
+    assert len(list(entries_of(opened(data, max_archive_members=4)))) == 4
     source = opened(data, max_archive_members=3)
     with pytest.raises(errors.SourceUnreadable, match="more than 3"):
-        list(source.entries())
-    cursor = next(itertools.islice(source.entries(), 1, 2)).cursor
+        list(entries_of(source))
+    cursor = next(itertools.islice(entries_of(source), 1, 2)).cursor
     with pytest.raises(errors.SourceUnreadable, match="more than 3"):
-        list(source.entries(cursor))
+        list(entries_of(source, cursor))
 
 
 HOSTILE = [
@@ -264,10 +265,10 @@ HOSTILE = [
 @pytest.mark.parametrize("data", HOSTILE, ids=["jsonl", "csv"])
 def test_planning_goes_on_from_every_cursor(opened: Open, data: str) -> None:
     source = opened(data)
-    entries = list(source.entries())
+    entries = list(entries_of(source))
     assert len(entries) > 8
     for at, entry in enumerate(entries, 1):
-        assert list(source.entries(json.loads(json.dumps(entry.cursor)))) == entries[at:]
+        assert list(entries_of(source, json.loads(json.dumps(entry.cursor)))) == entries[at:]
 
 
 @given(
@@ -277,23 +278,23 @@ def test_planning_goes_on_from_every_cursor(opened: Open, data: str) -> None:
 @tries(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_text_is_read_to_its_end(opened: Open, rows: list[str], start: str) -> None:
     source = opened(start + "\n".join(rows))
-    entries = list(source.entries())
+    entries = list(entries_of(source))
     for at, entry in enumerate(entries, 1):
-        assert list(source.entries(entry.cursor)) == entries[at:]
+        assert list(entries_of(source, entry.cursor)) == entries[at:]
 
 
 @pytest.mark.parametrize(("header", "row"), [("", '{"url": "http://a.org/%d"}'), ("url\n", "http://a.org/%d")])
 def test_planning_takes_bounded_memory(opened: Open, header: str, row: str) -> None:
     source = opened(header + "".join(f"{row % n}\n" for n in range(PLANNED_LINES)))
     count, most, start = 0, 0, sys.getallocatedblocks()
-    for count, _ in enumerate(source.entries(), 1):
+    for count, _ in enumerate(entries_of(source), 1):
         if count % 1000 == 0:
             most = max(most, sys.getallocatedblocks() - start)
     assert count == PLANNED_LINES
     # objects, whatever their size: a window has some thousands of lines
     assert most < PLANNED_LINES / 10
     tracemalloc.start()
-    assert sum(1 for _ in itertools.islice(source.entries(), PLANNED_LINES // 10)) == PLANNED_LINES // 10
+    assert sum(1 for _ in itertools.islice(entries_of(source), PLANNED_LINES // 10)) == PLANNED_LINES // 10
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < MOST_BYTES_PLANNING
@@ -302,7 +303,7 @@ def test_planning_takes_bounded_memory(opened: Open, header: str, row: str) -> N
 def test_a_line_without_end_takes_bounded_memory(opened: Open) -> None:
     source = opened('{"url": "' + "x" * (32 << 20) + '"}\n{"url": "http://a.org/1"}\n')
     tracemalloc.start()
-    bad, good = source.entries()
+    bad, good = entries_of(source)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert bad.error is not None
@@ -313,7 +314,7 @@ def test_a_line_without_end_takes_bounded_memory(opened: Open) -> None:
 def test_a_file_that_is_one_long_line_is_not_a_list(opened: Open) -> None:
     source = opened('{"url": "http://a.org/1"}\n{"url": "' + "x" * (66 << 20))
     with pytest.raises(errors.SourceUnreadable, match="64 MiB"):
-        list(source.entries())
+        list(entries_of(source))
 
 
 def test_paths_are_read_below_the_roots_only(opened: Open, root: Path, tmp_path: Path) -> None:
@@ -322,7 +323,7 @@ def test_paths_are_read_below_the_roots_only(opened: Open, root: Path, tmp_path:
     (tmp_path / "secret.png").write_bytes(b"secret")
     (root / "link.png").symlink_to(tmp_path / "secret.png")
     source = opened(jsonl({"path": "deep/c.png"}, {"path": str(root / "deep" / "c.png"), "key": "again"}))
-    assert [source.read(entry.ref) for entry in source.entries()] == [b"picture", b"picture"]
+    assert [source.read(entry.ref) for entry in entries_of(source)] == [b"picture", b"picture"]
     refused = [
         "../secret.png",
         str(tmp_path / "secret.png"),
@@ -339,14 +340,14 @@ def test_paths_are_read_below_the_roots_only(opened: Open, root: Path, tmp_path:
 
 
 def test_an_absolute_path_is_keyed_below_its_root(opened: Open, root: Path) -> None:
-    entries = opened(jsonl({"path": f"{root}/deep/c.png"}, {"path": "/elsewhere/d.png"})).entries()
+    entries = entries_of(opened(jsonl({"path": f"{root}/deep/c.png"}, {"path": "/elsewhere/d.png"})))
     assert [entry.key for entry in entries] == ["deep/c.png", "elsewhere/d.png"]
 
 
 @pytest.mark.parametrize("roots", [(), ("/one", "/two")])
 def test_a_relative_path_needs_one_root(opened: Open, roots: tuple[str, ...]) -> None:
     source = opened(jsonl({"path": "c.png"}), source_roots=roots)
-    (entry,) = source.entries()
+    (entry,) = entries_of(source)
     with pytest.raises(errors.FetchRefused, match="relative"):
         source.read(entry.ref)
 
@@ -354,7 +355,7 @@ def test_a_relative_path_needs_one_root(opened: Open, roots: tuple[str, ...]) ->
 def test_a_list_of_addresses_is_kept_as_a_manifest(opened: Open) -> None:
     items = [{"url": "http://a.org/ü"}, {"url": "http://a.org/2", "key": "k", "metadata": {"a": "\n"}}]
     sources.check_source({"type": "urls", "urls": items}, Settings())
-    assert [summary(entry) for entry in opened(urls.written(items), "urls").entries()] == [
+    assert [summary(entry) for entry in entries_of(opened(urls.written(items), "urls"))] == [
         ("http://a.org/ü", None, None),
         ("k", None, {"a": "\n"}),
     ]

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from imagekin import errors
-from kit.packing import PICTURE, assert_resumable, codes, member, tarred, upload
+from kit.packing import PICTURE, assert_resumable, codes, entries_of, member, tarred, upload
 
 
 def valid_zip() -> bytes:
@@ -98,5 +98,5 @@ def test_tar_agrees_with_tarfile(scratch: Path, files: list[tuple[str, bytes]], 
     source = upload(data, scratch)
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         expected = [info.offset_data for info in archive if info.size and info.isfile()]
-    entries = [entry for entry in source.entries() if entry.ref and entry.ref["s"]]
+    entries = [entry for entry in entries_of(source) if entry.ref and entry.ref["s"]]
     assert [entry.ref["o"] for entry in entries] == expected

@@ -15,7 +15,7 @@ from imagekin import sources
 from imagekin.schemas import keys
 from imagekin.settings import Settings
 from imagekin.uploads.files import Storage
-from kit.packing import PICTURE, Open, RawZip, assert_resumable, codes, member, tarred
+from kit.packing import PICTURE, Open, RawZip, assert_resumable, codes, entries_of, member, tarred
 
 JAPANESE = ("表.png", "ソファ.png", "写真/能面.png", "猫.png", "機能表", "予定/.png", "ミ.jpg")
 
@@ -163,7 +163,7 @@ def test_a_hard_link_in_a_tar_is_the_member_that_it_points_to(open_upload: Open,
         tar_format=tar_format,
     )
     source = open_upload(data)
-    found = {entry.key: source.read(entry.ref) for entry in source.entries() if not entry.ignored}
+    found = {entry.key: source.read(entry.ref) for entry in entries_of(source) if not entry.ignored}
     assert found["pics/a_again.png"] == found["chain.png"] == found["pics/a.png"] == PICTURE
     assert found["of_long.png"] == PICTURE + b"2"
     assert found["also none"] == PICTURE + b"3"
@@ -181,7 +181,7 @@ def test_a_hard_link_points_to_the_last_member_of_its_name_before_it(open_upload
         member("a.png", PICTURE + b"3"),
     )
     source = open_upload(data)
-    assert [source.read(entry.ref)[-1:] for entry in source.entries()] == [b"1", b"1", b"2", b"2", b"2", b"3"]
+    assert [source.read(entry.ref)[-1:] for entry in entries_of(source)] == [b"1", b"1", b"2", b"2", b"2", b"3"]
 
 
 def test_hard_links_to_what_is_not_there_fail_by_name(open_upload: Open) -> None:
@@ -199,6 +199,6 @@ def test_hard_links_to_what_is_not_there_fail_by_name(open_upload: Open) -> None
         ("early.png", "not_found"), ("outside.png", "not_found"), ("round.png", "not_found"), ("soft.png", "ignored"),
         ("of_soft.png", "ignored"), (".hidden.png", "ignored"), ("notes", "ignored"), ("late.png", None),
     ]  # fmt: skip
-    (first, *_) = open_upload(data).entries()
+    (first, *_) = entries_of(open_upload(data))
     assert first.error is not None
     assert "'late.png'" in first.error.detail

@@ -18,6 +18,7 @@ from imagekin import errors, sources
 from imagekin.settings import Settings
 from imagekin.sources import Entry, Source
 from imagekin.uploads.files import Storage
+from kit.packing import entries_of
 
 Open = Callable[..., Source]
 
@@ -112,7 +113,7 @@ def source(request: pytest.FixtureRequest, tmp_path: Path, open_upload: Open, op
 
 
 def items(source: Source) -> list[Entry]:
-    return [entry for entry in source.entries() if not entry.ignored]
+    return [entry for entry in entries_of(source) if not entry.ignored]
 
 
 def through_json(value: Any) -> Any:
@@ -120,16 +121,16 @@ def through_json(value: Any) -> Any:
 
 
 def assert_resumable(source: Source) -> None:
-    entries = list(source.entries())
+    entries = list(entries_of(source))
     for index, entry in enumerate(entries):
-        assert list(source.entries(through_json(entry.cursor))) == entries[index + 1 :]
+        assert list(entries_of(source, through_json(entry.cursor))) == entries[index + 1 :]
 
 
 def test_entries_are_the_images_and_what_is_ignored_is_counted(source: Source) -> None:
     found = items(source)
     assert sorted(entry.key for entry in found) == sorted(IMAGES)
     assert [entry.error for entry in found] == [None] * len(IMAGES)
-    assert sorted(entry.key for entry in source.entries() if entry.ignored) in (
+    assert sorted(entry.key for entry in entries_of(source) if entry.ignored) in (
         sorted(IGNORED),
         sorted(HIDDEN_AT_ITS_TOP),
     )
@@ -161,7 +162,7 @@ def test_read_keeps_the_limit_that_holds_now(tmp_path: Path, open_upload: Open, 
 def test_one_image_is_a_source(open_upload: Open) -> None:
     for filename, key in (("Bär.png", "Bär.png"), ("2024/a.png", "2024/a.png"), ("../a.png", "a.png"), (None, "u1")):
         source = open_upload(picture(1), filename)
-        assert [entry.key for entry in source.entries()] == [key]
+        assert [entry.key for entry in entries_of(source)] == [key]
         assert_resumable(source)
         assert source.read({}) == picture(1)
 
@@ -199,7 +200,7 @@ def test_empty_archives_have_no_entries(open_upload: Open, data: Callable[[], by
     target = io.BytesIO()
     with zipfile.ZipFile(target, "w") if data is make_zip else tarfile.open(fileobj=target, mode="w"):
         pass
-    assert list(open_upload(target.getvalue()).entries()) == []
+    assert list(entries_of(open_upload(target.getvalue()))) == []
 
 
 @pytest.mark.parametrize(
@@ -247,7 +248,7 @@ def test_one_image_file_is_a_source(tmp_path: Path, open_folder: Open) -> None:
     make_folder(tmp_path / "root")
     for name in ("Sub/B.PNG", "no suffix"):
         source = open_folder(tmp_path / "root" / name)
-        (entry,) = source.entries()
+        (entry,) = entries_of(source)
         assert entry.key == Path(name).name
         assert source.read(through_json(entry.ref)) == picture(IMAGES[name])
         assert_resumable(source)
@@ -263,16 +264,16 @@ def test_a_folder_is_walked_in_the_order_of_names_and_past_what_goes_meanwhile(
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(picture(1))
     source = open_folder(root)
-    entries = list(source.entries())
+    entries = list(entries_of(source))
     assert [e.key for e in entries] == ["a/1.png", "a/2.png", "a.png", "b/x/1.png", "b/x/2.png", "b/y.png", "c.png"]
     after = entries[3].cursor
     for name in ("1.png", "2.png"):
         (root / "b/x" / name).unlink()
     (root / "b/x").rmdir()
-    assert [entry.key for entry in source.entries(after)] == ["b/y.png", "c.png"]
+    assert [entry.key for entry in entries_of(source, after)] == ["b/y.png", "c.png"]
     (root / "b/y.png").unlink()
     (root / "b").rmdir()
-    assert [entry.key for entry in source.entries(after)] == ["c.png"]
+    assert [entry.key for entry in entries_of(source, after)] == ["c.png"]
 
 
 def test_names_that_are_not_utf8_are_read_as_latin1(tmp_path: Path, open_folder: Open) -> None:
@@ -282,7 +283,7 @@ def test_names_that_are_not_utf8_are_read_as_latin1(tmp_path: Path, open_folder:
     except OSError:
         pytest.skip("this file system takes only Unicode names")
     source = open_folder(tmp_path / "root")
-    (entry,) = source.entries()
+    (entry,) = entries_of(source)
     assert entry.key == "café.png"
     assert "\\ud" not in json.dumps(entry.ref)
     assert source.read(through_json(entry.ref)) == picture(1)
@@ -311,7 +312,7 @@ def test_names_are_cleaned_as_tar_and_unzip_do(open_upload: Open) -> None:
     with zipfile.ZipFile(target, "w") as archive:
         for name in ("./a.png", "/abs/b.png", "x//c.png", "win\\d.png", "cafe\u0301.png"):
             archive.writestr(name, picture(1))
-    assert [entry.key for entry in open_upload(target.getvalue()).entries()] == [
+    assert [entry.key for entry in entries_of(open_upload(target.getvalue()))] == [
         "a.png",
         "abs/b.png",
         "x/c.png",
@@ -326,7 +327,7 @@ def test_zip_names_are_utf8_with_or_without_the_flag_else_cp437(open_upload: Ope
         for name in ("AB.png", "CD.png", "é.png"):
             archive.writestr(name, picture(1))
     data = target.getvalue().replace(b"AB.png", b"\xc3\xa9.png").replace(b"CD.png", b"\x82\x81.png")
-    assert [entry.key for entry in open_upload(data).entries()] == ["é.png", "éü.png", "é.png"]
+    assert [entry.key for entry in entries_of(open_upload(data))] == ["é.png", "éü.png", "é.png"]
 
 
 def test_tar_agrees_with_tarfile_on_long_and_strange_names(open_upload: Open) -> None:
@@ -340,8 +341,8 @@ def test_tar_agrees_with_tarfile_on_long_and_strange_names(open_upload: Open) ->
                 member.mtime = 1.5
                 archive.addfile(member, io.BytesIO(picture(index)))
         source = open_upload(target.getvalue())
-        assert [entry.key for entry in source.entries()] == names
-        assert [source.read(entry.ref) for entry in source.entries()] == [picture(i) for i in range(len(names))]
+        assert [entry.key for entry in entries_of(source)] == names
+        assert [source.read(entry.ref) for entry in entries_of(source)] == [picture(i) for i in range(len(names))]
         assert_resumable(source)
 
 
@@ -353,10 +354,10 @@ def test_zip64_is_read(open_upload: Open) -> None:
         with archive.open(zipfile.ZipInfo("last.png"), "w", force_zip64=True) as member:
             member.write(picture(1))
     source = open_upload(b"prefix" + target.getvalue())
-    *_, last = source.entries()
+    *_, last = entries_of(source)
     assert last.key == "last.png"
     assert source.read(last.ref) == picture(1)
-    assert sum(1 for _ in source.entries()) == 70_001
+    assert sum(1 for _ in entries_of(source)) == 70_001
 
 
 # --- what a client chose, and what is told of the rest
@@ -375,7 +376,7 @@ def test_each_member_that_a_client_chose_is_an_item(tmp_path: Path) -> None:
         storage.write(kind, [data], 1 << 30)
         spec = {"type": "upload", "upload_id": kind, "path": kind, "named": True}
         source = sources.open_source(spec, storage, settings)
-        found = {entry.key: (entry.ignored, entry.error and entry.error.code) for entry in source.entries()}
+        found = {entry.key: (entry.ignored, entry.error and entry.error.code) for entry in entries_of(source)}
         source.close()
         assert found == {
             ".hidden.png": (None, None),
@@ -396,7 +397,7 @@ def test_what_is_ignored_has_a_reason(tmp_path: Path) -> None:
     storage = Storage(settings)
     storage.write("zip", [_zip(members)], 1 << 30)
     source = sources.open_source({"type": "upload", "upload_id": "zip", "path": "zip"}, storage, settings)
-    reasons = {entry.key: entry.ignored for entry in source.entries()}
+    reasons = {entry.key: entry.ignored for entry in entries_of(source)}
     source.close()
     assert "hidden" in (reasons[".hidden.png"] or "")
     assert "left out" in (reasons["@eaDir/a.png"] or "")

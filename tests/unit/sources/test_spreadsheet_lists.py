@@ -13,7 +13,7 @@ from imagekin.settings import Settings
 from imagekin.sources import Source
 from imagekin.uploads.files import Storage
 from kit import effort
-from kit.packing import PICTURE
+from kit.packing import PICTURE, entries_of
 
 ROWS = [("path", "key", "price"), ("a.png", "A", "1"), ("b.png", "B", "2")]
 
@@ -62,14 +62,14 @@ LISTS = {
 @pytest.mark.parametrize("name", LISTS)
 def test_a_list_is_read_however_it_is_written(tmp_path: Path, name: str) -> None:
     source = opened(LISTS[name], tmp_path)
-    entries = list(source.entries())
+    entries = list(entries_of(source))
     assert [(entry.key, entry.metadata, entry.error) for entry in entries] == [
         ("A", {"price": "1"}, None),
         ("B", {"price": "2"}, None),
     ]
     assert [source.read(entry.ref) for entry in entries] == [PICTURE] * 2
     for at, entry in enumerate(entries, 1):
-        assert list(source.entries(json.loads(json.dumps(entry.cursor)))) == entries[at:]
+        assert list(entries_of(source, json.loads(json.dumps(entry.cursor)))) == entries[at:]
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_a_list_is_read_however_it_is_written(tmp_path: Path, name: str) -> None
 def test_paths_of_windows(tmp_path: Path, path: str, key: str) -> None:
     for data in (json.dumps({"path": path}), f"path,key\n{path},\n"):
         source = opened(data.encode(), tmp_path)
-        (entry,) = source.entries()
+        (entry,) = entries_of(source)
         assert (entry.key, entry.error) == (key, None)
         assert source.read(entry.ref) == PICTURE
 
@@ -92,7 +92,7 @@ def test_paths_of_windows(tmp_path: Path, path: str, key: str) -> None:
 def test_a_backslash_in_a_name_is_that_first(tmp_path: Path) -> None:
     source = opened(json.dumps({"path": "sub\\c.png"}).encode(), tmp_path)
     (tmp_path / "in" / "sub\\c.png").write_bytes(PICTURE + b"2")
-    (entry,) = source.entries()
+    (entry,) = entries_of(source)
     assert source.read(entry.ref) == PICTURE + b"2"
 
 
@@ -101,7 +101,7 @@ def test_a_backslash_in_a_name_is_that_first(tmp_path: Path) -> None:
 )
 def test_paths_of_windows_lead_to_nothing_else(tmp_path: Path, path: str) -> None:
     source = opened(json.dumps({"path": path}).encode(), tmp_path)
-    (entry,) = source.entries()
+    (entry,) = entries_of(source)
     if entry.error is None:
         with pytest.raises((errors.ItemNotFound, errors.FetchRefused)):
             source.read(entry.ref)
@@ -109,21 +109,21 @@ def test_paths_of_windows_lead_to_nothing_else(tmp_path: Path, path: str) -> Non
 
 def test_plain_csv_of_excel_is_cp1252(tmp_path: Path) -> None:
     source = opened("path;key\r\ncafé.png;Größe\r\n".encode("cp1252"), tmp_path)
-    (entry,) = source.entries()
+    (entry,) = entries_of(source)
     assert (entry.key, entry.error) == ("Größe", None)
     assert source.read(entry.ref) == PICTURE
 
 
 def test_a_long_line_in_utf16_fails_alone(tmp_path: Path) -> None:
     text = "path,key\r\n" + "x" * 100_000 + ",B\r\na.png,A\r\n"
-    long, good = opened(text.encode("utf-16"), tmp_path).entries()
+    long, good = entries_of(opened(text.encode("utf-16"), tmp_path))
     assert long.error is not None
     assert (good.key, good.error) == ("A", None)
 
 
 def test_a_character_that_looks_like_a_line_break_is_none(tmp_path: Path) -> None:
     text = "path,key\na.png,\u0a0a\u0a00\nb.png,\u000aB\n".replace("\u000aB", "B")
-    entries = list(opened(text.encode("utf-16"), tmp_path).entries())
+    entries = list(entries_of(opened(text.encode("utf-16"), tmp_path)))
     assert [entry.key for entry in entries] == ["\u0a0a\u0a00", "B"]
 
 
@@ -131,7 +131,7 @@ def test_a_character_that_looks_like_a_line_break_is_none(tmp_path: Path) -> Non
 def test_quotes_that_never_end_cost_no_square_of_the_list(tmp_path: Path, line: str) -> None:
     data = ("path,key\n" + f"{line}\n" * (100_000 // (len(line) + 1))).encode()
     with effort.at_most(cpu_s=10), contextlib.closing(opened(data, tmp_path)) as source:
-        found = list(source.entries())
+        found = list(entries_of(source))
     assert all(entry.error is not None for entry in found)
     assert len(found) > 10_000
 
@@ -139,4 +139,4 @@ def test_quotes_that_never_end_cost_no_square_of_the_list(tmp_path: Path, line: 
 def test_a_few_quotes_that_never_end_take_no_line_with_them(tmp_path: Path) -> None:
     data = 'path,key\n"a\n"a b\nc.png,"c\nd"\n"\ne.png,e\n'
     with contextlib.closing(opened(data.encode(), tmp_path)) as source:
-        assert [entry.key for entry in source.entries() if entry.error is None] == ["e"]
+        assert [entry.key for entry in entries_of(source) if entry.error is None] == ["e"]
