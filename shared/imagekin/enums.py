@@ -109,6 +109,13 @@ class ViewName(StrEnum):
     RAW = "raw"
 
 
+class Refine(StrEnum):
+    """How several examples become one direction: by their means, or by what tells them from others."""
+
+    ROCCHIO = "rocchio"
+    LOGISTIC = "logistic"
+
+
 class SelectMethod(StrEnum):
     """Which images are chosen: the medoids of n clusters, or each time the one farthest from all before."""
 

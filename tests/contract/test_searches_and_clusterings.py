@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from imagekin import schemas
+from imagekin_worker.analysis import refinement
 from imagekin_worker.matrix import view as views
 from kit.calls import accepted
 from kit.crew import Crew
-from kit.hand import DIM, Hand
+from kit.hand import DIM, Hand, vector
 from kit.known_vectors import EMBEDDINGS, KEYS, item, near, store
 from kit.serving import BOTH_ENGINES, Running
 from kit.vector_files import finished, npz, post
@@ -174,3 +175,66 @@ def test_identical_images_share_a_cluster_and_empty_clusters_are_told(
     enough = accepted(client.post("/v1/jobs/cluster", json={**body, "n_clusters": 3}))
     crew.work()
     assert client.get(f"/v1/jobs/{enough['id']}/result").json()["distinct"] is None
+
+
+@pytest.mark.parametrize("refine", ["rocchio", "logistic"])
+@pytest.mark.parametrize("view", ["calibrated", "raw"])
+def test_a_search_by_several_is_the_formula(
+    client: httpx2.Client, server: Running, hand: Hand, crew: Crew, refine: str, view: str
+) -> None:
+    hand.collection()
+    stored = [near(f"{at:02}.jpg", at) for at in range(60)]
+    ids = store(server, stored)
+    rows = np.stack([one.vector for one in stored if one.vector is not None])
+    made = views.of(rows, "space", view)
+    extra = vector(99, DIM)
+    body = {
+        "positives": [{"image_key": "03.jpg"}, {"image_id": ids[6]}, {"embedding": extra.tolist()}],
+        "negatives": [{"image_key": "01.jpg"}],
+        "refine": refine,
+        "view": view,
+        "top_k": 60,
+    }
+    job = accepted(client.post("/v1/jobs/search", json={"collection": "archive", **body}))
+    assert job["params"]["query"]["positives"][0] == {"image_key": "03.jpg"} and job["params"]["refine"] == refine
+    crew.work()
+    result = client.get(f"/v1/jobs/{job['id']}/result").json()
+    keys = [each["key"] for each in result["neighbors"]]
+    judged = {"03.jpg", "06.jpg", "01.jpg"}
+    assert set(keys) == {one.key for one in stored} - judged
+    assert result["view"]["name"] == view
+    asked = [each["key"] for each in result["ask"]]
+    assert len(asked) == len(set(asked)) == 12 and not judged & set(asked)
+    exact = made.exact(rows)
+    positives, negatives = made.exact(np.stack([rows[3], rows[6], extra])), exact[[1]]
+    if refine == "rocchio":
+        direction = refinement.rocchio(positives, negatives)
+    else:
+        others = [at for at in range(60) if at not in (3, 6, 1)]
+        direction = refinement.logistic(positives, negatives, exact[others])
+    scores = {one.key: exact[at] @ direction for at, one in enumerate(stored)}
+    # the order of the rows makes the regression differ by its tolerance
+    assert [each["score"] for each in result["neighbors"]] == pytest.approx(
+        [scores[key] for key in keys], abs=1e-6 if refine == "rocchio" else 2e-3
+    )
+    assert [each["rank"] for each in result["neighbors"]] == list(range(1, 58))
+    assert client.get(f"/v1/jobs/{job['id']}/sheet").status_code == 200
+
+
+def test_examples_that_cannot_be_are_named(client: httpx2.Client, three: list[str]) -> None:
+    one = {"image_key": "b.jpg"}
+    for body, pointer in (
+        ({}, "/query"),
+        ({"query": one, "positives": [one]}, "/positives"),
+        ({"positives": []}, "/positives"),
+        ({"positives": [one] * 65}, "/positives"),
+        ({"query": one, "negatives": [one]}, "/negatives"),
+        ({"positives": [one], "negatives": [{"embedding": [1.0]}]}, "/negatives/0/embedding"),
+        ({"positives": [one, {"url": "ftp://x/y"}]}, "/positives/1/url"),
+        ({"positives": [one], "refine": "magic"}, "/refine"),
+    ):
+        answer = client.post("/v1/jobs/search", json={"collection": "archive", **body})
+        assert answer.status_code == 422, (body, answer.text)
+        assert answer.json()["errors"][0]["pointer"] == pointer, answer.text
+    missing = client.post("/v1/jobs/search", json={"collection": "archive", "positives": [{"image_key": "none.jpg"}]})
+    assert missing.json()["code"] == "image_not_found"

@@ -42,6 +42,8 @@ class JsonBound:
 MANY_SOURCES = JsonBound(None, 1_000_000)
 # The longest vector, each number as long as a double is written.
 ONE_VECTOR = JsonBound(1 << 20, 40_000)
+# A search by several: 128 vectors of a common length, or a few of the longest.
+SOME_VECTORS = JsonBound(8 << 20, 400_000)
 # The metadata of one image, every character of it escaped.
 ONE_METADATA = JsonBound(512 << 10, 40_000)
 # Ten thousand names of images.

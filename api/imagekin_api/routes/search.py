@@ -26,7 +26,7 @@ from imagekin_api.wiring import service
 @operation(
     "Search a collection for an image's neighbors",
     body=schemas.SearchBody,
-    json=operations.ONE_VECTOR,
+    json=operations.SOME_VECTORS,
     form={"image": BINARY},
     form_model=schemas.SearchForm,
     returns=schemas.Job,
@@ -53,48 +53,64 @@ def _search_json() -> flask.Response:
     request = Idempotency.of_json(data)
     if (answer := intake.known(request)) is not None:
         return answer
-    collection, public, work = service.current().database.read(_query, service.owner(), body.collection, body.query)
+    collection, public, work = service.current().database.read(_queries, service.owner(), body)
     params = _search_params(public, body)
-    work = {"query": work}
+    if body.query is None:
+        params["refine"] = body.refine.value
     return intake.accept(intake.submission(JobKind.SEARCH, collection, params, work, request, body.callback_url))
 
 
-def _query(
-    session: Session, owner: str, name: str, query: schemas.Query
+def _queries(
+    session: Session, owner: str, body: schemas.SearchBody
 ) -> tuple[tables.Collection, dict[str, Any], dict[str, Any]]:
-    """Return the collection, and the query as clients see it and as workers need it."""
-    collection = collections.get(session, owner, name)
+    """Return the collection, and one query or several as clients see them and as workers need them."""
+    collection = collections.get(session, owner, body.collection)
+    if body.query is not None:
+        public, work = _query(session, collection, body.query, "/query")
+        return collection, public, {"query": work}
+    if body.positives is None:
+        raise intake.invalid("/query", "Give a `query`, or `positives`.")
+    public, work = {}, {}
+    for name, several in (("positives", body.positives), ("negatives", body.negatives)):
+        both = [_query(session, collection, each, f"/{name}/{at}") for at, each in enumerate(several)]
+        public[name], work[name] = [one for one, _ in both], [other for _, other in both]
+    return collection, public, work
+
+
+def _query(
+    session: Session, collection: tables.Collection, query: schemas.Query, pointer: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
     match query:
         case schemas.ImageIdQuery(image_id=image_id):
             image = images.get(session, collection, image_id)
-            return collection, {"image_id": image.id}, {"image_id": image.id}
+            return {"image_id": image.id}, {"image_id": image.id}
         case schemas.ImageKeyQuery(image_key=key):
             image = images.by_key(session, collection, key)
-            return collection, {"image_key": image.key}, {"image_id": image.id}
+            return {"image_key": image.key}, {"image_id": image.id}
         case schemas.EmbeddingQuery(embedding=embedding):
-            _check_embedding(embedding, session.get_one(tables.Space, collection.space_id).dim)
-            return collection, {"embedding_dim": len(embedding)}, {"embedding": embedding}
+            _check_embedding(embedding, session.get_one(tables.Space, collection.space_id).dim, pointer)
+            return {"embedding_dim": len(embedding)}, {"embedding": embedding}
         case schemas.UrlQuery(url=url):
-            _check_url(url)
-            return collection, {"url": url}, {"url": url}
+            _check_url(url, pointer)
+            return {"url": url}, {"url": url}
 
 
-def _check_url(url: str) -> None:
+def _check_url(url: str, pointer: str) -> None:
     try:
         fetch.parse(url)
     except errors.FetchRefused as error:
-        raise intake.invalid("/query/url", error.detail) from None
+        raise intake.invalid(f"{pointer}/url", error.detail) from None
 
 
-def _check_embedding(embedding: list[float], dim: int) -> None:
+def _check_embedding(embedding: list[float], dim: int, pointer: str) -> None:
     if len(embedding) != dim:
         raise intake.invalid(
-            "/query/embedding", f"The collection's embeddings have {dim} numbers, not {len(embedding)}."
+            f"{pointer}/embedding", f"The collection's embeddings have {dim} numbers, not {len(embedding)}."
         )
     with np.errstate(over="ignore"):
         length = np.linalg.norm(np.asarray(embedding, np.float32))
     if not np.isfinite(length) or not length:
-        raise intake.invalid("/query/embedding", "The embedding's length must be finite in float32 and not 0.")
+        raise intake.invalid(f"{pointer}/embedding", "The embedding's length must be finite in float32 and not 0.")
 
 
 def _search_form() -> flask.Response:
@@ -160,11 +176,14 @@ def sheet(job: tables.Job, summary: dict[str, Any]) -> bytes:
 
 def _query_caption(job: tables.Job) -> str:
     query = job.params["query"]
+    if several := query.get("positives"):
+        return f"and {len(several) - 1} more" if len(several) > 1 else ""
     return next((query[name] for name in ("image_key", "image", "image_id") if query.get(name)), "")
 
 
 def _search_pictures(session: Session, job: tables.Job, ids: list[str]) -> tuple[bytes | None, dict[str, bytes]]:
-    queried = job.work.get("query", {}).get("image_id")
+    first = job.work.get("query") or next(iter(job.work.get("positives", [])), {})
+    queried = first.get("image_id")
     image = session.get(tables.Image, queried) if queried else None
     if image is not None and image.deleted_at is None:
         return thumbnails.of(session, image), pictures.of(session, job.collection_id, ids)

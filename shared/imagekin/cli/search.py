@@ -13,6 +13,7 @@ from imagekin.cli import filtering, following, output
 from imagekin.cli.filtering import Where
 from imagekin.cli.session import FAILURE, AsJson, InCollection, View, current, text_of
 from imagekin.client import bodies
+from imagekin.enums import Refine
 from imagekin.schemas import MAX_TOP_K
 
 
@@ -26,6 +27,17 @@ def command(
     min_score: Annotated[
         float | None, typer.Option(min=-1, max=1, help="Leave out images that are less similar than this.")
     ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option("--also", metavar="KEY", help="A key or URL that is right, too; may be given again."),
+    ] = None,
+    unlike: Annotated[
+        list[str] | None,
+        typer.Option("--unlike", metavar="KEY", help="A key or URL that is wrong; may be given again."),
+    ] = None,
+    refine: Annotated[
+        Refine | None, typer.Option(help="How several examples become one.", show_default="rocchio")
+    ] = None,
     view: View = None,
     where: Where = None,
     sheet: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a contact sheet (PNG).")] = None,
@@ -34,6 +46,10 @@ def command(
     """Find the pictures that are most similar to one."""
     client = current(context).client(collection)
     query, wanted = _query(image), filtering.parsed(where)
+    if also or unlike:
+        query = _several(query, also or [], unlike or [], refine)
+    elif refine:
+        raise typer.BadParameter("it needs --also or --unlike", param_hint="--refine")
     try:
         job = client.search_job(
             **query,
@@ -58,6 +74,8 @@ def command(
         output.table(("rank", "score", "key", "id"), rows, right=("rank", "score"))
         if not rows:
             output.say("Nothing found.")
+    if result.ask:
+        output.say(f"Judge next: {', '.join(each.key for each in result.ask)}")
     if result.view:
         output.say(f"Compared in the {result.view.name} view.")
     if sheet:
@@ -69,6 +87,20 @@ def write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     output.say(f"Contact sheet: {path}")
+
+
+def _several(query: dict[str, Any], also: list[str], unlike: list[str], refine: Refine | None) -> dict[str, Any]:
+    if "picture" in query:
+        raise typer.BadParameter("a file is searched for alone; name keys or URLs", param_hint="IMAGE")
+    return {
+        "positives": [query, *map(_stored, also)],
+        "negatives": [_stored(each) for each in unlike],
+        "refine": refine,
+    }
+
+
+def _stored(name: str) -> dict[str, Any]:
+    return {"url": name} if name.startswith(("http://", "https://")) else {"image_key": text_of(name)}
 
 
 def _query(image: str) -> dict[str, Any]:

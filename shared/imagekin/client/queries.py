@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypedDict
 
@@ -14,10 +14,11 @@ from numpy.typing import ArrayLike
 from imagekin import errors, schemas
 from imagekin.client import bodies
 from imagekin.client.bodies import Body
-from imagekin.enums import ViewName
+from imagekin.enums import Refine, ViewName
 
 Picture = str | os.PathLike[str] | bytes | BinaryIO
 
+SEVERAL = ("positives", "negatives", "refine")
 QUERIES = ("image_id", "image_key", "embedding", "url")
 _NAMELESS = "query"
 
@@ -29,6 +30,9 @@ class Options(TypedDict, total=False):
     image_key: str | None
     embedding: ArrayLike | None
     url: str | None
+    positives: Sequence[Mapping[str, Any]] | None
+    negatives: Sequence[Mapping[str, Any]] | None
+    refine: Refine | str | None
     top_k: int
     min_score: float | None
     exclude_query: bool
@@ -38,16 +42,24 @@ class Options(TypedDict, total=False):
 
 def body(picture: Picture | None, collection: str, callback_url: str | None, options: Options) -> Body:
     """Make the body of a search for exactly one of the queries; raises `InvalidRequest` for none or several."""
-    given: dict[str, Any] = {"picture": picture, **dict.fromkeys(QUERIES), **options}
+    given: dict[str, Any] = {"picture": picture, **dict.fromkeys((*QUERIES, *SEVERAL)), **options}
     form = bodies.model(
         schemas.SearchForm,
         collection=collection,
         callback_url=callback_url,
-        **{name: value for name, value in given.items() if name not in ("picture", *QUERIES)},
+        **{name: value for name, value in given.items() if name not in ("picture", *QUERIES, *SEVERAL)},
     )
     if isinstance(picture, str) and picture.startswith(("http://", "https://")):
         given |= {"picture": None, "url": picture}
     named = {name: given[name] for name in ("picture", *QUERIES) if given[name] is not None}
+    several = {name: given[name] for name in SEVERAL if given[name] is not None}
+    if several and not named:
+        for name in ("positives", "negatives"):
+            if name in several:
+                several[name] = [_example(each) for each in several[name]]
+        return bodies.json(schemas.SearchBody, **_fields(form), **several)
+    if several:
+        raise errors.InvalidRequest(f"Give one query, or positives, not {', '.join([*named, *several])}.")
     if len(named) != 1:
         raise errors.InvalidRequest(f"Give one query out of picture, {', '.join(QUERIES)}, not {len(named)}.")
     if given["picture"] is not None:
@@ -55,6 +67,11 @@ def body(picture: Picture | None, collection: str, callback_url: str | None, opt
     if "embedding" in named:
         named["embedding"] = _vector(named["embedding"])
     return bodies.of_json({**_fields(form), "query": named})
+
+
+def _example(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return one of several queries; an embedding may be an array."""
+    return {name: _vector(value) if name == "embedding" else value for name, value in given.items()}
 
 
 def _form(form: schemas.SearchForm, picture: Picture) -> Body:

@@ -340,7 +340,9 @@ class Client:
     ) -> schemas.SearchResult:
         """Find the images nearest to a picture (path, bytes, open file or URL), a stored image or an embedding (dim,).
 
-        One query of: picture, image_id, image_key, embedding, url. top_k: how many, 10 by default. min_score: none
+        One query of: picture, image_id, image_key, embedding, url; or several: `positives` and perhaps `negatives`,
+        lists of mappings with one of the last four, of which `refine` (`rocchio`, `logistic`) makes one search; the
+        result then has `ask`, images whose verdict would teach most. top_k: how many, 10 by default. min_score: none
         less similar than this in the view. view: `calibrated` (default) or `raw`; below 32 images it is `raw`.
         exclude_query: a stored image is not among its own neighbors (True). filter: only images whose metadata have
         these values; a list is any of them, None is not set, `!` before a name is the opposite. Waits for the answer;

@@ -236,12 +236,20 @@ class Neighbor(Wire):
     metadata: Metadata = {}
 
 
+class Asked(Wire):
+    id: str
+    key: str
+
+
 class SearchResult(Wire):
+    """`ask`: of a search by several, images whose verdict would teach most, the most telling first."""
+
     query: dict[str, Any]
     top_k: int
     # null: from a server that did not say, and knew `raw` only
     view: ViewUsed | None = None
     neighbors: list[Neighbor]
+    ask: list[Asked] = []
 
 
 class Medoid(Wire):

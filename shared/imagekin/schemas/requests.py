@@ -14,11 +14,24 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     StringConstraints,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 from pydantic_core import CoreSchema, PydanticCustomError
 
-from imagekin.enums import Algorithm, Colors, DType, Metric, OnConflict, Precision, SelectMethod, VerdictWord, ViewName
+from imagekin.enums import (
+    Algorithm,
+    Colors,
+    DType,
+    Metric,
+    OnConflict,
+    Precision,
+    Refine,
+    SelectMethod,
+    VerdictWord,
+    ViewName,
+)
 from imagekin.schemas.answers import Metadata
 
 MAX_TOP_K = 1000
@@ -28,6 +41,7 @@ MAX_ASSIGN = 10_000
 MAX_CONTENTS = 10_000
 MAX_SELECT = 10_000
 MAX_AVOID = 10_000
+MAX_EXAMPLES = 64
 MAX_CHOSEN = 10_000
 MAX_PAIRS = 10_000
 MAX_OUTLIERS = 10_000
@@ -300,7 +314,30 @@ class SearchForm(JobBody):
 
 
 class SearchBody(SearchForm):
-    query: Query
+    """One `query`, or several: `positives` that are right, and perhaps `negatives` that are wrong."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [{"required": ["query"]}, {"required": ["positives"]}]},
+    )
+
+    query: Query | None = None
+    positives: Annotated[list[Query], Field(min_length=1, max_length=MAX_EXAMPLES)] | None = None
+    negatives: Annotated[list[Query], Field(max_length=MAX_EXAMPLES)] = []
+    refine: Refine = Refine.ROCCHIO
+
+    @field_validator("positives", mode="after")
+    @classmethod
+    def _one_way(cls, positives: list[Query] | None, info: ValidationInfo) -> list[Query] | None:
+        if positives is not None and info.data.get("query") is not None:
+            raise PydanticCustomError("one_way", "Give `query` or `positives`, not both")
+        return positives
+
+    @field_validator("negatives", mode="after")
+    @classmethod
+    def _with_positives(cls, negatives: list[Query], info: ValidationInfo) -> list[Query]:
+        if negatives and info.data.get("positives") is None and "positives" in info.data:
+            raise PydanticCustomError("needs_positives", "Negatives need `positives` beside them")
+        return negatives
 
 
 class ClusterBody(JobBody):

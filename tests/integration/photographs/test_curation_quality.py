@@ -146,12 +146,12 @@ def test_verdicts_find_more(labelled: Pictures) -> None:
                 order = order[~np.isin(order, right + wrong)]
                 right += order[labels[order] == labels[query]][:5].tolist()
                 wrong += order[labels[order] != labels[query]][:5].tolist()
-                given = labelled.view, labelled.rows[right], labelled.rows[wrong]
+                given = rows[right], rows[wrong]
                 if method == "rocchio":
                     direction = refinement.rocchio(*given)
                 elif method == "logistic":
                     others = np.setdiff1d(refinement.drawn(len(rows)), right)
-                    direction = refinement.logistic(*given, labelled.rows[others])
+                    direction = refinement.logistic(*given, rows[others])
             order = np.argsort(-(rows @ direction))
             new = order[~np.isin(order, right + wrong)][:20]
             shares.append(float((labels[new] == labels[query]).mean()))

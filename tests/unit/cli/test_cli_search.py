@@ -250,3 +250,35 @@ def test_outliers(call, server: FakeServer) -> None:
     assert json.loads(call("outliers", "-c", "c", "--json").out)["images"] == 9
     server.steps = [{"status": "failed", "error": {"code": "internal_error", "detail": "It broke."}}]
     assert call("outliers", "-c", "c").code == 1
+
+
+def test_search_by_several(call, server: FakeServer, tmp_path) -> None:
+    """Keys and URLs are examples; a file is not."""
+    server.add_collection("c")
+    neighbor = {"rank": 1, "id": "i1", "key": "a", "score": 0.9, "metadata": {}}
+    server.results["search"] = {
+        "query": {}, "top_k": 5, "neighbors": [neighbor], "ask": [{"id": "i2", "key": "b"}]
+    }  # fmt: skip
+    done = call(
+        "search",
+        "a",
+        "-c",
+        "c",
+        "--also",
+        "https://x.org/y.jpg",
+        "--unlike",
+        "z",
+        "--refine",
+        "logistic",
+        "--view",
+        "raw",
+    )
+    assert done.code == 0, done.err
+    sent = server.posts("/v1/jobs/search")[-1].json
+    assert sent["positives"] == [{"image_key": "a"}, {"url": "https://x.org/y.jpg"}]
+    assert (sent["negatives"], sent["refine"], sent["view"]) == ([{"image_key": "z"}], "logistic", "raw")
+    assert "query" not in sent and "Judge next: b" in done.err
+    assert call("search", "a", "-c", "c", "--refine", "logistic").code == 2
+    picture = tmp_path / "a.jpg"
+    picture.write_bytes(b"x")
+    assert call("search", str(picture), "-c", "c", "--also", "b").code == 2

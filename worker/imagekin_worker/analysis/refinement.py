@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from imagekin import errors
 from imagekin_worker.kmeans import seeding
-from imagekin_worker.matrix.view import View
 
 ROCCHIO, LOGISTIC = "rocchio", "logistic"
 DEFAULT_SEED = 100
@@ -36,36 +35,34 @@ def drawn(n: int, seed: int = DEFAULT_SEED) -> NDArray[np.int64]:
     return np.sort(seeding.generator(seed).choice(n, min(n, WEAK_NEGATIVES), replace=False))
 
 
-def rocchio(view: View, positives: np.ndarray, negatives: np.ndarray) -> NDArray[np.float64]:
+def rocchio(positives: np.ndarray, negatives: np.ndarray) -> NDArray[np.float64]:
     """Return the direction (dim,) float64 of length 1 in the view for raw vectors (p, dim) and (m, dim), m from 0."""
     _check(positives)
-    direction = view.exact(positives).mean(0)
+    direction = positives.mean(0)
     if len(negatives):
-        direction -= NEGATIVE_SHARE * view.exact(negatives).mean(0)
+        direction -= NEGATIVE_SHARE * negatives.mean(0)
     return _unit(direction)
 
 
-def logistic(view: View, positives: np.ndarray, negatives: np.ndarray, others: np.ndarray) -> NDArray[np.float64]:
-    """Return the direction (dim,) float64 of length 1 in the view; `others` (w, dim): raw vectors of `drawn` images.
+def logistic(positives: np.ndarray, negatives: np.ndarray, others: np.ndarray) -> NDArray[np.float64]:
+    """Return the direction (dim,) float64 of length 1 in the view; `others` (w, dim): `drawn` images.
 
     The caller must leave out those that are among the positives.
     """
-    weights, _ = _separated(view, positives, negatives, others)
+    weights, _ = _separated(positives, negatives, others)
     return _unit(weights)
 
 
-def ask(
-    view: View, positives: np.ndarray, negatives: np.ndarray, others: np.ndarray, candidates: np.ndarray
-) -> NDArray[np.int64]:
-    """Return at most 12 of the `candidates` (c, dim), raw vectors, whose verdict would teach most, best first.
+def ask(positives: np.ndarray, negatives: np.ndarray, others: np.ndarray, candidates: np.ndarray) -> NDArray[np.int64]:
+    """Return at most 12 of the `candidates` (c, dim) whose verdict would teach most, best first.
 
     They are nearest to the boundary between positives and negatives ("uncertainty sampling", Lewis and Gale 1994) and
     differ from each other. Candidates are the best few hundred results of the search that were not judged yet.
     """
     if not len(candidates):
         return np.empty(0, np.int64)
-    weights, offset = _separated(view, positives, negatives, others)
-    rows = view.exact(candidates)
+    weights, offset = _separated(positives, negatives, others)
+    rows = candidates
     doubt = np.abs(rows @ weights + offset)
     near = np.argsort(doubt, kind="stable")[: ASKED_AMONG * MOST_ASKED]
     chosen = [0]
@@ -77,9 +74,7 @@ def ask(
     return near[chosen]
 
 
-def _separated(
-    view: View, positives: np.ndarray, negatives: np.ndarray, others: np.ndarray
-) -> tuple[NDArray[np.float64], float]:
+def _separated(positives: np.ndarray, negatives: np.ndarray, others: np.ndarray) -> tuple[NDArray[np.float64], float]:
     """Return weights (dim,) and offset of the logistic regression; 0 is the boundary.
 
     All positives together weigh as much as negatives and random images together.
@@ -88,7 +83,7 @@ def _separated(
     from sklearn.linear_model import LogisticRegression
 
     _check(positives)
-    parts = [view.exact(part) for part in (positives, negatives, others) if len(part)]
+    parts = [part for part in (positives, negatives, others) if len(part)]
     if len(parts) == 1:
         raise errors.InvalidRequest("A logistic refinement needs images besides the positives.")
     sizes = [len(part) for part in (positives, negatives, others)]

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,17 +19,20 @@ from sqlalchemy.orm import Session
 from imagekin import errors
 from imagekin.catalog import Space
 from imagekin.database import tables
+from imagekin.enums import Refine
 from imagekin.jobs import end, fence, finish
 from imagekin.jobs.claim import Claim
 from imagekin.net.fetch import Fetcher
-from imagekin.store import images, segments
+from imagekin.store import images, reading, segments
 from imagekin.store.vector_codec import Vectors
 from imagekin.telemetry import metrics
+from imagekin_worker.analysis import refinement
 from imagekin_worker.context import claim_log
 from imagekin_worker.context.lease import Lease
 from imagekin_worker.context.process_state import Node
 from imagekin_worker.matrix import lengths
-from imagekin_worker.matrix.neighbors import Neighbor
+from imagekin_worker.matrix import view as views
+from imagekin_worker.matrix.neighbors import Matrix, Neighbor
 from imagekin_worker.matrix.view import RAW, View
 from imagekin_worker.network import preprocess
 from imagekin_worker.network.backbones import Backbone
@@ -39,32 +42,66 @@ log = structlog.get_logger()
 
 # The searches behind wait as long.
 SLOWEST_FETCH_S = 5.0
+# Of a search by several, the images that are looked among for those to ask about.
+CANDIDATES = 300
+
+
+@dataclass(eq=False)
+class Example:
+    """A query, or one of several: what it is, as the job has it, and its vector (dim,) once that is known.
+
+    `pixels` (crop, crop, 3): the picture that a URL leads to, once it is fetched.
+    """
+
+    what: dict[str, Any]
+    vector: Vectors | None = None
+    pixels: np.ndarray | None = None
 
 
 @dataclass(eq=False)
 class Search:
-    """A claimed search on its way: its job, and its query's vector (dim,) once that is known.
-
-    `pixels` (crop, crop, 3): the picture that a query by URL leads to, once it is fetched.
-    """
+    """A claimed search on its way: its job, and what is searched for: one example, or several, right or wrong ones."""
 
     claim: Claim
     job: tables.Job
-    vector: Vectors | None = None
-    pixels: np.ndarray | None = None
+    positives: list[Example] = field(init=False)
+    negatives: list[Example] = field(init=False)
     thumbnail: bytes | None = None
     started: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        work = self.job.work
+        self.positives = [Example(what) for what in ([work["query"]] if "query" in work else work["positives"])]
+        self.negatives = [Example(what) for what in work.get("negatives", ())]
 
     @property
     def view(self) -> str:
         # a job of a service that did not know views
         return self.job.params.get("view", RAW)
 
+    @property
+    def several(self) -> bool:
+        return "positives" in self.job.work
+
+    @property
+    def examples(self) -> list[Example]:
+        return self.positives + self.negatives
+
+    @property
+    def vectors(self) -> np.ndarray:
+        """The vectors (n, dim) of all examples."""
+        return np.stack([each.vector for each in self.examples if each.vector is not None])
+
+    @property
+    def judged(self) -> list[str]:
+        """The ids of the examples that are images of the collection."""
+        return [each.what["image_id"] for each in self.examples if "image_id" in each.what]
+
 
 def run(node: Node, claims: Sequence[Claim], lease: Lease) -> None:
     """Answer claimed searches of one space; one that cannot be answered fails alone."""
     searches = [search for claim in claims if (search := _begun(node, claim, lease)) is not None]
-    elsewhere = [search for search in searches if "url" in search.job.work["query"]]
+    elsewhere = [search for search in searches if any("url" in each.what for each in search.examples)]
     # those that need no network don't wait for it
     _answer(node, [search for search in searches if search not in elsewhere], lease)
     if elsewhere:
@@ -74,13 +111,16 @@ def run(node: Node, claims: Sequence[Claim], lease: Lease) -> None:
 def _answer(node: Node, searches: Sequence[Search], lease: Lease) -> None:
     groups: dict[tuple[str, str], list[Search]] = defaultdict(list)
     for search in _with_vectors(node, searches):
-        groups[search.claim.collection_id, search.view].append(search)
+        if search.several:
+            _answer_several(node, search, lease)
+        else:
+            groups[search.claim.collection_id, search.view].append(search)
     for (collection_id, name), group in groups.items():
         metrics.WORK.product_searches.observe(len(group))
         try:
             view, answers = node.residents.search(
                 collection_id,
-                np.stack([search.vector for search in group if search.vector is not None]),
+                np.concatenate([search.vectors for search in group]),
                 max(search.job.params["top_k"] for search in group),
                 view=name,
                 exclude=[_excluded(search) for search in group],
@@ -92,6 +132,49 @@ def _answer(node: Node, searches: Sequence[Search], lease: Lease) -> None:
             continue
         for search, neighbors in zip(group, answers, strict=True):
             _finish(node, search, view, neighbors, lease)
+
+
+def _answer_several(node: Node, search: Search, lease: Lease) -> None:
+    [among] = _among(node, [search])
+    try:
+        view, (neighbors, ask) = node.residents.using(
+            search.claim.collection_id, search.view, lambda matrix: _refined(node, search, matrix, among)
+        )
+    except errors.ImagekinError as error:
+        node.database.write(end.fail, search.claim.job_id, error.code, error.detail)
+        return
+    _finish(node, search, view, neighbors, lease, ask)
+
+
+def _refined(
+    node: Node, search: Search, matrix: Matrix, among: set[str] | None
+) -> tuple[list[Neighbor], list[Neighbor]]:
+    """Return the neighbors of what the examples come to, and those whose verdict would teach most."""
+    params, judged = search.job.params, set(search.judged)
+    view = matrix.view or views.raw(search.claim.space_id, matrix.dim, len(matrix))
+    seen = view.exact(search.vectors)
+    positives, negatives = seen[: len(search.positives)], seen[len(search.positives) :]
+    drawn = [id for id in matrix.sample(refinement.WEAK_NEGATIVES + len(judged)) if id not in judged]
+    others = matrix.directions(drawn[: refinement.WEAK_NEGATIVES])
+    if params["refine"] == Refine.LOGISTIC:
+        direction = refinement.logistic(positives, negatives, others)
+    else:
+        direction = refinement.rocchio(positives, negatives)
+    [found] = matrix.along(
+        direction[None],
+        max(params["top_k"], CANDIDATES) + len(judged),
+        exclude=[None],
+        among=[among],
+        keys=lambda ids: node.database.read(reading.keys, ids),
+    )
+    fresh = [one for one in found if one.id not in judged]
+    candidates = fresh[:CANDIDATES]
+    asked: list[Neighbor] = []
+    if candidates and (len(negatives) or len(others)):
+        there = matrix.directions([one.id for one in candidates])
+        asked = [candidates[at] for at in refinement.ask(positives, negatives, others, there)]
+    answers = fresh if params["exclude_query"] else found
+    return [replace(one, rank=rank) for rank, one in enumerate(answers, 1)], asked
 
 
 def _begun(node: Node, claim: Claim, lease: Lease) -> Search | None:
@@ -125,38 +208,39 @@ def _with_vectors(node: Node, searches: Sequence[Search]) -> list[Search]:
     """Find each query's vector; pictures are embedded together. Those that fail here are ended and left out."""
     good: list[Search] = []
     backbone: Backbone | None = None
-    pictures: list[tuple[Search, np.ndarray]] = []
+    pictures: list[tuple[Example, np.ndarray]] = []
     for search in searches:
-        query = search.job.work["query"]
+        shown: list[tuple[Example, np.ndarray]] = []
         try:
-            if "embedding" in query:
-                search.vector = np.asarray(query["embedding"], dtype=np.float32)
-            elif "image_id" in query:
-                search.vector = node.database.read(_stored, search.claim.collection_id, query["image_id"])
-            else:
-                backbone = backbone or node.backbone(search.claim.space_id)
-                if search.pixels is None:
-                    search.pixels = _pixels(node, search, backbone.space, _uploaded(node, search))
-                pictures.append((search, search.pixels))
+            for each in search.examples:
+                if "embedding" in each.what:
+                    each.vector = np.asarray(each.what["embedding"], dtype=np.float32)
+                elif "image_id" in each.what:
+                    each.vector = node.database.read(_stored, search.claim.collection_id, each.what["image_id"])
+                else:
+                    backbone = backbone or node.backbone(search.claim.space_id)
+                    if each.pixels is None:
+                        each.pixels = _pixels(node, search, backbone.space, _uploaded(node, search))
+                    shown.append((each, each.pixels))
         except errors.ImagekinError as error:
             node.database.write(end.fail, search.claim.job_id, error.code, error.detail)
             continue
         good.append(search)
+        pictures += shown
     if backbone is not None:
         for start in range(0, len(pictures), backbone.batch_size):
             some = pictures[start : start + backbone.batch_size]
             batch = np.stack([pixels for _, pixels in some]).transpose(0, 3, 1, 2)
             with metrics.WORK.forward_seconds.time():
                 embedded = node.passes.embed(backbone, batch)
-            for (search, _), vector in zip(some, embedded, strict=True):
-                search.vector = vector
+            for (each, _), vector in zip(some, embedded, strict=True):
+                each.vector = vector
     return [search for search in good if _comparable(node, search)]
 
 
 def _comparable(node: Node, search: Search) -> bool:
-    """Return whether a query's vector has a finite length; otherwise its search is ended, alone."""
-    assert search.vector is not None
-    if np.isfinite(lengths.of(search.vector[None])).all():
+    """Return whether a search's vectors have finite lengths; otherwise the search is ended, alone."""
+    if np.isfinite(lengths.of(search.vectors)).all():
         return True
     error = errors.InvalidRequest("The query's vector has NaN, infinite or huge numbers.")
     node.database.write(end.fail, search.claim.job_id, error.code, error.detail)
@@ -168,10 +252,18 @@ def _fetched(node: Node, searches: Sequence[Search]) -> list[Search]:
     good: list[Search] = []
     space = node.backbone(searches[0].claim.space_id).space
     with closing(Fetcher(node.settings)) as fetcher, ThreadPoolExecutor(node.settings.fetch_threads) as pool:
-        coming = [pool.submit(_fetch, node, search, space, fetcher) for search in searches]
-        for search, future in zip(searches, coming, strict=True):
+        coming = [
+            [
+                (each, pool.submit(_fetch, node, search, each, space, fetcher))
+                for each in search.examples
+                if "url" in each.what
+            ]
+            for search in searches
+        ]
+        for search, futures in zip(searches, coming, strict=True):
             try:
-                search.pixels = future.result()
+                for each, future in futures:
+                    each.pixels = future.result()
             except errors.ImagekinError as error:
                 node.database.write(end.fail, search.claim.job_id, error.code, error.detail)
                 continue
@@ -179,8 +271,8 @@ def _fetched(node: Node, searches: Sequence[Search]) -> list[Search]:
     return good
 
 
-def _fetch(node: Node, search: Search, space: Space, fetcher: Fetcher) -> np.ndarray:
-    return _pixels(node, search, space, fetcher.fetch(search.job.work["query"]["url"], SLOWEST_FETCH_S))
+def _fetch(node: Node, search: Search, each: Example, space: Space, fetcher: Fetcher) -> np.ndarray:
+    return _pixels(node, search, space, fetcher.fetch(each.what["url"], SLOWEST_FETCH_S))
 
 
 def _stored(session: Session, collection_id: str, image_id: str) -> Vectors:
@@ -203,12 +295,19 @@ def _pixels(node: Node, search: Search, space: Space, data: bytes) -> np.ndarray
     return pixels
 
 
-def _finish(node: Node, search: Search, view: View, neighbors: Sequence[Neighbor], lease: Lease) -> None:
+def _finish(
+    node: Node,
+    search: Search,
+    view: View,
+    neighbors: Sequence[Neighbor],
+    lease: Lease,
+    ask: Sequence[Neighbor] = (),
+) -> None:
     params = search.job.params
     least = params.get("min_score")
     kept = [one for one in neighbors[: params["top_k"]] if least is None or one.score >= least]
     try:
-        node.database.write(_write, search, view, kept)
+        node.database.write(_write, search, view, kept, ask)
     except errors.LeaseLost:
         lease.lose(search.claim)
         log.info("search_lost", **claim_log.about([search.claim]))
@@ -217,7 +316,9 @@ def _finish(node: Node, search: Search, view: View, neighbors: Sequence[Neighbor
     lease.finished(search.claim)
 
 
-def _write(session: Session, search: Search, view: View, neighbors: Sequence[Neighbor]) -> None:
+def _write(
+    session: Session, search: Search, view: View, neighbors: Sequence[Neighbor], ask: Sequence[Neighbor]
+) -> None:
     """Write the result, with the neighbors' metadata as they are now. Raises LeaseLost."""
     metadata = _metadata(session, [one.id for one in neighbors])
     summary: dict[str, Any] = {
@@ -229,6 +330,8 @@ def _write(session: Session, search: Search, view: View, neighbors: Sequence[Nei
             for one in neighbors
         ],
     }
+    if search.several:
+        summary["ask"] = [{"id": one.id, "key": one.key} for one in ask]
     finish.result(session, search.claim, summary, thumbnail=search.thumbnail)
 
 

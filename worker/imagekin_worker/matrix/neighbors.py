@@ -297,6 +297,32 @@ class Matrix:
         key_of = keys(ids)
         return [_ranked(answers, key_of, top_k) for answers in best]
 
+    def directions(self, ids: Sequence[str]) -> NDArray[np.float64]:
+        """Return images (n, dim) as directions of length 1 in the matrix's view; raises ImageNotFound."""
+        rows = self._places(encoded(ids))
+        if (rows < 0).any():
+            raise errors.ImageNotFound
+        return self._directions(self._take(rows))
+
+    def sample(self, count: int) -> list[str]:
+        """Return ids of images drawn by chance: the same of the same images, in whatever order they came.
+
+        Ids end in random digits, and the lowest of these are taken.
+        """
+        rows = self._alive().numpy()
+        names = self._names(rows)
+        if len(names) > count:
+            tails = np.ascontiguousarray(names.view("S1").reshape(len(names), -1)[:, -8:]).view(">u8")[:, 0]
+            names = names[np.argpartition(tails, count)[:count]]
+        return np.sort(names).astype(str).tolist()
+
+    def _directions(self, rows: np.ndarray) -> NDArray[np.float64]:
+        if self.view is not None:
+            return self.view.directions(rows)
+        vectors = rows.astype(np.float64)
+        vectors *= lengths.inverted(vectors)[:, None]
+        return vectors
+
     def _checked(self, vectors: np.ndarray, dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray]:
         """Return vectors (n, dim) and their lengths (n,) as float32.
 
@@ -461,12 +487,15 @@ class Matrix:
         return list(zip(scores[kept].tolist(), self._ids(rows[kept]), strict=True))
 
     def _ids(self, rows: np.ndarray) -> list[str]:
+        return self._names(rows).astype(str).tolist()
+
+    def _names(self, rows: np.ndarray) -> Names:
         names = np.empty(len(rows), ID)
         old = rows < self._in_file
         names[~old] = self._roster.names[rows[~old] - self._in_file]
         if self.file is not None:
             names[old] = self.file.names(0, self._in_file)[rows[old]]
-        return names.astype(str).tolist()
+        return names
 
     def _scores(self, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
         if self.view is not None:
