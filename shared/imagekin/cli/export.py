@@ -31,9 +31,15 @@ def export(
     collection: InCollection,
     file: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", dir_okay=False, help="The file to write.")],
     format: Annotated[Format | None, typer.Option(help="By default the format of FILE's suffix.")] = None,
+    field: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The field of the metadata that is the label.", show_default="label"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a collection's vectors, with ids, keys and metadata, to an npz, Parquet or safetensors file.
+    """Write a collection's images, with ids, keys and metadata, to a file.
+
+    With their vectors as npz, Parquet or safetensors, without as JSON lines, CSV, Label Studio tasks or COCO.
 
     Prints the file's path.
     """
@@ -43,7 +49,7 @@ def export(
         raise typer.BadParameter(error.detail, param_hint="--output") from error
     client = current(context).client(collection)
     with DownloadBar(collection) as bar:
-        client.export(collection, file, format=chosen, received=bar.show)
+        client.export(collection, file, format=chosen, field=field, received=bar.show)
         bar.finish()
     if as_json:
         output.data(Exported(path=file, format=chosen, size=bodies.expanded(file).stat().st_size))

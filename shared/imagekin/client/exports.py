@@ -16,7 +16,9 @@ from imagekin.client.transport import Received
 
 __all__ = ["FORMATS", "Received", "Vectors", "format_of", "read", "whole"]
 
-FORMATS = ("npz", "parquet", "safetensors")
+FORMATS = ("npz", "parquet", "safetensors", "jsonl", "csv", "labelstudio", "coco")
+# Those that a suffix names; the others are JSON of one kind or another.
+SUFFIXES = ("npz", "parquet", "safetensors", "jsonl", "csv")
 
 
 class Vectors(NamedTuple):
@@ -30,8 +32,8 @@ class Vectors(NamedTuple):
 def format_of(path: Path) -> str:
     """Return the format that a file's suffix names; raises InvalidRequest for another suffix."""
     format = path.suffix.lower().removeprefix(".")
-    if format not in FORMATS:
-        suffixes = ", ".join(f".{each}" for each in FORMATS)
+    if format not in SUFFIXES:
+        suffixes = ", ".join(f".{each}" for each in SUFFIXES)
         raise errors.InvalidRequest(f"{path.name!r} names no format by its suffix; there are {suffixes}.")
     return format
 

@@ -253,17 +253,20 @@ class Client:
         path: str | os.PathLike[str],
         *,
         format: str | None = None,
+        field: str | None = None,
         received: exports.Received | None = None,
     ) -> Path:
-        """Write all vectors of a collection, with ids, keys and metadata, to a file, which appears when it is whole.
+        """Write all images of a collection, with ids, keys and metadata, to a file, which appears when it is whole.
 
-        format: npz, parquet or safetensors; None goes by the suffix. received: is called with the bytes so far and
-        their total, None if that is not known. Raises `InvalidRequest` for another suffix, `CollectionNotFound`.
+        format: npz, parquet or safetensors with vectors; jsonl, csv, labelstudio or coco without; None goes by the
+        suffix. field: the field of the metadata that is the label, `label` by default. received: is called with the
+        bytes so far and their total, None if that is not known. Raises `InvalidRequest` for another suffix,
+        `CollectionNotFound`.
         """
         target = bodies.expanded(Path(path))
         format = format or exports.format_of(target)
         with exports.whole(target) as file:
-            self._transport.download(f"{_collection(collection)}/export", file, received, format=format)
+            self._transport.download(f"{_collection(collection)}/export", file, received, format=format, field=field)
         return target
 
     def import_vectors(

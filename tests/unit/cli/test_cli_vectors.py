@@ -47,7 +47,7 @@ def test_export(call, server: FakeServer, tmp_path: Path) -> None:
         ["npz"],
         ["safetensors"],
     ]
-    for arguments in (("-o", "vectors.csv"), ("-o", "v.npz", "--format", "csv"), ()):
+    for arguments in (("-o", "vectors.json"), ("-o", "v.npz", "--format", "pickle"), ()):
         assert call("export", "-c", "c", *arguments).code == 2
     server.faults = [Answer(200, {}), problem(404, "collection_not_found", "There is no collection named 'x'.")]
     done = call("export", "-c", "x", "-o", "x.npz")

@@ -64,7 +64,7 @@ def test_an_export_is_a_file_when_it_is_whole(server: FakeServer, client: Client
     with pytest.raises(errors.CollectionNotFound):
         client.export("d", tmp_path / "d", format="parquet")
     with pytest.raises(errors.InvalidRequest, match="safetensors"):
-        client.export("c", tmp_path / "c.csv")
+        client.export("c", tmp_path / "c.json")
     assert list(tmp_path.iterdir()) == [path]
 
 

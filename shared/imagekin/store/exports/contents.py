@@ -19,6 +19,8 @@ from imagekin.store import collections, vector_codec
 Image, Segment = tables.Image, tables.Segment
 
 ROWS_PER_READ = 2048
+# Metadata may be 64 KiB each.
+IMAGES_PER_READ = 256
 
 
 class Block(NamedTuple):
@@ -30,15 +32,28 @@ class Block(NamedTuple):
     vectors: NDArray[Any]
 
 
+class Described(NamedTuple):
+    """An image without its vector."""
+
+    id: str
+    key: str
+    content_hash: str
+    width: int | None
+    height: int | None
+    format: str | None
+    metadata: dict[str, Any]
+
+
 class Contents:
     """A collection's images in the order in which they are stored; each walk over them gives the same ones.
 
     That holds in one transaction that sees the database at one moment: `session` is that of `Database.snapshot`.
     """
 
-    def __init__(self, session: Session, collection: tables.Collection) -> None:
+    def __init__(self, session: Session, collection: tables.Collection, field: str = "label") -> None:
         self._session = session
         self._mine = sa.and_(Image.collection_id == collection.id, Image.deleted_at.is_(None))
+        self.field = field
         self._revision = collection.revision
         self.about = collections.view(session, collection)
         self.dtype = vector_codec.WIRE[self.about.dtype]
@@ -72,7 +87,19 @@ class Contents:
 
     def metadata(self) -> Iterator[str]:
         """Yield each image's metadata as one line of JSON."""
-        return map(_line, self._column(Image.metadata_))
+        return map(json_line, self._column(Image.metadata_))
+
+    def images(self) -> Iterator[Described]:
+        """Yield what is known of each image, by key: the same images make the same file, however they came."""
+        columns = (Image.id, Image.key, Image.content_hash, Image.width, Image.height, Image.format, Image.metadata_)
+        ordered = sa.select(*columns).where(self._mine).order_by(Image.key)
+        with self._session.execute(ordered.execution_options(yield_per=IMAGES_PER_READ)) as rows:
+            yield from map(Described._make, rows)
+
+    def label(self, image: Described) -> str | None:
+        """Return the text of an image's label, the value of `field`; None if it is not set."""
+        value = image.metadata.get(self.field)
+        return value if value is None or isinstance(value, str) else json_line(value)
 
     def vectors(self) -> Iterator[bytes]:
         """Yield the vectors of some images after the other, as their bytes."""
@@ -98,8 +125,9 @@ class Contents:
             matrix = np.frombuffer(data, self.dtype).reshape(-1, self.about.dim)
             _, at, *rest = zip(*rows, strict=True)
             ids, keys, metadata = map(list, rest) if rest else ([], [], [])
-            yield Block(ids, keys, list(map(_line, metadata)), matrix[list(at)])
+            yield Block(ids, keys, list(map(json_line, metadata)), matrix[list(at)])
 
 
-def _line(metadata: dict[str, Any]) -> str:
-    return json.dumps(metadata, ensure_ascii=False, separators=(",", ":"))
+def json_line(value: Any) -> str:
+    """Return a value of JSON as one line."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
