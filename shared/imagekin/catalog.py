@@ -23,6 +23,9 @@ FAKE_BACKBONE = "fake"
 DEFAULT_WEIGHTS = "DEFAULT"
 CATALOG_PATH = Path(__file__).with_name("catalog.json")
 
+# How the fingerprint of a space begins that labels made of another one.
+ADAPTED = "adapted-"
+
 _FINGERPRINT_CHARACTERS = 32
 _READ_BYTES = 1 << 20
 
@@ -85,7 +88,10 @@ class Backbone:
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """Everything that determines what an embedding's numbers mean; vectors of different spaces are never mixed."""
+    """Everything that determines what an embedding's numbers mean; vectors of different spaces are never mixed.
+
+    `projection` names what labels added to the network (an adapted space); its `dim` is that of the vectors behind it.
+    """
 
     backbone: str
     weights: str
@@ -94,23 +100,38 @@ class Space:
     preprocess: Preprocess
     dim: int
     precision: Precision
+    projection: str | None = None
 
     @property
     def fingerprint(self) -> str:
         """Return 32 hex characters that name the space; weights count by their content, not by their name."""
         meaning = {key: value for key, value in self.to_json().items() if key != "weights"}
         canonical = json.dumps(meaning, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:_FINGERPRINT_CHARACTERS]
+        digest = hashlib.sha256(canonical.encode()).hexdigest()
+        return (digest if self.projection is None else ADAPTED + digest)[:_FINGERPRINT_CHARACTERS]
+
+    @property
+    def base(self) -> Space:
+        """The space that the network itself embeds into."""
+        return self if self.projection is None else replace(self, projection=None, dim=backbones()[self.backbone].dim)
 
     def to_json(self) -> dict[str, Any]:
         """Return the space as JSON values."""
-        return asdict(self) | {"preprocess": self.preprocess.to_json(), "precision": self.precision.value}
+        described = asdict(self) | {"preprocess": self.preprocess.to_json(), "precision": self.precision.value}
+        if self.projection is None:
+            del described["projection"]
+        return described
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Space:
         """Build the space from the result of `to_json`."""
         preprocess, precision = Preprocess.from_json(value["preprocess"]), Precision(value["precision"])
         return cls(**{**value, "preprocess": preprocess, "precision": precision})
+
+
+def is_adapted(fingerprint: str) -> bool:
+    """Return whether a space is the network's own with a learned projection."""
+    return fingerprint.startswith(ADAPTED)
 
 
 @functools.cache

@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 import structlog
 
+from imagekin.schemas.kinds import JobKind
 from imagekin_api.documents import openapi
 from imagekin_api.http.operations import Operation
 from kit.hand import Hand
@@ -41,9 +42,7 @@ def allowed(answer: httpx2.Response) -> set[str]:
     return set(re.split(", *", answer.headers["Allow"]))
 
 
-@pytest.mark.parametrize(
-    "word", ["embed", "search", "cluster", "assign", "select", "map", "classify", "duplicates", "outliers"]
-)
+@pytest.mark.parametrize("word", [kind.value for kind in JobKind if kind is not JobKind.IMPORT])
 def test_what_jobs_are_posted_to_is_no_job(client: httpx2.Client, word: str) -> None:
     for method in ("GET", "DELETE"):
         answer = client.request(method, f"/v1/jobs/{word}")

@@ -77,6 +77,7 @@ def bodies(operation: str, names: Names) -> list[dict[str, Any]]:
             {"json": {**mine, "n": 1, "avoid": [names.image_id]}},
         ],
         "submissions_map": [{"json": here}],
+        "submissions_adapt": [{"json": {**here, "name": "own"}}],
         "submissions_classify": [{"json": here}],
         "submissions_outliers": [{"json": here}],
         "submissions_duplicates": [{"json": here}, {"json": {**mine, "against": names.collection}}],

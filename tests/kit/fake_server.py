@@ -276,7 +276,11 @@ _ROUTES: list[tuple[str, str, Callable[..., Answer]]] = [
     ("GET", f"{_COLLECTION}/export", FakeServer.export),
     ("POST", f"{_COLLECTION}/import", FakeServer.import_vectors),
     ("POST", "/v1/uploads", FakeServer.upload),
-    ("POST", "/v1/jobs/(embed|search|cluster|assign|select|map|classify|duplicates|outliers)", FakeServer.post_job),
+    (
+        "POST",
+        "/v1/jobs/(embed|search|cluster|assign|select|map|classify|adapt|duplicates|outliers)",
+        FakeServer.post_job,
+    ),
     ("GET", "/v1/jobs", FakeServer.list_jobs),
     ("GET", f"/v1/jobs/{_NAME}", FakeServer.get_job),
     ("GET", f"/v1/jobs/{_NAME}/items", FakeServer.job_items),

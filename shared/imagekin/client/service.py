@@ -552,6 +552,33 @@ class Client:
         answer = self._transport.send("DELETE", path, lambda answer: parse(schemas.VerdictsChanged, answer), body=body)
         return answer.changed
 
+    def adapt(
+        self,
+        collection: str,
+        name: str,
+        *,
+        field: str | None = None,
+        force: bool | None = None,
+        seed: int | None = None,
+        callback_url: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Job[schemas.AdaptResult]:
+        """Make the collection `name` of the same images in a space that labels made better; `.result()` waits for it.
+
+        field: the field of the metadata that labels stand in (`label`). force: make it also if it is not better; else
+        the job fails with `not_better`, and nothing is made.
+        """
+        body = bodies.json(
+            schemas.AdaptBody,
+            collection=collection,
+            name=name,
+            field=field,
+            force=force,
+            seed=seed,
+            callback_url=callback_url,
+        )
+        return self._submit(JobKind.ADAPT, body, idempotency_key)
+
     def assign(
         self,
         clustering: str | Job[schemas.ClusterResult],

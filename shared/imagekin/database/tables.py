@@ -62,6 +62,8 @@ class Space(Base):
     dim: Mapped[int]
     precision: Mapped[str] = mapped_column(sa.String(16))
     description: Mapped[dict[str, Any]]
+    # of an adapted space: what follows the network, as the worker's `Projection` saves it
+    projection: Mapped[bytes | None] = deferred(mapped_column(sa.LargeBinary()))
     created_at: Mapped[float] = _time()
 
 

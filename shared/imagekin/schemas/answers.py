@@ -482,6 +482,39 @@ class DuplicatesResult(Wire):
     examples: list[Example]
 
 
+class NeighborFigures(Wire):
+    """How often neighbors of held-out examples are of their class: of the nearest five, and mean average precision.
+
+    Null if nothing could be held out, which only `force` lets pass.
+    """
+
+    precision_at_5: float | None
+    map: float | None
+
+
+class Gains(Wire):
+    """The 95 % intervals of what is gained, by bootstrap."""
+
+    precision_at_5: tuple[float | None, float | None]
+    map: tuple[float | None, float | None]
+
+
+class AdaptResult(Wire):
+    """`collection` is the new one; `before` in the view, `after` in the new space."""
+
+    collection: str
+    field: str
+    before: NeighborFigures
+    after: NeighborFigures
+    gain: Gains
+    better: bool
+    images: int
+    dim: int
+    space_id: str
+    view: ViewUsed
+    revision: int
+
+
 class EmbedResult(Wire):
     collection: str
     total: int

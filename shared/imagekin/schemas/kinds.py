@@ -22,6 +22,7 @@ class JobKind(StrEnum):
     CLASSIFY = "classify"
     DUPLICATES = "duplicates"
     OUTLIERS = "outliers"
+    ADAPT = "adapt"
 
     @property
     def module(self) -> str:
@@ -99,6 +100,7 @@ TRAITS: dict[JobKind, Traits] = {
         rows="rows",
         columns=("rank", "id", "key", "score", "percentile", "nearest.id", "nearest.key"),
     ),
+    JobKind.ADAPT: Traits(pins=True),
 }
 
 STORING = frozenset(kind for kind, traits in TRAITS.items() if traits.stores)

@@ -407,6 +407,13 @@ class DuplicatesBody(JobBody):
     filter: Filter | None = None
 
 
+class AdaptBody(JobBody):
+    name: Annotated[Name, Field(description="Of the new collection.")]
+    field: FieldName = "label"
+    force: Annotated[bool, Field(description="Make it also if cross-validation shows no gain.")] = False
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 100
+
+
 class AssignBody(Body):
     """Images by their ids or by their keys, not by both; by neither, all that came or changed after the clustering."""
 

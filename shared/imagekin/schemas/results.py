@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from imagekin.schemas.answers import (
+    AdaptResult,
     AssignResult,
     ClassifyResult,
     ClusterResult,
@@ -27,4 +28,5 @@ RESULTS: dict[JobKind, type[Wire]] = {
     JobKind.CLASSIFY: ClassifyResult,
     JobKind.DUPLICATES: DuplicatesResult,
     JobKind.OUTLIERS: OutliersResult,
+    JobKind.ADAPT: AdaptResult,
 }

@@ -31,7 +31,7 @@ def annotate(database: Database, owner: str, name: str, chosen: schemas.ImagesBo
 
     Raises CollectionNotFound, ImageNotFound, InvalidKey, and InvalidRequest where an image would have too much of it.
     """
-    return sum(_changes(database, owner, name, chosen, partial(_annotate, metadata=metadata)))
+    return sum(_changes(database, owner, name, chosen, partial(merge, metadata=metadata)))
 
 
 def delete(database: Database, owner: str, name: str, chosen: schemas.ImagesBody) -> int:
@@ -69,7 +69,11 @@ def _change_slice(
     return change(session, collection, ids) if ids else 0, some[-1].id if len(some) == ROWS_PER_SLICE else None
 
 
-def _annotate(session: Session, collection: tables.Collection, ids: Sequence[str], metadata: dict[str, Any]) -> int:
+def merge(session: Session, collection: tables.Collection, ids: Sequence[str], metadata: dict[str, Any]) -> int:
+    """Merge `metadata` into that of the images with these ids, and return the number of those that are there.
+
+    Raises InvalidRequest if an image would have too much of it.
+    """
     # what a search shows changes, but no vector: the images keep their revision, so that no job starts over its rows
     collections.touch(session, collection.id)
     count = 0

@@ -14,9 +14,11 @@ from imagekin.database.sql import moment
 from imagekin.enums import DType, Precision
 
 
-def create(session: Session, owner: str, name: str, space: Space, dtype: DType) -> schemas.Collection:
+def create(
+    session: Session, owner: str, name: str, space: Space, dtype: DType, projection: bytes | None = None
+) -> schemas.Collection:
     """Create an empty collection in `space`; raises CollectionExists."""
-    _ensure_space(session, space)
+    _ensure_space(session, space, projection)
     inserted = session.execute(
         sql.insert(session, tables.Collection)
         .values(id=tables.new_id(), owner=owner, name=name, space_id=space.fingerprint, dtype=dtype.value)
@@ -28,7 +30,7 @@ def create(session: Session, owner: str, name: str, space: Space, dtype: DType) 
     return view(session, session.get_one(tables.Collection, inserted))
 
 
-def _ensure_space(session: Session, space: Space) -> None:
+def _ensure_space(session: Session, space: Space, projection: bytes | None) -> None:
     session.execute(
         sql.insert(session, tables.Space)
         .values(
@@ -38,6 +40,7 @@ def _ensure_space(session: Session, space: Space) -> None:
             dim=space.dim,
             precision=space.precision.value,
             description=space.to_json(),
+            projection=projection,
         )
         .on_conflict_do_nothing()
     )

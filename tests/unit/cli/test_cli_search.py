@@ -1,4 +1,4 @@
-"""`imagekin search`, `cluster`, `assign`, `select`, `map`, `classify` `duplicates` and `outliers`."""
+"""`imagekin search`, `cluster`, `assign`, `select`, `map`, `classify`, `adapt`, `duplicates` and `outliers`."""
 
 from __future__ import annotations
 
@@ -282,3 +282,31 @@ def test_search_by_several(call, server: FakeServer, tmp_path) -> None:
     picture = tmp_path / "a.jpg"
     picture.write_bytes(b"x")
     assert call("search", str(picture), "-c", "c", "--also", "b").code == 2
+
+
+def test_adapt(call, server: FakeServer) -> None:
+    server.add_collection("c")
+    server.results["adapt"] = {
+        "collection": "taught",
+        "field": "label",
+        "before": {"precision_at_5": 0.5, "map": 0.25},
+        "after": {"precision_at_5": None, "map": 0.75},
+        "gain": {"precision_at_5": [None, None], "map": [0.4, 0.6]},
+        "better": True,
+        "images": 3,
+        "dim": 66,
+        "space_id": "adapted-0",
+        "view": {"name": "raw", "id": "ab", "images": 3},
+        "revision": 2,
+    }
+    done = call("adapt", "-c", "c", "--name", "taught", "--force")
+    assert (done.code, done.out) == (
+        0,
+        "\tbefore\tafter\nprecision at 5\t0.5000\t\nmean average precision\t0.2500\t0.7500\n",
+    )
+    assert "taught has 3 images" in done.err
+    assert server.posts("/v1/jobs/adapt")[0].json == {"collection": "c", "name": "taught", "force": True}
+    assert json.loads(call("adapt", "-c", "c", "--name", "taught", "--json").out)["after"]["map"] == 0.75
+    server.steps = [{"status": "failed", "error": {"code": "not_better", "detail": "Add labels."}}]
+    done = call("adapt", "-c", "c", "--name", "taught")
+    assert (done.code, "Add labels. [not_better]" in done.err) == (1, True)

@@ -188,3 +188,13 @@ def test_classify_says_what_to_learn(server: FakeServer, client: Client) -> None
         {"collection": "c"},
         {"collection": "c", "field": "kind", "min_probability": 0.5, "view": "raw", "seed": 3},
     ]
+
+
+def test_adapt_names_the_new_collection(server: FakeServer, client: Client) -> None:
+    server.add_collection("c")
+    client.adapt("c", "taught")
+    client.adapt("c", "taught", field="kind", force=True, seed=3)
+    assert [post.json for post in server.posts("/v1/jobs/adapt")] == [
+        {"collection": "c", "name": "taught"},
+        {"collection": "c", "name": "taught", "field": "kind", "force": True, "seed": 3},
+    ]

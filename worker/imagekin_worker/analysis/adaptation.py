@@ -13,6 +13,7 @@ import json
 import struct
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 import torch
@@ -133,7 +134,7 @@ class Adaptation(Stepper):
     @classmethod
     def resume(
         cls, rows: np.ndarray, view: View, labels: np.ndarray, state: bytes, *, memory_budget_bytes: int
-    ) -> Adaptation:
+    ) -> Self:
         """Continue from `state` with the same rows (n, dim), view and labels (n,).
 
         Raises JobError if it is of others.

@@ -59,6 +59,8 @@ class Node:
         self.doorbell = doorbell.Doorbell(settings)
         # what this process keeps of a job between two of its slices, by the job's id
         self.slices: dict[str, Any] = {}
+        # of adapted spaces, by their ids
+        self.projections: dict[str, Any] = {}
         self.walks: Walks[Any] = Walks()
         # set when the process must go: what it has in hand is handed back
         self.leaving = threading.Event()
@@ -94,7 +96,7 @@ class Node:
             after_planning=self._has_planned,
             last_planned=self._last_planned,
             gathering=0 < self._planned < self._fill,
-            warm=() if random.random() < BY_TURNS else self.models.warm,
+            warm=() if random.random() < BY_TURNS else self._warm,
             like=like,
         )
         claims = self.database.write(claim.claim, self.lane, claimed_by, self.settings, preference)
@@ -133,10 +135,17 @@ class Node:
         return Lease(self.database, claims, lease_s=lease_s, renew_s=renew_s, leaving=self.leaving)
 
     def backbone(self, space_id: str) -> backbones.Backbone:
-        """Return the warm backbone of a space; raises WeightsUnavailable."""
+        """Return the warm backbone of a space, of an adapted one without its projection; raises WeightsUnavailable."""
         if space_id not in self._spaces:
             self._spaces[space_id] = catalog.Space.from_json(self.database.read(_description, space_id))
-        return self.models.get(self._spaces[space_id])
+        return self.models.get(self._spaces[space_id].base)
+
+    @property
+    def _warm(self) -> tuple[str, ...]:
+        """The fingerprints of the spaces whose backbones are warm."""
+        warm = self.models.warm
+        adapted = (id for id, space in self._spaces.items() if space.projection and space.base.fingerprint in warm)
+        return (*warm, *adapted)
 
     def _load(self, space: catalog.Space, settings: Settings) -> backbones.Backbone:
         started = time.monotonic()

@@ -12,14 +12,18 @@ from imagekin_worker.context.lease import Lease
 from imagekin_worker.context.process_state import Node
 from imagekin_worker.kinds import labels
 from imagekin_worker.kinds import pinned as pins
+from imagekin_worker.kinds.labels import Labels
 from imagekin_worker.kinds.pinned import Pinned
 from imagekin_worker.matrix.view import View
 
 
 class Suggestions(Classification):
-    """A classification with the values that its classes stand for."""
+    """A classification with the labels that it learns from."""
 
-    classes: Sequence[Any] = ()
+    known: Labels
+
+    def state(self) -> bytes:
+        return pins.packed({"labels": self.known.digest}, super().state())
 
 
 class Classify(pins.Analysis[Suggestions]):
@@ -30,23 +34,27 @@ class Classify(pins.Analysis[Suggestions]):
         self._budget = node.settings.cluster_memory_bytes
 
     def begin(self, pinned: Pinned, view: View) -> Suggestions:
-        found = labels.of(self._node, self._claim, pinned, self._params["field"])
+        return self._begun(pinned, view, labels.of(self._node, self._claim, pinned, self._params["field"]))
+
+    def resume(self, pinned: Pinned, view: View, state: bytes) -> Suggestions:
+        known = labels.of(self._node, self._claim, pinned, self._params["field"])
+        about, progress = pins.unpacked(state)
+        if about["labels"] != known.digest:
+            return self._begun(pinned, view, known)
+        work = Suggestions.resume(pinned.rows, view, known.numbers, progress, memory_budget_bytes=self._budget)
+        work.known = known
+        return work
+
+    def _begun(self, pinned: Pinned, view: View, known: Labels) -> Suggestions:
         work = Suggestions(
             pinned.rows,
             view,
-            found.numbers,
+            known.numbers,
             min_probability=self._params["min_probability"],
             seed=self._params["seed"],
             memory_budget_bytes=self._budget,
         )
-        work.classes = found.classes
-        return work
-
-    def resume(self, pinned: Pinned, view: View, state: bytes) -> Suggestions:
-        # a label that changed since has raised its image's revision, which is then not among the pinned ones
-        found = labels.of(self._node, self._claim, pinned, self._params["field"])
-        work = Suggestions.resume(pinned.rows, view, found.numbers, state, memory_budget_bytes=self._budget)
-        work.classes = found.classes
+        work.known = known
         return work
 
     def conclude(self, pinned: Pinned, work: Suggestions) -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:
@@ -55,7 +63,7 @@ class Classify(pins.Analysis[Suggestions]):
             {
                 "id": pinned.ids[row],
                 "key": pinned.keys[row],
-                "label": work.classes[label],
+                "label": work.known.classes[label],
                 "probability": round(sure, 6),
             }
             for row, label, sure in zip(
@@ -69,7 +77,7 @@ class Classify(pins.Analysis[Suggestions]):
                 "precision": None if known.precision is None else round(known.precision, 6),
                 "recall": None if known.recall is None else round(known.recall, 6),
             }
-            for label, known in zip(work.classes, found.classes, strict=True)
+            for label, known in zip(work.known.classes, found.classes, strict=True)
         ]
         accuracy = {
             "value": round(found.accuracy, 6),

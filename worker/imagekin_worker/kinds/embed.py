@@ -25,6 +25,7 @@ from imagekin.telemetry import metrics
 from imagekin_worker.context import claim_log
 from imagekin_worker.context.lease import Lease
 from imagekin_worker.context.process_state import Node
+from imagekin_worker.kinds import projections
 from imagekin_worker.pipeline.lanes import Fetched, Outcome, Pipeline
 from imagekin_worker.pipeline.readahead import ReadAhead
 
@@ -97,7 +98,7 @@ def run(node: Node, claims: Sequence[Claim], lease: Lease) -> None:
                     work, index = outcome.item
                     computed += outcome.embedding is not None
                     if not outcome.settled:
-                        work.items[index] = _item(work.entries[index], outcome)
+                        work.items[index] = _item(node, work, index, outcome)
                     work.missing -= 1
                     if not work.missing:
                         _finish(node, work, lease)
@@ -264,12 +265,15 @@ def _known(entry: dict[str, Any], fetched: Fetched[Place], answer: ledger.Record
     return item
 
 
-def _item(entry: dict[str, Any], outcome: Outcome[Place]) -> Item:
+def _item(node: Node, work: Work, index: int, outcome: Outcome[Place]) -> Item:
+    entry = work.entries[index]
     item = Item(entry["key"], entry.get("metadata"), content_hash=outcome.content_hash or "")
     if outcome.error is not None:
         item.error = (outcome.error.code, outcome.error.detail)
         return item
-    item.vector, item.thumbnail = outcome.embedding, outcome.thumbnail
+    assert outcome.embedding is not None
+    item.vector = projections.applied(node, work.claim.space_id, outcome.embedding[None])[0]
+    item.thumbnail = outcome.thumbnail
     item.width, item.height, item.format, item.nbytes = outcome.width, outcome.height, outcome.format, outcome.nbytes
     return item
 

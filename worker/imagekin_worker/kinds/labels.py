@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,12 @@ class Labels:
 
     classes: list[Any]
     numbers: np.ndarray
+
+    @cached_property
+    def digest(self) -> str:
+        """What progress is kept with: labels may change while their images keep their revision."""
+        classes = json.dumps(self.classes, sort_keys=True).encode()
+        return hashlib.blake2b(self.numbers.tobytes() + classes, digest_size=16).hexdigest()
 
 
 def of(node: Node, claim: Claim, pinned: Pinned, field: str) -> Labels:

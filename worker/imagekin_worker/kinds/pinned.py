@@ -223,6 +223,22 @@ def run(node: Node, claim: Claim, lease: Lease, params: dict[str, Any], analysis
 
     Raises InvalidRequest if no image is left by the filter, CollectionDeleted, LeaseLost.
     """
+    part = worked(node, claim, lease, params, analysis)
+    if part is None:
+        return
+    summary, rows = analysis.conclude(part.pinned, part.work)
+    write_rows(node, claim, rows)
+    summary |= {"view": part.view.described(), "revision": part.pinned.revision}
+    node.database.write(finish.result, claim, summary)
+
+
+def worked(
+    node: Node, claim: Claim, lease: Lease, params: dict[str, Any], analysis: Analysis[Work], share: float = 1.0
+) -> Slice[Work] | None:
+    """Work for a slice; return what is finished, or None after what is not was kept for the next claim.
+
+    `share`: what the analysis is of the whole job.
+    """
     part = _resumed(node, claim, params, analysis)
     deadline = time.monotonic() + max(SLICE_S, min(SAVED_SHARE * part.saving_s, node.settings.soft_time_limit_s / 3))
     # rows in the view are made anew in each process: a slice that ended with that alone would never come further
@@ -234,15 +250,12 @@ def run(node: Node, claim: Claim, lease: Lease, params: dict[str, Any], analysis
     if not part.work.advance(until=over):
         started = time.monotonic()
         part.saved = packed(_about(part.pinned, part.view, analysis), part.work.state())
-        node.database.write(checkpoint.keep, claim, part.saved, round(part.work.fraction, 4))
+        node.database.write(checkpoint.keep, claim, part.saved, round(share * part.work.fraction, 4))
         part.saving_s = time.monotonic() - started
         node.slices[claim.job_id] = part
         node.database.write(release, [claim])
-        return
-    summary, rows = analysis.conclude(part.pinned, part.work)
-    write_rows(node, claim, rows)
-    summary |= {"view": part.view.described(), "revision": part.pinned.revision}
-    node.database.write(finish.result, claim, summary)
+        return None
+    return part
 
 
 def _about(pinned: Pinned, view: View, analysis: Analysis[Any]) -> dict[str, Any]:

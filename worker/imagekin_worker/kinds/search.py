@@ -30,6 +30,7 @@ from imagekin_worker.analysis import refinement
 from imagekin_worker.context import claim_log
 from imagekin_worker.context.lease import Lease
 from imagekin_worker.context.process_state import Node
+from imagekin_worker.kinds import projections
 from imagekin_worker.matrix import lengths
 from imagekin_worker.matrix import view as views
 from imagekin_worker.matrix.neighbors import Matrix, Neighbor
@@ -232,7 +233,7 @@ def _with_vectors(node: Node, searches: Sequence[Search]) -> list[Search]:
             some = pictures[start : start + backbone.batch_size]
             batch = np.stack([pixels for _, pixels in some]).transpose(0, 3, 1, 2)
             with metrics.WORK.forward_seconds.time():
-                embedded = node.passes.embed(backbone, batch)
+                embedded = projections.applied(node, searches[0].claim.space_id, node.passes.embed(backbone, batch))
             for (each, _), vector in zip(some, embedded, strict=True):
                 each.vector = vector
     return [search for search in good if _comparable(node, search)]

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from imagekin import errors
+from imagekin import catalog, errors
 from imagekin_worker.matrix import lengths
 
 CALIBRATED, RAW = "calibrated", "raw"
@@ -156,7 +156,7 @@ class View:
     def renewal_due(self, images: int) -> bool:
         """Return whether a collection that now has this number of images needs a new view."""
         if (images < LEAST_IMAGES) != (self.mean is None):
-            return True
+            return not catalog.is_adapted(self.space)
         return self.mean is not None and abs(images - self.images) >= RENEWED_BY * self.images
 
     def saved(self) -> bytes:
@@ -242,7 +242,8 @@ class Accumulator:
 
     def view(self, name: str = CALIBRATED) -> View:
         """Return the view of the added vectors: `raw` if it was asked for or there are too few images."""
-        if name == RAW or self.images < LEAST_IMAGES:
+        # an adapted space has the view in it
+        if name == RAW or self.images < LEAST_IMAGES or catalog.is_adapted(self.space):
             return raw(self.space, self.dim, self.images)
         mean = (self._sums / (UNITS * self.images)).astype(np.float32)
         return View(CALIBRATED, self.space, self.dim, self.images, mean, self.exponent)
