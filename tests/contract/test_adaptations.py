@@ -101,8 +101,8 @@ def test_pictures_that_come_later_go_through_network_and_projection(
     plain, taught = vectors(client, "archive"), vectors(client, "taught")
     space = client.get("/v1/collections/taught").json()["space_id"]
 
-    def saved(session: Any) -> bytes | None:
-        return session.get_one(tables.Space, space).projection
+    def saved(session: Any) -> bytes:
+        return session.get_one(tables.Space, space).projection or b""
 
     projection = adapt.projections.Projection.load(server.database.read(saved))
     for key in ("new.png", "03.jpg"):

@@ -1,4 +1,4 @@
-"""What a working folder may hold that must not be run."""
+"""A client of the service that a test has, and what a working folder may hold that must not be run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from imagekin import Client
+from imagekin.stack import Stack
 
 # Beside the standard library's, what the service imports early.
 _OTHERS = ("imagekin", "imagekin_api", "imagekin_worker", "celery", "flask", "numpy", "redis", "sqlalchemy", "torch")
@@ -21,3 +24,10 @@ def hostile_folder(tmp_path: Path) -> Iterator[Path]:
         (folder / f"{name}.py").write_text(f"open({str(ran)!r}, 'a').write({name!r} + ' ')\nraise SystemExit(66)\n")
     yield folder
     assert not ran.exists(), ran.read_text()
+
+
+@pytest.fixture
+def client(service: Stack) -> Iterator[Client]:
+    """A client of the module's or the folder's service."""
+    with Client(service.url) as client:
+        yield client

@@ -48,7 +48,7 @@ def export(name: str) -> flask.Response:
     """The file has all images with ids, keys and metadata as of one moment.
 
     npz, parquet and safetensors have their vectors, too, and the space in the file's metadata; jsonl and csv have their
-    sizes, labelstudio is tasks to go on labelling, coco has an annotation of the whole image for each label.
+    sizes, labelstudio has tasks to continue labelling with, coco has an annotation of the whole image for each label.
     """
     format = flask.request.args.get("format", DEFAULT_FORMAT)
     if format not in exports.FORMATS:

@@ -113,7 +113,7 @@ class Client:
         dtype: DType | str | None = None,
         precision: Precision | str | None = None,
     ) -> schemas.Collection | None:
-        """Create the collection where it is not there, and give it; None if it was, or another was faster.
+        """Create the collection if it is missing and return it; None if it was there or another command was faster.
 
         Raises `Conflict` if it has another space, and what `create_collection` does.
         """

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from imagekin import Client
 from imagekin.settings import Settings
 from imagekin.stack import PortTaken, Stack, port
 from kit.receiving import SECRET
@@ -52,12 +51,6 @@ def service(own_environment: None, service_settings: Settings) -> Iterator[Stack
     """A running service."""
     with Stack(service_settings, log=lambda _: None) as stack:
         yield stack
-
-
-@pytest.fixture
-def client(service: Stack) -> Iterator[Client]:
-    with Client(service.url) as client:
-        yield client
 
 
 @pytest.fixture

@@ -56,14 +56,14 @@ def test_the_same_pictures_from_several_commands(service: Stack, client: Client,
 
 def test_an_export_and_a_deletion_from_several_commands(service: Stack, client: Client, tmp_path: Path) -> None:
     Image.new("RGB", (32, 32), (9, 90, 90)).save(tmp_path / "a.png")
-    client.embed(tmp_path / "a.png", collection="gone", backbone="fake").wait()
+    client.embed(tmp_path / "a.png", collection="deleted-at-once", backbone="fake").wait()
     target = tmp_path / "vectors.npz"
-    done = at_once(*[["export", "-c", "gone", "-o", str(target)]] * AT_ONCE, IMAGEKIN_URL=service.url)
+    done = at_once(*[["export", "-c", "deleted-at-once", "-o", str(target)]] * AT_ONCE, IMAGEKIN_URL=service.url)
     assert [code for code, _ in done] == [0] * AT_ONCE, done
     with np.load(target) as vectors:
         assert vectors["keys"].tolist() == ["a.png"]
     assert [path.name for path in tmp_path.iterdir() if path.suffix != ".png"] == ["vectors.npz"]
-    done = at_once(*[["collections", "delete", "gone", "--yes"]] * AT_ONCE, IMAGEKIN_URL=service.url)
+    done = at_once(*[["collections", "delete", "deleted-at-once", "--yes"]] * AT_ONCE, IMAGEKIN_URL=service.url)
     assert sorted(code for code, _ in done) == [0] + [1] * (AT_ONCE - 1), done
     assert not any("Traceback" in told for _, told in done)
 

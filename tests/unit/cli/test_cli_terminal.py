@@ -36,7 +36,7 @@ def test_ctrl_c_leaves_the_job_at_work(server: FakeServer, pictures: Path) -> No
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=20)
     assert (process.returncode, out) == (130, "")
-    assert "Job j1 goes on. Watch it: imagekin jobs watch j1" in err
+    assert "Job j1 continues. Watch it: imagekin jobs watch j1" in err
     assert "imagekin jobs cancel j1" in err
     assert server.jobs["j1"]["status"] == "running"
 

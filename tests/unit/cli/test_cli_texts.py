@@ -84,7 +84,7 @@ def test_a_job_whose_collection_was_deleted_says_so(call, server: FakeServer, pi
     error = {"code": "collection_deleted", "detail": errors.CollectionDeleted().detail}
     server.steps = [{"status": "cancelled", "error": error}]
     done = call("embed", str(pictures), "-c", "new")
-    assert "its collection new was deleted, with all that was in it" in done.err
+    assert "its collection new was deleted with everything in it" in done.err
     assert "stays" not in done.err
     server.steps = [{"status": "cancelled"}]
     assert "finished images stay" in call("embed", str(pictures), "-c", "new").err

@@ -29,9 +29,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from imagekin.enums import ViewName
 from imagekin.store.reading import ID
 from imagekin.store.vector_codec import WIRE, width
-from imagekin_worker.matrix import id_index, view
+from imagekin_worker.matrix import id_index
 from imagekin_worker.matrix.id_index import Names
 
 MAGIC = b"imagekin\x03\x00\x00\x00"
@@ -55,7 +56,7 @@ class Label:
     space_id: str
     dtype: str
     dim: int
-    view: str = view.RAW
+    view: str = ViewName.RAW
 
     @property
     def key(self) -> tuple[str, str]:

@@ -14,10 +14,10 @@ import structlog
 from sqlalchemy.orm import Session
 
 from imagekin.database import sql, tables
+from imagekin.enums import ViewName
 from imagekin.settings import Settings
 from imagekin_worker.matrix import file
 from imagekin_worker.matrix.file import Damaged, Label, MatrixFile, Writer
-from imagekin_worker.matrix.view import RAW
 
 log = structlog.get_logger()
 
@@ -117,7 +117,7 @@ class MatrixCache:
         return removed
 
     def _path(self, label: Label) -> Path:
-        view = "" if label.view == RAW else f".{label.view}"
+        view = "" if label.view == ViewName.RAW else f".{label.view}"
         return self.folder / f"{label.collection_id}.{label.space_id}{view}{SUFFIX}"
 
     def _files(self) -> dict[Path, os.stat_result]:

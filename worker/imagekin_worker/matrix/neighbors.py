@@ -305,7 +305,7 @@ class Matrix:
         return self._directions(self._take(rows))
 
     def sample(self, count: int) -> list[str]:
-        """Return ids of images drawn by chance: the same of the same images, in whatever order they came.
+        """Return ids of images drawn by chance; the same images give the same ids in any order.
 
         Ids end in random digits, and the lowest of these are taken.
         """

@@ -24,7 +24,7 @@ def table(contents: Contents) -> Iterator[bytes]:
 
 
 def joined(texts: Iterable[str]) -> Iterator[bytes]:
-    """Yield texts as UTF-8, many in a piece; an empty piece where there are none."""
+    """Yield texts as UTF-8, many in a piece; an empty piece if there are no texts."""
     remaining = iter(texts)
     yield "".join(islice(remaining, AT_ONCE)).encode()
     while some := list(islice(remaining, AT_ONCE)):
