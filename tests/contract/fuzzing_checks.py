@@ -28,6 +28,9 @@ DEPENDS = {
     "/images",
     "/n_clusters",
     "/names",
+    # each valid by itself; the one is null or missing, and the other needs it
+    "/negatives",
+    "/query",
     "/query/embedding",
     "/query/url",
     "/source/urls",

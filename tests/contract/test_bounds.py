@@ -28,7 +28,7 @@ JSON = {"Content-Type": "application/json"}
         ("/v1/jobs/embed", "POST", "[" + "{}," * 1_100_000 + "{}]"),
         ("/v1/jobs/embed", "POST", '{"source": {"type": "urls", "urls": [' + "[]," * 1_100_000 + "[]]}}"),
         ("/v1/jobs/search", "POST", '{"query": {"embedding": [' + "0," * 400_000 + "0]}}"),
-        ("/v1/jobs/search", "POST", '{"filter": {"a": "' + "x" * 2_000_000 + '"}}'),
+        ("/v1/jobs/search", "POST", '{"filter": {"a": "' + "x" * 9_000_000 + '"}}'),
         ("/v1/jobs/assign", "POST", '{"image_ids": [' + "1," * 1_000_000 + "1]}"),
         ("/v1/collections/archive/images", "PATCH", '{"image_ids": [' + "1," * 1_000_000 + "1]}"),
         ("/v1/collections/archive/images", "DELETE", '{"image_keys": [' + "[]," * 1_000_000 + "[]]}"),

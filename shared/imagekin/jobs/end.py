@@ -27,7 +27,7 @@ def lock(session: Session, job_id: str) -> tables.Job | None:
 
 
 def settle(session: Session, job: tables.Job) -> bool:
-    """End a planned embed job whose images have all ended; its row must be locked. Tell whether it ended.
+    """End a planned job of images that have all ended; its row must be locked. Tell whether it ended.
 
     Zero successes is always `failed`; some successes and some failures `partial`.
     """
@@ -55,7 +55,7 @@ def _first_failure(session: Session, job: tables.Job) -> tuple[str, str]:
 
 
 def succeed(session: Session, job: tables.Job) -> None:
-    """End a search, cluster or assign job whose result is written; its row must be locked."""
+    """End a job as succeeded once its result is written; its row must be locked."""
     _end(session, job, JobStatus.SUCCEEDED)
 
 

@@ -99,7 +99,7 @@ def children(port: int) -> set[int]:
 def test_a_job_is_in_the_numbers_of_its_worker(service_settings: Settings, client: Client, pictures: Path) -> None:
     bulk = service_settings.metrics_port + 1
     before = settled(bulk)
-    job = client.embed(pictures, collection="archive", backbone="fake").wait()
+    job = client.embed(pictures, collection="numbers", backbone="fake").wait()
     assert job.status == "partial"
     after = settled(bulk)
     for name, count in {
@@ -199,6 +199,7 @@ def test_what_flower_listens_to_is_sent(
     from imagekin import doorbell
 
     assert service._socket is not None
+    client.embed(pictures, collection="heard", backbone="fake").wait()
     app = doorbell.celery_app(service_settings.model_copy(update={"redis_url": redis.url(service._socket)}))
     wanted = {"worker-heartbeat", "task-received", "task-started", "task-succeeded"}
     heard: set[str] = set()
@@ -207,7 +208,7 @@ def test_what_flower_listens_to_is_sent(
         deadline = time.monotonic() + PATIENCE_S
         for _ in receiver.itercapture(timeout=PATIENCE_S):
             if "worker-heartbeat" in heard and "task-received" not in heard:
-                client.cluster("archive", n_clusters=2)
+                client.cluster("heard", n_clusters=2)
             if wanted <= heard or time.monotonic() > deadline:
                 break
     app.close()

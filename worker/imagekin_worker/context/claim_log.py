@@ -32,15 +32,6 @@ def context(claims: Sequence[Claim]) -> dict[str, Any]:
     return {"claim": claims[0].claimed_by, **(about(claims) if alone else {})}
 
 
-def claimed(claims: Sequence[Claim]) -> None:
-    """Log a claim."""
-    kind, images = claims[0].kind, sum(claim.size for claim in claims)
-    metrics.WORK.claim_chunks.labels(kind).observe(len(claims))
-    if kind == JobKind.EMBED:
-        metrics.WORK.claim_images.observe(images)
-    log.info("claimed", kind=kind, images=images, claim=claims[0].claimed_by, **about(claims))
-
-
 class Report:
     """Logs a claim's beginning at once, and its end when that is known."""
 
@@ -48,7 +39,11 @@ class Report:
         self._claims = claims
         self._kind = claims[0].kind
         self._started = time.monotonic()
-        claimed(claims)
+        images = sum(claim.size for claim in claims)
+        metrics.WORK.claim_chunks.labels(self._kind).observe(len(claims))
+        if self._kind == JobKind.EMBED:
+            metrics.WORK.claim_images.observe(images)
+        log.info("claimed", kind=self._kind, images=images, claim=claims[0].claimed_by, **about(claims))
 
     def end(self, outcome: str) -> None:
         """Count the claim as ended in one of the ways that `imagekin_claims_total` has."""

@@ -127,6 +127,7 @@ class Feed:
         self._started = time.monotonic()
         self._first = claims[0]
         self._sources: dict[str, sources.Source] = {}
+        self._ahead: list[claim_log.Report] = []
         self._places = self._give()
         self._admit(claims)
 
@@ -138,6 +139,9 @@ class Feed:
     ) -> None:
         for source in self._sources.values():
             source.close()
+        for report in self._ahead:
+            # after an error others take over what was claimed ahead
+            report.end("done" if kind is None else "lost")
 
     def __iter__(self) -> Iterator[Place]:
         return self
@@ -169,7 +173,7 @@ class Feed:
             log.warning("not_claimed_ahead", error=str(error.orig))
             return
         if claims:
-            claim_log.claimed(claims)
+            self._ahead.append(claim_log.Report(claims))
             self._lease.add(claims)
             self._admit(claims)
 
