@@ -1,4 +1,7 @@
-"""The service from the client's side: collections, images, uploads and jobs."""
+"""The service from the client's side: collections, images, uploads and jobs.
+
+Long because it is a list: one method for each call of the service, each a few lines.
+"""
 
 from __future__ import annotations
 

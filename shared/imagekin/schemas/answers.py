@@ -1,4 +1,7 @@
-"""What the service sends. Times are RFC 3339 in UTC."""
+"""What the service sends. Times are RFC 3339 in UTC.
+
+Long because it is a list: one model for each answer, nothing but fields.
+"""
 
 from __future__ import annotations
 

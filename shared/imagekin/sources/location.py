@@ -214,7 +214,7 @@ def _item_errors() -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise errors.ItemNotFound("The file is gone.") from None
+        raise errors.ItemNotFound("There is no file at this address.") from None
     except TimeoutError:
         raise errors.ItemTimeout("The file took too long to read.") from None
     # each file system raises what it likes

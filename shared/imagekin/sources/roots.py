@@ -90,7 +90,9 @@ class Roots:
             finally:
                 os.close(descriptor)
         except (FileNotFoundError, NotADirectoryError):
-            raise errors.ItemNotFound("The file is gone.") from None
+            raise errors.ItemNotFound(
+                "There is no file at this path; relative paths begin at the server's source roots."
+            ) from None
         except OSError as error:
             raise errors.FetchFailed(f"The file cannot be read: {error.strerror}.") from error
 

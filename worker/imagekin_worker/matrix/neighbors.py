@@ -1,4 +1,7 @@
-"""Exact nearest neighbors by cosine over the vectors of one collection."""
+"""Exact nearest neighbors by cosine over the vectors of one collection.
+
+Long because one class holds a matrix, its margins and the exact order of answers, which must agree to the bit.
+"""
 
 from __future__ import annotations
 

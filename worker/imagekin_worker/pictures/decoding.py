@@ -120,7 +120,8 @@ def _refused(name: str, error: BaseException) -> errors.ItemError:
     reason = str(error) or type(error).__name__
     if any(words in reason.lower() for words in _UNKNOWN_FORM):
         return errors.UnsupportedFormat(f"The file is a {name} in a form that is not supported: {reason}.")
-    if isinstance(error, SyntaxError):
+    # libjxl says how to rebuild it, which is nothing for the person who sent the file.
+    if isinstance(error, SyntaxError) or "libjxl" in reason:
         return errors.DecodeError(f"The {name} data cannot be decoded: its header is broken.")
     return errors.DecodeError(f"The {name} data cannot be decoded: {reason}.")
 
