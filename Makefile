@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test contract-postgresql faults benchmarks check format docs clean
+.PHONY: help demo up test contract-postgresql faults benchmarks check page format docs clean
 
 help:
 	@echo 'make demo [IMAGES=<folder>]   embed, search and cluster 30 drawn pictures, or your own'
@@ -24,6 +24,7 @@ help:
 	@echo 'make contract-postgresql      the tests of the HTTP API on PostgreSQL, those too that run on SQLite by default'
 	@echo 'make faults [SECONDS=300]     kill, freeze and fill everything; or do so at random for that long'
 	@echo 'make benchmarks               measure against other libraries; `imagekin bench` measures this machine'
+	@echo 'make page                     build the web page from web/ into the package; needs Node 20'
 	@echo 'make format                   put the code into shape'
 	@echo 'make docs                     write the reference pages that are made of the code'
 
@@ -61,6 +62,11 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
+	web/check.sh
+
+# Committed, so that only those who change the page need Node.
+page:
+	cd web && npm ci --no-audit --no-fund --loglevel=error && npm run types && npm run build
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix

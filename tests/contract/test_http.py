@@ -252,11 +252,6 @@ def test_the_page_needs_nothing_from_elsewhere(server: Running) -> None:
         assert path in page.text
 
 
-def test_the_bare_address_leads_to_the_page(server: Running) -> None:
-    answer = server.client().get("/")
-    assert (answer.status_code, answer.headers["Location"]) == (302, "/docs")
-
-
 def test_a_problems_type_leads_to_its_place_on_the_page(client: httpx2.Client) -> None:
     path, _, anchor = client.get("/v1/jobs/none").json()["type"].partition("#")
     assert f'id="{anchor}"' in client.get(path).text

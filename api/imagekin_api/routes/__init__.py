@@ -18,6 +18,7 @@ from imagekin_api.routes import (
     images,
     intake,
     jobs,
+    page,
     results,
     uploads,
     verdicts,
@@ -40,5 +41,5 @@ def register(app: flask.Flask) -> None:
     app.url_map.converters["id"] = Id
     for module in VERSIONED:
         app.register_blueprint(module.blueprint, url_prefix="/v1")
-    for module in (health, docs):
+    for module in (health, docs, page):
         app.register_blueprint(module.blueprint)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import flask
-import werkzeug
 
 from imagekin_api.documents import openapi, reference
 from imagekin_api.http import auth
 
 blueprint = flask.Blueprint(
-    "docs", __name__, template_folder="../web/templates", static_folder="../web/static", static_url_path="/docs/static"
+    "docs",
+    __name__,
+    template_folder="../web/templates",
+    static_folder="../web/static/docs",
+    static_url_path="/docs/static",
 )
 
 
@@ -18,13 +21,6 @@ blueprint = flask.Blueprint(
 def document() -> flask.Response:
     """Answer with the OpenAPI document."""
     return flask.jsonify(openapi.document(flask.current_app))
-
-
-@blueprint.get("/")
-@auth.public
-def root() -> werkzeug.Response:
-    """Redirect the service's root address to its documentation."""
-    return flask.redirect(flask.url_for("docs.page"))
 
 
 @blueprint.get("/docs")
