@@ -16,8 +16,7 @@ import structlog
 from imagekin import api_keys
 from imagekin.settings import Settings
 from kit.databases import migrated
-from kit.hand import Hand
-from kit.known_vectors import item, store
+from kit.hand import Hand, item
 from kit.patience import until
 from kit.production import Production, produced
 from kit.serving import Running, running
@@ -147,11 +146,11 @@ def crew(server: Running) -> Iterator[Crew]:
 
 
 @pytest.fixture
-def three(server: Running, hand: Hand, client: httpx2.Client) -> list[str | None]:
+def three(hand: Hand, client: httpx2.Client) -> list[str]:
     """Three images that are left of four, in two segments."""
     hand.collection()
-    ids = store(server, [item("a/ß.jpg", 0, place="Köln"), item("gone.jpg", 1)])
-    ids += store(server, [item("b.jpg", 2), item("a/c😀.jpg", 3, tags=["x", None])])
+    ids = hand.store([item("a/ß.jpg", 0, place="Köln"), item("gone.jpg", 1)])
+    ids += hand.store([item("b.jpg", 2), item("a/c😀.jpg", 3, tags=["x", None])])
     assert client.delete(f"/v1/collections/archive/images/{ids.pop(1)}").status_code == 204
     return ids
 

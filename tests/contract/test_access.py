@@ -101,8 +101,7 @@ def local(serve: Callable[..., Running]) -> Running:
 
 
 def test_this_machine_needs_no_key_in_local_mode(local: Running) -> None:
-    hand = Hand(local.database, local.settings)
-    hand.collection(owner="local")
+    Hand(local.database, local.settings, owner="local").collection()
     assert [each["name"] for each in local.client().get("/v1/collections").json()["items"]] == ["archive"]
     own = {"Origin": local.url, "Sec-Fetch-Site": "same-origin"}
     assert local.client().get("/v1/collections", headers=own).status_code == 200

@@ -14,8 +14,8 @@ from imagekin_worker.kinds import adapt, pinned
 from kit.analyses import asked, ended, failure_of, result_of, resumed
 from kit.calls import accepted
 from kit.crew import Crew
-from kit.hand import DIM, Hand, picture, vector
-from kit.known_vectors import near, store
+from kit.hand import DIM, Hand, item, picture, vector
+from kit.known_vectors import near
 from kit.serving import BOTH_ENGINES, Running
 from kit.wire import check_problem
 
@@ -26,20 +26,20 @@ NAMES = ("chair", "lamp", "sofa")
 
 
 @pytest.fixture
-def images(server: Running, hand: Hand) -> list[segments.Item]:
+def images(hand: Hand) -> list[segments.Item]:
     """Images whose class shows in four of 64 dimensions beside louder ones, most of them labelled."""
     hand.collection()
     items = []
     for at in range(COUNT):
-        item = hand.item(f"{at:02}.jpg", at)
-        item.vector = vector(at, DIM)
-        item.vector[-4:] *= 8
-        item.vector[4 * (at % 3) : 4 * (at % 3) + 4] += 3
-        item.metadata = {"label": NAMES[at % 3]} if at < LABELLED else {"place": "Köln"}
-        item.thumbnail = picture(at, kind="JPEG") if at % 2 else None
-        items.append(item)
+        image = item(f"{at:02}.jpg", at)
+        image.vector = vector(at, DIM)
+        image.vector[-4:] *= 8
+        image.vector[4 * (at % 3) : 4 * (at % 3) + 4] += 3
+        image.metadata = {"label": NAMES[at % 3]} if at < LABELLED else {"place": "Köln"}
+        image.thumbnail = picture(at, kind="JPEG") if at % 2 else None
+        items.append(image)
     for start in range(0, COUNT, 20):
-        store(server, items[start : start + 20])
+        hand.store(items[start : start + 20])
     return items
 
 
@@ -131,12 +131,12 @@ def test_slices_and_another_process_make_the_same_collection(
         np.testing.assert_array_equal(one[key], other[key])
 
 
-def test_what_is_not_better_is_not_made(client: httpx2.Client, server: Running, hand: Hand, crew: Crew) -> None:
+def test_what_is_not_better_is_not_made(client: httpx2.Client, hand: Hand, crew: Crew) -> None:
     hand.collection()
     items = [near(f"{at:02}.jpg", at) for at in range(36)]
-    for at, item in enumerate(items):
-        item.metadata = {"label": NAMES[at % 3], "few": at % 3 if at < 6 else None, "one": at}
-    store(server, items)
+    for at, image in enumerate(items):
+        image.metadata = {"label": NAMES[at % 3], "few": at % 3 if at < 6 else None, "one": at}
+    hand.store(items)
     assert failure_of(client, crew, "adapt", name="taught") == "not_better"
     assert failure_of(client, crew, "adapt", name="taught", field="few") == "not_better"
     assert failure_of(client, crew, "adapt", name="taught", field="one") == "too_few_labels"

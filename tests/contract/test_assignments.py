@@ -17,7 +17,7 @@ from imagekin_worker.kmeans.measure import assign as place
 from kit.calls import accepted, embed, upload
 from kit.crew import Crew
 from kit.hand import DIM, Hand
-from kit.known_vectors import near, store
+from kit.known_vectors import near
 from kit.serving import BOTH_ENGINES, Running
 from kit.wire import check_problem
 
@@ -25,10 +25,10 @@ pytestmark = BOTH_ENGINES
 
 
 @pytest.fixture
-def clustering(client: httpx2.Client, server: Running, hand: Hand, crew: Crew) -> dict[str, Any]:
+def clustering(client: httpx2.Client, hand: Hand, crew: Crew) -> dict[str, Any]:
     """A finished clustering of 36 images around three centers, as its job."""
     hand.collection()
-    store(server, [near(f"{at}.jpg", at) for at in range(36)])
+    hand.store([near(f"{at}.jpg", at) for at in range(36)])
     job = accepted(client.post("/v1/jobs/cluster", json={"collection": "archive", "n_clusters": 3}))
     crew.work()
     return client.get(f"/v1/jobs/{job['id']}").json()
@@ -69,12 +69,12 @@ def test_named_images_get_their_clusters(client: httpx2.Client, clustering: dict
 
 
 def test_all_that_came_later_get_their_clusters(
-    client: httpx2.Client, server: Running, clustering: dict[str, Any], crew: Crew
+    client: httpx2.Client, hand: Hand, clustering: dict[str, Any], crew: Crew
 ) -> None:
     assert assigned(client, crew, assign(client, clustering))["assignments"] == []
     known = labels(client, clustering)
-    store(server, [near("new.jpg", 60), near("0.jpg", 61)])
-    [gone] = store(server, [near("gone.jpg", 62)])
+    hand.store([near("new.jpg", 60), near("0.jpg", 61)])
+    [gone] = hand.store([near("gone.jpg", 62)])
     client.delete(f"/v1/collections/archive/images/{gone}")
     job = accepted(assign(client, clustering))
     assert job["params"] == {"clustering_id": clustering["id"], "images": None}
@@ -95,11 +95,11 @@ def test_all_that_came_later_get_their_clusters(
 
 
 def test_many_are_assigned_in_slices(
-    client: httpx2.Client, server: Running, clustering: dict[str, Any], crew: Crew, monkeypatch: pytest.MonkeyPatch
+    client: httpx2.Client, hand: Hand, clustering: dict[str, Any], crew: Crew, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(assign_kind, "SLICE_S", 0.0)
     for part in range(7):
-        store(server, [near(f"{part}/{at}.jpg", at) for at in range(5)])
+        hand.store([near(f"{part}/{at}.jpg", at) for at in range(5)])
     before = crew.claims
     result = assigned(client, crew, assign(client, clustering))
     assert crew.claims - before > 7
@@ -110,11 +110,11 @@ def test_many_are_assigned_in_slices(
 
 def test_distances_are_those_of_the_metric(client: httpx2.Client, server: Running, hand: Hand, crew: Crew) -> None:
     hand.collection()
-    store(server, [near(f"{at}.jpg", at) for at in range(12)])
+    hand.store([near(f"{at}.jpg", at) for at in range(12)])
     body = {"collection": "archive", "n_clusters": 3, "metric": "cosine"}
     job = accepted(client.post("/v1/jobs/cluster", json=body))
     crew.work()
-    [late] = store(server, [near("late.jpg", 40)])
+    [late] = hand.store([near("late.jpg", 40)])
     result = assigned(client, crew, assign(client, job))
     assert result["metric"] == "cosine"
     row = server.database.read(lambda session: session.get_one(tables.Clustering, job["id"]).centers)

@@ -13,8 +13,8 @@ from imagekin_worker.kinds import pinned
 from kit.analyses import asked, failure_of, result_of, resumed
 from kit.calls import accepted
 from kit.crew import Crew
-from kit.hand import Hand
-from kit.known_vectors import CENTERS, near, store
+from kit.hand import Hand, item
+from kit.known_vectors import CENTERS, near
 from kit.serving import BOTH_ENGINES, Running
 from kit.wire import check_problem
 
@@ -30,14 +30,14 @@ def kind(key: str) -> object:
 
 
 @pytest.fixture
-def images(server: Running, hand: Hand) -> list[segments.Item]:
+def images(hand: Hand) -> list[segments.Item]:
     """Forty-eight images of three kinds, the first fifteen of them labelled."""
     hand.collection()
     items = [near(f"{at:02}.jpg", at) for at in range(COUNT)]
-    for item in items[:LABELLED]:
-        item.metadata = {"label": kind(item.key), "place": "Köln"}
+    for image in items[:LABELLED]:
+        image.metadata = {"label": kind(image.key), "place": "Köln"}
     items[-1].metadata = {"label": None}
-    store(server, items)
+    hand.store(items)
     return items
 
 
@@ -91,13 +91,13 @@ def test_labels_that_change_meanwhile_start_it_over(
     assert {row["label"] for row in result["rows"]} == {'a "sofa"', "lamp", 3}
 
 
-def test_suggestions_are_a_table_and_a_sheet(client: httpx2.Client, server: Running, hand: Hand, crew: Crew) -> None:
+def test_suggestions_are_a_table_and_a_sheet(client: httpx2.Client, hand: Hand, crew: Crew) -> None:
     hand.collection()
-    items = [hand.item(f"{at}.png", at) for at in range(6)]
-    for at, item in enumerate(items[:4]):
-        item.metadata = {"kind": at % 2}
-        item.vector = CENTERS[at % 2]
-    store(server, items)
+    items = [item(f"{at}.png", at) for at in range(6)]
+    for at, image in enumerate(items[:4]):
+        image.metadata = {"kind": at % 2}
+        image.vector = CENTERS[at % 2]
+    hand.store(items)
     job = accepted(asked(client, "classify", field="kind", view="raw"))
     crew.work()
     address = f"/v1/jobs/{job['id']}"
@@ -110,16 +110,16 @@ def test_suggestions_are_a_table_and_a_sheet(client: httpx2.Client, server: Runn
 
 
 def test_a_classification_that_cannot_be_is_a_problem(
-    client: httpx2.Client, stranger: httpx2.Client, server: Running, hand: Hand, crew: Crew
+    client: httpx2.Client, stranger: httpx2.Client, hand: Hand, crew: Crew
 ) -> None:
     check_problem(asked(stranger, "classify"), 404, "collection_not_found")
     hand.collection()
     problem = check_problem(asked(client, "classify"), 422, "invalid_request")
     assert problem["errors"][0]["pointer"] == "/collection"
     items = [near(f"{at:02}.jpg", at) for at in range(6)]
-    for at, item in enumerate(items):
-        item.metadata = {"label": "same", "name": f"{at}", "text": "x" * 1100, "odd": [1] if at < 5 else [2]}
-    store(server, items)
+    for at, image in enumerate(items):
+        image.metadata = {"label": "same", "name": f"{at}", "text": "x" * 1100, "odd": [1] if at < 5 else [2]}
+    hand.store(items)
     for wrong in ({"field": ""}, {"min_probability": 1.1}, {"view": "nice"}, {"n": 5}):
         check_problem(asked(client, "classify", **wrong), 422, "invalid_request")
     for field in ("label", "name", "odd", "missing"):

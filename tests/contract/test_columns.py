@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from imagekin.client import Client
-from kit.hand import Hand
-from kit.known_vectors import item, store
+from kit.hand import Hand, item
 from kit.serving import BOTH_ENGINES, Running
 from kit.wire import ADMIN_KEY, check_problem
 
@@ -20,11 +19,11 @@ KEYS = ["b.jpg", "ß/😀.jpg", "a.jpg"]
 
 
 @pytest.fixture
-def ids(server: Running, hand: Hand) -> list[str]:
+def ids(hand: Hand) -> list[str]:
     hand.collection()
     items = [item(KEYS[0], 0, label="chair"), item(KEYS[1], 1, label=["x", True]), item(KEYS[2], 2)]
     items[0].width, items[0].height, items[0].format = 640, 480, "JPEG"
-    return [str(id) for id in store(server, items)]
+    return hand.store(items)
 
 
 @BOTH_ENGINES
@@ -94,7 +93,7 @@ def test_memory_does_not_grow_with_the_collection(server: Running, client: httpx
     hand.collection()
     peaks = []
     for count in (5_000, 15_000):
-        store(server, [item(f"{count}/{at}" + "x" * 200, at % 50) for at in range(count)])
+        hand.store([item(f"{count}/{at}" + "x" * 200, at % 50) for at in range(count)])
 
         def drain(session) -> int:
             return sum(

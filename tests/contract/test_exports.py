@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from imagekin.store import exports, segments
-from kit.hand import DIM, Hand, vector
-from kit.known_vectors import EMBEDDINGS, KEYS, METADATA, item, store
+from kit.hand import DIM, Hand, item, vector
+from kit.known_vectors import EMBEDDINGS, KEYS, METADATA
 from kit.serving import BOTH_ENGINES, Running
 from kit.vector_files import export, read
 from kit.wire import check_problem
@@ -35,13 +35,11 @@ def test_an_export_holds_everything(client: httpx2.Client, three: list[str], for
 
 @BOTH_ENGINES
 @pytest.mark.parametrize("format", FORMATS)
-def test_an_export_of_an_empty_collection_and_of_halves(
-    client: httpx2.Client, server: Running, hand: Hand, format: str
-) -> None:
+def test_an_export_of_an_empty_collection_and_of_halves(client: httpx2.Client, hand: Hand, format: str) -> None:
     hand.collection(dtype="float16")
     empty = read(export(client, format), format)
     assert (empty["ids"], empty["keys"], empty["embeddings"].shape) == ([], [], (0, DIM))
-    store(server, [item("a.jpg", 1)])
+    hand.store([item("a.jpg", 1)])
     assert np.array_equal(read(export(client, format), format)["embeddings"], [vector(1, DIM).astype(np.float16)])
 
 
@@ -69,10 +67,10 @@ def test_an_export_that_cannot_be_is_a_problem(
 def test_an_export_shows_one_moment(server: Running, hand: Hand, format: str) -> None:
     """Between two of its pieces every image is replaced, one is deleted, and segments are gone."""
     hand.collection()
-    store(server, [item(f"{seed}.jpg", seed) for seed in range(5)])
+    hand.store([item(f"{seed}.jpg", seed) for seed in range(5)])
     pieces = exports.write(server.database, "admin", "archive", format)
     data = next(pieces)
-    ids = store(server, [item(f"{seed}.jpg", 100 + seed) for seed in range(5)])
+    ids = hand.store([item(f"{seed}.jpg", 100 + seed) for seed in range(5)])
     assert server.client("ik_the-first-key").delete(f"/v1/collections/archive/images/{ids[0]}").status_code == 204
     found = read(data + b"".join(pieces), format)
     assert found["keys"] == [f"{seed}.jpg" for seed in range(5)]
@@ -83,19 +81,17 @@ def test_an_export_shows_one_moment(server: Running, hand: Hand, format: str) ->
 
 @BOTH_ENGINES
 @pytest.mark.parametrize("format", FORMATS)
-def test_exports_agree_while_everything_is_being_replaced(
-    client: httpx2.Client, server: Running, hand: Hand, format: str
-) -> None:
+def test_exports_agree_while_everything_is_being_replaced(client: httpx2.Client, hand: Hand, format: str) -> None:
     """Key and vector name the same round, whoever writes meanwhile."""
     hand.collection()
-    store(server, [segments.Item(f"{at}", vector=np.full(DIM, at, "<f4"), content_hash=f"{at}") for at in range(40)])
+    hand.store([segments.Item(f"{at}", vector=np.full(DIM, at, "<f4"), content_hash=f"{at}") for at in range(40)])
     stop = threading.Event()
 
     def replace() -> None:
         generation = 1
         while not stop.is_set():
             vectors = [np.full(DIM, at + 1000 * generation, "<f4") for at in range(40)]
-            store(server, [segments.Item(f"{at}", {"round": generation}, vector=each, content_hash=f"{at}-{generation}")
+            hand.store([segments.Item(f"{at}", {"round": generation}, vector=each, content_hash=f"{at}-{generation}")
                            for at, each in enumerate(vectors)])  # fmt: skip
             generation += 1
 
@@ -112,13 +108,13 @@ def test_exports_agree_while_everything_is_being_replaced(
         thread.join()
 
 
-def test_large_exports_take_little_memory(server: Running, client: httpx2.Client) -> None:
+def test_large_exports_take_little_memory(server: Running, hand: Hand, client: httpx2.Client) -> None:
     client.post("/v1/collections", json={"name": "archive", "backbone": "efficientnet_lite0"})
     count, dim = 12_000, 1280
     matrix = np.random.default_rng(0).standard_normal((count, dim), dtype=np.float32)
     for start in range(0, count, 250):
         rows = enumerate(matrix[start : start + 250], start)
-        store(server, [segments.Item(f"{at:06}.jpg", vector=each, content_hash=str(at)) for at, each in rows])
+        hand.store([segments.Item(f"{at:06}.jpg", vector=each, content_hash=str(at)) for at, each in rows])
     for format in FORMATS:
         # so that modules that load late don't count
         next(exports.write(server.database, "admin", "archive", format))
@@ -133,7 +129,7 @@ def test_large_exports_take_little_memory(server: Running, client: httpx2.Client
 @BOTH_ENGINES
 def test_a_client_that_leaves_ends_the_export(server: Running, hand: Hand) -> None:
     hand.collection()
-    store(server, [item("a.jpg", 1)])
+    hand.store([item("a.jpg", 1)])
     for method in ("GET", "HEAD"):
         for _ in range(2 * server.settings.api_threads + 2):  # more than there are connections
             with server.app.test_client() as caller:

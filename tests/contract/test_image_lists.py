@@ -9,8 +9,7 @@ import httpx2
 import pytest
 
 from imagekin.store import collections
-from kit.hand import Hand
-from kit.known_vectors import item, store
+from kit.hand import Hand, item
 from kit.serving import BOTH_ENGINES, Running
 from kit.wire import check_problem
 
@@ -28,9 +27,9 @@ METADATA: list[dict[str, Any]] = [
 
 
 @pytest.fixture
-def ids(server: Running, hand: Hand) -> list[str]:
+def ids(hand: Hand) -> list[str]:
     hand.collection()
-    return [str(id) for id in store(server, [item(key, at, **METADATA[at]) for at, key in enumerate(KEYS)])]
+    return hand.store([item(key, at, **METADATA[at]) for at, key in enumerate(KEYS)])
 
 
 def listed(client: httpx2.Client, limit: int = 2, **params: Any) -> tuple[list[str], set[int]]:
@@ -137,9 +136,9 @@ def test_labels_are_counted_most_first(client: httpx2.Client, ids: list[str]) ->
     check_problem(client.get("/v1/collections/archive/labels", params={"cursor": "x"}), *REFUSED)
 
 
-def test_ten_thousand_are_labelled_in_one_call(client: httpx2.Client, hand: Hand, server: Running) -> None:
+def test_ten_thousand_are_labelled_in_one_call(client: httpx2.Client, hand: Hand) -> None:
     """What the gallery does when a large part of a collection is selected."""
     hand.collection()
-    ids = store(server, [item(f"{at}.jpg", at) for at in range(10_000)])
+    ids = hand.store([item(f"{at}.jpg", at) for at in range(10_000)])
     assert client.patch(IMAGES, json={"image_ids": ids, "metadata": {"label": "x"}}).json() == {"changed": 10_000}
     assert client.get("/v1/collections/archive/labels").json()["items"] == [{"value": "x", "count": 10_000}]

@@ -12,8 +12,8 @@ import pytest
 from imagekin_worker.kinds import plan
 from kit.calls import accepted, row, stored_files, upload
 from kit.crew import Crew
-from kit.hand import DIM, Hand, vector
-from kit.known_vectors import EMBEDDINGS, item, store
+from kit.hand import DIM, Hand, item, vector
+from kit.known_vectors import EMBEDDINGS
 from kit.serving import BOTH_ENGINES, Running
 from kit.vector_files import export, finished, items, npz, outcomes, post, read, table, with_metadata
 from kit.wire import check_problem
@@ -23,13 +23,11 @@ pytestmark = BOTH_ENGINES
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("format", ["npz", "parquet"])
-def test_a_round_trip_is_exact(
-    client: httpx2.Client, server: Running, hand: Hand, crew: Crew, format: str, dtype: str
-) -> None:
+def test_a_round_trip_is_exact(client: httpx2.Client, hand: Hand, crew: Crew, format: str, dtype: str) -> None:
     hand.collection(dtype=dtype)
     hand.collection("copy", dtype=dtype)
     below = ("ü", "https://example.org")
-    store(server, [item(f"{below[seed % 2]}/{seed}.jpg", seed, n=seed) for seed in range(1300)])
+    hand.store([item(f"{below[seed % 2]}/{seed}.jpg", seed, n=seed) for seed in range(1300)])
     job = finished(client, crew, post(client, export(client, format), "copy"))
     assert job["status"] == "succeeded"
     assert (job["progress"]["total"], job["progress"]["embedded"], job["progress"]["done"]) == (1300, 1300, 1300)
@@ -73,13 +71,13 @@ def test_an_import_in_its_three_forms(
 )
 def test_a_key_that_is_there_with_other_content(
     client: httpx2.Client,
-    server: Running,
+    hand: Hand,
     space_id: str,
     crew: Crew,
     on_conflict: str,
     expected: tuple[str, str | None],
 ) -> None:
-    [known] = store(server, [item("a.jpg", 9, kept=True)])
+    [known] = hand.store([item("a.jpg", 9, kept=True)])
     job = finished(
         client, crew, post(client, npz(space_id, ["a.jpg", "b.jpg"], EMBEDDINGS[:2]), on_conflict=on_conflict)
     )

@@ -23,8 +23,8 @@ def test_past_quota_and_backlog_a_client_is_told_when_to_come_again(serve: Calla
     hand = Hand(server.database, server.settings)
 
     def owner(name: str) -> httpx2.Client:
-        hand.collection(owner=name)
-        hand.images("a.jpg", owner=name)
+        hand.of(name).collection()
+        hand.of(name).images("a.jpg")
         return server.client(server.database.write(api_keys.create, name)[1])
 
     def post(client: httpx2.Client) -> httpx2.Response:

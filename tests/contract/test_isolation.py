@@ -11,11 +11,11 @@ import httpx2
 import pytest
 from sqlalchemy.orm import Session
 
-from imagekin import api_keys, catalog
-from imagekin.enums import DType, OnConflict, Precision
+from imagekin import api_keys
+from imagekin.enums import OnConflict
 from imagekin.store import collections, reuse
 from kit.calls import accepted
-from kit.hand import Hand, picture
+from kit.hand import Hand, item, picture
 from kit.serving import BOTH_ENGINES, Running
 from kit.wire import ADMIN_KEY, PROBLEM, check_problem
 
@@ -126,8 +126,9 @@ class World:
 def world(server: Running, client: httpx2.Client, stranger: httpx2.Client, hand: Hand) -> World:
     hand.collection()
     ids = hand.images("theirs-0.jpg", "theirs-1.jpg", "theirs-2.jpg")
-    hand.collection(OWN, owner="stranger")
-    own = Names(OWN, hand.images("mine.jpg", name=OWN, owner="stranger")[0], "mine.jpg", "", "")
+    other = hand.of("stranger")
+    other.collection(OWN)
+    own = Names(OWN, other.images("mine.jpg", name=OWN)[0], "mine.jpg", "", "")
     upload_id = client.post("/v1/uploads", content=b"bytes").json()["id"]
     job_ids = []
 
@@ -135,7 +136,7 @@ def world(server: Running, client: httpx2.Client, stranger: httpx2.Client, hand:
         job_ids.append(accepted(client.post(f"/v1/jobs/{kind}", json={"collection": "archive", **body}))["id"])
 
     post("embed", source={"type": "upload", "upload_id": upload_id})
-    hand.finish_embed(hand.item("theirs-3.jpg", 3))
+    hand.finish_embed(item("theirs-3.jpg", 3))
     post("search", query={"image_id": ids[0]})
     hand.finish_search({"query": {"image_id": ids[0]}, "top_k": 10, "neighbors": []})
     post("cluster", n_clusters=1)
@@ -230,10 +231,8 @@ def test_the_content_of_others_is_not_reused(world: World) -> None:
         (answer,) = reuse.known(session, collection, [("new.jpg", f"{0:064x}")], OnConflict.REPLACE)
         return answer is not None
 
-    settings = world.server.settings
-    space = catalog.resolve_space(catalog.FAKE_BACKBONE, None, Precision.EXACT, settings.weights_dir)
     for owner in ("admin", "third"):
-        world.server.database.write(collections.create, owner, "empty", space, DType.FLOAT32)
+        Hand(world.server.database, world.server.settings, owner).collection("empty")
     assert world.server.database.read(known, "admin", "empty")
     assert not world.server.database.read(known, "third", "empty")
 

@@ -13,8 +13,7 @@ import httpx2
 import pytest
 
 from imagekin.store import exports
-from kit.hand import Hand
-from kit.known_vectors import item, store
+from kit.hand import Hand, item
 from kit.serving import BOTH_ENGINES, Running
 from kit.wire import check_problem
 
@@ -25,11 +24,11 @@ ORDER = [1, 0, 2]
 
 
 @pytest.fixture
-def ids(server: Running, hand: Hand) -> list[str]:
+def ids(hand: Hand) -> list[str]:
     hand.collection()
     items = [item(key, at, **METADATA[at]) for at, key in enumerate(KEYS)]
     items[0].width, items[0].height, items[0].format = 640, 480, "JPEG"
-    return [str(id) for id in store(server, items)]
+    return hand.store(items)
 
 
 def export(client: httpx2.Client, format: str, **params: str) -> httpx2.Response:
@@ -95,7 +94,7 @@ def test_an_empty_collection_and_a_large_one(server: Running, client: httpx2.Cli
         empty.json()
     check_problem(client.get("/v1/collections/none/export", params={"format": format}), 404, "collection_not_found")
     text = "x" * 2_000
-    store(server, [item(f"{at}.jpg", at % 9, label="a", text=text) for at in range(8_000)])
+    hand.store([item(f"{at}.jpg", at % 9, label="a", text=text) for at in range(8_000)])
     tracemalloc.start()
     size = sum(len(piece) for piece in exports.write(server.database, "admin", "archive", format))
     _, peak = tracemalloc.get_traced_memory()

@@ -16,7 +16,7 @@ from kit.analyses import asked, failure_of, result_of, resumed
 from kit.calls import accepted
 from kit.crew import Crew
 from kit.hand import Hand
-from kit.known_vectors import near, store
+from kit.known_vectors import near
 from kit.serving import BOTH_ENGINES, Running
 from kit.wire import check_problem
 
@@ -26,10 +26,10 @@ COUNT = 36
 
 
 @pytest.fixture
-def images(server: Running, hand: Hand) -> None:
+def images(hand: Hand) -> None:
     """Thirty-six images of three kinds."""
     hand.collection()
-    store(server, [near(f"{at:02}.jpg", at) for at in range(COUNT)])
+    hand.store([near(f"{at:02}.jpg", at) for at in range(COUNT)])
 
 
 @pytest.mark.usefixtures("images")

@@ -22,7 +22,6 @@ from imagekin_worker.matrix import view
 from kit.calls import accepted
 from kit.crew import Crew
 from kit.hand import DIM, Hand, picture, vector
-from kit.known_vectors import store
 from kit.serving import BOTH_ENGINES, Running
 from kit.wire import check_problem
 
@@ -60,11 +59,11 @@ def drawn() -> list[segments.Item]:
 
 
 @pytest.fixture
-def archive(server: Running, hand: Hand) -> dict[str, str]:
+def archive(hand: Hand) -> dict[str, str]:
     """Ids by key."""
     hand.collection()
     items = drawn()
-    return dict(zip([item.key for item in items], [str(id) for id in store(server, items)], strict=True))
+    return dict(zip([item.key for item in items], hand.store(items), strict=True))
 
 
 def search(client: httpx2.Client, **body: Any) -> httpx2.Response:
@@ -175,7 +174,7 @@ def test_slices_and_another_process_give_the_same_answer(
     client: httpx2.Client, server: Running, hand: Hand, crew: Crew, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hand.collection("others")
-    store(server, [image(f"other/{at:02}.jpg", 200 + at, like=at, cosine=0.97) for at in range(8)], "others")
+    hand.store([image(f"other/{at:02}.jpg", 200 + at, like=at, cosine=0.97) for at in range(8)], "others")
     body = {"threshold": None, "against": "others"}
     whole = found(client, crew, **body)
     monkeypatch.setattr(pinned, "SLICE_S", 0.0)
@@ -199,8 +198,8 @@ def test_slices_and_another_process_give_the_same_answer(
 
 
 @pytest.mark.usefixtures("archive")
-def test_leaks_are_between_values_only(client: httpx2.Client, server: Running, crew: Crew) -> None:
-    store(server, [image("untold.jpg", 301, like=5, cosine=0.97)])
+def test_leaks_are_between_values_only(client: httpx2.Client, hand: Hand, crew: Crew) -> None:
+    hand.store([image("untold.jpg", 301, like=5, cosine=0.97)])
     result = found(client, crew, between="split")
     assert {key for keep, _, others in keys(result) for key in (keep, *others)} == {
         "00.jpg", "bytes.jpg", "01.jpg", "cropped.jpg", "03.jpg", "unseen.jpg",
@@ -213,11 +212,9 @@ def test_leaks_are_between_values_only(client: httpx2.Client, server: Running, c
 
 
 @pytest.mark.usefixtures("archive")
-def test_another_collection_is_looked_for_in_this_one(
-    client: httpx2.Client, server: Running, hand: Hand, crew: Crew
-) -> None:
+def test_another_collection_is_looked_for_in_this_one(client: httpx2.Client, hand: Hand, crew: Crew) -> None:
     hand.collection("test-set")
-    ids = store(server, [image("leaked.jpg", 7), image("far.jpg", 401)], "test-set")
+    ids = hand.store([image("leaked.jpg", 7), image("far.jpg", 401)], "test-set")
     job = accepted(search(client, against="test-set"))
     crew.work()
     result = ended(client, job)
@@ -271,7 +268,7 @@ def test_too_many_pairs_say_what_to_do(
     client: httpx2.Client, server: Running, hand: Hand, crew: Crew, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hand.collection()
-    store(server, [image(f"{at:03}.jpg", at, like=500, cosine=0.99) for at in range(60)])
+    hand.store([image(f"{at:03}.jpg", at, like=500, cosine=0.99) for at in range(60)])
     monkeypatch.setattr("imagekin_worker.analysis.pairs.PAIR_BYTES", server.settings.cluster_memory_bytes // 1000)
     job = accepted(search(client))
     crew.work()
@@ -311,9 +308,7 @@ def test_a_search_that_cannot_be_is_a_problem(
 VERDICTS = "/v1/collections/archive/verdicts"
 
 
-def test_verdicts_are_obeyed_and_last(
-    client: httpx2.Client, server: Running, hand: Hand, archive: dict[str, str], crew: Crew
-) -> None:
+def test_verdicts_are_obeyed_and_last(client: httpx2.Client, hand: Hand, archive: dict[str, str], crew: Crew) -> None:
     def pair(a: str, b: str, verdict: str) -> dict[str, str]:
         return {"a": archive[a], "b": archive[b], "verdict": verdict}
 
@@ -334,7 +329,7 @@ def test_verdicts_are_obeyed_and_last(
     assert result["look"] == [] and result["by_reason"]["verdict"] == 1
     # by content, so also in another collection, and after the images are gone
     hand.collection("again")
-    store(server, [item for item in drawn() if item.key in ("01.jpg", "cropped.jpg")], "again")
+    hand.store([item for item in drawn() if item.key in ("01.jpg", "cropped.jpg")], "again")
     assert client.delete(f"/v1/collections/archive/images/{archive['11.jpg']}").status_code == 204
     assert keys(found(client, crew, collection="again")) == []
     first = client.get(VERDICTS, params={"limit": 1}).json()
@@ -372,7 +367,7 @@ def test_a_verdict_that_cannot_be_is_a_problem(
 ) -> None:
     here = {"a": archive["01.jpg"], "b": archive["02.jpg"], "verdict": "same"}
     check_problem(stranger.post(VERDICTS, json={"pairs": [here]}), 404, "collection_not_found")
-    hand.collection("elsewhere", owner="stranger")
+    hand.of("stranger").collection("elsewhere")
     path = "/v1/collections/elsewhere/verdicts"
     check_problem(stranger.post(path, json={"pairs": [here]}), 404, "image_not_found")
     assert stranger.get(path).json() == {"items": [], "next_cursor": None}

@@ -17,8 +17,8 @@ from imagekin_worker.kinds import pinned
 from imagekin_worker.matrix import view
 from kit.calls import accepted
 from kit.crew import Crew
-from kit.hand import Hand
-from kit.known_vectors import item, near, store
+from kit.hand import Hand, item
+from kit.known_vectors import near
 from kit.serving import BOTH_ENGINES, Running
 from kit.wire import check_problem
 
@@ -36,10 +36,10 @@ def drawn() -> list[segments.Item]:
 
 
 @pytest.fixture
-def archive(server: Running, hand: Hand) -> dict[str, str]:
+def archive(hand: Hand) -> dict[str, str]:
     """Ids by key."""
     hand.collection()
-    return dict(zip([each.key for each in drawn()], [str(id) for id in store(server, drawn())], strict=True))
+    return dict(zip([each.key for each in drawn()], hand.store(drawn()), strict=True))
 
 
 def search(client: httpx2.Client, **body: Any) -> httpx2.Response:

@@ -32,8 +32,8 @@ def test_the_same_key_and_body_is_the_same_job(client: httpx2.Client, hand: Hand
 
 def test_a_key_is_its_owners_and_its_addresss(client: httpx2.Client, stranger: httpx2.Client, hand: Hand) -> None:
     for owner in ("admin", "stranger"):
-        hand.collection(owner=owner)
-        hand.images("a.jpg", owner=owner)
+        hand.of(owner).collection()
+        hand.of(owner).images("a.jpg")
     body, headers = {"collection": "archive", "n_clusters": 1}, {"Idempotency-Key": "k"}
     mine = accepted(client.post("/v1/jobs/cluster", json=body, headers=headers))
     theirs = accepted(stranger.post("/v1/jobs/cluster", json=body, headers=headers))

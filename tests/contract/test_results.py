@@ -13,7 +13,7 @@ from PIL import Image
 
 from imagekin.database import tables
 from kit.calls import accepted, cluster, embed, finish_three, search, upload
-from kit.hand import Hand, picture
+from kit.hand import Hand, item, picture
 from kit.serving import BOTH_ENGINES, Running
 from kit.wire import check_problem
 
@@ -112,7 +112,7 @@ def test_a_result_has_its_time(client: httpx2.Client, hand: Hand, server: Runnin
     job_id = accepted(embed(client, upload(client)))["id"]
     check_problem(client.get(f"/v1/jobs/{job_id}/result"), 409, "job_not_finished")
     check_problem(client.get(f"/v1/jobs/{job_id}/sheet"), 409, "job_not_finished")
-    hand.finish_embed(hand.item("a.jpg"))
+    hand.finish_embed(item("a.jpg", 0))
     assert client.get(f"/v1/jobs/{job_id}").json()["expires_at"] is not None
     assert client.get(f"/v1/jobs/{job_id}/result").status_code == 200
 

@@ -13,8 +13,8 @@ from imagekin_worker.analysis import refinement
 from imagekin_worker.matrix import view as views
 from kit.calls import accepted
 from kit.crew import Crew
-from kit.hand import DIM, Hand, vector
-from kit.known_vectors import EMBEDDINGS, KEYS, item, near, store
+from kit.hand import DIM, Hand, item, vector
+from kit.known_vectors import EMBEDDINGS, KEYS, near
 from kit.serving import BOTH_ENGINES, Running
 from kit.vector_files import finished, npz, post
 
@@ -56,7 +56,7 @@ def test_a_clustering_past_its_memory_budget_goes_by_mini_batches(
     """Its rows lie in a file then; each slice reads them from SQL again, as another process would."""
     hand.collection()
     for seed in range(0, 90, 30):
-        store(server, [near(f"{at}.jpg", at) for at in range(seed, seed + 30)])
+        hand.store([near(f"{at}.jpg", at) for at in range(seed, seed + 30)])
     small = Crew(server.settings.model_copy(update={"cluster_memory_bytes": 90 * DIM * 4 - 1}))
     found = []
     for each in (small, crew):
@@ -81,11 +81,11 @@ def test_the_order_in_which_images_come_changes_no_clustering(
     found = []
     for name, sizes in (("first", (60,)), ("second", (7, 20, 13, 20))):
         hand.collection(name)
-        gone, _ = store(server, [item("gone.jpg", 90), item("5.jpg", 91)], name)
+        gone, _ = hand.store([item("gone.jpg", 90), item("5.jpg", 91)], name)
         mixed = [items[at] for at in np.random.default_rng(len(sizes)).permutation(60)]
         for size in sizes:
             some, mixed = mixed[:size], mixed[size:]
-            store(server, some, name)
+            hand.store(some, name)
         assert client.delete(f"/v1/collections/{name}/images/{gone}").status_code == 204
         body = {"collection": name, "n_clusters": 6, "n_init": 1, "algorithm": algorithm}
         job = accepted(client.post("/v1/jobs/cluster", json=body))
@@ -97,11 +97,11 @@ def test_the_order_in_which_images_come_changes_no_clustering(
     assert found[0] == found[1]
 
 
-def test_a_clustering_is_that_of_the_view(client: httpx2.Client, server: Running, hand: Hand, crew: Crew) -> None:
+def test_a_clustering_is_that_of_the_view(client: httpx2.Client, hand: Hand, crew: Crew) -> None:
     """Its distances are those to the means of the vectors in the view, computed here in float64."""
     hand.collection()
     stored = [near(f"{at:02}.jpg", at) for at in range(48)]
-    store(server, stored)
+    hand.store(stored)
     rows = np.stack([one.vector for one in stored if one.vector is not None])
     made = views.of(rows, "space")
     for name, kept in (("calibrated", made.exact(rows)), ("raw", rows.astype(np.float64))):
@@ -119,9 +119,7 @@ def test_a_clustering_is_that_of_the_view(client: httpx2.Client, server: Running
             assert result["inertia"] == pytest.approx((distances**2).sum(), rel=1e-4)
 
 
-def test_searches_say_their_view_and_few_images_have_none(
-    client: httpx2.Client, server: Running, hand: Hand, crew: Crew
-) -> None:
+def test_searches_say_their_view_and_few_images_have_none(client: httpx2.Client, hand: Hand, crew: Crew) -> None:
     """Scores are those of the formula in float64; `min_score` is held against them."""
     hand.collection()
     stored = [near(f"{at:02}.jpg", at) for at in range(40)]
@@ -133,11 +131,11 @@ def test_searches_say_their_view_and_few_images_have_none(
         crew.work()
         return client.get(f"/v1/jobs/{job['id']}/result").json()
 
-    store(server, stored[:31])
+    hand.store(stored[:31])
     few = found()
     assert (few["view"]["name"], few["view"]["images"]) == ("raw", 31)
     assert found(view="raw") == few
-    store(server, stored[31:])
+    hand.store(stored[31:])
     scores = {}
     for name, made in (("calibrated", views.of(rows, "space")), ("raw", views.raw("space", DIM, 40))):
         scores[name] = made.exact(rows) @ made.exact(rows[[7]])[0]
@@ -159,10 +157,10 @@ def test_searches_say_their_view_and_few_images_have_none(
 
 @pytest.mark.parametrize("algorithm", ["kmeans", "kmeans-pytorch"])
 def test_identical_images_share_a_cluster_and_empty_clusters_are_told(
-    client: httpx2.Client, server: Running, hand: Hand, crew: Crew, algorithm: str
+    client: httpx2.Client, hand: Hand, crew: Crew, algorithm: str
 ) -> None:
     hand.collection()
-    store(server, [item(f"{seed}-{copy}", seed) for seed in range(3) for copy in range(4)])
+    hand.store([item(f"{seed}-{copy}", seed) for seed in range(3) for copy in range(4)])
     body = {"collection": "archive", "n_clusters": 5, "algorithm": algorithm}
     job = accepted(client.post("/v1/jobs/cluster", json=body))
     crew.work()
@@ -180,11 +178,11 @@ def test_identical_images_share_a_cluster_and_empty_clusters_are_told(
 @pytest.mark.parametrize("refine", ["rocchio", "logistic"])
 @pytest.mark.parametrize("view", ["calibrated", "raw"])
 def test_a_search_by_several_is_the_formula(
-    client: httpx2.Client, server: Running, hand: Hand, crew: Crew, refine: str, view: str
+    client: httpx2.Client, hand: Hand, crew: Crew, refine: str, view: str
 ) -> None:
     hand.collection()
     stored = [near(f"{at:02}.jpg", at) for at in range(60)]
-    ids = store(server, stored)
+    ids = hand.store(stored)
     rows = np.stack([one.vector for one in stored if one.vector is not None])
     made = views.of(rows, "space", view)
     extra = vector(99, DIM)

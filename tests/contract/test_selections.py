@@ -15,8 +15,8 @@ from imagekin_worker.matrix import view as views
 from kit.analyses import asked, result_of, resumed
 from kit.calls import accepted
 from kit.crew import Crew
-from kit.hand import DIM, Hand, vector
-from kit.known_vectors import item, near, store
+from kit.hand import DIM, Hand, item, vector
+from kit.known_vectors import near
 from kit.serving import BOTH_ENGINES, Running
 from kit.wire import check_problem
 
@@ -26,11 +26,11 @@ COUNT = 40
 
 
 @pytest.fixture
-def images(server: Running, hand: Hand) -> list[str]:
+def images(hand: Hand) -> list[str]:
     """Forty images of the archive, a third of them marked odd."""
     hand.collection()
     items = [item(f"{at:02}.jpg", at, **({"odd": True} if at % 3 == 0 else {})) for at in range(COUNT)]
-    return [id for id in store(server, items) if id is not None]
+    return hand.store(items)
 
 
 def select(client: httpx2.Client, **body: Any) -> httpx2.Response:
@@ -71,9 +71,9 @@ def test_diverse_takes_the_farthest_first(client: httpx2.Client, crew: Crew) -> 
     assert raw["view"]["id"] != result["view"]["id"]
 
 
-def test_representative_takes_one_of_each_kind(client: httpx2.Client, server: Running, hand: Hand, crew: Crew) -> None:
+def test_representative_takes_one_of_each_kind(client: httpx2.Client, hand: Hand, crew: Crew) -> None:
     hand.collection()
-    store(server, [near(f"{at:02}.jpg", at) for at in range(36)])
+    hand.store([near(f"{at:02}.jpg", at) for at in range(36)])
     result = chosen(client, crew, n=3)
     assert {int(key[:2]) % 3 for key in keys(result)} == {0, 1, 2}
     job = accepted(select(client, n=3))
@@ -98,7 +98,7 @@ def test_slices_and_another_process_give_the_same_answer(
 
 
 def test_a_filter_and_what_is_avoided_bound_the_choice(
-    client: httpx2.Client, server: Running, hand: Hand, images: list[str], crew: Crew
+    client: httpx2.Client, hand: Hand, images: list[str], crew: Crew
 ) -> None:
     odd = {f"{at:02}.jpg" for at in range(0, COUNT, 3)}
     result = chosen(client, crew, n=100, method="diverse", filter={"odd": True})
@@ -111,7 +111,7 @@ def test_a_filter_and_what_is_avoided_bound_the_choice(
     assert keys(named) == [f"{farthest:02}.jpg"]
     hand.collection("labelled")
     assert keys(chosen(client, crew, n=2, avoid="labelled")) == keys(chosen(client, crew, n=2))
-    store(server, [item(f"known/{at}.jpg", at) for at in range(3)], "labelled")
+    hand.store([item(f"known/{at}.jpg", at) for at in range(3)], "labelled")
     assert chosen(client, crew, n=1, method="diverse", avoid="labelled")["rows"] == named["rows"]
 
 

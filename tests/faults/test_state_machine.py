@@ -5,58 +5,39 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from imagekin import catalog
 from imagekin.database import tables
 from imagekin.database.engine import Database
-from imagekin.enums import DType, JobStatus, Lane, Precision
-from imagekin.jobs import blame, submit, view
+from imagekin.enums import JobStatus
+from imagekin.jobs import blame, submit
 from imagekin.jobs import claim as claim_step
 from imagekin.jobs import plan as plan_step
-from imagekin.schemas.kinds import JobKind
 from imagekin.settings import Settings
-from imagekin.store import collections
+from kit.hand import Hand
 
 
 @pytest.fixture
-def submission(database: Database, settings: Settings) -> submit.Submission:
-    space = catalog.resolve_space("fake", None, Precision.EXACT, settings.weights_dir)
-    database.write(collections.create, "ann", "photos", space, DType.FLOAT32)
-    collection = database.read(collections.get, "ann", "photos")
-    return submit.Submission(
-        owner="ann",
-        kind=JobKind.EMBED,
-        collection_id=collection.id,
-        space_id=collection.space_id,
-        params={"on_conflict": "replace"},
-    )
+def hand(database: Database, settings: Settings) -> Hand:
+    return Hand(database, settings)
 
 
 @pytest.fixture
-def job(database: Database, settings: Settings, submission: submit.Submission) -> tables.Job:
-    return database.write(submit.submit, submission, settings)[0]
-
-
-def claim(database: Database, settings: Settings, name: str = "ring/1") -> claim_step.Claim:
-    (claimed,) = database.write(claim_step.claim, Lane.BULK, name, settings)
-    return claimed
+def job(hand: Hand) -> tables.Job:
+    return hand.submit()
 
 
 def pieces(*keys: str) -> list[list[dict]]:
     return [[{"key": key, "ref": {}} for key in keys]]
 
 
-def test_submitting_again_what_was_committed_is_one_job(
-    database: Database, settings: Settings, submission: submit.Submission
-) -> None:
+def test_submitting_again_what_was_committed_is_one_job(database: Database, settings: Settings, hand: Hand) -> None:
+    submission = hand.submission()
     made = [database.write(submit.submit, submission, settings) for _ in range(2)]
     assert [(job.id, new) for job, new in made] == [(submission.id, True)] * 2
     assert database.read(lambda session: session.scalar(sa.select(sa.func.count()).select_from(tables.Job))) == 1
 
 
-def test_planning_again_what_was_committed_adds_nothing(
-    database: Database, settings: Settings, job: tables.Job
-) -> None:
-    planning = claim(database, settings)
+def test_planning_again_what_was_committed_adds_nothing(database: Database, hand: Hand, job: tables.Job) -> None:
+    planning = hand.claim()
     for _ in range(2):  # the connection was lost as the first commit's answer came
         database.write(plan_step.add, planning, pieces("a", "b"), ignored=1, cursor={"at": 2}, finished=False)
     database.write(plan_step.add, planning, pieces("c"), ignored=0, cursor={"at": 3}, finished=True)
@@ -65,25 +46,24 @@ def test_planning_again_what_was_committed_adds_nothing(
 
 
 def test_a_last_attempt_that_ends_a_process_ends_the_job(
-    database: Database, settings: Settings, job: tables.Job
+    database: Database, settings: Settings, hand: Hand, job: tables.Job
 ) -> None:
-    planning = claim(database, settings)
+    planning = hand.claim()
     database.write(plan_step.add, planning, pieces("a"), ignored=0, cursor={"at": 1}, finished=True)
     last = {"attempt": settings.max_attempts - 1}
     database.write(lambda session: session.execute(sa.update(tables.Chunk).values(last)))
-    claim(database, settings, "ring/2")
-    database.write(blame.died, "ring/2", "signal 9", settings)
-    seen = database.read(lambda session: view.view(session, session.get_one(tables.Job, job.id)))
+    database.write(blame.died, hand.claim().claimed_by, "signal 9", settings)
+    seen = hand.view(job)
     # nobody could claim it again, so it must not be ready
     assert seen.status == JobStatus.FAILED
     assert seen.error is not None and seen.error.code == "quarantined"
 
 
-def test_slices_do_not_add_up_to_poison(database: Database, settings: Settings, job: tables.Job) -> None:
+def test_slices_do_not_add_up_to_poison(database: Database, settings: Settings, hand: Hand, job: tables.Job) -> None:
     for slice in range(settings.max_attempts + 1):
-        lost = claim(database, settings, f"lost-{slice}/1")
+        lost = hand.claim()
         database.write(lambda session: session.execute(sa.update(tables.Chunk).values(lease_until=0)))
-        planning = claim(database, settings, f"ring-{slice}/1")
+        planning = hand.claim()
         assert planning.attempt == lost.attempt + 1
         database.write(plan_step.add, planning, pieces(str(slice)), ignored=0, cursor={"at": slice}, finished=False)
         database.write(claim_step.release, [planning])

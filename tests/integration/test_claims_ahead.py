@@ -20,34 +20,34 @@ from imagekin_worker.context.lease import Lease
 from imagekin_worker.context.process_state import FIRST_IMAGES, Node
 from imagekin_worker.kinds import embed
 from imagekin_worker.process import dispatch
-from kit.archive import Archive
+from kit.hand import Hand
 from kit.patience import until
 
 CHUNKS = 5
 
 
 @pytest.fixture
-def archive(database: Database, settings: Settings, tmp_path: Path) -> Archive:
+def hand(database: Database, settings: Settings, tmp_path: Path) -> Hand:
     for number in range(CHUNKS * FIRST_IMAGES):
         Image.new("RGB", (40, 40), (number, 0, 0)).save(tmp_path / f"{number:03}.png")
-    return Archive(database, settings.model_copy(update={"source_roots": (str(tmp_path),), "lanes": 2}))
+    return Hand(database, settings.model_copy(update={"source_roots": (str(tmp_path),), "lanes": 2}))
 
 
 @pytest.fixture
-def node(archive: Archive) -> Iterator[Node]:
-    node = Node(archive.settings, Lane.BULK)
+def node(hand: Hand) -> Iterator[Node]:
+    node = Node(hand.settings, Lane.BULK)
     yield node
     node.close()
 
 
 @pytest.fixture
-def job(archive: Archive, node: Node) -> tables.Job:
+def job(hand: Hand, node: Node) -> tables.Job:
     """A job of several chunks, planned."""
-    job = archive.submit(work={"source": {"type": "folder", "path": archive.settings.source_roots[0]}})
+    job = hand.submit(work={"source": {"type": "folder", "path": hand.settings.source_roots[0]}})
     [plan] = node.claim("plan/x")
     assert plan.kind == PLAN
     do(node, [plan])
-    assert chunks(archive) == [("ready", FIRST_IMAGES)] * CHUNKS
+    assert chunks(hand) == [("ready", FIRST_IMAGES)] * CHUNKS
     return job
 
 
@@ -58,52 +58,52 @@ def do(node: Node, claims: list[claim.Claim]) -> Lease:
     return lease
 
 
-def chunks(archive: Archive) -> list[tuple[str, int]]:
+def chunks(hand: Hand) -> list[tuple[str, int]]:
     chunk = tables.Chunk
     query = sa.select(chunk.status, chunk.size).where(chunk.kind == JobKind.EMBED).order_by(chunk.seq)
-    return [(status, size) for status, size in archive.database.read(lambda session: session.execute(query).all())]
+    return [(status, size) for status, size in hand.database.read(lambda session: session.execute(query).all())]
 
 
-def read(archive: Archive, job: tables.Job) -> tables.Job:
-    return archive.database.read(lambda session: session.get_one(tables.Job, job.id))
+def read(hand: Hand, job: tables.Job) -> tables.Job:
+    return hand.database.read(lambda session: session.get_one(tables.Job, job.id))
 
 
-def test_one_run_goes_on_with_what_comes_next(archive: Archive, node: Node, job: tables.Job):
+def test_one_run_goes_on_with_what_comes_next(hand: Hand, node: Node, job: tables.Job):
     claims = node.claim("ring/x")
     assert sum(claim.size for claim in claims) == FIRST_IMAGES
     lease = do(node, claims)
     assert {claim.claimed_by for claim in lease.claims} == {"ring/x"}
     assert len(lease.claims) == CHUNKS
-    assert (read(archive, job).status, read(archive, job).embedded) == (JobStatus.SUCCEEDED, CHUNKS * FIRST_IMAGES)
+    assert (read(hand, job).status, read(hand, job).embedded) == (JobStatus.SUCCEEDED, CHUNKS * FIRST_IMAGES)
 
 
-def test_a_run_ends_in_time(archive: Archive, node: Node, job: tables.Job):
+def test_a_run_ends_in_time(hand: Hand, node: Node, job: tables.Job):
     node.settings = node.settings.model_copy(update={"soft_time_limit_s": 1e-9})
     assert len(do(node, node.claim("ring/x")).claims) == 1
-    assert chunks(archive) == [("done", FIRST_IMAGES)] + [("ready", FIRST_IMAGES)] * (CHUNKS - 1)
+    assert chunks(hand) == [("done", FIRST_IMAGES)] + [("ready", FIRST_IMAGES)] * (CHUNKS - 1)
 
 
 def test_what_was_claimed_ahead_is_handed_back_where_there_is_no_time_for_it(
-    archive: Archive, node: Node, job: tables.Job, monkeypatch: pytest.MonkeyPatch
+    hand: Hand, node: Node, job: tables.Job, monkeypatch: pytest.MonkeyPatch
 ):
     """As where a fast worker planned chunks that take a slow one half of its time limit each."""
     monkeypatch.setattr(embed, "BEGIN_UNTIL", 0)
     lease = do(node, node.claim("ring/x"))
     assert len(lease.claims) == 2
-    assert chunks(archive) == [("done", FIRST_IMAGES)] + [("ready", FIRST_IMAGES)] * (CHUNKS - 1)
+    assert chunks(hand) == [("done", FIRST_IMAGES)] + [("ready", FIRST_IMAGES)] * (CHUNKS - 1)
     monkeypatch.undo()
     do(node, node.claim("ring/y"))
-    assert read(archive, job).status == JobStatus.SUCCEEDED
+    assert read(hand, job).status == JobStatus.SUCCEEDED
 
 
-def test_a_process_that_must_go_claims_no_more_and_hands_back(archive: Archive, node: Node, job: tables.Job):
+def test_a_process_that_must_go_claims_no_more_and_hands_back(hand: Hand, node: Node, job: tables.Job):
     claims = node.claim("ring/x")
     node.leaving.set()
     assert do(node, claims).claims == claims
 
 
 def test_a_database_that_is_away_just_then_costs_what_is_in_hand_nothing(
-    archive: Archive, node: Node, job: tables.Job, monkeypatch: pytest.MonkeyPatch
+    hand: Hand, node: Node, job: tables.Job, monkeypatch: pytest.MonkeyPatch
 ):
     claims = node.claim("ring/x")
 
@@ -112,19 +112,19 @@ def test_a_database_that_is_away_just_then_costs_what_is_in_hand_nothing(
 
     monkeypatch.setattr(node, "claim", away)
     do(node, claims)
-    assert chunks(archive)[0] == ("done", FIRST_IMAGES)
+    assert chunks(hand)[0] == ("done", FIRST_IMAGES)
 
 
-def test_what_is_added_to_a_lease_while_it_is_renewed_is_held(archive: Archive, node: Node, job: tables.Job):
+def test_what_is_added_to_a_lease_while_it_is_renewed_is_held(hand: Hand, node: Node, job: tables.Job):
     first, second = node.claim("ring/x"), node.claim("ring/x")
     lease = Lease(node.database, first, lease_s=30, renew_s=0.01)
     renewed = sa.select(tables.Chunk.lease_until).filter_by(seq=second[0].seq, job_id=job.id)
     with lease:
         lease.add(second)
-        before = archive.database.read(lambda session: session.scalar(renewed))
-        until(lambda: archive.database.read(lambda session: session.scalar(renewed)) != before, "a renewal")
+        before = hand.database.read(lambda session: session.scalar(renewed))
+        until(lambda: hand.database.read(lambda session: session.scalar(renewed)) != before, "a renewal")
         assert all(lease.holds(claim) for claim in first + second)
         lease.finished(first[0])
         assert not lease.lost
-        archive.database.write(claim.release, second)
+        hand.database.write(claim.release, second)
         until(lambda: lease.lost, "the loss")

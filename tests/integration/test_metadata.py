@@ -6,7 +6,7 @@ import pytest
 
 from imagekin.enums import ItemStatus, OnConflict
 from imagekin.store import filters, images, ledger, reading, segments
-from kit.archive import Archive
+from kit.hand import Hand
 
 METADATA = {
     "yes": {"on": True, "n": 1, "place": {"city": "Rome", "year": 1969}, "tags": ["a", "b"], "by": None},
@@ -16,13 +16,13 @@ METADATA = {
 
 
 @pytest.fixture
-def archive(database, settings):
-    archive = Archive(database, settings)
-    archive.embed([*METADATA, "bare"])
+def hand(database, settings):
+    hand = Hand(database, settings)
+    hand.embed([*METADATA, "bare"])
     for key, metadata in METADATA.items():
-        image = database.read(images.by_key, archive.collection(), key)
-        database.write(images.annotate, archive.collection(), image.id, metadata)
-    return archive
+        image = database.read(images.by_key, hand.collection(), key)
+        database.write(images.annotate, hand.collection(), image.id, metadata)
+    return hand
 
 
 FILTERS = (
@@ -63,16 +63,16 @@ FILTERS = (
 )
 
 
-def test_a_filter_finds_what_passes_and_nothing_else(archive):
-    found = {archive.database.read(images.by_key, archive.collection(), key).id: key for key in [*METADATA, "bare"]}
+def test_a_filter_finds_what_passes_and_nothing_else(hand):
+    found = {hand.database.read(images.by_key, hand.collection(), key).id: key for key in [*METADATA, "bare"]}
     for wanted, expected in FILTERS:
-        ids = archive.database.read(images.matching, archive.collection().id, wanted)
+        ids = hand.database.read(images.matching, hand.collection().id, wanted)
         assert {found[id] for id in ids} == expected, wanted
         assert {key for key in found.values() if filters.matches(METADATA.get(key, {}), wanted)} == expected, wanted
 
 
-def test_known_images_change_only_where_what_is_said_of_them_does(archive):
-    collection, database = archive.collection(), archive.database
+def test_known_images_change_only_where_what_is_said_of_them_does(hand):
+    collection, database = hand.collection(), hand.database
     before = database.read(reading.head, collection.id)
     ids = {key: database.read(images.by_key, collection, key).id for key in METADATA}
 

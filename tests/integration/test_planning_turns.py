@@ -17,7 +17,7 @@ from imagekin.uploads.files import Storage
 from imagekin_worker.context.process_state import Node
 from imagekin_worker.kinds import plan
 from imagekin_worker.process import dispatch
-from kit.archive import Archive
+from kit.hand import Hand
 from kit.packing import PICTURE, member, tarred
 
 BLANKS = 20
@@ -59,10 +59,10 @@ def linked_tar() -> bytes:
     return tarred(*(member(f"{n}.png", PICTURE + bytes([n])) for n in range(BLANKS)), link)
 
 
-def submit(archive: Archive, data: bytes, kind: str) -> str:
+def submit(hand: Hand, data: bytes, kind: str) -> str:
     id = tables.new_id()
-    archive.storage.write(id, [data], 1 << 30)
-    return archive.submit(work={"source": {"type": kind, "upload_id": id, "path": id}}).id
+    hand.storage.write(id, [data], 1 << 30)
+    return hand.submit(work={"source": {"type": kind, "upload_id": id, "path": id}}).id
 
 
 def claims(node: Node) -> Iterator[tuple[str, str]]:
@@ -77,10 +77,10 @@ def job(node: Node, id: str) -> tables.Job:
     return node.database.read(lambda session: session.get_one(tables.Job, id))
 
 
-def test_a_slow_source_holds_up_no_other_planning(archive: Archive, make_node: Callable[[], Node]) -> None:
+def test_a_slow_source_holds_up_no_other_planning(hand: Hand, make_node: Callable[[], Node]) -> None:
     node = make_node()
-    slow = [submit(archive, blank_list(), "manifest") for _ in range(2)]
-    quick = [submit(archive, PICTURE, "upload") for _ in range(3)]
+    slow = [submit(hand, blank_list(), "manifest") for _ in range(2)]
+    quick = [submit(hand, PICTURE, "upload") for _ in range(3)]
     turns = [id for kind, id in claims(node) if kind == PLAN]
     for id in quick:
         ended = len(turns) - turns[::-1].index(id)
@@ -92,7 +92,7 @@ def test_a_slow_source_holds_up_no_other_planning(archive: Archive, make_node: C
 
 
 def test_a_source_is_read_on_where_the_slice_before_left_it(
-    archive: Archive, make_node: Callable[[], Node], monkeypatch: pytest.MonkeyPatch
+    hand: Hand, make_node: Callable[[], Node], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[str] = []
 
@@ -102,7 +102,7 @@ def test_a_source_is_read_on_where_the_slice_before_left_it(
 
     monkeypatch.setattr(Storage, "open", note)
     node = make_node()
-    id = submit(archive, linked_tar(), "upload")
+    id = submit(hand, linked_tar(), "upload")
     slices, to_plan = 0, 0
     for kind, _ in claims(node):
         slices, to_plan = slices + (kind == PLAN), to_plan + (kind == PLAN) * len(opened)
@@ -112,8 +112,8 @@ def test_a_source_is_read_on_where_the_slice_before_left_it(
     assert job(node, id).total == BLANKS + 1
 
 
-def test_another_process_goes_on_from_the_cursor(archive: Archive, make_node: Callable[[], Node]) -> None:
-    id = submit(archive, blank_list(), "manifest")
+def test_another_process_goes_on_from_the_cursor(hand: Hand, make_node: Callable[[], Node]) -> None:
+    id = submit(hand, blank_list(), "manifest")
     node, other = make_node(), make_node()
     for _ in range(BLANKS):
         for each in (node, other):

@@ -17,7 +17,7 @@ from imagekin.enums import JobStatus, Lane
 from imagekin.schemas.kinds import JobKind
 from imagekin_worker.context.process_state import Node
 from imagekin_worker.process import dispatch
-from kit.archive import Archive, vector
+from kit.hand import Hand, vector
 
 
 @pytest.fixture
@@ -26,26 +26,26 @@ def engine() -> str:
 
 
 @pytest.fixture
-def node(archive: Archive) -> Iterator[Node]:
-    node = Node(archive.settings.model_copy(update={"lanes": 1}), Lane.INTERACTIVE)
+def node(hand: Hand) -> Iterator[Node]:
+    node = Node(hand.settings.model_copy(update={"lanes": 1}), Lane.INTERACTIVE)
     yield node
     node.close()
 
 
 @pytest.fixture
-def search(archive: Archive, node: Node) -> Callable[[dict], int]:
+def search(hand: Hand, node: Node) -> Callable[[dict], int]:
     """Submit a search of this query, do it, and return the number of transactions that took."""
-    archive.embed(["a", "b", "c"])
+    hand.embed(["a", "b", "c"])
 
     def search(query: dict) -> int:
-        job = archive.submit(kind=JobKind.SEARCH, work={"query": query})
+        job = hand.submit(kind=JobKind.SEARCH, work={"query": query})
         params = {"query": {}, "top_k": 2, "exclude_query": False}
-        archive.database.write(lambda session: setattr(session.get_one(tables.Job, job.id), "params", params))
+        hand.database.write(lambda session: setattr(session.get_one(tables.Job, job.id), "params", params))
         with counted(node.database) as begun:
             claims = node.claim(f"ring/{job.id}")
             with node.lease(claims) as lease:
                 dispatch.do(node, claims, lease)
-        done = archive.database.read(lambda session: session.get_one(tables.Job, job.id))
+        done = hand.database.read(lambda session: session.get_one(tables.Job, job.id))
         assert done.status == JobStatus.SUCCEEDED
         return len(begun)
 
@@ -71,16 +71,16 @@ def test_a_vector_takes_five(search: Callable[[dict], int]) -> None:
     assert search(query) == 5
 
 
-def test_an_image_of_the_collection_takes_six(archive: Archive, search: Callable[[dict], int]) -> None:
-    id = archive.database.read(lambda session: session.scalars(sa.select(tables.Image.id).filter_by(key="b")).one())
+def test_an_image_of_the_collection_takes_six(hand: Hand, search: Callable[[dict], int]) -> None:
+    id = hand.database.read(lambda session: session.scalars(sa.select(tables.Image.id).filter_by(key="b")).one())
     search({"image_id": id})
     assert search({"image_id": id}) == 6
 
 
-def test_a_picture_takes_five_once_its_network_is_known(archive: Archive, search: Callable[[dict], int]) -> None:
+def test_a_picture_takes_five_once_its_network_is_known(hand: Hand, search: Callable[[dict], int]) -> None:
     file = io.BytesIO()
     Image.new("RGB", (40, 40), "teal").save(file, "PNG")
-    archive.storage.write("queries/teal", io.BytesIO(file.getvalue()), 1 << 20)
+    hand.storage.write("queries/teal", io.BytesIO(file.getvalue()), 1 << 20)
     query = {"upload": "queries/teal"}
     assert search(query) <= 7
     assert search(query) == 5

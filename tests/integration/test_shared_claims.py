@@ -17,7 +17,7 @@ from imagekin.schemas.kinds import JobKind
 from imagekin.settings import Settings
 from imagekin_worker.context.process_state import Node
 from imagekin_worker.process import dispatch
-from kit.archive import Archive, vector
+from kit.hand import Hand, vector
 
 Search = Callable[[np.ndarray], tables.Job]
 
@@ -28,17 +28,17 @@ def engine() -> str:
 
 
 @pytest.fixture
-def archive(database: Database, settings: Settings, tmp_path: Path) -> Archive:
+def hand(database: Database, settings: Settings, tmp_path: Path) -> Hand:
     Image.new("RGB", (40, 40)).save(tmp_path / "black.png")
-    return Archive(database, settings.model_copy(update={"source_roots": (str(tmp_path),), "lanes": 1}))
+    return Hand(database, settings.model_copy(update={"source_roots": (str(tmp_path),), "lanes": 1}))
 
 
 @pytest.fixture
-def node(archive: Archive) -> Iterator[Callable[[Lane], Node]]:
+def node(hand: Hand) -> Iterator[Callable[[Lane], Node]]:
     nodes: list[Node] = []
 
     def node(lane: Lane) -> Node:
-        nodes.append(Node(archive.settings, lane))
+        nodes.append(Node(hand.settings, lane))
         return nodes[-1]
 
     yield node
@@ -47,13 +47,13 @@ def node(archive: Archive) -> Iterator[Callable[[Lane], Node]]:
 
 
 @pytest.fixture
-def search(archive: Archive) -> Search:
-    archive.embed(["a", "b", "c"])
+def search(hand: Hand) -> Search:
+    hand.embed(["a", "b", "c"])
 
     def search(query: np.ndarray) -> tables.Job:
-        job = archive.submit(kind=JobKind.SEARCH, work={"query": {"embedding": query.tolist()}})
+        job = hand.submit(kind=JobKind.SEARCH, work={"query": {"embedding": query.tolist()}})
         params = {"query": {}, "top_k": 2, "exclude_query": False}
-        archive.database.write(lambda session: setattr(session.get_one(tables.Job, job.id), "params", params))
+        hand.database.write(lambda session: setattr(session.get_one(tables.Job, job.id), "params", params))
         return job
 
     return search
@@ -73,37 +73,37 @@ def do(node: Node, claims: list[claim.Claim]) -> None:
         dispatch.do(node, claims, lease)
 
 
-def test_a_query_that_cannot_be_compared_fails_alone(archive: Archive, node, search: Search) -> None:
+def test_a_query_that_cannot_be_compared_fails_alone(hand: Hand, node, search: Search) -> None:
     huge, good = search(np.full(64, 1e30)), search(vector("b"))
     worker = node(Lane.INTERACTIVE)
     claims = worker.claim("ring/x")
     assert len(claims) == 2
     do(worker, claims)
-    assert status(archive.database, huge) == JobStatus.FAILED
-    assert status(archive.database, good) == JobStatus.SUCCEEDED
-    found = archive.database.read(results.summary, good.id)
+    assert status(hand.database, huge) == JobStatus.FAILED
+    assert status(hand.database, good) == JobStatus.SUCCEEDED
+    found = hand.database.read(results.summary, good.id)
     assert found is not None
     assert found["neighbors"][0]["key"] == "b"
 
 
-def test_a_search_that_is_deleted_once_it_is_claimed_is_left_out(archive: Archive, node, search: Search) -> None:
+def test_a_search_that_is_deleted_once_it_is_claimed_is_left_out(hand: Hand, node, search: Search) -> None:
     gone, good = search(vector("a")), search(vector("b"))
     worker = node(Lane.INTERACTIVE)
     claims = worker.claim("ring/x")
     assert len(claims) == 2
-    remove(archive.database, gone)
+    remove(hand.database, gone)
     do(worker, claims)
-    assert status(archive.database, good) == JobStatus.SUCCEEDED
+    assert status(hand.database, good) == JobStatus.SUCCEEDED
 
 
-def test_images_whose_job_is_deleted_once_they_are_claimed_are_left_out(archive: Archive, node) -> None:
+def test_images_whose_job_is_deleted_once_they_are_claimed_are_left_out(hand: Hand, node) -> None:
     worker = node(Lane.BULK)
-    source = {"type": "folder", "path": f"{archive.settings.source_roots[0]}/black.png"}
-    gone, good = (archive.submit(name, work={"source": source}) for name in ("ones", "others"))
+    source = {"type": "folder", "path": f"{hand.settings.source_roots[0]}/black.png"}
+    gone, good = (hand.submit(name, work={"source": source}) for name in ("ones", "others"))
     for number in range(2):
         do(worker, worker.claim(f"plan-{number}/x"))
     claims = worker.claim("ring/x")
     assert {claim.job_id for claim in claims} == {gone.id, good.id}
-    remove(archive.database, gone)
+    remove(hand.database, gone)
     do(worker, claims)
-    assert status(archive.database, good) == JobStatus.SUCCEEDED
+    assert status(hand.database, good) == JobStatus.SUCCEEDED

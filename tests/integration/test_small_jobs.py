@@ -9,17 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imagekin import catalog
 from imagekin.database import tables
 from imagekin.database.engine import Database
-from imagekin.enums import DType, JobStatus, Lane, Precision
-from imagekin.jobs import submit as submit_step
+from imagekin.enums import JobStatus, Lane
 from imagekin.schemas.kinds import JobKind
 from imagekin.settings import Settings
-from imagekin.store import collections
 from imagekin.telemetry.metrics import WORK
 from imagekin_worker.context.process_state import Node
 from imagekin_worker.process import dispatch
+from kit.hand import Hand
 
 JOBS = 24
 
@@ -48,21 +46,11 @@ def node(settings: Settings, database: Database, pictures: Path) -> Iterator[Nod
 
 @pytest.fixture
 def submit(node: Node, pictures: Path) -> Callable[[int, str], tables.Job]:
-    space = catalog.resolve_space("fake", None, Precision.EXACT, node.settings.weights_dir)
+    hand = Hand(node.database, node.settings)
 
     def submit(number: int, owner: str) -> tables.Job:
-        name = f"photos-{number}"
-        node.database.write(collections.create, owner, name, space, DType.FLOAT32)
-        collection = node.database.read(collections.get, owner, name)
-        submission = submit_step.Submission(
-            owner=owner,
-            kind=JobKind.EMBED,
-            collection_id=collection.id,
-            space_id=collection.space_id,
-            params={"on_conflict": "replace"},
-            work={"source": {"type": "folder", "path": str(pictures / f"{number}.png")}},
-        )
-        return node.database.write(submit_step.submit, submission, node.settings)[0]
+        source = {"type": "folder", "path": str(pictures / f"{number}.png")}
+        return hand.of(owner).submit(f"photos-{number}", work={"source": source})
 
     return submit
 

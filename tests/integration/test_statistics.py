@@ -8,12 +8,12 @@ from sqlalchemy.orm import Session
 from imagekin.database import analyze, tables
 from imagekin.database.engine import Database
 from imagekin.settings import Settings
-from kit.archive import Archive
+from kit.hand import Hand
 
 
 def test_tables_that_grew_are_analyzed_once(database: Database, tmp_path) -> None:
-    archive = Archive(database, Settings(data_dir=tmp_path))
-    archive.embed([f"{number}.png" for number in range(1200)], size=400)
+    hand = Hand(database, Settings(data_dir=tmp_path))
+    hand.embed([f"{number}.png" for number in range(1200)], size=400)
 
     def flushed(session: Session) -> None:
         # what a transaction changed is counted a second late, unless it asks

@@ -15,11 +15,11 @@ from imagekin.database import tables
 from imagekin.enums import ItemStatus
 from imagekin.schemas.kinds import JobKind
 from imagekin.store import ledger, vector_codec
-from kit.archive import Archive
+from kit.hand import Hand
 
 
-def examine(archive: Archive, *, repair: bool = False) -> doctor.Report:
-    return doctor.examine(archive.database, archive.storage, archive.settings, repair=repair)
+def examine(hand: Hand, *, repair: bool = False) -> doctor.Report:
+    return doctor.examine(hand.database, hand.storage, hand.settings, repair=repair)
 
 
 def found(report: doctor.Report) -> set[str]:
@@ -34,17 +34,17 @@ def left(report: doctor.Report) -> set[str]:
 class Fault:
     """Something to break, and which checks then find something, before and after repair."""
 
-    do: Callable[[Archive], object] | tuple[str, ...]
+    do: Callable[[Hand], object] | tuple[str, ...]
     found: set[str]
     left: set[str]
     name: str
 
-    def strike(self, archive: Archive) -> None:
+    def strike(self, hand: Hand) -> None:
         if callable(self.do):
-            self.do(archive)
+            self.do(hand)
             return
         for statement in self.do:
-            assert archive.sql(statement) == 1, statement
+            assert hand.sql(statement) == 1, statement
 
 
 # the eventful life's jobs, chunks and images by something that only they have
@@ -59,11 +59,11 @@ def statements(*sql: str, found: set[str], left: set[str] | None = None, name: s
     return Fault(sql, found, found if left is None else left, name or sql[0][:60])
 
 
-def fault(do: Callable[[Archive], object], found: set[str], left: set[str] | None = None) -> Fault:
+def fault(do: Callable[[Hand], object], found: set[str], left: set[str] | None = None) -> Fault:
     return Fault(do, found, found if left is None else left, do.__name__)
 
 
-def rewrite_ledger(archive: Archive, change: Callable[[list[ledger.Record]], object]) -> None:
+def rewrite_ledger(hand: Hand, change: Callable[[list[ledger.Record]], object]) -> None:
     def rewrite(session):
         chunk = session.scalars(
             sa.select(tables.Chunk).filter_by(kind=JobKind.EMBED, status="done", failed=1, size=4)
@@ -72,53 +72,53 @@ def rewrite_ledger(archive: Archive, change: Callable[[list[ledger.Record]], obj
         changed = change(records)
         chunk.ledger = changed if isinstance(changed, bytes) else ledger.pack(records)
 
-    archive.database.write(rewrite)
+    hand.database.write(rewrite)
 
 
-def ledger_in_another_order(archive):
-    rewrite_ledger(archive, lambda records: records.reverse())
+def ledger_in_another_order(hand):
+    rewrite_ledger(hand, lambda records: records.reverse())
 
 
-def ledger_with_another_status(archive):
-    rewrite_ledger(archive, lambda r: r.__setitem__(0, r[0]._replace(status=ItemStatus.REUSED)))
+def ledger_with_another_status(hand):
+    rewrite_ledger(hand, lambda r: r.__setitem__(0, r[0]._replace(status=ItemStatus.REUSED)))
 
 
-def ledger_of_noise(archive):
-    rewrite_ledger(archive, lambda _: b"noise")
+def ledger_of_noise(hand):
+    rewrite_ledger(hand, lambda _: b"noise")
 
 
-def segment_of(archive, change: Callable[[tables.Segment], None]) -> None:
+def segment_of(hand, change: Callable[[tables.Segment], None]) -> None:
     def rewrite(session):
         image = session.scalars(sa.select(tables.Image).filter_by(key="06")).one()
         change(session.get_one(tables.Segment, image.segment_id))
 
-    archive.database.write(rewrite)
+    hand.database.write(rewrite)
 
 
-def vectors_of_nan(archive):
+def vectors_of_nan(hand):
     def change(segment):
         segment.data = b"\xff" * len(segment.data)
         segment.checksum = vector_codec.checksum(segment.data)
 
-    segment_of(archive, change)
+    segment_of(hand, change)
 
 
-def one_bit_of_a_vector(archive):
+def one_bit_of_a_vector(hand):
     def change(segment):
         segment.data = segment.data[:-1] + bytes([segment.data[-1] ^ 1])
 
-    segment_of(archive, change)
+    segment_of(hand, change)
 
 
-def a_segment_too_short(archive):
+def a_segment_too_short(hand):
     def change(segment):
         segment.data = segment.data[:-4]
         segment.checksum = vector_codec.checksum(segment.data)
 
-    segment_of(archive, change)
+    segment_of(hand, change)
 
 
-def thumbnails_that_overlap(archive):
+def thumbnails_that_overlap(hand):
     def change(session):
         image = session.scalars(sa.select(tables.Image).filter_by(key="06")).one()
         pack = session.get_one(tables.Thumbnails, image.segment_id)
@@ -126,65 +126,65 @@ def thumbnails_that_overlap(archive):
         ends[1] = ends[2] + 1
         pack.offsets = ends.tobytes()
 
-    archive.database.write(change)
+    hand.database.write(change)
 
 
-def two_images_of_one_key(archive):
-    archive.sql("DROP INDEX uq_images_collection_key")
-    archive.sql("UPDATE images SET key = '07' WHERE key = '06'")
+def two_images_of_one_key(hand):
+    hand.sql("DROP INDEX uq_images_collection_key")
+    hand.sql("UPDATE images SET key = '07' WHERE key = '06'")
 
 
-def a_search_without_an_end(archive):
-    archive.sql(f"UPDATE jobs SET status = 'running', finished_at = NULL, expires_at = NULL WHERE id = {SEARCH}")
+def a_search_without_an_end(hand):
+    hand.sql(f"UPDATE jobs SET status = 'running', finished_at = NULL, expires_at = NULL WHERE id = {SEARCH}")
 
 
-def a_search_without_result_or_end(archive):
-    a_search_without_an_end(archive)
-    archive.sql("DELETE FROM results")
+def a_search_without_result_or_end(hand):
+    a_search_without_an_end(hand)
+    hand.sql("DELETE FROM results")
 
 
-def a_job_without_its_chunks(archive):
-    archive.sql(f"DELETE FROM chunks WHERE job_id = {EMBED}")
+def a_job_without_its_chunks(hand):
+    hand.sql(f"DELETE FROM chunks WHERE job_id = {EMBED}")
 
 
-def a_segment_that_nobody_needs(archive):
-    archive.sql(
+def a_segment_that_nobody_needs(hand):
+    hand.sql(
         "INSERT INTO segments (id, collection_id, count, dim, dtype, checksum, created_at, data)"
         f" SELECT 'lonely', collection_id, count, dim, dtype, checksum, created_at, data FROM segments"
         f" WHERE id = {SEGMENT}"
     )
 
 
-def a_file_without_an_upload(archive):
-    archive.storage.write("uploads/orphan", [b"bytes"], 100)
-    os.utime(archive.settings.data_dir / "storage" / "uploads" / "orphan", (1, 1))
+def a_file_without_an_upload(hand):
+    hand.storage.write("uploads/orphan", [b"bytes"], 100)
+    os.utime(hand.settings.data_dir / "storage" / "uploads" / "orphan", (1, 1))
 
 
-def an_upload_without_its_file(archive):
-    archive.storage.delete(archive.database.read(lambda s: s.scalar(sa.select(sa.func.min(tables.Upload.path)))))
+def an_upload_without_its_file(hand):
+    hand.storage.delete(hand.database.read(lambda s: s.scalar(sa.select(sa.func.min(tables.Upload.path)))))
 
 
-def an_upload_past_its_life(archive):
-    path = archive.database.read(
+def an_upload_past_its_life(hand):
+    path = hand.database.read(
         lambda s: s.scalar(
             sa.select(tables.Upload.path).where(
                 tables.Upload.id.not_in(sa.select(tables.Job.upload_id).where(tables.Job.upload_id.is_not(None)))
             )
         )
     )
-    assert archive.sql("UPDATE uploads SET expires_at = 1 WHERE path = :path", path=path) == 1
-    assert archive.storage.exists(path)
+    assert hand.sql("UPDATE uploads SET expires_at = 1 WHERE path = :path", path=path) == 1
+    assert hand.storage.exists(path)
 
 
-def a_collection_deleted_long_ago(archive):
-    archive.sql("UPDATE collections SET deleted_at = deleted_at - 7200 WHERE deleted_at IS NOT NULL")
+def a_collection_deleted_long_ago(hand):
+    hand.sql("UPDATE collections SET deleted_at = deleted_at - 7200 WHERE deleted_at IS NOT NULL")
 
 
-def without_foreign_keys(*sql: str) -> Callable[[Archive], None]:
-    def do(archive: Archive) -> None:
-        with archive.database.engine.connect() as connection:
+def without_foreign_keys(*sql: str) -> Callable[[Hand], None]:
+    def do(hand: Hand) -> None:
+        with hand.database.engine.connect() as connection:
             raw: Any = connection.connection.driver_connection
-            if archive.database.is_sqlite:
+            if hand.database.is_sqlite:
                 cursor = raw.cursor()
                 for statement in ("PRAGMA foreign_keys=OFF", *sql, "PRAGMA foreign_keys=ON"):
                     cursor.execute(statement)

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from imagekin.database import tables
 from imagekin.jobs import view
 from imagekin.store import segments
-from kit.hand import Hand
+from kit.hand import Hand, item
 from kit.serving import Running
 
 FIELDS = {
@@ -70,5 +70,5 @@ def finish_three(client: httpx2.Client, hand: Hand) -> str:
     hand.collection()
     job_id = accepted(embed(client, upload(client)))["id"]
     broken = segments.Item("c.jpg", error=("decode_error", "The image is truncated."))
-    hand.finish_embed(hand.item("a.jpg", 1), hand.item("b.jpg", 2), broken)
+    hand.finish_embed(item("a.jpg", 1), item("b.jpg", 2), broken)
     return job_id

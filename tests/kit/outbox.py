@@ -9,14 +9,14 @@ from imagekin.database.engine import Database
 from imagekin.jobs import callbacks, end
 from imagekin.jobs.callbacks import Errand
 from imagekin.schemas.kinds import JobKind
-from kit.archive import Archive
+from kit.hand import Hand
 from kit.patience import until
 
 
-def ended(archive: Archive, url: str | None) -> str:
+def ended(hand: Hand, url: str | None) -> str:
     """Return the id of a job that was cancelled."""
-    job = archive.submit(kind=JobKind.SEARCH, callback_url=url)
-    archive.database.write(end.cancel, archive.owner, job.id)
+    job = hand.submit(kind=JobKind.SEARCH, callback_url=url)
+    hand.database.write(end.cancel, hand.owner, job.id)
     return job.id
 
 

@@ -14,7 +14,7 @@ from imagekin.enums import DType
 from imagekin_worker.matrix import file
 from imagekin_worker.matrix.file_cache import MatrixCache
 from imagekin_worker.matrix.loaded import Residents
-from kit.archive import Archive, vector
+from kit.hand import Hand, vector
 
 DIM = 64
 PLENTY = 1 << 30
@@ -23,15 +23,13 @@ PLENTY = 1 << 30
 class Worker:
     """A process's residents, asked in one view; a new one is a process that starts."""
 
-    def __init__(
-        self, archive: Archive, cache: MatrixCache | None, budget_bytes: int = PLENTY, view: str = "raw"
-    ) -> None:
-        self.archive, self.view = archive, view
-        self.residents = Residents(archive.database, budget_bytes, cache=cache)
+    def __init__(self, hand: Hand, cache: MatrixCache | None, budget_bytes: int = PLENTY, view: str = "raw") -> None:
+        self.hand, self.view = hand, view
+        self.residents = Residents(hand.database, budget_bytes, cache=cache)
 
     def check(self, name: str = "photos", top_k: int = 7) -> None:
         """Assert that searches answer as a loop over all vectors does."""
-        collection, contents = self.archive.collection(name), self.archive.contents[name]
+        collection, contents = self.hand.collection(name), self.hand.contents[name]
         dtype = file.WIRE[DType(collection.dtype)]
         stored = {key: vector(content).astype(dtype).astype(np.float64) for key, content in contents.items()}
         own = list(contents)[:2]
@@ -47,7 +45,7 @@ class Worker:
             assert [answer.score for answer in answers] == pytest.approx([scores[key] for key in best], abs=2e-6)
 
     def matrix(self):
-        return self.residents.get(self.archive.collection().id, self.view)
+        return self.residents.get(self.hand.collection().id, self.view)
 
     def stop(self) -> None:
         self.residents.settle()
@@ -84,9 +82,9 @@ PROCESS = """
 """
 
 
-def process(script: str, archive: Archive, cache: MatrixCache, budget: int, *args: object) -> subprocess.Popen[str]:
-    url = archive.database.engine.url.render_as_string(hide_password=False)
+def process(script: str, hand: Hand, cache: MatrixCache, budget: int, *args: object) -> subprocess.Popen[str]:
+    url = hand.database.engine.url.render_as_string(hide_password=False)
     command = [sys.executable, "-c", textwrap.dedent(PROCESS) + textwrap.dedent(script), url, str(cache.folder)]
     return subprocess.Popen(
-        [*command, archive.collection().id, str(budget), *map(str, args)], stdout=subprocess.PIPE, text=True
+        [*command, hand.collection().id, str(budget), *map(str, args)], stdout=subprocess.PIPE, text=True
     )

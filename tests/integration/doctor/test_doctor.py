@@ -12,35 +12,34 @@ import sqlalchemy as sa
 import typer
 from typer.testing import CliRunner
 
-from imagekin import catalog
 from imagekin.database import tables
 from imagekin.doctor.command import doctor as command
-from imagekin.enums import DType, ItemStatus, Precision
+from imagekin.enums import DType, ItemStatus
 from imagekin.jobs import end
 from imagekin.maintenance import collection_deletion, compaction, upkeep
-from imagekin.store import collections, ledger, vector_codec
-from kit.archive import Archive
+from imagekin.store import ledger, vector_codec
 from kit.breakages import IMAGE, examine, found
+from kit.hand import Hand
 
 
-def test_a_healthy_system_has_no_findings(archive):
-    report = examine(archive)
+def test_a_healthy_system_has_no_findings(hand):
+    report = examine(hand)
     assert [(one.name, one.details) for one in report.outcomes.values() if one.found] == []
     assert report.ok
     unseen = {one.name for one in report.outcomes.values() if not one.examined}
     assert unseen == {"deleted_collections"}
 
 
-def test_after_upkeep_it_is_healthy_still(archive, monkeypatch):
+def test_after_upkeep_it_is_healthy_still(hand, monkeypatch):
     monkeypatch.setattr(compaction, "FEWEST_SMALL", 2)
-    archive.sql("UPDATE images SET deleted_at = deleted_at - 7200")
-    archive.sql("UPDATE jobs SET created_at = created_at - 7300")
-    done = upkeep.Upkeep(archive.database, archive.storage).run(9)
+    hand.sql("UPDATE images SET deleted_at = deleted_at - 7200")
+    hand.sql("UPDATE jobs SET created_at = created_at - 7300")
+    done = upkeep.Upkeep(hand.database, hand.storage).run(9)
     assert done["slices_removed"] and done["segments_merged"]
-    assert found(examine(archive)) == set()
+    assert found(examine(hand)) == set()
 
 
-def test_a_live_system_gives_no_false_alarm(archive):
+def test_a_live_system_gives_no_false_alarm(hand):
     """Examine again and again while images come, change, move and go."""
     stopped, faults, rounds = threading.Event(), [], 0
 
@@ -49,27 +48,27 @@ def test_a_live_system_gives_no_false_alarm(archive):
         try:
             while not stopped.is_set():
                 name = f"live{rounds}"
-                archive.embed([f"{number}" for number in range(6)], name=name, size=2)
-                archive.embed(["0", "1", "2"], name=name, contents={"0": "new", "1": f"new {rounds}"}, size=2)
-                archive.delete("3", name=name)
-                ids = archive.database.read(lambda s: s.scalars(sa.select(tables.Segment.id)).all())
-                archive.database.write(compaction.merge, archive.collection(name).id, ids)
-                archive.database.write(end.cancel, "ann", archive.submit(name).id)
-                archive.database.write(collection_deletion.delete, "ann", name)
-                upkeep.Upkeep(archive.database, archive.storage).run(1)
+                hand.embed([f"{number}" for number in range(6)], name=name, size=2)
+                hand.embed(["0", "1", "2"], name=name, contents={"0": "new", "1": f"new {rounds}"}, size=2)
+                hand.delete("3", name=name)
+                ids = hand.database.read(lambda s: s.scalars(sa.select(tables.Segment.id)).all())
+                hand.database.write(compaction.merge, hand.collection(name).id, ids)
+                hand.database.write(end.cancel, "ann", hand.submit(name).id)
+                hand.database.write(collection_deletion.delete, "ann", name)
+                upkeep.Upkeep(hand.database, hand.storage).run(1)
                 rounds += 1
         except BaseException as fault:
             faults.append(fault)
             raise
 
     # what is open in the healthy system would be claimed by the hand
-    archive.sql("UPDATE chunks SET lane = 'elsewhere' WHERE status IN ('ready', 'claimed')")
+    hand.sql("UPDATE chunks SET lane = 'elsewhere' WHERE status IN ('ready', 'claimed')")
     thread = threading.Thread(target=live)
     thread.start()
     alarms = []
     try:
         while rounds < 3 and not faults:
-            report = examine(archive)
+            report = examine(hand)
             alarms += [one.details for one in report.outcomes.values() if one.found]
     finally:
         stopped.set()
@@ -81,10 +80,10 @@ def test_a_live_system_gives_no_false_alarm(archive):
 @pytest.mark.parametrize("engine", ["sqlite"])
 def test_memory_does_not_grow_with_the_database(database, settings):
     """Twenty thousand images, of which an examination never holds more than a part."""
-    archive = Archive(database, settings)
-    collection = archive.collection()
+    hand = Hand(database, settings, "ann", "photos")
+    collection = hand.collection()
     count, per_chunk = 20_000, 100
-    job = archive.submit()
+    job = hand.submit()
     rng = np.random.default_rng(0)
 
     def fill(session):
@@ -119,7 +118,7 @@ def test_memory_does_not_grow_with_the_database(database, settings):
     database.write(fill)
     tracemalloc.start()
     try:
-        report = examine(archive)
+        report = examine(hand)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -130,18 +129,18 @@ def test_memory_does_not_grow_with_the_database(database, settings):
 
 
 @pytest.fixture
-def run(archive, monkeypatch):
+def run(hand, monkeypatch):
     app = typer.Typer()
     app.command()(command)
     for name in ("data_dir", "database_url"):
-        monkeypatch.setenv(f"IMAGEKIN_{name.upper()}", str(getattr(archive.settings, name)))
+        monkeypatch.setenv(f"IMAGEKIN_{name.upper()}", str(getattr(hand.settings, name)))
     return lambda *arguments: CliRunner().invoke(app, arguments)
 
 
-def test_the_command_says_what_it_found_and_exits_so(archive, run):
+def test_the_command_says_what_it_found_and_exits_so(hand, run):
     healthy = run()
     assert healthy.exit_code == 0 and "image_count" in healthy.stdout
-    archive.sql("UPDATE collections SET image_count = image_count + 1 WHERE name = 'photos'")
+    hand.sql("UPDATE collections SET image_count = image_count + 1 WHERE name = 'photos'")
     sick = run("--json")
     assert sick.exit_code == 1
     outcome = next(one for one in json.loads(sick.stdout)["checks"] if one["name"] == "image_count")
@@ -151,16 +150,14 @@ def test_the_command_says_what_it_found_and_exits_so(archive, run):
     assert repaired.exit_code == 0
     outcome = next(one for one in json.loads(repaired.stdout)["checks"] if one["name"] == "image_count")
     assert (outcome["found"], outcome["left"], outcome["repaired"]) == (1, 0, 1)
-    archive.sql(f"DELETE FROM images WHERE {IMAGE}")
+    hand.sql(f"DELETE FROM images WHERE {IMAGE}")
     lost = run("--repair")
     assert lost.exit_code == 1
     assert "ledger_images" in lost.stderr and "'06'" in lost.stderr
 
 
-def test_float16_collections_are_held_to_their_dtype(archive):
-    space = catalog.resolve_space("fake", None, Precision.EXACT, archive.settings.weights_dir)
-    archive.database.write(collections.create, "ann", "small", space, DType.FLOAT16)
-    archive.contents["small"] = {}
-    archive.sql("UPDATE chunks SET lane = 'elsewhere' WHERE status IN ('ready', 'claimed')")
-    archive.embed(["a", "b"], name="small")
-    assert found(examine(archive)) == set()
+def test_float16_collections_are_held_to_their_dtype(hand):
+    hand.collection("small", DType.FLOAT16)
+    hand.sql("UPDATE chunks SET lane = 'elsewhere' WHERE status IN ('ready', 'claimed')")
+    hand.embed(["a", "b"], name="small")
+    assert found(examine(hand)) == set()

@@ -9,14 +9,14 @@ from imagekin.database import tables
 from imagekin.doctor import dangling
 from imagekin.doctor.examination import CHECKS
 from imagekin.store import segments
-from kit.archive import vector
 from kit.breakages import FAULTS, examine, found, left
+from kit.hand import vector
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_what_is_broken_is_found_and_repaired_where_that_is_safe(archive, fault):
-    fault.strike(archive)
-    report = examine(archive, repair=True)
+def test_what_is_broken_is_found_and_repaired_where_that_is_safe(hand, fault):
+    fault.strike(hand)
+    report = examine(hand, repair=True)
     assert found(report) == fault.found
     assert left(report) == fault.left, [one.details for one in report.outcomes.values() if one.left]
     assert {one.name for one in report.outcomes.values() if one.repaired} == fault.found - fault.left
@@ -24,13 +24,13 @@ def test_what_is_broken_is_found_and_repaired_where_that_is_safe(archive, fault)
     assert report.ok == (not fault.left)
 
 
-def test_a_repair_takes_nothing_that_is_needed(archive):
-    before = {name: archive.count(table) for name, table in TABLES.items()}
-    assert examine(archive, repair=True).ok
-    assert {name: archive.count(table) for name, table in TABLES.items()} == before
-    archive.storage.write("uploads/young", [b"being sent"], 100)
-    assert examine(archive, repair=True).ok
-    assert archive.storage.exists("uploads/young")
+def test_a_repair_takes_nothing_that_is_needed(hand):
+    before = {name: hand.count(table) for name, table in TABLES.items()}
+    assert examine(hand, repair=True).ok
+    assert {name: hand.count(table) for name, table in TABLES.items()} == before
+    hand.storage.write("uploads/young", [b"being sent"], 100)
+    assert examine(hand, repair=True).ok
+    assert hand.storage.exists("uploads/young")
 
 
 TABLES = {mapper.class_.__tablename__: mapper.class_ for mapper in tables.Base.registry.mappers}
@@ -53,8 +53,8 @@ def foreign_keys(table: type[tables.Base]) -> set[sa.ForeignKey]:
     return set(sa.inspect(table).local_table.foreign_keys)
 
 
-def test_vectors_survive_a_repair(archive):
-    archive.sql("UPDATE collections SET image_count = 0")
-    assert examine(archive, repair=True).ok
-    image = archive.database.read(lambda s: s.scalars(sa.select(tables.Image).filter_by(key="06")).one())
-    assert archive.database.read(segments.vector, image).tobytes() == vector("06").tobytes()
+def test_vectors_survive_a_repair(hand):
+    hand.sql("UPDATE collections SET image_count = 0")
+    assert examine(hand, repair=True).ok
+    image = hand.database.read(lambda s: s.scalars(sa.select(tables.Image).filter_by(key="06")).one())
+    assert hand.database.read(segments.vector, image).tobytes() == vector("06").tobytes()

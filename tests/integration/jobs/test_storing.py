@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from sqlalchemy import event
 
-from imagekin.enums import DType, OnConflict
+from imagekin.database.engine import Database
+from imagekin.enums import OnConflict
 from imagekin.jobs import finish as finish_step
 from imagekin.jobs.claim import release, renew
-from imagekin.store import collections, reuse
-from kit.chunks import finish, items_of
+from imagekin.store import reuse
+from kit.hand import Hand, numbered
 
 
 @pytest.fixture
@@ -29,24 +30,26 @@ def plans(database):
     return plans
 
 
-def test_a_claim_looks_at_no_more_rows_in_a_larger_job(database, planned, claim, plans):
-    planned(images=8, size=1)
+def test_a_claim_looks_at_no_more_rows_in_a_larger_job(hand: Hand, database: Database, plans: list[str]) -> None:
+    hand.plan(numbered(8), size=1)
     plans.clear()
-    claims = claim(most_images=4, warm=("other",), gathering=True)
+    claims = hand.claims(most_images=4, warm=("other",), gathering=True)
     database.write(renew, claims, 30.0)
     database.write(release, claims)
     assert plans
     assert [plan for plan in plans if plan.startswith("SCAN chunks")] == []
 
 
-def test_storing_looks_at_no_more_images_in_a_larger_collection(database, collection, planned, claim, plans):
-    planned(images=2, size=2)
-    (chunk,) = claim()
-    items = items_of(database, chunk)
+def test_storing_looks_at_no_more_images_in_a_larger_collection(
+    hand: Hand, database: Database, plans: list[str]
+) -> None:
+    hand.plan(numbered(2), size=2)
+    chunk = hand.claim()
+    items = hand.made_of(chunk)
     plans.clear()
     contents = [(item.key, item.content_hash) for item in items]
-    assert database.read(reuse.known, collection, contents, OnConflict.REPLACE) == [None, None]
-    finish(database, chunk)
+    assert database.read(reuse.known, hand.collection(), contents, OnConflict.REPLACE) == [None, None]
+    hand.finish(chunk)
     indexes = {plan.removeprefix("SEARCH images USING ") for plan in plans if " images " in plan}
     assert indexes == {
         "INDEX uq_images_collection_key (collection_id=? AND key=?)",
@@ -54,20 +57,17 @@ def test_storing_looks_at_no_more_images_in_a_larger_collection(database, collec
     }
 
 
-def test_what_is_known_elsewhere_is_copied_with_its_own_vector_and_thumbnail(
-    database, space, collection, planned, claim
-):
-    planned(images=4, size=2)
+def test_what_is_known_elsewhere_is_copied_with_its_own_vector_and_thumbnail(hand: Hand, database: Database) -> None:
+    hand.plan(numbered(4), size=2)
     made = {}
-    for chunk in claim(most_images=4):
-        items = items_of(database, chunk)
+    for chunk in hand.claims(most_images=4):
+        items = hand.made_of(chunk)
         for item in items:
             item.vector = np.full(64, len(made) + 1.0, np.float32)
             item.thumbnail = item.key.encode() if made else None
             made[item.content_hash] = item
         database.write(finish_step.images, chunk, items)
-    database.write(collections.create, "ann", "more", space, DType.FLOAT32)
-    more = database.read(collections.get, "ann", "more")
+    more = hand.collection("more")
     contents = [("a", "nowhere"), *((f"{at}.jpg", content) for at, content in enumerate(reversed(made)))]
     nowhere, *copies = database.read(reuse.known, more, contents, OnConflict.REPLACE)
     assert nowhere is None

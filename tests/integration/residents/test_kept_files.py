@@ -13,13 +13,13 @@ from imagekin_worker.matrix.file import HEADER_BYTES, MatrixFile, Writer
 from kit.processes import PLENTY, Worker, names, the_file
 
 
-def test_a_file_that_much_changed_beside_is_written_anew(archive, cache, view):
-    archive.embed(names(100))
-    worker = Worker(archive, cache, 4096, view)
+def test_a_file_that_much_changed_beside_is_written_anew(hand, cache, view):
+    hand.embed(names(100))
+    worker = Worker(hand, cache, 4096, view)
     worker.check()
     before = the_file(cache).stat().st_ino
-    archive.embed(names(20, first=500))
-    archive.delete("0000", "0500")
+    hand.embed(names(20, first=500))
+    hand.delete("0000", "0500")
     worker.check()
     worker.residents.settle()
     assert the_file(cache).stat().st_ino != before
@@ -31,9 +31,9 @@ def test_a_file_that_much_changed_beside_is_written_anew(archive, cache, view):
 
 @pytest.mark.parametrize("budget", [PLENTY, 1000])
 @pytest.mark.parametrize("place", [20, HEADER_BYTES + 1000, -3])
-def test_a_damaged_file_is_read_from_sql_again(archive, cache, budget, place):
-    archive.embed(names(60))
-    first = Worker(archive, cache, budget)
+def test_a_damaged_file_is_read_from_sql_again(hand, cache, budget, place):
+    hand.embed(names(60))
+    first = Worker(hand, cache, budget)
     first.check()
     first.stop()
     path = the_file(cache)
@@ -42,23 +42,23 @@ def test_a_damaged_file_is_read_from_sql_again(archive, cache, budget, place):
     # as a machine that lost power may leave it: under the right name
     path.unlink()
     path.write_bytes(data)
-    second = Worker(archive, cache, budget)
+    second = Worker(hand, cache, budget)
     second.check()
     second.stop()
-    label = second.residents._held[archive.collection().id, "raw"].label
+    label = second.residents._held[hand.collection().id, "raw"].label
     file = MatrixFile(the_file(cache), label)
     assert len(file.vectors(0, 60)) == 60
 
 
-def test_what_changes_while_the_file_is_written_is_not_in_it(archive, cache, monkeypatch):
+def test_what_changes_while_the_file_is_written_is_not_in_it(hand, cache, monkeypatch):
     """A row that is replaced under the writer would be half old and half new, under the old revision."""
-    archive.embed(names(100))
-    worker = Worker(archive, cache)
+    hand.embed(names(100))
+    worker = Worker(hand, cache)
     add = Writer.add
 
     def slow(self, *args):
-        archive.embed(["0000"], contents={"0000": "other"})
-        worker.residents._held[archive.collection().id, "raw"].matrix.overwrites += 1
+        hand.embed(["0000"], contents={"0000": "other"})
+        worker.residents._held[hand.collection().id, "raw"].matrix.overwrites += 1
         add(self, *args)
 
     monkeypatch.setattr(Writer, "add", slow)
@@ -71,14 +71,14 @@ def test_what_changes_while_the_file_is_written_is_not_in_it(archive, cache, mon
 
 
 @pytest.mark.parametrize("budget", [PLENTY, 1000])
-def test_a_full_disk_is_no_reason_to_answer_wrong(archive, cache, monkeypatch, budget):
-    archive.embed(names(50))
+def test_a_full_disk_is_no_reason_to_answer_wrong(hand, cache, monkeypatch, budget):
+    hand.embed(names(50))
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Writer, "publish", full)
-    worker = Worker(archive, cache, budget)
+    worker = Worker(hand, cache, budget)
     if budget == PLENTY:
         # each of them tries to keep it, behind the answer's back
         for _ in range(2):
@@ -91,9 +91,9 @@ def test_a_full_disk_is_no_reason_to_answer_wrong(archive, cache, monkeypatch, b
     worker.stop()
 
 
-def test_closing_stops_the_writing(archive, cache, monkeypatch):
-    archive.embed(names(60))
-    worker = Worker(archive, cache)
+def test_closing_stops_the_writing(hand, cache, monkeypatch):
+    hand.embed(names(60))
+    worker = Worker(hand, cache)
     add = Writer.add
 
     def late(self, *args):
@@ -107,9 +107,9 @@ def test_closing_stops_the_writing(archive, cache, monkeypatch):
     assert [path.suffix for path in cache.folder.iterdir()] == [".lock"]
 
 
-def test_a_database_that_goes_while_a_file_is_kept_is_no_later_searchs_trouble(archive, cache, monkeypatch):
-    archive.embed(names(40))
-    worker = Worker(archive, cache)
+def test_a_database_that_goes_while_a_file_is_kept_is_no_later_searchs_trouble(hand, cache, monkeypatch):
+    hand.embed(names(40))
+    worker = Worker(hand, cache)
 
     def away(_session, _ids):
         raise DataError("", {}, Exception("gone"))

@@ -14,8 +14,8 @@ from kit.processes import DIM, PLENTY, Worker, names, process, the_file
 
 @pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("budget", [PLENTY, 1000])
-def test_a_process_killed_before_the_rename_leaves_nothing_that_counts(archive, cache, budget):
-    archive.embed(names(60))
+def test_a_process_killed_before_the_rename_leaves_nothing_that_counts(hand, cache, budget):
+    hand.embed(names(60))
     killed = process(
         """
         import os, signal
@@ -24,22 +24,22 @@ def test_a_process_killed_before_the_rename_leaves_nothing_that_counts(archive, 
         held.get(collection_id)
         held.settle()
         """,
-        archive, cache, budget,
+        hand, cache, budget,
     )  # fmt: skip
     killed.communicate(timeout=60)
     assert killed.returncode == -9
     [left] = cache.folder.glob(".*.part")
     assert left.stat().st_size > 60 * 4 * DIM
-    worker = Worker(archive, cache, budget)
+    worker = Worker(hand, cache, budget)
     worker.check()
     worker.stop()
     assert the_file(cache).stat().st_size > 60 * 4 * DIM
 
 
 @pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
-def test_processes_that_share_a_folder(archive, cache):
+def test_processes_that_share_a_folder(hand, cache):
     """Two write and read the same file again and again, one in memory and one from the file, while images come."""
-    archive.embed(names(64))
+    hand.embed(names(64))
     script = """
         query = np.ones((1, 64), np.float32)
         for round in range(25):
@@ -54,25 +54,25 @@ def test_processes_that_share_a_folder(archive, cache):
                     path.unlink(missing_ok=True)
         print("done")
     """
-    both = [process(script, archive, cache, budget) for budget in (PLENTY, 1000)]
+    both = [process(script, hand, cache, budget) for budget in (PLENTY, 1000)]
     number = 100
     while any(one.poll() is None for one in both) and number < 200:
-        archive.embed(names(2, first=number))
+        hand.embed(names(2, first=number))
         number += 2
     assert [one.communicate(timeout=120)[0] for one in both] == ["done\n"] * 2
-    worker = Worker(archive, cache)
+    worker = Worker(hand, cache)
     worker.check()
     worker.stop()
     assert list(cache.folder.glob(".*.part")) == []
 
 
 @pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
-def test_memory_is_bounded_whatever_the_collection(archive, cache):
+def test_memory_is_bounded_whatever_the_collection(hand, cache):
     """120 MB of vectors under a budget of 8 MB, from SQL into the file and through searches."""
-    archive.embed(["first"])
+    hand.embed(["first"])
     count, dim = 24_000, 1280
     rows = np.random.default_rng(1).standard_normal((count, dim), dtype=np.float32)
-    with archive.database.engine.begin() as connection:
+    with hand.database.engine.begin() as connection:
         image = connection.execute(sa.text("SELECT * FROM images")).mappings().one()
         segment = connection.execute(sa.text("SELECT * FROM segments")).mappings().one()
         for table in ("images", "thumbnails", "segments"):
@@ -113,7 +113,7 @@ def test_memory_is_bounded_whatever_the_collection(archive, cache):
         print(len(matrix), built - before, now("VmHWM") - before)
         print(" ".join(one.key for one in found[0]))
         """,
-        archive, cache, 8 << 20, _saved(cache.folder.parent / "q.npy", rows[:3]),
+        hand, cache, 8 << 20, _saved(cache.folder.parent / "q.npy", rows[:3]),
     )  # fmt: skip
     out = measured.communicate(timeout=120)[0].splitlines()
     held, building, peak = map(int, out[0].split())

@@ -14,20 +14,20 @@ from imagekin.jobs import callbacks, end, submit
 from imagekin.jobs.callbacks import DELAYS_S, DeliveryStatus
 from imagekin.maintenance import collection_deletion
 from imagekin_worker.process.webhook_sender import HANDS
-from kit.archive import Archive
+from kit.hand import Hand
 from kit.outbox import claim, ended, pass_time, row
 
 
-def test_every_end_of_a_job_with_a_callback_brings_one_delivery(archive: Archive, database: Database) -> None:
+def test_every_end_of_a_job_with_a_callback_brings_one_delivery(hand: Hand, database: Database) -> None:
     url = "https://example.org/hook"
     ids = {
-        "succeeded": archive.embed(["a"], callback_url=url).id,
-        "partial": archive.embed(["b", "c"], broken=["c"], callback_url=url).id,
-        "failed": archive.embed(["d"], broken=["d"], callback_url=url).id,
-        "cancelled": ended(archive, url),
+        "succeeded": hand.embed(["a"], callback_url=url).id,
+        "partial": hand.embed(["b", "c"], broken=["c"], callback_url=url).id,
+        "failed": hand.embed(["d"], broken=["d"], callback_url=url).id,
+        "cancelled": ended(hand, url),
     }
-    gone = archive.submit("other", callback_url=url)
-    database.write(collection_deletion.delete, archive.owner, "other")
+    gone = hand.submit("other", callback_url=url)
+    database.write(collection_deletion.delete, hand.owner, "other")
     messages = {errand.job_id: errand.body for errand in claim(database, 3) + claim(database, 3)}
     assert len(messages) == 3, "no more of one owner's at once"
     pass_time(database, 61)
@@ -41,13 +41,13 @@ def test_every_end_of_a_job_with_a_callback_brings_one_delivery(archive: Archive
     assert messages.items() <= {(job_id, errand.body) for job_id, errand in found.items()}
 
 
-def test_no_delivery_without_a_callback_or_without_an_end(archive: Archive, database: Database) -> None:
-    assert row(database, ended(archive, None)) is None
-    job = archive.submit(callback_url="https://example.org")
+def test_no_delivery_without_a_callback_or_without_an_end(hand: Hand, database: Database) -> None:
+    assert row(database, ended(hand, None)) is None
+    job = hand.submit(callback_url="https://example.org")
     assert row(database, job.id) is None
 
     def broken(session: Any) -> None:
-        end.cancel(session, archive.owner, job.id)
+        end.cancel(session, hand.owner, job.id)
         raise KeyError
 
     with pytest.raises(KeyError):
@@ -55,25 +55,25 @@ def test_no_delivery_without_a_callback_or_without_an_end(archive: Archive, data
     assert row(database, job.id) is None
 
 
-def test_a_retried_job_calls_back_as_its_parent_did(archive: Archive, database: Database) -> None:
-    parent = ended(archive, "https://example.org/parent")
-    child, _ = database.write(submit.retry, archive.owner, parent, "all", archive.settings)
+def test_a_retried_job_calls_back_as_its_parent_did(hand: Hand, database: Database) -> None:
+    parent = ended(hand, "https://example.org/parent")
+    child, _ = database.write(submit.retry, hand.owner, parent, "all", hand.settings)
     assert child.callback_url == "https://example.org/parent"
     other = "https://example.org/child"
-    child, _ = database.write(submit.retry, archive.owner, parent, "all", archive.settings, callback_url=other)
+    child, _ = database.write(submit.retry, hand.owner, parent, "all", hand.settings, callback_url=other)
     assert child.callback_url == other
 
 
-def test_a_deleted_jobs_delivery_goes_with_it(archive: Archive, database: Database) -> None:
-    job_id = ended(archive, "https://example.org")
+def test_a_deleted_jobs_delivery_goes_with_it(hand: Hand, database: Database) -> None:
+    job_id = ended(hand, "https://example.org")
     (errand,) = claim(database)
-    database.write(end.delete, archive.owner, job_id)
+    database.write(end.delete, hand.owner, job_id)
     assert row(database, job_id) is None
     assert database.write(callbacks.note, errand, 204, None) is None
 
 
-def test_attempts_back_off_for_about_a_day_and_end(archive: Archive, database: Database) -> None:
-    job_id = ended(archive, "https://example.org")
+def test_attempts_back_off_for_about_a_day_and_end(hand: Hand, database: Database) -> None:
+    job_id = ended(hand, "https://example.org")
     passed = 0.0
     for delay_s in DELAYS_S:
         (errand,) = claim(database)
@@ -92,8 +92,8 @@ def test_attempts_back_off_for_about_a_day_and_end(archive: Archive, database: D
     assert [each.status_code for each in log] == [500] * len(DELAYS_S) + [None]
 
 
-def test_who_is_late_notes_nothing(archive: Archive, database: Database) -> None:
-    job_id = ended(archive, "https://example.org")
+def test_who_is_late_notes_nothing(hand: Hand, database: Database) -> None:
+    job_id = ended(hand, "https://example.org")
     (first,) = claim(database)
     assert claim(database) == []
     pass_time(database, callbacks.LEASE_S + 1)
@@ -106,10 +106,10 @@ def test_who_is_late_notes_nothing(archive: Archive, database: Database) -> None
     assert [each["status_code"] for each in found.attempts] == [204]
 
 
-def test_no_owner_takes_all_hands(archive: Archive, database: Database) -> None:
+def test_no_owner_takes_all_hands(hand: Hand, database: Database) -> None:
     for _ in range(20):
-        ended(archive, "https://example.org/slow")
-    other = Archive(database, archive.settings, owner="bob")
+        ended(hand, "https://example.org/slow")
+    other = hand.of("bob")
     quick = ended(other, "https://example.org/quick")
     errands = claim(database, HANDS)
     assert len(errands) == callbacks.MOST_PER_OWNER + 1
@@ -117,11 +117,8 @@ def test_no_owner_takes_all_hands(archive: Archive, database: Database) -> None:
     assert claim(database, HANDS) == []
 
 
-def test_many_who_claim_at_once_share(archive: Archive, database: Database) -> None:
-    ids = {
-        ended(Archive(database, archive.settings, owner=f"owner{number}"), "https://example.org")
-        for number in range(12)
-    }
+def test_many_who_claim_at_once_share(hand: Hand, database: Database) -> None:
+    ids = {ended(hand.of(f"owner{number}"), "https://example.org") for number in range(12)}
     taken: list[str] = []
 
     def take() -> None:

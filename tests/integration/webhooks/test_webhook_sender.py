@@ -23,7 +23,7 @@ from imagekin.jobs.callbacks import DELAYS_S, DeliveryStatus
 from imagekin.net import webhooks
 from imagekin.settings import Settings
 from imagekin.stack.environment import child_environment
-from kit.archive import Archive
+from kit.hand import Hand
 from kit.outbox import ended, pass_time, row, wait_for
 from kit.receiving import SECRET, Receiver, answer, drip, receiver
 
@@ -32,9 +32,9 @@ NEW = "whsec_" + "N" * 32
 ONE = pytest.mark.parametrize("engine", ["sqlite"])
 
 
-def test_a_message_arrives_signed(archive: Archive, database: Database, there: Receiver, webhook_sender: Any) -> None:
+def test_a_message_arrives_signed(hand: Hand, database: Database, there: Receiver, webhook_sender: Any) -> None:
     webhook_sender()
-    job_id = ended(archive, f"{there.url}/hook?token=a%20b")
+    job_id = ended(hand, f"{there.url}/hook?token=a%20b")
     (message,) = there.wait(1)
     found = wait_for(database, job_id, attempts=1)
     assert message.path == "/hook?token=a%20b"
@@ -51,12 +51,12 @@ def test_a_message_arrives_signed(archive: Archive, database: Database, there: R
 
 
 def test_a_receiver_that_was_down_hears_of_it_when_it_is_up(
-    archive: Archive, database: Database, webhook_sender: Any
+    hand: Hand, database: Database, webhook_sender: Any
 ) -> None:
     with receiver() as gone:
         url = gone.url
     webhook_sender()
-    job_id = ended(archive, url)
+    job_id = ended(hand, url)
     found = wait_for(database, job_id, attempts=1)
     assert found.attempts[0]["status_code"] is None
     assert found.attempts[0]["error"] == "The receiver could not be reached."
@@ -70,11 +70,11 @@ def test_a_receiver_that_was_down_hears_of_it_when_it_is_up(
 
 @ONE
 def test_errors_of_the_receiver_are_tried_again_under_one_id(
-    archive: Archive, database: Database, there: Receiver, webhook_sender: Any
+    hand: Hand, database: Database, there: Receiver, webhook_sender: Any
 ) -> None:
     webhook_sender()
     there.behave[""] = answer(500)
-    job_id = ended(archive, there.url)
+    job_id = ended(hand, there.url)
     found = wait_for(database, job_id, attempts=1)
     assert "500" in found.attempts[0]["error"]
     there.behave[""] = answer(302, Location=f"{there.url}/elsewhere")
@@ -89,19 +89,17 @@ def test_errors_of_the_receiver_are_tried_again_under_one_id(
 
 
 @ONE
-def test_who_says_gone_is_left_alone(
-    archive: Archive, database: Database, there: Receiver, webhook_sender: Any
-) -> None:
+def test_who_says_gone_is_left_alone(hand: Hand, database: Database, there: Receiver, webhook_sender: Any) -> None:
     webhook_sender()
     there.behave[""] = answer(410)
-    found = wait_for(database, ended(archive, there.url), attempts=1)
+    found = wait_for(database, ended(hand, there.url), attempts=1)
     assert found.status == DeliveryStatus.GIVEN_UP
 
 
 @ONE
 @pytest.mark.parametrize("slow", ["hang", "drip"])
 def test_a_slow_receiver_is_given_up_on_and_holds_up_nobody(
-    archive: Archive,
+    hand: Hand,
     database: Database,
     there: Receiver,
     webhook_sender: Any,
@@ -112,10 +110,10 @@ def test_a_slow_receiver_is_given_up_on_and_holds_up_nobody(
     released = threading.Event()
     there.behave["/slow"] = drip if slow == "drip" else lambda _: released.wait(30) and None
     try:
-        late = [ended(archive, f"{there.url}/slow") for _ in range(10)]
+        late = [ended(hand, f"{there.url}/slow") for _ in range(10)]
         webhook_sender()
         there.wait(callbacks.MOST_PER_OWNER)
-        quick = ended(Archive(database, archive.settings, owner="bob"), f"{there.url}/quick")
+        quick = ended(hand.of("bob"), f"{there.url}/quick")
         assert wait_for(database, quick, attempts=1).status == DeliveryStatus.DELIVERED
         assert not any(found.attempts for each in late if (found := row(database, each)))
         (error,) = {each["error"] for each in wait_for(database, late[0], attempts=1).attempts}
@@ -126,23 +124,21 @@ def test_a_slow_receiver_is_given_up_on_and_holds_up_nobody(
 
 @ONE
 def test_nothing_is_sent_into_the_own_network(
-    archive: Archive, database: Database, there: Receiver, webhook_sender: Any
+    hand: Hand, database: Database, there: Receiver, webhook_sender: Any
 ) -> None:
     webhook_sender(fetch_allow=())
     port = there.url.rpartition(":")[2]
     hosts = ("127.0.0.1", "localhost", "169.254.169.254", "[::1]", "10.0.0.1")
-    for job_id in [ended(archive, f"http://{host}:{port}") for host in hosts]:
+    for job_id in [ended(hand, f"http://{host}:{port}") for host in hosts]:
         found = wait_for(database, job_id, attempts=1)
         assert found.attempts[0]["error"].endswith("is not on the public internet.")
     assert there.messages == []
 
 
 @ONE
-def test_without_a_secret_nothing_is_sent(
-    archive: Archive, database: Database, there: Receiver, webhook_sender: Any
-) -> None:
+def test_without_a_secret_nothing_is_sent(hand: Hand, database: Database, there: Receiver, webhook_sender: Any) -> None:
     unsigned = webhook_sender(webhook_secret="")
-    ended(archive, there.url)
+    ended(hand, there.url)
     assert database.read(callbacks.due)
     assert not any(thread.name == "webhook-sender" for thread in threading.enumerate())
     unsigned.stop()
@@ -150,11 +146,11 @@ def test_without_a_secret_nothing_is_sent(
 
 @ONE
 def test_while_the_secret_changes_receivers_take_messages_with_either(
-    archive: Archive, database: Database, there: Receiver, webhook_sender: Any
+    hand: Hand, database: Database, there: Receiver, webhook_sender: Any
 ) -> None:
     old, new, other = (f"whsec_{letter * 32}" for letter in "ABC")
     webhook_sender(webhook_secret=new, webhook_previous_secret=old)
-    job_id = ended(archive, there.url)
+    job_id = ended(hand, there.url)
     wait_for(database, job_id, attempts=1)
     (message,) = there.messages
     for secret in (old, new):
@@ -164,7 +160,7 @@ def test_while_the_secret_changes_receivers_take_messages_with_either(
 
 
 def test_a_sender_killed_between_sending_and_noting_sends_the_same_again(
-    archive: Archive, database: Database, there: Receiver, settings: Settings, webhook_sender: Any
+    hand: Hand, database: Database, there: Receiver, settings: Settings, webhook_sender: Any
 ) -> None:
     program = "import threading; from imagekin.settings import Settings; "
     program += "from imagekin_worker.process.webhook_sender import WebhookSender; "
@@ -176,7 +172,7 @@ def test_a_sender_killed_between_sending_and_noting_sends_the_same_again(
             process.wait()
 
         there.behave[""] = kill
-        job_id = ended(archive, there.url)
+        job_id = ended(hand, there.url)
         try:
             assert process.wait(60) == -signal.SIGKILL
         finally:
@@ -194,11 +190,11 @@ def test_a_sender_killed_between_sending_and_noting_sends_the_same_again(
 
 @ONE
 def test_the_workers_wrong_clock_does_not_date_messages(
-    archive: Archive, database: Database, there: Receiver, webhook_sender: Any, monkeypatch: pytest.MonkeyPatch
+    hand: Hand, database: Database, there: Receiver, webhook_sender: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("time.time", lambda real=time.time: real() - 3600)
     webhook_sender()
-    job_id = ended(archive, there.url)
+    job_id = ended(hand, there.url)
     wait_for(database, job_id, attempts=1)
     clock = database.read(lambda session: session.scalars(sa.select(sql.clock())).one())
     assert abs(clock - int(there.messages[0].headers["webhook-timestamp"])) < 30
@@ -206,7 +202,7 @@ def test_the_workers_wrong_clock_does_not_date_messages(
 
 @ONE
 def test_the_example_takes_what_is_genuine_once(
-    archive: Archive, database: Database, settings: Settings, webhook_sender: Any
+    hand: Hand, database: Database, settings: Settings, webhook_sender: Any
 ) -> None:
     command = [sys.executable, str(ROOT / "examples" / "webhook_receiver.py"), "--port", "0"]
     env = {**os.environ, "IMAGEKIN_WEBHOOK_SECRET": SECRET}
@@ -217,7 +213,7 @@ def test_the_example_takes_what_is_genuine_once(
             assert found
             url = found[0]
             webhook_sender()
-            job_id = ended(archive, url)
+            job_id = ended(hand, url)
             assert wait_for(database, job_id, attempts=1).status == DeliveryStatus.DELIVERED
             clock = database.read(lambda session: session.scalars(sa.select(sql.clock())).one())
             again = webhooks.Sender(settings)
