@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 
 class JobStatus(StrEnum):
@@ -68,6 +69,10 @@ class OnConflict(StrEnum):
 class Metric(StrEnum):
     EUCLIDEAN = "euclidean"
     COSINE = "cosine"
+
+
+#: The number of clusters that a cluster job is to choose itself.
+AUTO: Final = "auto"
 
 
 class Algorithm(StrEnum):

@@ -71,6 +71,7 @@ def bodies(operation: str, names: Names) -> list[dict[str, Any]]:
             form,
         ],
         "submissions_cluster": [{"json": {**here, "n_clusters": 1}}],
+        "results_name_cluster": [{"json": {"name": "seen"}}, {"json": {"name": None}}],
         "submissions_select": [
             {"json": {**here, "n": 1}},
             {"json": {**mine, "n": 1, "avoid": names.collection}},
@@ -158,7 +159,7 @@ def world(server: Running, client: httpx2.Client, stranger: httpx2.Client, hand:
 
 
 def requests(method: str, path: str, operation: str, names: Names) -> list[dict[str, Any]]:
-    address = path.format(**{place: getattr(names, field) for place, field in IN_PATHS.items()})
+    address = path.format(**{place: getattr(names, field) for place, field in IN_PATHS.items()}, label=0)
     return [{"method": method, "url": address, **body} for body in bodies(operation, names) or [{}]]
 
 

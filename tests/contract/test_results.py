@@ -43,7 +43,7 @@ def rows(ids: list[str]) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def clustered(client: httpx2.Client, hand: Hand) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:
-    """A finished clustering in two parts, its id, summary and assignments."""
+    """A finished clustering in two parts, its id, summary and assignments, as they are answered."""
     hand.collection()
     ids = hand.images("0.jpg", "1.jpg", "2.jpg", "3.jpg")
     job = cluster(client)
@@ -55,7 +55,7 @@ def clustered(client: httpx2.Client, hand: Hand) -> tuple[str, dict[str, Any], l
         ],
     }  # fmt: skip
     hand.finish_cluster(summary, rows(ids))
-    return job["id"], summary, rows(ids)
+    return job["id"], summary, [{**row, "name": None} for row in rows(ids)]
 
 
 def get(client: httpx2.Client, job_id: str, accept: str) -> httpx2.Response:
@@ -91,7 +91,74 @@ def test_a_cluster_result_in_its_three_forms(
     lines = get(client, job_id, "application/x-ndjson").text.splitlines()
     assert [json.loads(line) for line in lines] == assignments
     read = list(csv.DictReader(io.StringIO(get(client, job_id, "text/csv").text, newline="")))
-    assert [{**row, "label": int(row["label"]), "distance": float(row["distance"])} for row in read] == assignments
+    known = {"name": None}
+    numbers = [{**row, "label": int(row["label"]), "distance": float(row["distance"]), **known} for row in read]
+    assert numbers == assignments and {row["name"] for row in read} == {""}
+
+
+@BOTH_ENGINES
+def test_clusters_are_named(
+    client: httpx2.Client, clustered: tuple[str, dict[str, Any], list[dict[str, Any]]], server: Running
+) -> None:
+    job_id, summary, assignments = clustered
+    address, plain = f"/v1/jobs/{job_id}/clusters", client.get(f"/v1/jobs/{job_id}/sheet").content
+
+    def names() -> dict[str, list[Any]]:
+        result = get(client, job_id, "application/json").json()
+        lines = get(client, job_id, "application/x-ndjson").text.splitlines()
+        table = csv.DictReader(io.StringIO(get(client, job_id, "text/csv").text, newline=""))
+        return {
+            "clusters": [each.get("name") for each in result["clusters"]],
+            "json": [each["name"] for each in result["assignments"]],
+            "lines": [json.loads(line)["name"] for line in lines],
+            "table": [row["name"] or None for row in table],
+        }
+
+    def called(first: str | None, second: str | None) -> dict[str, list[Any]]:
+        rows = [(first, second)[each["label"]] for each in assignments]
+        return {"clusters": [first, second], "json": rows, "lines": rows, "table": rows}
+
+    answer = client.patch(f"{address}/0", json={"name": "chairs 🪑"})
+    assert (answer.status_code, answer.json()) == (200, {**summary["clusters"][0], "name": "chairs 🪑"})
+    assert names() == called("chairs 🪑", None)
+    assert client.get(f"/v1/jobs/{job_id}/sheet").content != plain
+    assert client.patch(f"{address}/1", json={"name": "lamps"}).status_code == 200
+    assert client.patch(f"{address}/0", json={"name": "stools"}).json()["name"] == "stools"
+    assert names() == called("stools", "lamps")
+    assert client.patch(f"{address}/0", json={"name": None}).json()["name"] is None
+    assert names() == called(None, "lamps")
+    assert client.get(f"/v1/jobs/{job_id}/sheet").content == plain
+
+    for wrong in ({}, {"name": ""}, {"name": "x" * 257}, {"name": 7}, {"name": "a\0"}, {"name": "x", "title": "x"}):
+        problem = check_problem(client.patch(f"{address}/0", json=wrong), 422, "invalid_request")
+        assert problem["errors"][0]["pointer"] == ("/title" if "title" in wrong else "/name"), problem
+    for label in ("2", "-1", "x", "00000000000", "²"):
+        check_problem(client.patch(f"{address}/{label}", json={"name": "x"}), 404, "not_found")
+    assert names() == called(None, "lamps")
+
+    def expire(session: Any) -> None:
+        session.get(tables.Job, job_id).expires_at = 1.0
+
+    server.database.write(expire)
+    check_problem(client.patch(f"{address}/0", json={"name": "x"}), 410, "result_expired")
+
+
+def test_only_a_finished_clustering_has_names(client: httpx2.Client, hand: Hand, server: Running) -> None:
+    hand.collection()
+    hand.images("a.jpg")
+    job_id = cluster(client)["id"]
+    check_problem(client.patch(f"/v1/jobs/{job_id}/clusters/0", json={"name": "x"}), 409, "job_not_finished")
+    assert client.post(f"/v1/jobs/{job_id}/cancel").status_code == 202
+    check_problem(client.patch(f"/v1/jobs/{job_id}/clusters/0", json={"name": "x"}), 409, "conflict")
+    embed_id = finish_embed(client, hand)
+    problem = check_problem(client.patch(f"/v1/jobs/{embed_id}/clusters/0", json={"name": "x"}), 404, "not_found")
+    assert "embed" in problem["detail"]
+
+
+def finish_embed(client: httpx2.Client, hand: Hand) -> str:
+    job_id = accepted(embed(client, upload(client)))["id"]
+    hand.finish_embed(hand.item("b.jpg"))
+    return job_id
 
 
 @BOTH_ENGINES

@@ -81,10 +81,18 @@ def test_a_cluster_job_keeps_its_parameters(client: httpx2.Client, hand: Hand) -
         "n_clusters": 3, "metric": "cosine", "algorithm": "kmeans", "view": "calibrated", "seed": 100,
         "n_init": None,
     }  # fmt: skip
+    auto = accepted(client.post("/v1/jobs/cluster", json={"collection": "archive", "n_clusters": "auto"}))
+    assert (auto["params"]["n_clusters"], auto["params"]["max_clusters"]) == ("auto", 50)
+    hand.collection("empty")
+    nothing = client.post("/v1/jobs/cluster", json={"collection": "empty", "n_clusters": "auto"})
+    assert check_problem(nothing, 422, "invalid_request")["errors"][0]["pointer"] == "/n_clusters"
     for wrong, pointer in [
         ({"n_clusters": 4}, "/n_clusters"),
         ({"n_clusters": 0}, "/n_clusters"),
         ({"n_clusters": True}, "/n_clusters"),
+        ({"n_clusters": "many"}, "/n_clusters"),
+        ({"n_clusters": "auto", "max_clusters": 1}, "/max_clusters"),
+        ({"max_clusters": 501}, "/max_clusters"),
         ({"metric": "manhattan"}, "/metric"),
         ({"algorithm": "guess"}, "/algorithm"),
         ({"view": "guess"}, "/view"),

@@ -7,10 +7,12 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
+from sklearn.metrics import silhouette_score
 
 from imagekin import schemas
 from imagekin_worker.analysis import refinement
 from imagekin_worker.matrix import view as views
+from kit.analyses import asked, ended, result_of
 from kit.calls import accepted
 from kit.crew import Crew
 from kit.hand import DIM, Hand, item, vector
@@ -153,6 +155,65 @@ def test_searches_say_their_view_and_few_images_have_none(client: httpx2.Client,
         ][0]["pointer"]
         == "/view"
     )
+
+
+@pytest.mark.parametrize("algorithm", ["kmeans", "kmeans-pytorch"])
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_a_number_of_clusters_is_chosen(
+    client: httpx2.Client, server: Running, hand: Hand, crew: Crew, algorithm: str, metric: str
+) -> None:
+    """The silhouettes are scikit-learn's, of the clusters in the view that the job itself finds."""
+    hand.collection()
+    stored = [near(f"{at:02}.jpg", at) for at in range(48)]
+    store(server, stored)
+    body = {"metric": metric, "algorithm": algorithm}
+    result = result_of(client, crew, "cluster", n_clusters="auto", max_clusters=9, **body)
+    assert [each["n_clusters"] for each in result["silhouettes"]] == list(range(2, 10))
+    scores = {each["n_clusters"]: each["score"] for each in result["silhouettes"]}
+    assert result["n_clusters"] == 3 == max(scores, key=lambda number: scores[number])
+    rows = np.stack([one.vector for one in stored if one.vector is not None])
+    labels = [each["label"] for each in result["assignments"]]
+    expected = silhouette_score(views.of(rows, "space").exact(rows), labels, metric=metric)
+    assert scores[3] == pytest.approx(expected, abs=1e-4)
+    known = result_of(client, crew, "cluster", n_clusters=3, **body)
+    assert result == {**known, "silhouettes": result["silhouettes"]} and known["silhouettes"] is None
+
+
+def test_choosing_goes_on_in_other_processes_and_stops_when_cancelled(
+    client: httpx2.Client, server: Running, hand: Hand, crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand.collection()
+    store(server, [near(f"{at:02}.jpg", at) for at in range(40)])
+    body = {"n_clusters": "auto", "max_clusters": 5, "n_init": 2}
+    whole = result_of(client, crew, "cluster", **body)
+    monkeypatch.setattr("imagekin_worker.kinds.cluster.SLICE_S", 0.0)
+    job, fractions = accepted(asked(client, "cluster", **body)), [0.0]
+    while True:
+        # each claim in a process of its own, which remembers nothing
+        process = Crew(server.settings)
+        try:
+            if not process.step():
+                break
+        finally:
+            process.close()
+        fractions.append(client.get(f"/v1/jobs/{job['id']}").json()["progress"]["fraction"])
+    assert len(fractions) > 20 and fractions == sorted(fractions) and 0 < fractions[2] < 0.5 < fractions[-2] < 1
+    assert ended(client, job) == whole
+    job = accepted(asked(client, "cluster", **body))
+    assert crew.step()
+    assert client.post(f"/v1/jobs/{job['id']}/cancel").status_code == 202
+    assert not crew.step()
+    assert client.get(f"/v1/jobs/{job['id']}").json()["status"] == "cancelled"
+
+
+def test_there_is_nothing_to_choose_among_few(client: httpx2.Client, server: Running, hand: Hand, crew: Crew) -> None:
+    hand.collection()
+    store(server, [item("a", 1)])
+    one = result_of(client, crew, "cluster", n_clusters="auto")
+    assert (one["n_clusters"], one["distinct"], one["silhouettes"]) == (1, 1, [])
+    store(server, [item(f"{seed}-{copy}", seed) for seed in range(1, 3) for copy in range(4)])
+    two = result_of(client, crew, "cluster", n_clusters="auto")
+    assert (two["n_clusters"], two["distinct"], two["silhouettes"]) == (2, 2, [])
 
 
 @pytest.mark.parametrize("algorithm", ["kmeans", "kmeans-pytorch"])

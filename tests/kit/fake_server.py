@@ -243,6 +243,11 @@ class FakeServer:
     def result(self, _: Request, job_id: str) -> Answer:
         return Answer(200, self.results[self.jobs[job_id]["kind"]])
 
+    def name_cluster(self, request: Request, _job_id: str, label: str) -> Answer:
+        cluster = self.results["cluster"]["clusters"][int(label)]
+        cluster["name"] = request.json["name"]
+        return Answer(200, cluster)
+
     def sheet(self, request: Request, _job_id: str) -> Answer:
         label = request.query.get("label", [""])[0]
         return Answer(200, PNG + label.encode(), {"Content-Type": "image/png"})
@@ -286,6 +291,7 @@ _ROUTES: list[tuple[str, str, Callable[..., Answer]]] = [
     ("GET", f"/v1/jobs/{_NAME}/items", FakeServer.job_items),
     ("GET", f"/v1/jobs/{_NAME}/result", FakeServer.result),
     ("GET", f"/v1/jobs/{_NAME}/sheet", FakeServer.sheet),
+    ("PATCH", f"/v1/jobs/{_NAME}/clusters/{_NAME}", FakeServer.name_cluster),
     ("POST", f"/v1/jobs/{_NAME}/cancel", FakeServer.cancel),
     ("POST", f"/v1/jobs/{_NAME}/retry", FakeServer.retry),
 ]

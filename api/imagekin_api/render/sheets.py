@@ -90,10 +90,11 @@ def outliers_sheet(title: str, pairs: Sequence[Tile], *, note: str = "") -> byte
     return _sections_sheet(title, [Section("", pairs)], note, None, MAX_COLUMNS)
 
 
-def cluster_title(label: int, size: int, cohesion: float, view: str | None = None) -> str:
+def cluster_title(label: int, size: int, cohesion: float, view: str | None = None, name: str | None = None) -> str:
     """Return the heading of a cluster's sheet."""
     images = "image" if size == 1 else "images"
-    return f"cluster {label}  ·  {size:,} {images}  ·  cohesion {cohesion:.4f}" + (f"  ·  {view}" if view else "")
+    parts = [f"cluster {label}", name, f"{size:,} {images}", f"cohesion {cohesion:.4f}", view]
+    return "  ·  ".join(part for part in parts if part)
 
 
 def view_title(summary: Mapping[str, Any]) -> str | None:

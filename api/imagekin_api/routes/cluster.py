@@ -7,17 +7,20 @@ from collections.abc import Iterable
 from typing import Any
 
 import flask
+from sqlalchemy.orm import Session
 
-from imagekin import schemas
+from imagekin import errors, schemas
 from imagekin.database import tables
-from imagekin.jobs import results
+from imagekin.enums import AUTO
+from imagekin.jobs import end, results, view
 from imagekin.schemas.kinds import JobKind
 from imagekin.store import collections
-from imagekin_api.http import bodies
+from imagekin_api.http import answers, bodies
 from imagekin_api.http.idempotency import Idempotency
 from imagekin_api.http.operations import IDEMPOTENCY_KEY, operation
 from imagekin_api.render import sheets
 from imagekin_api.routes import intake, pictures
+from imagekin_api.routes import results as results_routes
 from imagekin_api.wiring import service
 
 
@@ -31,7 +34,11 @@ from imagekin_api.wiring import service
     errors=intake.REFUSED,
 )
 def cluster() -> flask.Response:
-    """Group the images into `n_clusters` clusters of similar images; the largest has the label 0."""
+    """Group the images into `n_clusters` clusters of similar images; the largest has the label 0.
+
+    `auto` tries the numbers from 2 to `max_clusters` on a sample, and the result has the silhouettes of all. A
+    collection with fewer distinct vectors than clusters has one cluster for each of them.
+    """
     data = bodies.read_json()
     body = bodies.parse(schemas.ClusterBody, data)
     intake.check_callback(body.callback_url)
@@ -39,13 +46,45 @@ def cluster() -> flask.Response:
     if (answer := intake.known(request)) is not None:
         return answer
     collection = service.current().database.read(collections.get, service.owner(), body.collection)
-    if body.n_clusters > collection.image_count:
+    least = 1 if body.n_clusters == AUTO else body.n_clusters
+    if least > collection.image_count:
         raise intake.invalid(
-            "/n_clusters",
-            f"The collection has {collection.image_count} images, too few for {body.n_clusters} clusters.",
+            "/n_clusters", f"The collection has {collection.image_count} images, too few for {least} clusters."
         )
-    params = body.model_dump(mode="json", exclude={"collection", "callback_url"})
+    unused = set() if body.n_clusters == AUTO else {"max_clusters"}
+    params = body.model_dump(mode="json", exclude={"collection", "callback_url", *unused})
     return intake.accept(intake.submission(JobKind.CLUSTER, collection, params, {}, request, body.callback_url))
+
+
+@results_routes.blueprint.patch("/jobs/<id:job_id>/clusters/<label>")
+@operation(
+    "Name a cluster",
+    body=schemas.ClusterPatch,
+    returns=schemas.Cluster,
+    errors=(*results_routes.UNFINISHED, errors.NotFound),
+)
+def name_cluster(job_id: str, label: str) -> flask.Response:
+    """Name a cluster; the job's results and sheets show it, and so do assignments to the clustering.
+
+    A name lasts as long as the clustering, another one replaces it, and null removes it.
+    """
+    body = bodies.parse(schemas.ClusterPatch, bodies.read_json())
+    named = service.current().database.write(_name, service.owner(), job_id, label, body.name)
+    return answers.of(schemas.Cluster.model_validate(named))
+
+
+def _name(session: Session, owner: str, job_id: str, label: str, name: str | None) -> dict[str, Any]:
+    view.get(session, owner, job_id)
+    # two names at a time are written one after the other
+    end.lock(session, job_id)
+    job, summary = results_routes.finished(session, owner, job_id)
+    if job.kind != JobKind.CLUSTER:
+        raise errors.NotFound(f"A job of kind {job.kind} has no clusters that can be named.")
+    number = int(label) if label.isascii() and label.isdigit() and len(label) < 10 else -1
+    cluster = results.name_cluster(session, job_id, number, name)
+    if cluster is None:
+        raise errors.NotFound(f"The result has no cluster {label}; it has {len(summary['clusters'])}, from 0.")
+    return cluster
 
 
 @pictures.sheet_of(JobKind.CLUSTER)
@@ -65,7 +104,9 @@ def sheet(job: tables.Job, summary: dict[str, Any]) -> bytes:
         )
         for member in members
     ]
-    title = sheets.cluster_title(label, cluster["size"], cluster["cohesion"], sheets.view_title(summary))
+    title = sheets.cluster_title(
+        label, cluster["size"], cluster["cohesion"], sheets.view_title(summary), cluster.get("name")
+    )
     return sheets.cluster_sheet(title, tiles, total=cluster["size"])
 
 

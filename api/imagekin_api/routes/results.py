@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from functools import reduce
 from operator import or_
 from typing import Any
@@ -25,6 +26,8 @@ from imagekin_api.wiring import service
 
 blueprint = flask.Blueprint("results", __name__)
 
+# Kinds whose rows are images in clusters.
+CLUSTERED = (JobKind.CLUSTER, JobKind.ASSIGN)
 UNFINISHED = (errors.JobNotFound, errors.JobNotFinished, errors.ResultExpired, errors.Conflict)
 
 
@@ -37,7 +40,7 @@ UNFINISHED = (errors.JobNotFound, errors.JobNotFinished, errors.ResultExpired, e
 )
 def show(job_id: str) -> flask.Response:
     """Return JSON, or only the rows as `application/x-ndjson` or `text/csv`: neighbors, assignments or the summary."""
-    job, summary = service.current().database.read(_finished, service.owner(), job_id)
+    job, summary = service.current().database.read(finished, service.owner(), job_id)
     media_type = answers.best_media_type(*renditions.MEDIA_TYPES)
     return flask.Response(renditions.render(_result(job, summary), media_type), content_type=_content_type(media_type))
 
@@ -46,8 +49,8 @@ def _content_type(media_type: str) -> str:
     return f"{media_type}; charset=utf-8" if media_type == renditions.CSV else media_type
 
 
-def _finished(session: Session, owner: str, job_id: str) -> tuple[tables.Job, dict[str, Any]]:
-    """Return a finished job and its result's summary; raises JobNotFinished, ResultExpired or why it has no result."""
+def finished(session: Session, owner: str, job_id: str) -> tuple[tables.Job, dict[str, Any]]:
+    """Return a finished job and its result's summary; raises JobNotFinished, ResultExpired, or Conflict without a result."""
     job = view.get(session, owner, job_id)
     if job.status not in TERMINAL:
         raise errors.JobNotFinished()
@@ -73,7 +76,15 @@ def _result(job: tables.Job, summary: dict[str, Any]) -> Result:
         return Result(summary, None, tuple(summary), lambda: [summary])
     # a search's neighbors are few and stand in its summary
     rows = (lambda: summary[name]) if name in summary else (lambda: results.rows(database, job.id))
+    if job.kind in CLUSTERED:
+        names = database.read(results.cluster_names, summary.get("clustering_id", job.id))
+        return Result(summary, name, traits.columns, lambda: _named(rows(), names))
     return Result(summary, name, traits.columns, rows, traits.members)
+
+
+def _named(rows: Iterable[dict[str, Any]], names: Mapping[int, str | None]) -> Iterator[dict[str, Any]]:
+    """Yield the images, each with the name of its cluster."""
+    return ({**row, "name": names.get(row["label"])} for row in rows)
 
 
 @blueprint.get("/jobs/<job_id>/sheet")
@@ -97,7 +108,7 @@ def sheet(job_id: str) -> flask.Response:
 
     For duplicates: a page of groups, the image to keep marked and a reason under each other one; or one group.
     """
-    job, summary = service.current().database.read(_finished, service.owner(), job_id)
+    job, summary = service.current().database.read(finished, service.owner(), job_id)
     draw = pictures.SHEETS.get(JobKind(job.kind))
     if draw is None:
         raise errors.NotFound(f"A job of kind {job.kind} has no contact sheet.")

@@ -12,7 +12,7 @@ import typer
 from pydantic import ValidationError
 from typer.core import TyperGroup
 
-from imagekin.cli import backbones, collections, export, extensions, images, jobs, label, output, server
+from imagekin.cli import backbones, clusters, collections, export, extensions, images, jobs, label, output, server
 from imagekin.cli.session import FAILURE, INTERRUPTED, USAGE, Session
 from imagekin.errors import ImagekinError
 from imagekin.schemas.kinds import JobKind
@@ -71,6 +71,7 @@ app.command("backbones")(backbones.list_backbones)
 app.command("label")(label.command)
 app.command()(export.export)
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(clusters.app, name="clusters")
 app.add_typer(collections.app, name="collections")
 app.add_typer(images.app, name="images")
 extensions.join(app)

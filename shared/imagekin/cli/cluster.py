@@ -3,21 +3,46 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from imagekin.cli import following, output
 from imagekin.cli.search import write
 from imagekin.cli.session import AsJson, InCollection, View, current
-from imagekin.enums import Algorithm, JobStatus, Metric
-from imagekin.schemas import MAX_CLUSTERS
+from imagekin.enums import AUTO, Algorithm, JobStatus, Metric
+from imagekin.schemas import MAX_CLUSTERS, MAX_TRIED_CLUSTERS, ClusterResult
+
+
+def _number(text: str) -> int | str:
+    if text == AUTO:
+        return text
+    if text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= MAX_CLUSTERS:
+        return int(text)
+    raise typer.BadParameter(f"{text!r} is neither {AUTO} nor a number from 1 to {MAX_CLUSTERS:,}")
+
+
+def table(result: ClusterResult) -> None:
+    """Print the clusters of a result."""
+    rows = [
+        (found.label, found.size, f"{found.cohesion:.4f}", found.medoid.key, found.name) for found in result.clusters
+    ]
+    output.table(("label", "size", "cohesion", "medoid", "name"), rows, right=("label", "size", "cohesion"))
 
 
 def command(
     context: typer.Context,
     collection: InCollection,
-    n_clusters: Annotated[int, typer.Option("--n-clusters", "-k", min=1, max=MAX_CLUSTERS, help="How many groups.")],
+    n_clusters: Annotated[
+        Any,
+        typer.Option(
+            "--n-clusters", "-k", metavar="N", parser=_number, help="How many groups; `auto` finds how many there are."
+        ),
+    ],
+    max_clusters: Annotated[
+        int | None,
+        typer.Option(min=2, max=MAX_TRIED_CLUSTERS, help="The most groups that `auto` tries.", show_default="50"),
+    ] = None,
     metric: Annotated[
         Metric | None, typer.Option(help="How the distance of two images is measured.", show_default="euclidean")
     ] = None,
@@ -36,7 +61,14 @@ def command(
     """Group a collection by k-means; labels are ordered by size, the largest is 0. --json lists all images."""
     client = current(context).client(collection)
     job = client.cluster(
-        collection, n_clusters, metric=metric, algorithm=algorithm, view=view, seed=seed, n_init=n_init
+        collection,
+        n_clusters,
+        max_clusters=max_clusters,
+        metric=metric,
+        algorithm=algorithm,
+        view=view,
+        seed=seed,
+        n_init=n_init,
     )
     following.follow(job)
     if job.status is not JobStatus.SUCCEEDED:
@@ -45,8 +77,10 @@ def command(
     if as_json:
         output.data(result)
     else:
-        rows = [(found.label, found.size, f"{found.cohesion:.4f}", found.medoid.key) for found in result.clusters]
-        output.table(("label", "size", "cohesion", "medoid"), rows, right=("label", "size", "cohesion"))
+        table(result)
+    if result.silhouettes:
+        curve = ", ".join(f"{tried.n_clusters}: {tried.score:.3f}" for tried in result.silhouettes)
+        output.say(f"Chose {result.n_clusters} by the silhouettes of {curve}.")
     where = f" in the {result.view.name} view" if result.view else ""
     output.say(f"Clustering {job.id}: {result.iterations} iterations, inertia {result.inertia:.6g}{where}.")
     if sheet:

@@ -142,6 +142,18 @@ class Job(Generic[R]):
         """
         return self._transport.read(f"{self._path}/sheet", accept="image/png", label=label, group=group, page=page)
 
+    def name_cluster(self, label: int, name: str | None) -> schemas.Cluster:
+        """Name a cluster of a finished clustering, None removes its name; return the cluster.
+
+        Raises `JobNotFinished`, and `NotFound` for a missing label.
+        """
+        return self._transport.send(
+            "PATCH",
+            f"{self._path}/clusters/{label}",
+            lambda answer: parse(schemas.Cluster, answer),
+            body=bodies.of_json({"name": name}),
+        )
+
     def cancel(self) -> Self:
         """Ask the job to stop; images that are done stay. Raises `JobFinished`."""
         self._transport.send("POST", f"{self._path}/cancel", ignore)

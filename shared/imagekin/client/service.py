@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from types import TracebackType
-from typing import Any, BinaryIO, Self, Unpack
+from typing import Any, BinaryIO, Literal, Self, Unpack
 from urllib.parse import quote
 
 import numpy as np
@@ -372,8 +372,9 @@ class Client:
     def cluster(
         self,
         collection: str,
-        n_clusters: int,
+        n_clusters: int | Literal["auto"],
         *,
+        max_clusters: int | None = None,
         metric: Metric | str | None = None,
         algorithm: Algorithm | str | None = None,
         view: ViewName | str | None = None,
@@ -384,12 +385,15 @@ class Client:
     ) -> Job[schemas.ClusterResult]:
         """Start k-means over a collection; `.result()` waits for clusters and assignments.
 
+        n_clusters: `auto` chooses the number with the highest silhouette, from 2 to `max_clusters` (50). A job's
+        `name_cluster` names what was found.
         view: in which images are compared, `calibrated` (default) or `raw`; below 32 images it is `raw`.
         """
         body = bodies.json(
             schemas.ClusterBody,
             collection=collection,
             n_clusters=n_clusters,
+            max_clusters=max_clusters,
             metric=metric,
             algorithm=algorithm,
             view=view,

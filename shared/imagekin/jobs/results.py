@@ -37,6 +37,25 @@ def summary(session: Session, job_id: str) -> dict[str, Any] | None:
     return None if data is None else ledger.unpack(data)
 
 
+def name_cluster(session: Session, job_id: str, label: int, name: str | None) -> dict[str, Any] | None:
+    """Name a cluster of a clustering, whose job's row must be locked, or with None take its name away.
+
+    Return the cluster as the result has it; None for a missing label.
+    """
+    found = summary(session, job_id)
+    cluster = next((each for each in (found or {}).get("clusters", ()) if each["label"] == label), None)
+    if found is not None and cluster is not None:
+        cluster["name"] = name
+        write_summary(session, job_id, found)
+    return cluster
+
+
+def cluster_names(session: Session, job_id: str) -> dict[int, str | None]:
+    """Return the names of a clustering's clusters by label; none if its result is gone."""
+    found = summary(session, job_id) or {}
+    return {each["label"]: each.get("name") for each in found.get("clusters", ())}
+
+
 def thumbnail(session: Session, job_id: str) -> bytes | None:
     """Return the JPEG thumbnail of a searched picture that is not in the collection."""
     return session.scalar(sa.select(tables.ResultPart.thumbnail).filter_by(job_id=job_id, part=0))

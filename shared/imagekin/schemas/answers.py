@@ -262,6 +262,8 @@ class Medoid(Wire):
 
 class Cluster(Wire):
     label: int
+    # as a client called it
+    name: str | None = None
     size: int
     medoid: Medoid
     cohesion: float
@@ -272,6 +274,15 @@ class Assignment(Wire):
     key: str
     label: int
     distance: float
+    # of its cluster
+    name: str | None = None
+
+
+class Silhouette(Wire):
+    """The mean silhouette, -1 to 1, of a sample in that many clusters."""
+
+    n_clusters: int
+    score: float
 
 
 class ClusterResult(Wire):
@@ -289,6 +300,8 @@ class ClusterResult(Wire):
     batch_rows: int | None = None
     # where there are fewer distinct vectors than clusters were asked for: how many, each a cluster of its own
     distinct: int | None = None
+    # of the numbers that `auto` tried; null: the job named a number
+    silhouettes: list[Silhouette] | None = None
     clusters: list[Cluster]
     assignments: list[Assignment]
 

@@ -14,7 +14,10 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     StringConstraints,
+    ValidationError,
     ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     field_validator,
     model_validator,
 )
@@ -36,6 +39,8 @@ from imagekin.schemas.answers import Metadata
 
 MAX_TOP_K = 1000
 MAX_CLUSTERS = 10_000
+MAX_TRIED_CLUSTERS = 500
+MAX_CLUSTER_NAME_CHARS = 256
 MAX_URLS = 10_000
 MAX_ASSIGN = 10_000
 MAX_CONTENTS = 10_000
@@ -340,13 +345,37 @@ class SearchBody(SearchForm):
         return negatives
 
 
+def _number_or_auto(value: Any, check: ValidatorFunctionWrapHandler) -> int | str:
+    try:
+        return check(value)
+    except ValidationError:
+        # one fault, not one for each of the two types
+        raise PydanticCustomError(
+            "n_clusters", "It must be a whole number from 1 to {most} or `auto`", {"most": f"{MAX_CLUSTERS:,}"}
+        ) from None
+
+
 class ClusterBody(JobBody):
-    n_clusters: Annotated[int, Field(ge=1, le=MAX_CLUSTERS)]
+    n_clusters: Annotated[
+        Annotated[int, Field(ge=1, le=MAX_CLUSTERS)] | Literal["auto"],
+        WrapValidator(_number_or_auto),
+        Field(description="`auto`: the number up to `max_clusters` whose clusters have the highest silhouette."),
+    ]
+    max_clusters: Annotated[
+        int, Field(ge=2, le=MAX_TRIED_CLUSTERS, description="The largest number that `auto` tries.")
+    ] = 50
     metric: Metric = Metric.EUCLIDEAN
     algorithm: Algorithm = Algorithm.KMEANS
     view: ViewName = ViewName.CALIBRATED
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 100
     n_init: Annotated[int, Field(ge=1, le=100)] | None = None
+
+
+class ClusterPatch(Body):
+    name: Annotated[
+        Annotated[str, StringConstraints(min_length=1, max_length=MAX_CLUSTER_NAME_CHARS)] | None,
+        Field(description="What the cluster is called; null removes its name."),
+    ]
 
 
 class SelectBody(JobBody):

@@ -76,7 +76,7 @@ def test_cluster(call, server: FakeServer) -> None:
     server.add_collection("c")
     done = call("cluster", "-c", "c", "-k", "2", "--metric", "cosine", "--seed", "7", "--sheet", "sheets")
     assert done.code == 0
-    assert done.out.splitlines()[1:] == ["0\t3\t0.9000\ta.png", "1\t1\t1.0000\tb.png"]
+    assert done.out.splitlines()[1:] == ["0\t3\t0.9000\ta.png\t", "1\t1\t1.0000\tb.png\t"]
     assert Path("sheets/cluster-1.png").read_bytes() == PNG + b"1"
     assert server.posts("/v1/jobs/cluster")[0].json == {
         "collection": "c",
@@ -87,6 +87,25 @@ def test_cluster(call, server: FakeServer) -> None:
     assert json.loads(call("cluster", "-c", "c", "-k", "2", "--json").out)["clusters"][0]["size"] == 3
 
 
+def test_a_number_of_clusters_is_chosen_and_clusters_are_named(call, server: FakeServer) -> None:
+    server.add_collection("c")
+    server.results["cluster"]["silhouettes"] = [{"n_clusters": 2, "score": 0.4}, {"n_clusters": 3, "score": 0.25}]
+    done = call("cluster", "-c", "c", "-k", "auto", "--max-clusters", "3")
+    assert server.posts("/v1/jobs/cluster")[0].json == {"collection": "c", "n_clusters": "auto", "max_clusters": 3}
+    assert "Chose 2 by the silhouettes of 2: 0.400, 3: 0.250." in done.err
+    for wrong in ("0", "many", "10001", "2.5"):
+        done = call("cluster", "-c", "c", "-k", wrong)
+        assert done.code == 2 and "a number from 1 to 10,000" in " ".join(done.err.replace("│", " ").split())
+    assert call("clusters", "name", "j1", "1", "chairs").err == "Cluster 1 is called chairs.\n"
+    assert call("clusters", "list", "j1").out.splitlines()[1:] == [
+        "0\t3\t0.9000\ta.png\t",
+        "1\t1\t1.0000\tb.png\tchairs",
+    ]
+    assert json.loads(call("clusters", "name", "j1", "1", "--json").out)["name"] is None
+    assert call("clusters", "name", "j1", "0").err == "Cluster 0 has no name.\n"
+    assert json.loads(call("clusters", "list", "j1", "--json").out)["items"][1]["name"] is None
+
+
 def test_assign(call, server: FakeServer) -> None:
     server.add_collection("c")
     found = {"id": "i9", "key": "new.png", "label": 1, "distance": 0.25}
@@ -94,7 +113,8 @@ def test_assign(call, server: FakeServer) -> None:
     assert call("cluster", "-c", "c", "-k", "2").code == 0
     done = call("assign", "j1")
     assert (done.code, done.out) == (0, "label\tdistance\tkey\tid\n1\t0.2500\tnew.png\ti9\n")
-    assert json.loads(call("assign", "j1", "--key", "a.png", "--key", "b.png", "--json").out)["assignments"] == [found]
+    assigned = json.loads(call("assign", "j1", "--key", "a.png", "--key", "b.png", "--json").out)["assignments"]
+    assert assigned == [{**found, "name": None}]
     call("assign", "j1", "--id", "i9")
     assert call("assign", "j1", "--no-wait").out == "j5\n"
     assert [post.json for post in server.posts("/v1/jobs/assign")] == [

@@ -1,7 +1,7 @@
 """How many clusters a collection has: the number at which the silhouette (Rousseeuw 1987) peaks.
 
 The curve is mostly flat, so its peak is a suggestion, and all scores are part of the answer. K-means and silhouettes
-are computed on a random sample, by cosine in the view.
+are computed on a random sample, with the metric of the clustering.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from imagekin.enums import Metric
 from imagekin_worker.analysis import stepper
 from imagekin_worker.analysis.blocks import Blocks
 from imagekin_worker.analysis.stepper import Stepper
-from imagekin_worker.kmeans import seeding
+from imagekin_worker.kmeans import measure, seeding
 from imagekin_worker.kmeans.kmeans import KMeans
 from imagekin_worker.kmeans.measure import Options
-from imagekin_worker.matrix.view import View
 
+# Below this there is nothing to choose.
+LEAST_ROWS = 3
 DEFAULT_SEED = 100
 DEFAULT_MAX_CLUSTERS = 50
 # Rows that are clustered, and of these the ones whose silhouettes count.
@@ -41,47 +42,60 @@ class Granularity:
 
 
 class GranularitySearch(Stepper):
-    """Tries numbers of clusters from 2 to `max_clusters` on rows (n, dim) of raw vectors.
+    """Tries numbers of clusters from 2 to `max_clusters` on rows (n, dim) as k-means takes them.
 
-    `max_clusters` is cut to n - 1. Raises InvalidRequest if there are fewer than 3 rows or it is below 2. Memory: about
-    4,000 rows and 16 MB, for any number of rows.
+    `max_clusters` is cut to the number of distinct rows, and to n - 1. Raises InvalidRequest if there are fewer than 3
+    rows or it is below 2. Memory: about 4,000 rows and 16 MB, for any number of rows.
     """
 
     def __init__(
-        self, rows: np.ndarray, view: View, *, max_clusters: int = DEFAULT_MAX_CLUSTERS, seed: int = DEFAULT_SEED
+        self,
+        rows: np.ndarray,
+        metric: Metric | str,
+        *,
+        max_clusters: int = DEFAULT_MAX_CLUSTERS,
+        seed: int = DEFAULT_SEED,
     ) -> None:
-        if len(rows) < 3 or max_clusters < 2:
+        if len(rows) < LEAST_ROWS or max_clusters < 2:
             raise errors.InvalidRequest("To choose a number of clusters, at least 3 images and 2 clusters are needed.")
-        self._shape, self._seed, self._most = rows.shape, seed, max_clusters
+        self._shape, self._metric, self._seed, self._most = rows.shape, Metric(metric), seed, max_clusters
         random = seeding.generator(seed)
         sample = np.arange(len(rows))
         if len(rows) > CLUSTERED_ROWS:
             sample = np.sort(random.choice(len(rows), CLUSTERED_ROWS, replace=False))
-        self._rows = view.transform(Blocks(rows).take(sample))
+        self._rows = Blocks(rows).take(sample)
         scored = np.arange(len(sample))
         if len(sample) > SCORED_ROWS:
             scored = np.sort(random.choice(len(sample), SCORED_ROWS, replace=False))
         self._scored = scored
         self._distances: np.ndarray | None = None
-        self.numbers = tried(min(max_clusters, len(sample) - 1))
+        # k-means cannot tell equal rows apart
+        distinct = len({row.tobytes() for row in self._rows})
+        self.numbers = tried(max(2, min(max_clusters, distinct, len(sample) - 1)))
         self._scores: list[float] = []
+        # of the number that is being tried
+        self._kmeans: KMeans | None = None
 
     @classmethod
-    def resume(cls, rows: np.ndarray, view: View, state: bytes) -> GranularitySearch:
-        """Continue from `state` with the same rows (n, dim) and view; raises JobError if the state is of others."""
-        scalars, _ = stepper.unpacked(state, rows.shape)
-        self = cls(rows, view, max_clusters=scalars["max_clusters"], seed=scalars["seed"])
+    def resume(cls, rows: np.ndarray, state: bytes) -> GranularitySearch:
+        """Continue from `state` with the same rows (n, dim); raises JobError if the state is of others."""
+        scalars, arrays = stepper.unpacked(state, rows.shape)
+        self = cls(rows, scalars["metric"], max_clusters=scalars["max_clusters"], seed=scalars["seed"])
         self._scores = scalars["scores"]
+        if len(arrays["kmeans"]):
+            self._kmeans = KMeans.resume(self._rows, arrays["kmeans"].tobytes())
         return self
 
     def state(self) -> bytes:
         scalars = {
             "shape": list(self._shape),
+            "metric": self._metric,
             "max_clusters": self._most,
             "seed": self._seed,
             "scores": self._scores,
         }
-        return stepper.packed(scalars, {})
+        kmeans = b"" if self._kmeans is None else self._kmeans.state()
+        return stepper.packed(scalars, {"kmeans": np.frombuffer(kmeans, np.uint8)})
 
     @property
     def finished(self) -> bool:
@@ -90,7 +104,10 @@ class GranularitySearch(Stepper):
     @property
     def fraction(self) -> float:
         # the work grows with the number of clusters
-        return sum(self.numbers[: len(self._scores)]) / sum(self.numbers)
+        done = float(sum(self.numbers[: len(self._scores)]))
+        if self._kmeans is not None:
+            done += self.numbers[len(self._scores)] * self._kmeans.progress
+        return done / sum(self.numbers)
 
     def result(self) -> Granularity:
         """Return the number found; raises JobError before `advance` has returned True."""
@@ -101,12 +118,13 @@ class GranularitySearch(Stepper):
 
     def _step(self) -> None:
         if self._distances is None:
-            some = torch.from_numpy(self._rows[self._scored])
-            self._distances = (1 - some @ some.T).clamp_(min=0).fill_diagonal_(0).numpy()
-        options = Options(metric=Metric.COSINE, seed=self._seed, n_init=N_INIT, max_iterations=MAX_ITERATIONS)
-        kmeans = KMeans(self._rows, self.numbers[len(self._scores)], options)
-        kmeans.advance()
-        self._scores.append(silhouette(self._distances, kmeans.result().labels[self._scored]))
+            self._distances = distances(self._rows[self._scored], self._metric)
+        if self._kmeans is None:
+            options = Options(metric=self._metric, seed=self._seed, n_init=N_INIT, max_iterations=MAX_ITERATIONS)
+            self._kmeans = KMeans(self._rows, self.numbers[len(self._scores)], options)
+        if self._kmeans.advance(until=lambda: True):
+            self._scores.append(silhouette(self._distances, self._kmeans.result().labels[self._scored]))
+            self._kmeans = None
 
 
 def tried(most: int) -> list[int]:
@@ -115,6 +133,15 @@ def tried(most: int) -> list[int]:
     while found[-1] < most:
         found.append(min(most, int(found[-1] * STEP)))
     return found
+
+
+def distances(rows: np.ndarray, metric: Metric) -> np.ndarray:
+    """Return the distances (m, m) between rows (m, dim), euclidean or 1 - cosine."""
+    some = torch.from_numpy(rows)
+    if metric is Metric.EUCLIDEAN:
+        return seeding.distances(some).clamp_(min=0).sqrt_().numpy()
+    some = measure.unit(some)
+    return (1 - some @ some.T).clamp_(min=0).fill_diagonal_(0).numpy()
 
 
 def silhouette(distances: np.ndarray, labels: np.ndarray) -> float:

@@ -9,10 +9,12 @@ from typing import Any
 
 from imagekin import errors
 from imagekin.database import tables
-from imagekin.enums import Algorithm, DType, Metric
+from imagekin.enums import AUTO, Algorithm, DType, Metric
 from imagekin.jobs import checkpoint, fence, finish
 from imagekin.jobs.claim import Claim, release
 from imagekin.store import vector_codec
+from imagekin_worker.analysis import granularity
+from imagekin_worker.analysis.granularity import GranularitySearch
 from imagekin_worker.context.lease import Lease
 from imagekin_worker.context.process_state import Node
 from imagekin_worker.kinds import pinned as pins
@@ -25,15 +27,42 @@ from imagekin_worker.matrix.view import RAW
 SLICE_S = 4.0
 # kmeans-pytorch cannot be cut into slices: it must be through before the task's own limit.
 SHARE_OF_TIME_LIMIT = 0.75
+# Of the progress, where the number of clusters is to be chosen first.
+CHOOSING_SHARE = 0.5
 
 
 @dataclass
 class Slice:
-    """What a process keeps of a job between two slices; `saved` is the state that it left in SQL."""
+    """What a process keeps of a job between two slices; `saved` is the state that it left in SQL.
+
+    `search` is there until the number of clusters is chosen, `kmeans` from then on. `silhouettes`: of the numbers that
+    were tried; None if the job named one.
+    """
 
     pinned: Pinned
-    kmeans: KMeans
+    search: GranularitySearch | None = None
+    n_clusters: int = 0
+    silhouettes: list[tuple[int, float]] | None = None
+    kmeans: KMeans | None = None
     saved: bytes = b""
+
+    @property
+    def chosen_share(self) -> float:
+        """The progress of the job when its number of clusters is chosen."""
+        return 0.0 if self.search is None and self.silhouettes is None else CHOOSING_SHARE
+
+    def packed(self) -> bytes:
+        """Return what another process needs to continue."""
+        about = {**self.pinned.about, "n_clusters": self.n_clusters, "silhouettes": self.silhouettes}
+        work = self.kmeans or self.search
+        return pins.packed({**about, "choosing": self.kmeans is None}, b"" if work is None else work.state())
+
+    def progress(self) -> float:
+        """Return the share of the job that is done, 0 to 1."""
+        start = self.chosen_share
+        if self.kmeans is not None:
+            return start + (1 - start) * self.kmeans.progress
+        return start * self.search.fraction if self.search is not None else 0.0
 
 
 def run(node: Node, claims: Sequence[Claim], lease: Lease) -> None:
@@ -43,45 +72,89 @@ def run(node: Node, claims: Sequence[Claim], lease: Lease) -> None:
     """
     (claim,) = claims
     job = node.database.read(fence.job_of, claim)
-    saved = node.database.read(checkpoint.kept, claim)
-    pinned = None
-    if saved is None:
-        pinned = _pinned(node, claim, job)
-        few = measure.of_few(measure.Rows(pinned.rows), Metric(job.params["metric"]), job.params["n_clusters"])
-        if few is not None:
-            _write(node, claim, job, pinned, few, batch_rows=None, distinct=few.n_clusters)
-            return
-    if job.params["algorithm"] == Algorithm.KMEANS_PYTORCH:
-        pinned = pinned or _pinned(node, claim, job)
-        _write(node, claim, job, pinned, _original(node, claim, job, pinned, lease), batch_rows=None)
+    part = _resumed(node, claim, job)
+    if isinstance(part, Few):
+        _write(node, claim, job, part, part.found, distinct=part.found.n_clusters)
         return
-    part = _resume(node, claim, job, saved, pinned)
     deadline = time.monotonic() + SLICE_S
-    if part.kmeans.advance(until=lambda: lease.lost or time.monotonic() > deadline):
-        _write(node, claim, job, part.pinned, part.kmeans.result(), part.kmeans.batch_rows)
+
+    def over() -> bool:
+        return lease.lost or time.monotonic() > deadline
+
+    if part.search is not None:
+        if not part.search.advance(until=over):
+            _keep(node, claim, part)
+            return
+        chosen = part.search.result()
+        part.n_clusters, part.silhouettes, part.search = chosen.n_clusters, chosen.scores, None
+    if job.params["algorithm"] == Algorithm.KMEANS_PYTORCH:
+        _write(node, claim, job, part, _original(node, claim, job, part, lease))
         return
-    part.saved = pins.packed(part.pinned.about, part.kmeans.state())
-    node.database.write(checkpoint.keep, claim, part.saved, round(part.kmeans.progress, 4))
+    if part.kmeans is None:
+        options = replace(_options(node, job), memory_budget_bytes=node.settings.cluster_memory_bytes)
+        part.kmeans = KMeans(part.pinned.rows, part.n_clusters, options)
+    if part.kmeans.advance(until=over):
+        _write(node, claim, job, part, part.kmeans.result(), batch_rows=part.kmeans.batch_rows)
+        return
+    _keep(node, claim, part)
+
+
+def _keep(node: Node, claim: Claim, part: Slice) -> None:
+    """Save how far a slice came, and let the job go for the next claim."""
+    part.saved = part.packed()
+    node.database.write(checkpoint.keep, claim, part.saved, round(part.progress(), 4))
     node.slices[claim.job_id] = part
     node.database.write(release, [claim])
 
 
-def _resume(node: Node, claim: Claim, job: tables.Job, saved: bytes | None, pinned: Pinned | None) -> Slice:
+@dataclass
+class Few:
+    """A collection with fewer distinct vectors than clusters: each is one, and there is nothing to compute."""
+
+    pinned: Pinned
+    found: Clustering
+    silhouettes: list[tuple[int, float]] | None
+
+
+def _resumed(node: Node, claim: Claim, job: tables.Job) -> Slice | Few:
     """Continue where the last slice ended: from memory if that was here, else from SQL, else from the start."""
     kept: Slice | None = node.slices.pop(claim.job_id, None)
     node.slices.clear()
-    if saved is not None:
+    saved = node.database.read(checkpoint.kept, claim)
+    # an empty one is of kmeans-pytorch, which starts over
+    if saved:
         if kept is not None and kept.saved == saved:
             return kept
         about, state = pins.unpacked(saved)
         earlier = _pinned(node, claim, job, about["revision"])
         # images that were replaced or deleted since are gone from the pinned revision: then it starts over
         if earlier.digest == about["digest"]:
-            return Slice(earlier, KMeans.resume(earlier.rows, state, device=node.device))
-    pinned = pinned or _pinned(node, claim, job)
-    options = replace(_options(node, job), memory_budget_bytes=node.settings.cluster_memory_bytes)
-    kmeans = KMeans(pinned.rows, job.params["n_clusters"], options)
-    return Slice(pinned, kmeans)
+            return _continued(node, job, earlier, about, state)
+    return _begun(job, _pinned(node, claim, job))
+
+
+def _continued(node: Node, job: tables.Job, pinned: Pinned, about: dict[str, Any], state: bytes) -> Slice:
+    if about.get("choosing"):
+        return Slice(pinned, search=GranularitySearch.resume(pinned.rows, state))
+    part = Slice(pinned, kmeans=KMeans.resume(pinned.rows, state, device=node.device))
+    # of a slice that began before numbers were chosen
+    part.n_clusters = about.get("n_clusters") or job.params["n_clusters"]
+    if about.get("silhouettes"):
+        part.silhouettes = [(number, score) for number, score in about["silhouettes"]]
+    return part
+
+
+def _begun(job: tables.Job, pinned: Pinned) -> Slice | Few:
+    params, wanted = job.params, job.params["n_clusters"]
+    auto = wanted == AUTO
+    metric = Metric(params["metric"])
+    least = granularity.LEAST_ROWS if auto else wanted
+    if (few := measure.of_few(measure.Rows(pinned.rows), metric, least)) is not None:
+        return Few(pinned, few, [] if auto else None)
+    if auto:
+        search = GranularitySearch(pinned.rows, metric, max_clusters=params["max_clusters"], seed=params["seed"])
+        return Slice(pinned, search=search)
+    return Slice(pinned, n_clusters=wanted)
 
 
 def _pinned(node: Node, claim: Claim, job: tables.Job, revision: int | None = None) -> Pinned:
@@ -95,15 +168,18 @@ def _options(node: Node, job: tables.Job) -> Options:
     return Options(metric=params["metric"], seed=params["seed"], n_init=params.get("n_init"), device=node.device)
 
 
-def _original(node: Node, claim: Claim, job: tables.Job, pinned: Pinned, lease: Lease) -> Clustering:
+def _original(node: Node, claim: Claim, job: tables.Job, part: Slice, lease: Lease) -> Clustering:
+    start = part.chosen_share
     seconds = SHARE_OF_TIME_LIMIT * node.settings.soft_time_limit_s
     deadline = time.monotonic() + seconds
     try:
         return pytorch_package.run(
-            pinned.rows,
-            job.params["n_clusters"],
+            part.pinned.rows,
+            part.n_clusters,
             _options(node, job),
-            progress=lambda share: node.database.write(checkpoint.keep, claim, b"", round(share, 4)),
+            progress=lambda share: node.database.write(
+                checkpoint.keep, claim, part.saved, round(start + (1 - start) * share, 4)
+            ),
             should_stop=lambda: lease.lost or time.monotonic() > deadline,
         )
     except pytorch_package.Stopped as stopped:
@@ -118,12 +194,14 @@ def _write(
     node: Node,
     claim: Claim,
     job: tables.Job,
-    pinned: Pinned,
+    part: Slice | Few,
     found: Clustering,
-    batch_rows: int | None,
+    *,
+    batch_rows: int | None = None,
     distinct: int | None = None,
 ) -> None:
     """Write the assignments in parts, then the summary and the centers, which end the job."""
+    pinned = part.pinned
     pins.write_rows(node, claim, _rows(pinned, found))
     assert pinned.view is not None
     summary = {
@@ -137,9 +215,13 @@ def _write(
         "iterations": int(found.iterations),
         "batch_rows": batch_rows,
         "distinct": distinct,
+        "silhouettes": None
+        if part.silhouettes is None
+        else [{"n_clusters": number, "score": round(score, 6)} for number, score in part.silhouettes],
         "clusters": [
             {
                 "label": label,
+                "name": None,
                 "size": int(found.sizes[label]),
                 "medoid": {"id": pinned.ids[row], "key": pinned.keys[row]},
                 "cohesion": round(float(found.cohesion[label]), 6),
