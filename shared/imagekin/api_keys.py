@@ -59,7 +59,12 @@ def find(session: Session, text: str) -> tuple[tables.ApiKey, bool] | None:
     if row is None:
         return None
     key, clock = row
-    return key, key.last_used_at is None or key.last_used_at < clock - USE_NOTED_EVERY_S
+    return key, is_unnoted(key, clock)
+
+
+def is_unnoted(key: tables.ApiKey, clock: float) -> bool:
+    """Return whether to record the use of a key at `clock`, the database's time in seconds since 1970."""
+    return key.last_used_at is None or key.last_used_at < clock - USE_NOTED_EVERY_S
 
 
 def note_use(session: Session, key_id: str) -> None:

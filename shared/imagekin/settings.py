@@ -68,6 +68,9 @@ class Settings(BaseSettings):
     first_key: str = Field(
         default="", repr=False, description="An API key (owner `admin`) that is valid without being in the database."
     )
+    session_ttl_s: int = Field(
+        default=DAY_S // 2, ge=60, description="How long a browser stays signed in to the web page, in mode `keys`."
+    )
     rate_limit_per_s: float = Field(
         default=200,
         ge=0,

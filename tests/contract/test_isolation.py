@@ -36,7 +36,10 @@ class Names:
 # What an address may have in it.
 IN_PATHS = {"name": "collection", "image_id": "image_id", "job_id": "job_id", "upload_id": "upload_id"}
 # The calls that name nothing which could be another's; what they show and do is tested below.
-NAMELESS = {"backbones_index", "collections_index", "collections_create", "jobs_index", "uploads_create"}
+NAMELESS = {
+    "backbones_index", "collections_index", "collections_create", "jobs_index", "uploads_create", "session_show",
+    "session_sign_in", "session_sign_out",
+}  # fmt: skip
 
 
 def bodies(operation: str, names: Names) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from pydantic.json_schema import JsonSchemaMode
 from werkzeug.routing import Rule
 
 from imagekin import errors, schemas
-from imagekin_api.http import problems
+from imagekin_api.http import cookies, problems
 from imagekin_api.http.operations import BINARY, Operation
 
 VERSION = "3.1.1"
@@ -32,13 +32,14 @@ TAGS = {
     "verdicts": "Verdicts on pairs of images",
     "vectors": "Exporting and importing vectors",
     "backbones": "Backbones",
+    "session": "Signing in to the web page",
 }
 # What any address may answer.
 _ALWAYS = (errors.Unauthorized, errors.Forbidden, errors.InvalidRequest, errors.RateLimited, errors.Unavailable)
 
 
 def document(app: flask.Flask) -> dict[str, Any]:
-    """Return the document for the addresses under /v1."""
+    """Return the document for the addresses under /v1, and the page's own."""
     operations = sorted(_operations(app), key=lambda each: (each[0].rule, each[1]))
     by_type, definitions = _schemas(operation for _, _, operation, _ in operations)
     paths: dict[str, dict[str, Any]] = {}
@@ -52,12 +53,22 @@ def document(app: flask.Flask) -> dict[str, Any]:
             "version": "1",
             "summary": "Find an image's kin: embed, search and cluster images as jobs.",
         },
-        "security": [{"key": []}],
+        "security": [{"key": []}, {"cookie": []}],
         "tags": [{"name": name, "description": description} for name, description in TAGS.items()],
         "paths": paths,
         "components": {
             "schemas": definitions,
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {
+                "key": {"type": "http", "scheme": "bearer"},
+                "cookie": {
+                    "type": "apiKey",
+                    "in": "cookie",
+                    "name": cookies.PLAIN_NAME,
+                    "description": "The web page's: `POST /session` sets it, "
+                    f"behind https as `{cookies.SECURE_NAME}`. "
+                    f"With calls that change something, `{cookies.TOKEN_HEADER}` has the token of `GET /session`.",
+                },
+            },
         },
     }
 

@@ -8,7 +8,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from imagekin import errors
 
 # What may be said once: the first and the last of two would be believed by different readers.
-_ONCE = frozenset({"host", "content-length", "content-type", "transfer-encoding", "authorization"})
+_ONCE = frozenset({"host", "content-length", "content-type", "transfer-encoding", "authorization", "cookie"})
 _PLAIN = {"content-length": "CONTENT_LENGTH", "content-type": "CONTENT_TYPE"}
 
 

@@ -1,4 +1,7 @@
-"""Authentication: an API key's owner, or this machine only. A view that is not marked as public is closed."""
+"""Authentication: the owner of a key or of the page's cookie, or this machine only.
+
+A view that is not marked as public is closed.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Any, TypeVar
 import flask
 
 from imagekin import api_keys, errors
+from imagekin_api.http import cookies
 from imagekin_api.wiring import service
 
 # Where the environment of a request keeps whom it comes from; no header gets there.
@@ -54,11 +58,27 @@ def identify() -> None:
         return
     if getattr(view, "is_public", False) or endpoint == "docs.static":
         return
-    # the one owner of the one machine takes nothing from anybody
-    owner = api_keys.LOCAL if local else owner_of_key()
-    if not local and (rates := service.current().rates) is not None:
-        rates.take(owner)
+    owner = api_keys.LOCAL if local else _owner()
+    count(owner)
     flask.g.owner = request.environ[IDENTIFIED] = owner
+
+
+def count(owner: str) -> None:
+    """Count a request of an owner; raises RateLimited."""
+    # the one owner of the one machine takes nothing from anybody
+    if owner != api_keys.LOCAL and (rates := service.current().rates) is not None:
+        rates.take(owner)
+
+
+def _owner() -> str:
+    # a proxy in front may have a password of its own, which browsers send with every request
+    if cookies.text() is None or _is_bearer():
+        return owner_of_key()
+    session = cookies.signed_in()
+    if session is None:
+        raise errors.Unauthorized("You are signed out: the session has ended, or its key was revoked. Sign in again.")
+    cookies.check_token(session)
+    return session.owner
 
 
 def refuse_strangers() -> None:
@@ -76,10 +96,8 @@ def refuse_strangers() -> None:
     if not _is_own_host(host, request.environ.get("SERVER_PORT", "")):
         raise errors.Forbidden("This server runs in local mode and answers only to localhost and its own port.")
     origin = request.headers.get("Origin")
-    # browsers tell of a foreign page even where they send no Origin; following a link from one is fine
-    foreign = request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site")
-    visit = request.method == "GET" and request.headers.get("Sec-Fetch-Mode") == "navigate"
-    if (origin is not None and origin.lower() != f"http://{host}".lower()) or (foreign and not visit):
+    # browsers tell of a foreign page even where they send no Origin
+    if (origin is not None and origin.lower() != f"http://{host}".lower()) or cookies.is_foreign():
         raise errors.Forbidden("This server runs in local mode and refuses requests from other sites' pages.")
 
 
@@ -90,10 +108,18 @@ def is_forwarded() -> bool:
 
 def owner_of_key() -> str:
     """Return the owner of the request's key; raises Unauthorized."""
-    scheme, _, text = flask.request.headers.get("Authorization", "").partition(" ")
-    text = text.strip()
-    if scheme.lower() != "bearer" or not text:
+    text = flask.request.headers.get("Authorization", "").partition(" ")[2].strip()
+    if not _is_bearer() or not text:
         raise errors.Unauthorized()
+    return owner_of(text)
+
+
+def _is_bearer() -> bool:
+    return flask.request.headers.get("Authorization", "").partition(" ")[0].lower() == "bearer"
+
+
+def owner_of(text: str) -> str:
+    """Return the owner of a key; raises Unauthorized, in the same words for one that never was and one that was."""
     here = service.current()
     if api_keys.is_first_key(text, here.settings.first_key):
         return api_keys.ADMIN

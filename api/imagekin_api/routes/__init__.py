@@ -20,6 +20,7 @@ from imagekin_api.routes import (
     jobs,
     page,
     results,
+    session,
     uploads,
     verdicts,
 )
@@ -41,5 +42,5 @@ def register(app: flask.Flask) -> None:
     app.url_map.converters["id"] = Id
     for module in VERSIONED:
         app.register_blueprint(module.blueprint, url_prefix="/v1")
-    for module in (health, docs, page):
+    for module in (health, docs, page, session):
         app.register_blueprint(module.blueprint)

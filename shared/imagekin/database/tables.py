@@ -384,6 +384,17 @@ class ApiKey(Base):
     revoked_at: Mapped[float | None] = mapped_column(sa.Double())
 
 
+class PageSession(Base):
+    """A browser that is signed in: the digests of its cookie and of the key that it stands for."""
+
+    __tablename__ = "page_sessions"
+
+    digest: Mapped[str] = mapped_column(sa.String(64), primary_key=True)
+    key_digest: Mapped[str] = mapped_column(sa.String(64), index=True)
+    created_at: Mapped[float] = _time()
+    expires_at: Mapped[float] = mapped_column(sa.Double(), index=True)
+
+
 class Delivery(Base):
     """The webhook of a job that ended: written in the transaction that ended it, sent until it arrives.
 

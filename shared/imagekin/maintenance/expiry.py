@@ -34,6 +34,11 @@ def upload_past(late_s: float = 0) -> sa.ColumnElement[bool]:
     return sa.and_(Upload.expires_at < sql.clock() - late_s, sa.not_(named))
 
 
+def page_session_past() -> sa.ColumnElement[bool]:
+    """Return the condition that a session of the web page has expired."""
+    return tables.PageSession.expires_at < sql.clock()
+
+
 def lease_past(late_s: float = 0) -> sa.ColumnElement[bool]:
     """Return the condition that a chunk's lease ran out."""
     return Chunk.lease_until < sql.clock() - late_s

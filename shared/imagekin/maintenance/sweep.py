@@ -53,6 +53,7 @@ def sweep(session: Session, settings: Settings) -> Swept:
     released = _release_expired(session, settings)
     expired = expire_jobs(session)
     paths = expire_uploads(session)
+    _expire_page_sessions(session)
     lanes = {lane: count for lane in Lane if (count := _ready(session, lane))}
     return Swept(lanes, released, paths, expired)
 
@@ -79,6 +80,11 @@ def expire_jobs(session: Session) -> int:
     for id in ids:
         end.erase(session, id)
     return len(ids)
+
+
+def _expire_page_sessions(session: Session) -> None:
+    old = sa.select(tables.PageSession.digest).where(expiry.page_session_past()).limit(SLICE)
+    session.execute(sa.delete(tables.PageSession).where(tables.PageSession.digest.in_(old)))
 
 
 def expire_uploads(session: Session) -> list[str]:

@@ -6,7 +6,7 @@ Long because it is a list: one model for each answer, nothing but fields.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -142,6 +142,14 @@ class VerdictsChanged(Wire):
     """How many there were to change."""
 
     changed: int
+
+
+class PageSession(Wire):
+    """The owner that is signed in to the web page, and the token for calls by its cookie that change something."""
+
+    auth: Literal["keys", "local"]
+    owner: str | None = None
+    token: str | None = None
 
 
 class Upload(Wire):

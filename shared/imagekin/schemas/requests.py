@@ -59,6 +59,9 @@ _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 _HASH = r"^[0-9a-f]{64}$"
 
 
+MAX_KEY_CHARS = 1024
+
+
 def _checked_name(name: str) -> str:
     if not 1 <= len(name) <= MAX_NAME_CHARS or not re.fullmatch(_NAME.removesuffix("$"), name):
         raise PydanticCustomError("name", "This is not a name: {rule}", {"rule": NAME_RULE})
@@ -209,6 +212,10 @@ class VerdictsBody(Body):
 
 class PairsBody(Body):
     pairs: Annotated[list[PairNamed], Field(min_length=1, max_length=MAX_PAIRS)]
+
+
+class SignInBody(Body):
+    key: Annotated[str, Field(min_length=1, max_length=MAX_KEY_CHARS, description="An API key.")]
 
 
 class Content(Body):
