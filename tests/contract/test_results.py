@@ -143,22 +143,16 @@ def test_clusters_are_named(
     check_problem(client.patch(f"{address}/0", json={"name": "x"}), 410, "result_expired")
 
 
-def test_only_a_finished_clustering_has_names(client: httpx2.Client, hand: Hand, server: Running) -> None:
+def test_only_a_finished_clustering_has_names(client: httpx2.Client, hand: Hand) -> None:
     hand.collection()
     hand.images("a.jpg")
     job_id = cluster(client)["id"]
     check_problem(client.patch(f"/v1/jobs/{job_id}/clusters/0", json={"name": "x"}), 409, "job_not_finished")
     assert client.post(f"/v1/jobs/{job_id}/cancel").status_code == 202
     check_problem(client.patch(f"/v1/jobs/{job_id}/clusters/0", json={"name": "x"}), 409, "conflict")
-    embed_id = finish_embed(client, hand)
+    embed_id = finish_three(client, hand)
     problem = check_problem(client.patch(f"/v1/jobs/{embed_id}/clusters/0", json={"name": "x"}), 404, "not_found")
     assert "embed" in problem["detail"]
-
-
-def finish_embed(client: httpx2.Client, hand: Hand) -> str:
-    job_id = accepted(embed(client, upload(client)))["id"]
-    hand.finish_embed(hand.item("b.jpg"))
-    return job_id
 
 
 @BOTH_ENGINES

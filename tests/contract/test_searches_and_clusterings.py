@@ -165,7 +165,7 @@ def test_a_number_of_clusters_is_chosen(
     """The silhouettes are scikit-learn's, of the clusters in the view that the job itself finds."""
     hand.collection()
     stored = [near(f"{at:02}.jpg", at) for at in range(48)]
-    store(server, stored)
+    hand.store(stored)
     body = {"metric": metric, "algorithm": algorithm}
     result = result_of(client, crew, "cluster", n_clusters="auto", max_clusters=9, **body)
     assert [each["n_clusters"] for each in result["silhouettes"]] == list(range(2, 10))
@@ -183,7 +183,7 @@ def test_choosing_goes_on_in_other_processes_and_stops_when_cancelled(
     client: httpx2.Client, server: Running, hand: Hand, crew: Crew, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hand.collection()
-    store(server, [near(f"{at:02}.jpg", at) for at in range(40)])
+    hand.store([near(f"{at:02}.jpg", at) for at in range(40)])
     body = {"n_clusters": "auto", "max_clusters": 5, "n_init": 2}
     whole = result_of(client, crew, "cluster", **body)
     monkeypatch.setattr("imagekin_worker.kinds.cluster.SLICE_S", 0.0)
@@ -206,12 +206,12 @@ def test_choosing_goes_on_in_other_processes_and_stops_when_cancelled(
     assert client.get(f"/v1/jobs/{job['id']}").json()["status"] == "cancelled"
 
 
-def test_there_is_nothing_to_choose_among_few(client: httpx2.Client, server: Running, hand: Hand, crew: Crew) -> None:
+def test_there_is_nothing_to_choose_among_few(client: httpx2.Client, hand: Hand, crew: Crew) -> None:
     hand.collection()
-    store(server, [item("a", 1)])
+    hand.store([item("a", 1)])
     one = result_of(client, crew, "cluster", n_clusters="auto")
     assert (one["n_clusters"], one["distinct"], one["silhouettes"]) == (1, 1, [])
-    store(server, [item(f"{seed}-{copy}", seed) for seed in range(1, 3) for copy in range(4)])
+    hand.store([item(f"{seed}-{copy}", seed) for seed in range(1, 3) for copy in range(4)])
     two = result_of(client, crew, "cluster", n_clusters="auto")
     assert (two["n_clusters"], two["distinct"], two["silhouettes"]) == (2, 2, [])
 

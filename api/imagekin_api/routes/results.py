@@ -50,7 +50,7 @@ def _content_type(media_type: str) -> str:
 
 
 def finished(session: Session, owner: str, job_id: str) -> tuple[tables.Job, dict[str, Any]]:
-    """Return a finished job and its result's summary; raises JobNotFinished, ResultExpired, or Conflict without a result."""
+    """Return a finished job and its result's summary; raises JobNotFinished, ResultExpired, Conflict."""
     job = view.get(session, owner, job_id)
     if job.status not in TERMINAL:
         raise errors.JobNotFinished()
