@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from imagekin import errors
-from imagekin.enums import Colors, Precision
+from imagekin.enums import Colors, Fit, Precision
 
 DEFAULT_BACKBONE = "efficientnet_lite0"
 FAKE_BACKBONE = "fake"
@@ -32,31 +32,57 @@ _READ_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Preprocess:
-    """How pixels become the network's input: shorter side to `resize`, middle `crop`, (value / 255 - mean) / std.
+    """How pixels become the network's input: resized as `fit` says, middle `crop`, (value / 255 - mean) / std.
 
-    `colors` is newer than the rest: without it, colors are taken as they are stored.
+    `resize` is where a picture's shorter side (`crop`), its longer side (`pad`) or both (`squash`) come to; it and
+    `crop` are pixels, or (height, width) for a network whose input is not square. `colors` and `fit` are newer than the
+    rest: without them, colors are taken as they are stored, and pictures are cropped.
     """
 
-    resize: int
-    crop: int
+    resize: int | tuple[int, int]
+    crop: int | tuple[int, int]
     interpolation: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     antialias: bool = True
     colors: Colors = Colors.STORED
+    fit: Fit = Fit.CROP
+
+    @property
+    def scale(self) -> tuple[int, int]:
+        """`resize` as (height, width)."""
+        return _pair(self.resize)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The network's input in pixels, (height, width)."""
+        return _pair(self.crop)
+
+    def fitted(self, fit: Fit | None) -> Preprocess:
+        """Return it with another fit, the whole picture for `pad` and `squash`; None and its own change nothing."""
+        if fit is None or fit is self.fit:
+            return self
+        return replace(self, fit=fit, resize=self.resize if fit is Fit.CROP else self.crop)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Preprocess:
         """Build it from the result of `to_json`."""
-        colors = Colors(value.get("colors", Colors.STORED))
-        return cls(**{**value, "mean": tuple(value["mean"]), "std": tuple(value["std"]), "colors": colors})
+        tuples = {name: tuple(each) for name, each in value.items() if isinstance(each, list)}
+        colors, fit = Colors(value.get("colors", Colors.STORED)), Fit(value.get("fit", Fit.CROP))
+        return cls(**{**value, **tuples, "colors": colors, "fit": fit})
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values; steps that it does not have are left out, so that fingerprints do not change."""
-        described = asdict(self) | {"mean": list(self.mean), "std": list(self.std), "colors": self.colors.value}
-        if self.colors is Colors.STORED:
-            del described["colors"]
-        return described
+        described = {name: list(each) if isinstance(each, tuple) else each for name, each in asdict(self).items()}
+        newer = {
+            "colors": None if self.colors is Colors.STORED else self.colors.value,
+            "fit": None if self.fit is Fit.CROP else self.fit.value,
+        }
+        return {name: each for name, each in (described | newer).items() if each is not None}
+
+
+def _pair(sides: int | tuple[int, int]) -> tuple[int, int]:
+    return (sides, sides) if isinstance(sides, int) else sides
 
 
 FALLBACK_PREPROCESS = Preprocess(224, 224, "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -147,16 +173,18 @@ def resolve_space(
     precision: Precision,
     weights_dir: Path,
     colors: Colors = Colors.SRGB,
+    fit: Fit | None = None,
 ) -> Space:
     """Make a space from a caller's choices.
 
     `backbone`: a name, by default DEFAULT_BACKBONE. `weights`: `DEFAULT`, a name such as `IMAGENET1K_V2` or
-    `ResNet50_Weights.IMAGENET1K_V2`, or the path of a file relative to `weights_dir`.
+    `ResNet50_Weights.IMAGENET1K_V2`, or the path of a file relative to `weights_dir`. `fit`: by default the
+    weights' own.
     Raises UnknownBackbone and UnknownWeights.
     """
     chosen = _find_backbone(backbone or DEFAULT_BACKBONE)
     found = _find_weights(chosen, weights or DEFAULT_WEIGHTS, weights_dir)
-    preprocess = replace(found.preprocess, colors=colors)
+    preprocess = replace(found.preprocess, colors=colors).fitted(fit)
     return Space(chosen.name, found.name, found.digest, chosen.layer, preprocess, chosen.dim, precision)
 
 

@@ -99,6 +99,18 @@ class Colors(StrEnum):
     SRGB = "srgb"
 
 
+class Fit(StrEnum):
+    """How a picture comes into the network's input.
+
+    `crop`: what stands in the middle, the rest is cut off. `pad`: the whole picture, with a border in the weights' mean
+    color. `squash`: the whole picture, its sides changed unequally.
+    """
+
+    CROP = "crop"
+    PAD = "pad"
+    SQUASH = "squash"
+
+
 class ImageOrder(StrEnum):
     """The order of a list of images: as they came, the newest first, or by key, code point by code point."""
 

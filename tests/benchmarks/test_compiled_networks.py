@@ -37,7 +37,7 @@ def test_a_compiled_network_is_used_where_it_is_faster(
         compiled.switch(load(order.path, torch.device("cpu"), lanes.batch, lanes.lanes))
         works = {
             "prepared": lambda: forward.rate(bench, name, lanes),
-            "compiled": lambda: forward.rate_of(compiled.embed, lanes, space.preprocess.crop, bench.sizes.rate_s),
+            "compiled": lambda: forward.rate_of(compiled.embed, lanes, space.preprocess.shape, bench.sizes.rate_s),
         }
         rates = timing.in_turns(works, 5)
         table.add(rates["prepared"], rates["compiled"], rates["compiled"] / rates["prepared"], seconds)

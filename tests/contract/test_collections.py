@@ -63,6 +63,17 @@ def test_collections_of_one_space_share_it(client: httpx2.Client) -> None:
     assert first["space_id"] == second["space_id"] != fast["space_id"]
 
 
+def test_a_fit_makes_a_space_of_its_own(client: httpx2.Client) -> None:
+    usual, crop, pad, squash = (
+        create(client, name=str(fit), fit=fit).json() for fit in (None, "crop", "pad", "squash")
+    )
+    assert [each["fit"] for each in (usual, crop, pad, squash)] == ["crop", "crop", "pad", "squash"]
+    assert usual["space_id"] == crop["space_id"]
+    assert len({each["space_id"] for each in (crop, pad, squash)}) == 3
+    problem = check_problem(create(client, fit="stretch"), 422, "invalid_request")
+    assert problem["errors"][0]["pointer"] == "/fit"
+
+
 def test_a_name_is_taken_once_for_each_owner(client: httpx2.Client, stranger: httpx2.Client) -> None:
     assert create(client).status_code == 201
     check_problem(create(client), 409, "collection_exists")

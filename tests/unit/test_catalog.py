@@ -15,7 +15,7 @@ import torch
 from torchvision import models
 
 from imagekin import catalog, errors
-from imagekin.enums import Colors, Precision
+from imagekin.enums import Colors, Fit, Precision
 from imagekin_worker.network import backbones, lite0
 from imagekin_worker.network import catalog as generator
 
@@ -54,9 +54,8 @@ def test_knows_the_weights_that_torchvision_has(name: str) -> None:
 def test_dim_and_layer_are_those_of_the_network(name: str, dim: int, layer: str, tmp_path: Path) -> None:
     space = resolve(name, None, tmp_path)
     network = backbones.build(space).to("meta")
-    side = space.preprocess.crop
     with torch.inference_mode():
-        embedding = network(torch.empty(2, 3, side, side, device="meta"))
+        embedding = network(torch.empty(2, 3, *space.preprocess.shape, device="meta"))
     assert (space.dim, space.layer) == (dim, layer)
     assert embedding.shape == (2, dim)
 
@@ -162,6 +161,7 @@ def test_whatever_decides_the_numbers_is_in_the_fingerprint(tmp_path: Path) -> N
         dataclasses.replace(space, precision=Precision.FAST),
         dataclasses.replace(space, preprocess=catalog.FALLBACK_PREPROCESS),
         dataclasses.replace(space, preprocess=dataclasses.replace(space.preprocess, colors=Colors.STORED)),
+        *(dataclasses.replace(space, preprocess=space.preprocess.fitted(fit)) for fit in (Fit.PAD, Fit.SQUASH)),
     ]
     assert len({space.fingerprint, *(each.fingerprint for each in others)}) == len(others) + 1
 
@@ -171,6 +171,16 @@ def test_a_fingerprint_is_the_same_in_every_release(tmp_path: Path) -> None:
     assert resolve(None, None, tmp_path).fingerprint == "9129a8bc7cb2bbb31d830a6c6ca0c214"
     before_colors = catalog.resolve_space(None, None, Precision.EXACT, tmp_path, Colors.STORED)
     assert before_colors.fingerprint == "0329c37aeceacd86d0efb24d8ed3d83e"
+
+
+@pytest.mark.parametrize("fit", list(Fit))
+def test_a_fit_survives_json_and_the_usual_one_is_not_in_it(fit: Fit, tmp_path: Path) -> None:
+    space = catalog.resolve_space(None, None, Precision.EXACT, tmp_path, fit=fit)
+    described = space.to_json()
+    assert described["preprocess"].get("fit", "crop") == fit.value
+    assert ("fit" in described["preprocess"]) == (fit is not Fit.CROP)
+    assert catalog.Space.from_json(json.loads(json.dumps(described))) == space
+    assert space.preprocess.scale == ((256, 256) if fit is Fit.CROP else (224, 224))
 
 
 def test_a_space_from_before_colors_takes_them_as_they_are_stored(tmp_path: Path) -> None:

@@ -26,12 +26,14 @@ blueprint = flask.Blueprint("collections", __name__)
 def create() -> flask.Response:
     """Create a collection.
 
-    Backbone, weights, precision and colors determine its space, which never changes: vectors of different spaces are
-    never mixed.
+    Backbone, weights, precision, colors and fit determine its space, which never changes: vectors of different spaces
+    are never mixed. Without `fit` pictures come into the network's input as its weights want it, mostly cropped.
     """
     here = service.current()
     body = bodies.parse(schemas.CollectionBody, bodies.read_json())
-    space = catalog.resolve_space(body.backbone, body.weights, body.precision, here.settings.weights_dir, body.colors)
+    space = catalog.resolve_space(
+        body.backbone, body.weights, body.precision, here.settings.weights_dir, body.colors, body.fit
+    )
     created = here.database.write(collections.create, service.owner(), body.name, space, body.dtype)
     answer = answers.of(created, 201)
     answer.headers["Location"] = f"/v1/collections/{created.name}"

@@ -11,7 +11,7 @@ from imagekin.cli import following, output
 from imagekin.cli.session import INTERRUPTED, AsJson, InCollection, Wait, current, text_of
 from imagekin.client import Client, Job, Sending, sources
 from imagekin.client.progress import UploadBar
-from imagekin.enums import DType, JobStatus, OnConflict, Precision
+from imagekin.enums import DType, Fit, JobStatus, OnConflict, Precision
 
 
 def command(
@@ -27,6 +27,13 @@ def command(
     weights: Annotated[str | None, typer.Option(help="For a new collection: the network's weights.")] = None,
     dtype: Annotated[DType | None, typer.Option(help="For a new collection: how vectors are kept.")] = None,
     precision: Annotated[Precision | None, typer.Option(help="For a new collection: exact or fast.")] = None,
+    fit: Annotated[
+        Fit | None,
+        typer.Option(
+            help="For a new collection: crop pictures to their middle, pad them, or squash them.",
+            show_default="as the weights want it",
+        ),
+    ] = None,
     on_conflict: Annotated[
         OnConflict | None,
         typer.Option(help="What to do if a key is stored with other content.", show_default="replace"),
@@ -50,7 +57,7 @@ def command(
     patterns = [text_of(pattern) for pattern in exclude or ()]
     sources.check(sources.resolve(paths, patterns))
     client = current(context).client(collection)
-    space = {"backbone": backbone, "weights": weights, "dtype": dtype, "precision": precision}
+    space = {"backbone": backbone, "weights": weights, "dtype": dtype, "precision": precision, "fit": fit}
     made = client.ensure_collection(collection, **space)
     if made is not None:
         # aloud: a name with a typing error makes one, too

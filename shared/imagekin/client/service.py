@@ -29,6 +29,7 @@ from imagekin.enums import (
     Algorithm,
     Colors,
     DType,
+    Fit,
     ImageOrder,
     JobStatus,
     Metric,
@@ -97,13 +98,16 @@ class Client:
         weights: str | None = None,
         dtype: DType | str | None = None,
         precision: Precision | str | None = None,
+        fit: Fit | str | None = None,
         colors: Colors | str | None = None,
     ) -> schemas.Collection:
         """Create a collection of one space; raises `CollectionExists`, `UnknownBackbone`, `UnknownWeights`.
 
-        colors: `srgb`, or `stored` for a space that takes no notice of color profiles, as spaces did before them.
+        fit: `crop`, `pad` or `squash`; by default as the weights want it. colors: `srgb`, or `stored` for a space that
+        takes no notice of color profiles, as spaces did before them.
         """
-        space = {"backbone": backbone, "weights": weights, "dtype": dtype, "precision": precision, "colors": colors}
+        space = {"backbone": backbone, "weights": weights, "dtype": dtype, "precision": precision}
+        space |= {"fit": fit, "colors": colors}
         body = bodies.json(schemas.CollectionBody, name=name, **space)
         return self._transport.post("/v1/collections", schemas.Collection, body, safe=False)
 
@@ -115,12 +119,13 @@ class Client:
         weights: str | None = None,
         dtype: DType | str | None = None,
         precision: Precision | str | None = None,
+        fit: Fit | str | None = None,
     ) -> schemas.Collection | None:
         """Create the collection if it is missing and return it; None if it was there or another command was faster.
 
         Raises `Conflict` if it has another space, and what `create_collection` does.
         """
-        space = {"backbone": backbone, "weights": weights, "dtype": dtype, "precision": precision}
+        space = {"backbone": backbone, "weights": weights, "dtype": dtype, "precision": precision, "fit": fit}
         try:
             there = self.collection(name)
         except errors.CollectionNotFound:
@@ -312,6 +317,7 @@ class Client:
         weights: str | None = None,
         dtype: DType | str | None = None,
         precision: Precision | str | None = None,
+        fit: Fit | str | None = None,
         on_conflict: OnConflict | str | None = None,
         upload: bool | None = None,
         exclude: Sequence[str] = (),
@@ -326,7 +332,7 @@ class Client:
         location that the server reads (`s3://...`). The pictures of a folder are keyed by their paths below it,
         listed ones by file name, or below their common folder where file names repeat. A list may have archives and
         manifests in it, too: each makes a job, and a `JobGroup` shows all as one.
-        backbone, weights, dtype, precision: the space of a new collection; one that is there must have it.
+        backbone, weights, dtype, precision, fit: the space of a new collection; one that is there must have it.
         upload: a folder is read in place by a server on this machine that is allowed to, else uploaded; True always
         uploads, False never. What the collection has under the same key is not sent again, so an interrupted upload
         continues where it stopped; the rest is sent in parts, each a job, which a `JobGroup` shows as one. With an
@@ -337,7 +343,8 @@ class Client:
         """
         resolved = sources.resolve(source, exclude)
         sources.check(resolved, upload)
-        self.ensure_collection(collection, backbone=backbone, weights=weights, dtype=dtype, precision=precision)
+        space = {"backbone": backbone, "weights": weights, "dtype": dtype, "precision": precision, "fit": fit}
+        self.ensure_collection(collection, **space)
         request = embedding.Request(self._transport, collection, on_conflict, callback_url, idempotency_key, on_upload)
         return request.post(resolved, upload)
 

@@ -15,6 +15,7 @@ from imagekin.enums import (
     Colors,
     DType,
     DuplicateReason,
+    Fit,
     ItemStatus,
     JobStatus,
     Metric,
@@ -70,6 +71,7 @@ class Collection(Wire):
     precision: Precision
     # an older service does not say it, and does nothing else
     colors: Colors = Colors.STORED
+    fit: Fit = Fit.CROP
     space_id: str
     image_count: int
     created_at: datetime

@@ -27,6 +27,7 @@ from imagekin.enums import (
     Algorithm,
     Colors,
     DType,
+    Fit,
     Metric,
     OnConflict,
     Precision,
@@ -160,6 +161,7 @@ class CollectionBody(Body):
     dtype: DType = DType.FLOAT32
     precision: Precision = Precision.EXACT
     colors: Colors = Colors.SRGB
+    fit: Fit | None = None
 
 
 class ImagePatch(Body):

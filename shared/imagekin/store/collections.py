@@ -89,6 +89,7 @@ def views(session: Session, collections: Iterable[tables.Collection]) -> list[sc
 
 
 def _view(collection: tables.Collection, space: tables.Space) -> schemas.Collection:
+    preprocess = Space.from_json(space.description).preprocess
     return schemas.Collection(
         name=collection.name,
         backbone=space.backbone,
@@ -96,7 +97,8 @@ def _view(collection: tables.Collection, space: tables.Space) -> schemas.Collect
         dim=space.dim,
         dtype=DType(collection.dtype),
         precision=Precision(space.precision),
-        colors=Space.from_json(space.description).preprocess.colors,
+        colors=preprocess.colors,
+        fit=preprocess.fit,
         space_id=space.id,
         image_count=collection.image_count,
         created_at=moment(collection.created_at),

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image, features
+from timm.data.transforms_factory import transforms_imagenet_eval
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
 from imagekin import catalog, errors, formats
-from imagekin.catalog import Preprocess
-from imagekin.enums import Precision
+from imagekin.catalog import Preprocess, Space
+from imagekin.enums import Fit, Precision
 from imagekin.settings import Settings
 from imagekin_worker.network import preprocess
 from imagekin_worker.pictures import decoding
@@ -279,8 +280,8 @@ def test_lab_is_not_supported() -> None:
 
 def torchvisions(preset: Preprocess) -> ImageClassification:
     return ImageClassification(
-        crop_size=preset.crop,
-        resize_size=preset.resize,
+        crop_size=preset.shape[0],
+        resize_size=preset.scale[0],
         mean=preset.mean,
         std=preset.std,
         interpolation=InterpolationMode(preset.interpolation),
@@ -302,11 +303,67 @@ def test_a_crop_larger_than_the_picture_is_padded_like_torchvisions() -> None:
     assert np.array_equal(preprocess.transform(picture, preset), torchvisions(preset)(picture.image).numpy())
 
 
+SIZES = [(500, 375), (301, 402), (50, 31), (224, 224), (90, 353), (2000, 90), (3, 500)]
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(
+    ("fit", "crop_mode", "resize", "crop"),
+    [
+        (Fit.CROP, "center", 256, 224),
+        (Fit.SQUASH, "squash", 224, 224),
+        (Fit.SQUASH, "squash", 248, 224),
+        (Fit.PAD, "border", 224, 224),
+        (Fit.PAD, "border", 235, 224),
+        (Fit.CROP, "center", (256, 192), (256, 192)),
+        (Fit.CROP, "center", (290, 217), (256, 192)),
+        (Fit.SQUASH, "squash", (256, 192), (256, 192)),
+        (Fit.PAD, "border", (256, 192), (256, 192)),
+    ],
+    ids=str,
+)
+def test_each_fit_is_timms_to_the_bit(
+    fit: Fit,
+    crop_mode: str,
+    resize: int | tuple[int, int],
+    crop: int | tuple[int, int],
+    interpolation: str,
+) -> None:
+    mean, std = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
+    preset = Preprocess(resize, crop, interpolation, mean, std, fit=fit)
+    theirs = transforms_imagenet_eval(
+        preset.shape,
+        crop_pct=preset.shape[0] / preset.scale[0],
+        crop_mode=crop_mode,
+        interpolation=interpolation,
+        mean=mean,
+        std=std,
+    )
+    for width, height in SIZES:
+        if fit is Fit.CROP and max(width, height) >= preprocess.ELONGATED * min(width, height):
+            continue  # resized in one step, which rounds otherwise
+        picture = decoding.decode(encode(noise(width, height), "PNG"), SETTINGS)
+        ours = preprocess.transform(picture, preset)
+        assert ours.shape == (3, *preset.shape)
+        assert np.array_equal(ours, np.asarray(theirs(picture.image))), (width, height)
+
+
+@pytest.mark.parametrize("fit", list(Fit))
+def test_thumbnails_keep_a_pictures_proportions(fit: Fit) -> None:
+    preset = catalog.FALLBACK_PREPROCESS.fitted(fit)
+    space = Space("b", "w", "d", "l", preset, 1, Precision.EXACT)
+    picture, pixels = preprocess.prepare(encode(noise(600, 300), "PNG"), space, Settings(thumbnail_px=100))
+    assert pixels.shape == (224, 224, 3)
+    with Image.open(io.BytesIO(preprocess.thumbnail(picture, 100))) as thumbnail:
+        assert thumbnail.size == (100, 50)
+
+
 @pytest.mark.parametrize("size", [(1, 60_000), (60_000, 1), (3, 20_000)])
 def test_elongated_pictures_need_no_more_memory_than_others(size: tuple[int, int]) -> None:
     picture = decoding.decode(encode(Image.new("RGB", size, (255, 0, 0)), "PNG"), SETTINGS)
     for preset in PRESETS:
-        assert preprocess.transform(picture, preset).shape == (3, preset.crop, preset.crop)
+        for fit in Fit:
+            assert preprocess.transform(picture, preset.fitted(fit)).shape == (3, *preset.shape)
     _, pixels = preprocess.fit(picture.image, PRESETS[0])
     assert (pixels == np.array([255, 0, 0], np.uint8)).all()
     assert preprocess.thumbnail(picture, 160)

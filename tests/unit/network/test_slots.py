@@ -47,7 +47,7 @@ class Watched(slots.HostSlot):
 def stream() -> slots.Stream:
     Watched.begun.clear()
     Watched.most = 0
-    return slots.Stream([Watched(mean_of_each, BATCH, SIDE) for _ in range(2)])
+    return slots.Stream([Watched(mean_of_each, BATCH, (SIDE, SIDE)) for _ in range(2)])
 
 
 def test_rows_come_in_the_order_in_which_pictures_went(stream: slots.Stream) -> None:
@@ -69,7 +69,7 @@ def test_what_fills_a_partial_batch_up_comes_out_nowhere(stream: slots.Stream) -
         sizes.append(len(pixels))
         return mean_of_each(pixels)
 
-    stream = slots.Stream([slots.HostSlot(watched, BATCH, SIDE)])
+    stream = slots.Stream([slots.HostSlot(watched, BATCH, (SIDE, SIDE))])
     stream.begin(pictures(9, 9, 9, 9))
     assert len(stream.collect()) == 4
     stream.begin(pictures(5))
@@ -95,7 +95,7 @@ def test_a_failed_batch_leaves_its_slot_usable() -> None:
         def finish(self) -> np.ndarray:
             raise BrokenError
 
-    stream = slots.Stream([Broken(mean_of_each, BATCH, SIDE)])
+    stream = slots.Stream([Broken(mean_of_each, BATCH, (SIDE, SIDE))])
     stream.begin(pictures(1))
     with pytest.raises(BrokenError):
         stream.collect()

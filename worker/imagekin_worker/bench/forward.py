@@ -120,22 +120,23 @@ def backbone(bench: Workbench, name: str) -> Backbone:
 
 def rate(bench: Workbench, name: str, configuration: Configuration) -> float:
     """Measure the prepared backbone in one configuration, in images a second."""
-    return rate_of(backbone(bench, name).embed, configuration, bench.space(name).preprocess.crop, bench.sizes.rate_s)
+    return rate_of(backbone(bench, name).embed, configuration, bench.space(name).preprocess.shape, bench.sizes.rate_s)
 
 
 def gflop(bench: Workbench, name: str) -> float:
     """Count the floating-point operations of an image's pass, in 1e9: two for each product of a convolution."""
     space = bench.space(name)
-    side = space.preprocess.crop
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        backbones.build(space).to("meta")(torch.empty(1, 3, side, side, device="meta"))
+        backbones.build(space).to("meta")(torch.empty(1, 3, *space.preprocess.shape, device="meta"))
     return counter.get_total_flops() / 1e9
 
 
-def rate_of(embed: Callable[[np.ndarray], object], configuration: Configuration, side: int, least_s: float) -> float:
-    """Measure the images a second of a function that embeds batches (n, 3, crop, crop), in one configuration."""
+def rate_of(
+    embed: Callable[[np.ndarray], object], configuration: Configuration, shape: tuple[int, int], least_s: float
+) -> float:
+    """Measure the images a second of a function that embeds batches (n, 3, height, width), in one configuration."""
     random = np.random.default_rng(0)
-    pixels = random.integers(0, 256, (configuration.batch, side, side, 3), dtype=np.uint8).transpose(0, 3, 1, 2)
+    pixels = random.integers(0, 256, (configuration.batch, *shape, 3), dtype=np.uint8).transpose(0, 3, 1, 2)
 
     def work() -> int:
         embed(pixels)
@@ -166,13 +167,13 @@ def _prepared(bench: Workbench, name: str) -> Backbone:
 
 
 def _survey(bench: Workbench, name: str) -> Survey:
-    side = bench.space(name).preprocess.crop
+    shape = bench.space(name).preprocess.shape
     eager = Configuration(1, 1, GPU_BATCHES[0]) if bench.on_gpu else Configuration(1, cores(), 1)
     embed = _eager(bench, name)
     tried = configurations(bench.on_gpu)
     arranged = {(each.lanes, each.intra_op) for each in tried}
     works: dict[Configuration | tuple[int, int] | None, Callable[[], float]] = {
-        None: lambda: rate_of(embed, eager, side, bench.sizes.rate_s),
+        None: lambda: rate_of(embed, eager, shape, bench.sizes.rate_s),
         **{each: lambda each=each: rate(bench, name, each) for each in tried},
         **{each: lambda each=each: _product(bench, name, *each) for each in arranged},
     }

@@ -81,7 +81,7 @@ class Node:
         for name in self.settings.warm:
             space = catalog.resolve_space(name, None, Precision.EXACT, self.settings.weights_dir)
             backbone = self.models.get(space)
-            batch = np.zeros((backbone.batch_size, 3, space.preprocess.crop, space.preprocess.crop), np.uint8)
+            batch = np.zeros((backbone.batch_size, 3, *space.preprocess.shape), np.uint8)
             backbone.embed(batch)  # the first one makes what later ones use
             started = time.monotonic()
             backbone.embed(batch)

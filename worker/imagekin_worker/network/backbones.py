@@ -38,7 +38,7 @@ class Backbone(Protocol):
     nbytes: int
 
     def embed(self, batch: Batch) -> NDArray[np.float32]:
-        """Embed pictures (n, 3, crop, crop) into (n, dim) float32.
+        """Embed pictures (n, 3, height, width) into (n, dim) float32.
 
         uint8 are pixels, scaled here by the preprocess's mean and std; float32 are scaled already. Other pictures in
         the batch change nothing. Overflows are returned as they are: the caller checks for numbers that are not finite.
@@ -117,7 +117,7 @@ class Compiled(Protocol):
     nbytes: int
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Embed pixels uint8 (batch, crop, crop, 3) into (batch, dim) float32."""
+        """Embed pixels uint8 (batch, height, width, 3) into (batch, dim) float32."""
         ...
 
 
@@ -132,8 +132,8 @@ class Scaled(nn.Module):
         # over whole rows of a picture, as loops over three channels cost four times as much
         self.factor: Tensor
         self.offset: Tensor
-        self.register_buffer("factor", (1 / (255 * std)).float().repeat(preprocess.crop))
-        self.register_buffer("offset", (-mean / std).float().repeat(preprocess.crop))
+        self.register_buffer("factor", (1 / (255 * std)).float().repeat(preprocess.shape[1]))
+        self.register_buffer("offset", (-mean / std).float().repeat(preprocess.shape[1]))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Embed pixels uint8 (n, h, w, 3) into (n, dim) float32."""
@@ -166,7 +166,7 @@ class TorchBackbone:
 
     @torch.inference_mode()
     def embed(self, batch: Batch) -> NDArray[np.float32]:
-        """Embed pictures (n, 3, crop, crop) into (n, dim) float32; see Backbone.embed."""
+        """Embed pictures (n, 3, height, width) into (n, dim) float32; see Backbone.embed."""
         if self._reference or batch.dtype != np.uint8:
             return self._network(self._plainly_scaled(batch)).float().cpu().numpy()
         pixels = torch.from_numpy(np.ascontiguousarray(batch.transpose(0, 2, 3, 1))).to(self.device)
@@ -192,15 +192,15 @@ class TorchBackbone:
         return None if self._compiled is None else self._compiled.batch
 
     def _slots(self, batch: int) -> list[slots.Slot]:
-        side = self.space.preprocess.crop
+        shape = self.space.preprocess.shape
         if not self.on_gpu:
-            return [slots.HostSlot(self.embed, batch, side) for _ in range(SLOTS)]
+            return [slots.HostSlot(self.embed, batch, shape) for _ in range(SLOTS)]
         from imagekin_worker.network import cuda
 
         compiled = self._compiled
         network = compiled if compiled is not None and compiled.batch == batch else self.scaled
         queue = cuda.Queue(network, self.device)
-        return [cuda.CudaSlot(queue, batch, side) for _ in range(SLOTS)]
+        return [cuda.CudaSlot(queue, batch, shape) for _ in range(SLOTS)]
 
     def _plainly_scaled(self, batch: Batch) -> Tensor:
         pixels = torch.from_numpy(batch).to(self.device)
@@ -210,8 +210,9 @@ class TorchBackbone:
         return pixels.to(self._dtype).contiguous(memory_format=self._layout)
 
     def _example(self) -> Tensor:
-        side = self.space.preprocess.crop
-        return torch.zeros(self.batch_size, 3, side, side).contiguous(memory_format=torch.channels_last)
+        return torch.zeros(self.batch_size, 3, *self.space.preprocess.shape).contiguous(
+            memory_format=torch.channels_last
+        )
 
     def _channels(self, values: tuple[float, ...]) -> Tensor:
         return torch.tensor(values, device=self.device).view(1, 3, 1, 1)
@@ -219,7 +220,7 @@ class TorchBackbone:
 
 def build(space: Space) -> nn.Module:
     """Build a space's network without its head, on the meta device, so without numbers."""
-    network = skeleton(space.backbone, space.preprocess.crop)
+    network = skeleton(space.backbone, space.preprocess.shape[0])
     network.set_submodule(space.layer, nn.Identity())
     return network.eval()
 

@@ -31,9 +31,9 @@ class Queue:
 class CudaSlot:
     """A slot on a GPU; see streams.Slot. Everything after `start` happens without the CPU."""
 
-    def __init__(self, queue: Queue, batch: int, side: int) -> None:
+    def __init__(self, queue: Queue, batch: int, shape: tuple[int, int]) -> None:
         self._queue = queue
-        self._host = torch.zeros((batch, side, side, 3), dtype=torch.uint8, pin_memory=True)
+        self._host = torch.zeros((batch, *shape, 3), dtype=torch.uint8, pin_memory=True)
         self.pixels = self._host.numpy()
         self._there = self._host.to(queue.device)
         self._arrived, self._done = torch.cuda.Event(), torch.cuda.Event()

@@ -68,8 +68,8 @@ class FakeBackbone:
 
     def stream(self, batch: int) -> slots.Stream:
         """Make slots for batches that are embedded at once, as on a GPU."""
-        side = self.space.preprocess.crop
-        return slots.Stream([slots.HostSlot(self.embed, batch, side) for _ in range(2)])
+        shape = self.space.preprocess.shape
+        return slots.Stream([slots.HostSlot(self.embed, batch, shape) for _ in range(2)])
 
     def _misbehave(self, batch: NDArray[np.uint8] | NDArray[np.float32]) -> None:
         if self.behaviour.delay_s:

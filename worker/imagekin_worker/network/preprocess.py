@@ -12,7 +12,7 @@ from PIL import Image
 from torch.nn import functional
 
 from imagekin.catalog import Preprocess, Space
-from imagekin.enums import Colors, Precision
+from imagekin.enums import Colors, Fit, Precision
 from imagekin.settings import Settings
 from imagekin_worker.pictures.decoding import Picture, decode
 
@@ -34,7 +34,7 @@ _INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resam
 def prepare(
     data: bytes, space: Space, settings: Settings, into: NDArray[np.uint8] | None = None
 ) -> tuple[Picture, NDArray[np.uint8]]:
-    """Decode an image's bytes for a space: the picture, and the pixels (crop, crop, 3) that its backbone takes.
+    """Decode an image's bytes for a space: the picture, and the pixels (height, width, 3) that its backbone takes.
 
     They are written `into` an array, a place in a batch, if one is given. The picture may be reduced to what a
     thumbnail needs. `fast` spaces decode large JPEGs at a reduced scale. Raises what `decode` raises.
@@ -43,7 +43,7 @@ def prepare(
     picture = decode(
         data,
         settings,
-        at_least_px=None if exact else FAST_MARGIN * space.preprocess.resize,
+        at_least_px=None if exact else FAST_MARGIN * max(space.preprocess.scale),
         to_srgb=space.preprocess.colors is Colors.SRGB,
     )
     resized, pixels = fit(picture.image, space.preprocess, exact=exact)
@@ -56,22 +56,27 @@ def prepare(
 
 
 def fit(image: Image.Image, preprocess: Preprocess, *, exact: bool = True) -> tuple[Image.Image, NDArray[np.uint8]]:
-    """Resize the shorter side and cut out the middle: the resized picture, and pixels (crop, crop, 3).
+    """Resize as the weights want it and cut out the middle: the picture, and pixels (height, width, 3).
 
-    `exact` pixels are the torchvision preset's, to the bit. Others are PyTorch's: the same filter in a third of the
-    time, with some values off by one. An elongated picture is returned unchanged, not resized as a whole.
+    `exact` pixels are those of torchvision's preset or timm's transform, to the bit. Others are PyTorch's: the same
+    filter in a third of the time, with some values off by one. The picture is the resized one, if that has its
+    proportions, otherwise the whole; an elongated one is not resized as a whole either.
     """
-    side, size = preprocess.crop, _resized_size(image.size, preprocess.resize)
-    if max(image.size) >= ELONGATED * min(image.size) and min(size) >= side:
-        return image, np.asarray(_resize_kept(image, size, side, _INTERPOLATIONS[preprocess.interpolation]))
+    (height, width), size = preprocess.shape, _resized_size(image.size, preprocess)
+    cropped = preprocess.fit is Fit.CROP
+    if cropped and max(image.size) >= ELONGATED * min(image.size) and size[0] >= width and size[1] >= height:
+        kept = _resize_kept(image, size, (width, height), _INTERPOLATIONS[preprocess.interpolation])
+        return image, np.asarray(kept)
+    resized = image
     if size != image.size:
         resize = _resize if exact else _resize_quickly
-        image = resize(image, size, preprocess.interpolation)
-    return image, np.asarray(_center(image, side))
+        resized = resize(image, size, preprocess.interpolation)
+    whole = image if preprocess.fit is Fit.SQUASH else resized
+    return whole, np.asarray(_center(resized, (width, height), _border(preprocess)))
 
 
 def transform(picture: Picture, preprocess: Preprocess) -> NDArray[np.float32]:
-    """Return the network's input for a picture, (3, crop, crop), the same bits as the torchvision preset's."""
+    """Return the network's input for a picture, (3, height, width), the same bits as the torchvision preset's."""
     mean, std = (np.array(each, np.float32)[:, None, None] for each in (preprocess.mean, preprocess.std))
     pixels = fit(picture.image, preprocess)[1].transpose(2, 0, 1).astype(np.float32, order="C")
     pixels /= np.float32(255)
@@ -91,12 +96,17 @@ def thumbnail(picture: Picture, px: int) -> bytes:
     return file.getvalue()
 
 
-def _resized_size(size: tuple[int, int], shorter: int) -> tuple[int, int]:
-    """Follow torchvision.transforms.functional.resize: the longer side is cut down to an integer."""
-    width, height = size
-    if width <= height:
-        return shorter, int(shorter * height / width)
-    return int(shorter * width / height), shorter
+def _resized_size(size: tuple[int, int], preprocess: Preprocess) -> tuple[int, int]:
+    """Follow torchvision's resize, which cuts the longer side down to an integer, and timm's for other inputs."""
+    (width, height), (down, across) = size, preprocess.scale
+    if preprocess.fit is Fit.SQUASH:
+        return across, down
+    if preprocess.fit is Fit.CROP and down == across:
+        return (down, int(down * height / width)) if width <= height else (int(down * width / height), down)
+    # timm.data.transforms.ResizeKeepRatio
+    nearer = max if preprocess.fit is Fit.PAD else min
+    ratio = nearer(height / down, width / across)
+    return max(round(width / ratio), 1), max(round(height / ratio), 1)
 
 
 def _resize(image: Image.Image, size: tuple[int, int], interpolation: str) -> Image.Image:
@@ -110,20 +120,35 @@ def _resize_quickly(image: Image.Image, size: tuple[int, int], interpolation: st
     return Image.fromarray(resized[0].permute(1, 2, 0).numpy())
 
 
-def _center(image: Image.Image, side: int) -> Image.Image:
-    """Follow torchvision's center_crop; a smaller picture gets a black border."""
-    left, top = (round((length - side) / 2.0) for length in image.size)
+def _border(preprocess: Preprocess) -> tuple[int, int, int]:
+    """Return black, as torchvision has it, or for `pad` what the network sees as zero, as timm has it."""
+    if preprocess.fit is not Fit.PAD:
+        return 0, 0, 0
+    red, green, blue = (round(255 * each) for each in preprocess.mean)
+    return red, green, blue
+
+
+def _starts(size: tuple[int, int], shape: tuple[int, int]) -> tuple[int, int]:
+    left, top = (round((length - kept) / 2.0) for length, kept in zip(size, shape, strict=True))
+    return left, top
+
+
+def _center(image: Image.Image, shape: tuple[int, int], border: tuple[int, int, int]) -> Image.Image:
+    """Follow torchvision's center_crop to (width, height); a smaller picture gets a border."""
+    width, height = shape
+    left, top = _starts(image.size, shape)
     if left < 0 or top < 0:
-        before = (max((side - image.width) // 2, 0), max((side - image.height) // 2, 0))
-        padded = Image.new("RGB", (max(image.width, side), max(image.height, side)))
+        before = (max((width - image.width) // 2, 0), max((height - image.height) // 2, 0))
+        padded = Image.new("RGB", (max(image.width, width), max(image.height, height)), border)
         padded.paste(image, before)
-        return _center(padded, side)
-    return image.crop((left, top, left + side, top + side))
+        return _center(padded, shape, border)
+    return image.crop((left, top, left + width, top + height))
 
 
-def _resize_kept(image: Image.Image, resized: tuple[int, int], side: int, filter_: Image.Resampling) -> Image.Image:
-    starts = [round((length - side) / 2.0) for length in resized]
-    steps = [length / after for length, after in zip(image.size, resized, strict=True)]
-    (left, top), (across, down) = starts, steps
-    right, bottom = min((left + side) * across, image.width), min((top + side) * down, image.height)
-    return image.resize((side, side), filter_, box=(left * across, top * down, right, bottom))
+def _resize_kept(
+    image: Image.Image, resized: tuple[int, int], shape: tuple[int, int], filter_: Image.Resampling
+) -> Image.Image:
+    (left, top), (width, height) = _starts(resized, shape), shape
+    across, down = (length / after for length, after in zip(image.size, resized, strict=True))
+    right, bottom = min((left + width) * across, image.width), min((top + height) * down, image.height)
+    return image.resize(shape, filter_, box=(left * across, top * down, right, bottom))

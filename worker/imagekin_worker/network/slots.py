@@ -16,7 +16,7 @@ Rows = NDArray[np.float32]
 class Slot(Protocol):
     """The place of one batch, on the host and on the device.
 
-    `pixels`: (batch, crop, crop, 3), written before `start`.
+    `pixels`: (batch, height, width, 3), written before `start`.
     """
 
     pixels: Pixels
@@ -33,8 +33,8 @@ class Slot(Protocol):
 class HostSlot:
     """A slot on the CPU, which does all its work in `start`: the logic of a device's stream without a device."""
 
-    def __init__(self, embed: Callable[[Pixels], Rows], batch: int, side: int) -> None:
-        self.pixels = np.zeros((batch, side, side, 3), np.uint8)
+    def __init__(self, embed: Callable[[Pixels], Rows], batch: int, shape: tuple[int, int]) -> None:
+        self.pixels = np.zeros((batch, *shape, 3), np.uint8)
         self._embed = embed
         self._rows: Rows | None = None
 
@@ -72,7 +72,7 @@ class Stream:
         return len(self._flying)
 
     def begin(self, pictures: Sequence[Pixels]) -> None:
-        """Begin to embed at most `batch` pictures (crop, crop, 3)."""
+        """Begin to embed at most `batch` pictures (height, width, 3)."""
         slot = self._free[0]
         for at, pixels in enumerate(pictures):
             slot.pixels[at] = pixels

@@ -168,8 +168,7 @@ class Pipeline(Generic[T]):
 
     def _lane(self) -> None:
         torch.set_num_threads(self._threads)
-        side = self._backbone.space.preprocess.crop
-        buffer = np.empty((self._size, side, side, 3), np.uint8)
+        buffer = np.empty((self._size, *self._backbone.space.preprocess.shape, 3), np.uint8)
         batch: list[_Decoded[T]] = []
         load = _Load()
         for fetched in self._handfuls(load):
@@ -189,11 +188,11 @@ class Pipeline(Generic[T]):
             self._embed(batch, buffer, load)
 
     def _decode_lane(self) -> None:
-        side = self._backbone.space.preprocess.crop
+        shape = self._backbone.space.preprocess.shape
         load = _Load()
         for fetched in self._handfuls(load):
             load.gathered = 0
-            decoded = (self._decode(each, np.empty((side, side, 3), np.uint8)) for each in fetched)
+            decoded = (self._decode(each, np.empty((*shape, 3), np.uint8)) for each in fetched)
             self._decoded.put(each for each in decoded if each is not None)
 
     def _forward_lane(self) -> None:

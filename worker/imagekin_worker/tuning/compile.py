@@ -113,8 +113,7 @@ def compile_network(order: Order, folder: Path) -> None:
     device = torch.device(order.device)
     settings = Settings(weights_dir=order.weights_dir, device=order.device)
     plain = backbones.scaled(order.space, settings, device)
-    side = order.space.preprocess.crop
-    pixels = torch.randint(0, 256, (order.batch, side, side, 3), dtype=torch.uint8, device=device)
+    pixels = torch.randint(0, 256, (order.batch, *order.space.preprocess.shape, 3), dtype=torch.uint8, device=device)
     with torch.no_grad():
         draft = _build(plain, pixels, folder)
         compiled = load(draft, device, order.batch, lanes=1)
