@@ -33,7 +33,11 @@ DEPENDS = {
     "/query",
     "/query/embedding",
     "/query/url",
+    # that they add up to 1
+    "/shares",
     "/source/urls",
+    # the same name as that of the field that is written
+    "/stratify",
     "/upload_id",
 }
 # What no database keeps: an expression for it on every text would hide what the texts are.

@@ -83,6 +83,7 @@ def bodies(operation: str, names: Names) -> list[dict[str, Any]]:
         "submissions_map": [{"json": here}],
         "submissions_adapt": [{"json": {**here, "name": "own"}}],
         "submissions_classify": [{"json": here}],
+        "submissions_split": [{"json": here}],
         "submissions_outliers": [{"json": here}],
         "submissions_duplicates": [{"json": here}, {"json": {**mine, "against": names.collection}}],
         "submissions_assign": [

@@ -21,27 +21,14 @@ from imagekin_worker.kinds import pinned
 from imagekin_worker.matrix import view
 from kit.calls import accepted
 from kit.crew import Crew
-from kit.hand import DIM, Hand, picture, vector
+from kit.hand import DIM, Hand, picture
+from kit.known_vectors import image
 from kit.serving import BOTH_ENGINES, Running
 from kit.wire import check_problem
 
 pytestmark = BOTH_ENGINES
 
 STRANGERS = 36
-
-
-def image(
-    key: str, seed: int, *, like: int | None = None, cosine: float = 1.0, looks: int | None = None, **about: Any
-) -> segments.Item:
-    """An image whose vector is at a cosine to that of another seed, and whose picture is that of the seed `looks`."""
-    row = vector(seed, DIM)
-    if like is not None:
-        base = vector(like, DIM) / np.linalg.norm(vector(like, DIM))
-        row -= (row @ base) * base
-        row = cosine * base + np.sqrt(1 - cosine**2) * row / np.linalg.norm(row)
-    seen = picture(seed if looks is None else looks, kind="JPEG")
-    given = {"content_hash": f"{seed:064x}", "width": 32, "height": 24, "format": "JPEG", "thumbnail": seen}
-    return segments.Item(key, vector=row.astype("<f4"), **(given | about))
 
 
 def drawn() -> list[segments.Item]:

@@ -283,7 +283,7 @@ _ROUTES: list[tuple[str, str, Callable[..., Answer]]] = [
     ("POST", "/v1/uploads", FakeServer.upload),
     (
         "POST",
-        "/v1/jobs/(embed|search|cluster|assign|select|map|classify|adapt|duplicates|outliers)",
+        "/v1/jobs/(embed|search|cluster|assign|select|map|classify|adapt|duplicates|outliers|split)",
         FakeServer.post_job,
     ),
     ("GET", "/v1/jobs", FakeServer.list_jobs),

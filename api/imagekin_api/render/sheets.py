@@ -85,6 +85,12 @@ def groups_sheet(title: str, groups: Sequence[Section], *, note: str = "") -> by
     return _sections_sheet(title, groups, note, "keep", max(3, columns))
 
 
+def sections_sheet(title: str, sections: Sequence[Section], *, note: str = "") -> bytes:
+    """Draw shares of a split as a PNG, one below the other."""
+    columns = max((min(len(section.tiles), MAX_COLUMNS) for section in sections), default=0)
+    return _sections_sheet(title, sections, note, None, max(3, columns))
+
+
 def outliers_sheet(title: str, pairs: Sequence[Tile], *, note: str = "") -> bytes:
     """Draw outliers as a PNG, each followed by its nearest one, three such pairs a row."""
     return _sections_sheet(title, [Section("", pairs)], note, None, MAX_COLUMNS)

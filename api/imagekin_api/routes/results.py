@@ -92,7 +92,9 @@ def _named(rows: Iterable[dict[str, Any]], names: Mapping[int, str | None]) -> I
     "Get a contact sheet of a job's result",
     parameters=(
         Parameter(
-            "label", "Of a clustering: which cluster, by default 0, the largest. Of a classification: only this label."
+            "label",
+            "Of a clustering: which cluster, by default 0, the largest. Of a classification: only this label. "
+            "Of a split: only this share.",
         ),
         Parameter(
             "group", "Which group of duplicates; by default a page of groups.", {"type": "integer", "minimum": 0}
@@ -106,7 +108,8 @@ def _named(rows: Iterable[dict[str, Any]], names: Mapping[int, str | None]) -> I
 def sheet(job_id: str) -> flask.Response:
     """Return a PNG. For a search: the query, then each neighbor with its similarity. For a clustering: one cluster.
 
-    For duplicates: a page of groups, the image to keep marked and a reason under each other one; or one group.
+    For duplicates: a page of groups, the image to keep marked and a reason under each other one; or one group. For a
+    split: the first images of each share, or one share.
     """
     job, summary = service.current().database.read(finished, service.owner(), job_id)
     draw = pictures.SHEETS.get(JobKind(job.kind))

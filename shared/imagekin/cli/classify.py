@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from imagekin.cli import following, output
+from imagekin.cli import filtering, following, output
 from imagekin.cli.search import write
-from imagekin.cli.session import AsJson, InCollection, current
-from imagekin.enums import JobStatus, ViewName
+from imagekin.cli.session import AsJson, InCollection, View, current
+from imagekin.enums import JobStatus
 
 
 def command(
@@ -23,7 +22,7 @@ def command(
     min_probability: Annotated[
         float | None, typer.Option(min=0, max=1, help="Leave out what is less sure.", show_default="0")
     ] = None,
-    view: Annotated[ViewName | None, typer.Option(help="How images are compared.", show_default="calibrated")] = None,
+    view: View = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the folds.", show_default="100")] = None,
     sheet: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a contact sheet (PNG).")] = None,
     as_json: AsJson = False,
@@ -41,7 +40,10 @@ def command(
     if as_json:
         output.data(result)
     else:
-        rows = [(f"{found.probability:.4f}", _text(found.label), found.key, found.id) for found in result.rows]
+        rows = [
+            (f"{found.probability:.4f}", filtering.label_text(found.label), found.key, found.id)
+            for found in result.rows
+        ]
         output.table(("probability", "label", "key", "id"), rows, right=("probability",))
     sure = result.accuracy
     output.say(
@@ -50,7 +52,3 @@ def command(
     )
     if sheet:
         write(sheet, job.sheet())
-
-
-def _text(label: object) -> str:
-    return label if isinstance(label, str) else json.dumps(label, ensure_ascii=False)

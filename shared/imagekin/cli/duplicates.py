@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from imagekin.cli import following, output
+from imagekin.cli import filtering, following, output
+from imagekin.cli.filtering import Where
 from imagekin.cli.search import write
-from imagekin.cli.session import AsJson, InCollection, current
-from imagekin.enums import JobStatus, ViewName
+from imagekin.cli.session import AsJson, InCollection, ViewElseRaw, current
+from imagekin.enums import JobStatus
 
 
 def command(
@@ -26,15 +27,17 @@ def command(
     between: Annotated[
         str | None, typer.Option(metavar="FIELD", help="Only images whose values of this metadata field differ.")
     ] = None,
-    view: Annotated[ViewName | None, typer.Option(help="How images are compared.", show_default="raw")] = None,
+    view: ViewElseRaw = None,
+    where: Where = None,
     sheet: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a contact sheet of the first groups (PNG).")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Find near-duplicates, in groups with the image to keep."""
+    wanted = filtering.parsed(where)
     client = current(context).client(collection)
-    job = client.duplicates(collection, threshold=threshold, against=against, between=between, view=view)
+    job = client.duplicates(collection, threshold=threshold, against=against, between=between, view=view, filter=wanted)
     following.follow(job)
     if job.status is not JobStatus.SUCCEEDED:
         following.finish(job)

@@ -40,6 +40,11 @@ def value(text: str) -> Any:
     return found
 
 
+def label_text(label: Any) -> str:
+    """Return a label as it is typed: a text as it is, other values as JSON."""
+    return label if isinstance(label, str) else json.dumps(label, ensure_ascii=False)
+
+
 def shown(metadata: dict[str, Any]) -> str:
     """Return metadata as one line of JSON; an empty text without metadata."""
     return json.dumps(metadata, ensure_ascii=False) if metadata else ""

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from imagekin.cli import following, output
+from imagekin.cli import filtering, following, output
+from imagekin.cli.filtering import Where
 from imagekin.cli.search import write
 from imagekin.cli.session import AsJson, InCollection, View, current
 from imagekin.enums import JobStatus
@@ -17,12 +18,14 @@ def command(
     context: typer.Context,
     collection: InCollection,
     view: View = None,
+    where: Where = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Another seed, another map.", show_default="100")] = None,
     sheet: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the map as a picture (PNG).")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Lay a collection out in the plane, so that similar images lie together."""
-    job = current(context).client(collection).map(collection, view=view, seed=seed)
+    wanted = filtering.parsed(where)
+    job = current(context).client(collection).map(collection, view=view, filter=wanted, seed=seed)
     following.follow(job)
     if job.status is not JobStatus.SUCCEEDED:
         following.finish(job)

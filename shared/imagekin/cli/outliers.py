@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from imagekin.cli import following, output
+from imagekin.cli import filtering, following, output
+from imagekin.cli.filtering import Where
 from imagekin.cli.search import write
-from imagekin.cli.session import AsJson, InCollection, current
-from imagekin.enums import JobStatus, ViewName
+from imagekin.cli.session import AsJson, InCollection, View, current
+from imagekin.enums import JobStatus
 from imagekin.schemas import MAX_OUTLIERS
 
 
@@ -20,14 +21,16 @@ def command(
     n: Annotated[
         int | None, typer.Option("--n", "-n", min=1, max=MAX_OUTLIERS, help="How many images.", show_default="100")
     ] = None,
-    view: Annotated[ViewName | None, typer.Option(help="How images are compared.", show_default="calibrated")] = None,
+    view: View = None,
+    where: Where = None,
     sheet: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a contact sheet of the first ones (PNG).")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the images that are least like all others, strangest first."""
-    job = current(context).client(collection).outliers(collection, n, view=view)
+    wanted = filtering.parsed(where)
+    job = current(context).client(collection).outliers(collection, n, view=view, filter=wanted)
     following.follow(job)
     if job.status is not JobStatus.SUCCEEDED:
         following.finish(job)

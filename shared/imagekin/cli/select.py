@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from imagekin.cli import following, output
+from imagekin.cli import filtering, following, output
+from imagekin.cli.filtering import Where
 from imagekin.cli.search import write
 from imagekin.cli.session import AsJson, InCollection, View, current
 from imagekin.enums import JobStatus, SelectMethod
@@ -23,14 +25,26 @@ def command(
         typer.Option(help="Typical ones, or diverse ones, strange first.", show_default="representative"),
     ] = None,
     view: View = None,
+    where: Where = None,
     avoid: Annotated[
         str | None, typer.Option(metavar="NAME", help="Choose images unlike those of this collection.")
+    ] = None,
+    avoid_image: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ID", help="Choose images unlike this one. May be given again; - reads ids from stdin, one a line."
+        ),
     ] = None,
     sheet: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a contact sheet (PNG).")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Choose images of a collection to look at or to label first, in this order."""
-    job = current(context).client(collection).select(collection, n, method=method, view=view, avoid=avoid)
+    if avoid is not None and avoid_image:
+        raise typer.BadParameter("give --avoid or --avoid-image, not both", param_hint="--avoid")
+    ids = [line.strip() for line in sys.stdin if line.strip()] if avoid_image == ["-"] else avoid_image
+    wanted = filtering.parsed(where)
+    client = current(context).client(collection)
+    job = client.select(collection, n, method=method, view=view, filter=wanted, avoid=ids or avoid)
     following.follow(job)
     if job.status is not JobStatus.SUCCEEDED:
         following.finish(job)

@@ -17,10 +17,9 @@ from imagekin.enums import ViewName
 from imagekin.schemas import NAME_RULE, Name, keys
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-View = Annotated[
-    ViewName | None,
-    typer.Option(help="How images are compared; below 32 images always raw.", show_default="calibrated"),
-]
+_COMPARED = "How images are compared; below 32 images always raw."
+View = Annotated[ViewName | None, typer.Option(help=_COMPARED, show_default="calibrated")]
+ViewElseRaw = Annotated[ViewName | None, typer.Option(help=_COMPARED, show_default="raw")]
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the end of the job.")]
 
 

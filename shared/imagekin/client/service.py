@@ -593,6 +593,36 @@ class Client:
         )
         return self._submit(JobKind.ADAPT, body, idempotency_key)
 
+    def split(
+        self,
+        collection: str,
+        *,
+        field: str | None = None,
+        shares: Mapping[str, float] | None = None,
+        stratify: str | None = None,
+        seed: int | None = None,
+        threshold: float | None = None,
+        callback_url: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Job[schemas.SplitResult]:
+        """Split a collection into shares without leaks; `.result()` waits for the counts and the share of each image.
+
+        field: the field of the metadata that is written (`split`). shares: names and sizes, together 1; by default
+        train 0.8, val 0.1, test 0.1. stratify: a field whose values are divided by the same shares. Near-duplicates
+        stay on one side; threshold: the cosine from which images are some, instead of the collection's own line.
+        """
+        body = bodies.json(
+            schemas.SplitBody,
+            collection=collection,
+            field=field,
+            shares=None if shares is None else dict(shares),
+            stratify=stratify,
+            seed=seed,
+            threshold=threshold,
+            callback_url=callback_url,
+        )
+        return self._submit(JobKind.SPLIT, body, idempotency_key)
+
     def assign(
         self,
         clustering: str | Job[schemas.ClusterResult],

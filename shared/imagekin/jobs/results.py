@@ -72,5 +72,11 @@ def rows(database: Database, job_id: str) -> Iterator[dict[str, Any]]:
         yield from ledger.unpack(data)
 
 
+def part(session: Session, job_id: str, number: int) -> list[dict[str, Any]]:
+    """Return the rows of a part (1 for the first); none after the last one."""
+    data = _part(session, job_id, number)
+    return [] if data is None else ledger.unpack(data)
+
+
 def _part(session: Session, job_id: str, part: int) -> bytes | None:
     return session.scalar(sa.select(tables.ResultPart.data).filter_by(job_id=job_id, part=part))

@@ -541,6 +541,50 @@ class AdaptResult(Wire):
     revision: int
 
 
+class LabelShare(Wire):
+    """How many images of a class are in a share; `label` is null for those without one."""
+
+    label: Any
+    count: int
+
+
+class ShareMade(Wire):
+    """A share: its name, the part that was wanted, and what is in it."""
+
+    share: str
+    wanted: float
+    images: int
+    classes: list[LabelShare]
+
+
+class Placed(Wire):
+    """An image and the share that it went to; images of one `group` are near-duplicates, null is one by itself."""
+
+    id: str
+    key: str
+    share: str
+    group: int | None
+
+
+class SplitResult(Wire):
+    """`groups`: how many sets of near-duplicates there are, `grouped`: how many images are in one.
+
+    The images that there were at `revision` have their share in their metadata's `field`.
+    """
+
+    field: str
+    stratify: str | None
+    seed: int
+    threshold: float
+    images: int
+    groups: int
+    grouped: int
+    counts: list[ShareMade]
+    view: ViewUsed
+    revision: int
+    rows: list[Placed]
+
+
 class EmbedResult(Wire):
     collection: str
     total: int

@@ -23,6 +23,7 @@ class JobKind(StrEnum):
     DUPLICATES = "duplicates"
     OUTLIERS = "outliers"
     ADAPT = "adapt"
+    SPLIT = "split"
 
     @property
     def module(self) -> str:
@@ -101,6 +102,7 @@ TRAITS: dict[JobKind, Traits] = {
         columns=("rank", "id", "key", "score", "percentile", "nearest.id", "nearest.key"),
     ),
     JobKind.ADAPT: Traits(pins=True),
+    JobKind.SPLIT: Traits(pins=True, rows="rows", columns=("id", "key", "share", "group")),
 }
 
 STORING = frozenset(kind for kind, traits in TRAITS.items() if traits.stores)

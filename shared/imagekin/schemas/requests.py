@@ -51,6 +51,9 @@ MAX_EXAMPLES = 64
 MAX_CHOSEN = 10_000
 MAX_PAIRS = 10_000
 MAX_OUTLIERS = 10_000
+MAX_SHARES = 100
+# How far shares may be from 1 together: three thirds are 0.999.
+SHARES_TOLERANCE = 0.001
 
 MAX_NAME_CHARS = 128
 NAME_RULE = (
@@ -443,6 +446,45 @@ class DuplicatesBody(JobBody):
     # what the thresholds were found in
     view: ViewName = ViewName.RAW
     filter: Filter | None = None
+
+
+def _checked_shares(shares: dict[str, float]) -> dict[str, float]:
+    # rounded because 0.999 is farther from 1 than 0.001 by a rounding error
+    if round(abs(sum(shares.values()) - 1), 9) > SHARES_TOLERANCE:
+        raise PydanticCustomError(
+            "shares", "Shares add up to 1; these add up to {sum}", {"sum": f"{sum(shares.values()):.6g}"}
+        )
+    return shares
+
+
+class SplitBody(JobBody):
+    """Which field says to which share an image belongs; it is written by the job."""
+
+    field: FieldName = "split"
+    shares: Annotated[
+        dict[
+            Annotated[str, StringConstraints(min_length=1, max_length=128)],
+            Annotated[float, Field(gt=0, le=1)],
+        ],
+        AfterValidator(_checked_shares),
+        Field(min_length=1, max_length=MAX_SHARES, description="Names of the shares and their sizes, together 1."),
+    ] = {"train": 0.8, "val": 0.1, "test": 0.1}
+    stratify: Annotated[
+        FieldName | None,
+        Field(description="A field of the images' metadata whose values are divided by the same shares."),
+    ] = None
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 100
+    threshold: Annotated[
+        Annotated[float, Field(gt=0, le=1)] | None,
+        Field(description="The cosine from which images are near-duplicates, as in duplicates jobs."),
+    ] = None
+
+    @field_validator("stratify", mode="after")
+    @classmethod
+    def _another_field(cls, stratify: str | None, info: ValidationInfo) -> str | None:
+        if stratify is not None and stratify == info.data.get("field"):
+            raise PydanticCustomError("same_field", "It is the field that is written; name another one")
+        return stratify
 
 
 class AdaptBody(JobBody):

@@ -13,6 +13,7 @@ from imagekin.schemas.answers import (
     OutliersResult,
     SearchResult,
     SelectResult,
+    SplitResult,
     Wire,
 )
 from imagekin.schemas.kinds import JobKind
@@ -29,4 +30,5 @@ RESULTS: dict[JobKind, type[Wire]] = {
     JobKind.DUPLICATES: DuplicatesResult,
     JobKind.OUTLIERS: OutliersResult,
     JobKind.ADAPT: AdaptResult,
+    JobKind.SPLIT: SplitResult,
 }

@@ -1,4 +1,4 @@
-"""`imagekin search`, `cluster`, `assign`, `select`, `map`, `classify`, `adapt`, `duplicates` and `outliers`."""
+"""`imagekin search`, `cluster`, `assign`, `select`, `map`, `classify`, `adapt`, `split`, `duplicates`, `outliers`."""
 
 from __future__ import annotations
 
@@ -163,6 +163,13 @@ def test_select(call, server: FakeServer) -> None:
         "avoid": "old",
     }
     assert json.loads(call("select", "-c", "c", "-n", "1", "--json").out)["coverage"] == 0.75
+    away = ("--avoid-image", "i1", "--avoid-image", "i2")
+    assert call("select", "-c", "c", "-n", "1", "--filter", "!label=null", *away).code == 0
+    assert server.posts("/v1/jobs/select")[-1].json["filter"] == {"!label": None}
+    assert server.posts("/v1/jobs/select")[-1].json["avoid"] == ["i1", "i2"]
+    assert call("select", "-c", "c", "-n", "1", "--avoid-image", "-", input="i3\n\ni4\n").code == 0
+    assert server.posts("/v1/jobs/select")[-1].json["avoid"] == ["i3", "i4"]
+    assert call("select", "-c", "c", "-n", "1", "--avoid", "old", *away).code == 2
     server.steps = [{"status": "failed", "error": {"code": "collection_deleted", "detail": "It is gone."}}]
     assert call("select", "-c", "c", "-n", "1").code == 1
 
@@ -267,9 +274,52 @@ def test_outliers(call, server: FakeServer) -> None:
     assert "2 of 9 images in the raw view" in done.err
     assert Path("strange.png").read_bytes() == PNG
     assert server.posts("/v1/jobs/outliers")[0].json == {"collection": "c", "n": 2, "view": "raw"}
+    for kind in ("outliers", "duplicates", "map"):
+        call(kind, "-c", "c", "--filter", "by=me")
+        assert server.posts(f"/v1/jobs/{kind}")[-1].json == {"collection": "c", "filter": {"by": "me"}}
     assert json.loads(call("outliers", "-c", "c", "--json").out)["images"] == 9
     server.steps = [{"status": "failed", "error": {"code": "internal_error", "detail": "It broke."}}]
     assert call("outliers", "-c", "c").code == 1
+
+
+def test_split(call, server: FakeServer) -> None:
+    server.add_collection("c")
+    classes = [{"label": "sofa", "count": 2}, {"label": None, "count": 1}]
+    server.results["split"] = {
+        "field": "split",
+        "stratify": None,
+        "seed": 100,
+        "threshold": 0.93,
+        "images": 4,
+        "groups": 1,
+        "grouped": 2,
+        "counts": [
+            {"share": "train", "wanted": 0.75, "images": 3, "classes": []},
+            {"share": "test", "wanted": 0.25, "images": 1, "classes": []},
+        ],
+        "view": {"name": "raw", "id": "ab", "images": 4},
+        "revision": 2,
+        "rows": [{"id": "i1", "key": "a.png", "share": "train", "group": None}],
+    }
+    done = call("split", "-c", "c", "--shares", "train=0.75, test=0.25", "--sheet", "shares.png")
+    assert (done.code, done.out) == (0, "share\twanted\timages\ntrain\t0.75\t3\ntest\t0.25\t1\n")
+    assert "4 images, of which 2 lie in 1 groups of near-duplicates" in done.err
+    assert Path("shares.png").read_bytes() == PNG
+    server.results["split"] |= {
+        "stratify": "label",
+        "counts": [{**server.results["split"]["counts"][0], "classes": classes}],
+    }
+    done = call("split", "-c", "c", "--stratify", "label", "--seed", "7", "--field", "fold", "--threshold", "0.9")
+    assert (done.code, done.out) == (0, "share\tlabel\timages\ntrain\tsofa\t2\ntrain\t\t1\n")
+    assert [post.json for post in server.posts("/v1/jobs/split")] == [
+        {"collection": "c", "shares": {"train": 0.75, "test": 0.25}},
+        {"collection": "c", "field": "fold", "stratify": "label", "seed": 7, "threshold": 0.9},
+    ]
+    assert json.loads(call("split", "-c", "c", "--json").out)["counts"][0]["classes"] == classes
+    for wrong in ("train", "=1", "train=much", "train=0.5,"):
+        assert call("split", "-c", "c", "--shares", wrong).code == 2
+    server.steps = [{"status": "failed", "error": {"code": "internal_error", "detail": "It broke."}}]
+    assert call("split", "-c", "c").code == 1
 
 
 def test_search_by_several(call, server: FakeServer, tmp_path) -> None:

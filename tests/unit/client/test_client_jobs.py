@@ -190,6 +190,23 @@ def test_classify_says_what_to_learn(server: FakeServer, client: Client) -> None
     ]
 
 
+def test_split_says_how(server: FakeServer, client: Client) -> None:
+    server.add_collection("c")
+    client.split("c")
+    client.split("c", field="fold", shares={"a": 0.5, "b": 0.5}, stratify="label", seed=3, threshold=0.9)
+    assert [post.json for post in server.posts("/v1/jobs/split")] == [
+        {"collection": "c"},
+        {
+            "collection": "c",
+            "field": "fold",
+            "shares": {"a": 0.5, "b": 0.5},
+            "stratify": "label",
+            "seed": 3,
+            "threshold": 0.9,
+        },
+    ]
+
+
 def test_adapt_names_the_new_collection(server: FakeServer, client: Client) -> None:
     server.add_collection("c")
     client.adapt("c", "taught")

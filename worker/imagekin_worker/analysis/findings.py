@@ -87,7 +87,8 @@ class Found:
     """Near-duplicates; images are named by their row, those of another collection from n on.
 
     `duplicates` counts the images that could be removed; the threshold follows from `median_distance` (None for fewer
-    than two images). The histogram counts images by the cosine to their nearest one.
+    than two images). The histogram counts images by the cosine to their nearest one. `pairs` (m, 2): all images that
+    the rules or their bytes join, in the same group or not.
     """
 
     threshold: float
@@ -100,6 +101,7 @@ class Found:
     edges: list[float]
     counts: list[int]
     examples: list[Example]
+    pairs: NDArray[np.int64]
 
 
 @dataclass
@@ -191,7 +193,14 @@ class _Result:
             edges.round(SCORE_DECIMALS).tolist(),
             counts.tolist(),
             self._examples(),
+            self._pairs(),
         )
+
+    def _pairs(self) -> NDArray[np.int64]:
+        signs, of = self._search.signs, self._search.contents.of
+        joined = np.array([reason is not None for reason in self._reasons], bool)
+        copies = np.flatnonzero(of != np.arange(len(of)))
+        return np.concatenate([np.stack([signs.first, signs.second], 1)[joined], np.stack([of[copies], copies], 1)])
 
     def _parted(self) -> NDArray[np.bool_]:
         """Return which pairs a verdict calls different."""

@@ -8,26 +8,31 @@ class, so that the totals are right, too.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from imagekin import errors
+from imagekin.schemas import SHARES_TOLERANCE
 from imagekin_worker.kmeans import seeding
 
 DEFAULT_SEED = 100
-# How far shares may be from 1 together.
-TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
 class Split:
-    """`names` of the shares, the `side` (n,) of each image as an index into them, `counts` (shares, classes)."""
+    """`names` of the shares, the `side` (n,) of each image as an index into them, `counts` (shares, classes).
+
+    `groups`: the images (m,) of each set that stays together, of two or more.
+    """
 
     names: list[str]
     side: np.ndarray
     counts: np.ndarray
+    groups: list[np.ndarray]
 
 
 def split(
@@ -35,18 +40,21 @@ def split(
     n: int,
     *,
     classes: np.ndarray | None = None,
-    groups: Sequence[np.ndarray] = (),
+    pairs: np.ndarray | None = None,
     seed: int = DEFAULT_SEED,
 ) -> Split:
     """Split `n` images by `shares` that add up to 1.
 
-    `classes` (n,): numbers from 0; each class is split by the shares as well as whole groups allow. `groups`: arrays of
-    images that stay together; an image in two of them joins these. The same arguments give the same split. Raises
-    InvalidRequest for other shares or arrays.
+    `classes` (n,): numbers from 0; each class is split by the shares as well as whole groups allow. `pairs` (m, 2):
+    images that stay together, and with these what is paired with one of them. The same arguments give the same split,
+    also with the shares in another order. Raises InvalidRequest for other shares or arrays.
     """
-    names, wanted = list(shares), np.array(list(shares.values()), np.float64)
-    if not names or not (wanted > 0).all() or abs(wanted.sum() - 1) > TOLERANCE:
+    # an object of JSON has no order
+    names = sorted(shares, key=lambda name: (-shares[name], name))
+    wanted = np.array([shares[name] for name in names], np.float64)
+    if not names or not (wanted > 0).all() or abs(wanted.sum() - 1) > SHARES_TOLERANCE + 1e-9:
         raise errors.InvalidRequest("Shares must be above 0 and add up to 1.")
+    wanted /= wanted.sum()
     classes = np.zeros(n, np.int64) if classes is None else np.asarray(classes, np.int64)
     if len(classes) != n:
         raise errors.InvalidRequest(f"{n} images came with {len(classes)} classes.")
@@ -55,7 +63,8 @@ def split(
     side = np.full(n, -1, np.int64)
     # (shares, classes): what is still to come
     missing = wanted[:, None] * np.bincount(classes, minlength=n_classes)
-    for members in _by_size(joined(groups, n), random):
+    groups = [] if pairs is None else joined(pairs, n)
+    for members in _by_size(groups, random):
         its_classes = np.bincount(classes[members], minlength=n_classes)
         present = its_classes > 0
         # the share that lacks most of what the group has, then the one that lacks most at all
@@ -70,33 +79,25 @@ def split(
         side[members] = np.repeat(np.arange(len(names)), counts)
     counts = np.zeros((len(names), n_classes), np.int64)
     np.add.at(counts, (side, classes), 1)
-    return Split(names, side, counts)
+    return Split(names, side, counts, groups)
 
 
-def joined(groups: Sequence[np.ndarray], n: int) -> list[np.ndarray]:
-    """Return groups (m,) of two images or more, ascending, by first image; those with a common image are joined.
+def joined(pairs: np.ndarray, n: int) -> list[np.ndarray]:
+    """Return the images (m,) that pairs (p, 2) join, also by others between them, ascending, by first image.
 
     Raises InvalidRequest for an image that does not exist.
     """
-    parent: dict[int, int] = {}
-
-    def root(image: int) -> int:
-        while (above := parent.setdefault(image, image)) != image:
-            parent[image] = parent[above]
-            image = parent[image]
-        return image
-
-    for group in groups:
-        members = [int(image) for image in group]
-        if members and (min(members) < 0 or max(members) >= n):
-            raise errors.InvalidRequest("A group names an image that is not there.")
-        for image in members[1:]:
-            low, high = sorted((root(members[0]), root(image)))
-            parent[high] = low
-    found: dict[int, list[int]] = {}
-    for image in sorted(parent):
-        found.setdefault(root(image), []).append(image)
-    return [np.array(members) for members in found.values() if len(members) > 1]
+    pairs = np.asarray(pairs, np.int64).reshape(-1, 2)
+    if len(pairs) and not 0 <= pairs.min() <= pairs.max() < n:
+        raise errors.InvalidRequest("A pair names an image that is not there.")
+    graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), (n, n))
+    of = connected_components(graph, directed=False)[1]
+    first, sizes = np.unique(of, return_index=True, return_counts=True)[1:]
+    # sorted by their group, and within it ascending
+    order = np.argsort(first[of], kind="stable")
+    many = np.sort(first[sizes > 1])
+    starts = np.searchsorted(first[of][order], many)
+    return [order[start : start + sizes[of[image]]] for start, image in zip(starts, many, strict=True)]
 
 
 def _by_size(groups: list[np.ndarray], random: np.random.Generator) -> list[np.ndarray]:
