@@ -19,6 +19,7 @@ DEPENDS = {
     "/callback_url",
     "/clustering_id",
     "/collection",
+    "/crop",
     "/cursor",
     "/file",
     # in a query it is a text

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import httpx2
 import pytest
+from PIL import ExifTags, Image
 
 from kit.calls import accepted, row, search
-from kit.hand import DIM, Hand, vector
+from kit.crew import Crew
+from kit.hand import DIM, Hand, numbered, picture, vector
 from kit.serving import BOTH_ENGINES, Running
 from kit.wire import check_problem
 
@@ -31,8 +34,43 @@ def test_a_search_by_key_is_resolved_at_once(client: httpx2.Client, hand: Hand, 
         assert row(server, job["id"]).work == {"query": {"image_id": image}}
     assert job["params"] == {
         "query": {"image_id": image}, "top_k": 10, "min_score": None, "exclude_query": True,
-        "view": "calibrated", "filter": None,
+        "view": "calibrated", "filter": None, "crop": None,
     }  # fmt: skip
+
+
+def test_a_part_of_a_picture_is_searched_for(client: httpx2.Client, hand: Hand, crew: Crew) -> None:
+    """The part is that of the upright picture, and found as the same pixels in a file of their own are."""
+    hand.collection()
+    hand.images(*numbered(40))
+    lying = Image.open(io.BytesIO(picture(7, (80, 60))))
+    upright, turn = lying.transpose(Image.Transpose.ROTATE_270), Image.Exif()
+    turn[ExifTags.Base.Orientation] = 6
+
+    def png(image: Image.Image, **options: Any) -> bytes:
+        file = io.BytesIO()
+        image.save(file, "PNG", **options)
+        return file.getvalue()
+
+    def found(image: bytes, **fields: str) -> tuple[dict[str, Any], bytes]:
+        files = {"image": ("a.png", image)}
+        answer = client.post("/v1/jobs/search", data={"collection": "archive", **fields}, files=files)
+        job = accepted(answer)
+        crew.work()
+        sheet = client.get(f"/v1/jobs/{job['id']}/sheet")
+        return client.get(f"/v1/jobs/{job['id']}/result").json(), sheet.content
+
+    cropped, sheet = found(png(lying, exif=turn), crop="[0.25, 0.5, 0.5, 0.25]")
+    part, _ = found(png(upright.crop((15, 40, 45, 60))))
+    whole, other_sheet = found(png(lying, exif=turn))
+    assert cropped["crop"] == [0.25, 0.5, 0.5, 0.25] and "crop" not in part
+    assert cropped["neighbors"] == part["neighbors"] != whole["neighbors"]
+    assert sheet != other_sheet
+    everything, _ = found(png(lying, exif=turn), crop="[0, 0, 1, 1]")
+    assert everything["neighbors"] == whole["neighbors"]
+    for wrong, pointer in (("left", "/crop"), ("[0, 0, 2, 1]", "/crop/2"), ("[0, 0, 0, 1]", "/crop"), ("7", "/crop")):
+        form = {"data": {"collection": "archive", "crop": wrong}, "files": {"image": ("a.png", picture())}}
+        problem = check_problem(client.post("/v1/jobs/search", **form), 422, "invalid_request")
+        assert problem["errors"][0]["pointer"] == pointer, problem
 
 
 def test_a_search_by_embedding_must_fit_the_space(client: httpx2.Client, hand: Hand, server: Running) -> None:
@@ -64,6 +102,13 @@ def test_a_search_by_embedding_must_fit_the_space(client: httpx2.Client, hand: H
         ({"query": {"image_id": "a"}, "exclude_query": 1}, "/exclude_query"),
         ({"query": {"image_id": "a"}, "callback_url": "ftp://example.org"}, "/callback_url"),
         ({"query": {"image_id": "a"}, "filter": {"a": "\0"}}, "/filter/a"),
+        ({"query": {"image_id": "a"}, "crop": [0, 0, 0.5, 0.5]}, "/crop"),
+        ({"query": {"url": "https://example.org/a.jpg"}, "crop": [0, 0, 0.5]}, "/crop"),
+        ({"query": {"url": "https://example.org/a.jpg"}, "crop": [0, 0, 0.5, 1.5]}, "/crop/3"),
+        ({"query": {"url": "https://example.org/a.jpg"}, "crop": [0, 0, "all", 1]}, "/crop/2"),
+        ({"query": {"url": "https://example.org/a.jpg"}, "crop": [0, 0, 0, 1]}, "/crop"),
+        ({"query": {"url": "https://example.org/a.jpg"}, "crop": [0.6, 0, 0.5, 1]}, "/crop"),
+        ({"positives": [{"url": "https://example.org/a.jpg"}], "crop": [0, 0, 0.5, 0.5]}, "/crop"),
     ],
 )
 def test_a_wrong_search_is_pointed_at(client: httpx2.Client, hand: Hand, body: dict[str, Any], pointer: str) -> None:

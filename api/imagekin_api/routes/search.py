@@ -21,6 +21,9 @@ from imagekin_api.render import sheets
 from imagekin_api.routes import intake, pictures
 from imagekin_api.wiring import service
 
+# In a form, a text stands for their JSON.
+JSON_FIELDS = {"filter", "crop"}
+
 
 @intake.blueprint.post("/jobs/search")
 @operation(
@@ -37,7 +40,7 @@ from imagekin_api.wiring import service
 def search() -> flask.Response:
     """JSON names an image of the collection, an embedding or an address; a form brings a picture of your own.
 
-    In a form, `filter` is JSON text.
+    In a form, `filter` and `crop` are JSON texts.
     """
     if multipart.is_multipart():
         return _search_form()
@@ -49,6 +52,8 @@ def search() -> flask.Response:
 def _search_json() -> flask.Response:
     data = bodies.read_json()
     body = bodies.parse(schemas.SearchBody, data)
+    if body.crop is not None and not isinstance(body.query, schemas.UrlQuery):
+        raise intake.invalid("/crop", "Only a picture can be cropped: a query with an `url`, or an `image` in a form.")
     intake.check_callback(body.callback_url)
     request = Idempotency.of_json(data)
     if (answer := intake.known(request)) is not None:
@@ -126,7 +131,7 @@ def _search_form() -> flask.Response:
             form.note(part)
         if enclosed.stored is None or enclosed.stored.size == 0:
             raise multipart.invalid("image", "Send the picture to search for, as a file that is not empty.")
-        body = bodies.parse_form(schemas.SearchForm, _with_filter(form.fields))
+        body = bodies.parse_form(schemas.SearchForm, _with_json(form.fields))
         intake.check_callback(body.callback_url)
         request = Idempotency.of_parts(form.parts)
         if (answer := intake.known(request)) is not None:
@@ -140,13 +145,15 @@ def _search_form() -> flask.Response:
         return intake.accept(submission, enclosed)
 
 
-def _with_filter(fields: dict[str, Any]) -> dict[str, Any]:
-    if "filter" not in fields:
-        return fields
-    try:
-        return {**fields, "filter": bodies.load(fields["filter"], "/filter")}
-    except errors.BadRequest as error:
-        raise multipart.invalid("filter", error.detail) from None
+def _with_json(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return a form's fields with those parsed that are JSON texts."""
+    parsed: dict[str, Any] = {}
+    for name in JSON_FIELDS & fields.keys():
+        try:
+            parsed[name] = bodies.load(fields[name], f"/{name}")
+        except errors.BadRequest as error:
+            raise multipart.invalid(name, error.detail) from None
+    return {**fields, **parsed}
 
 
 def _search_params(query: dict[str, Any], form: schemas.SearchForm) -> dict[str, Any]:
@@ -157,6 +164,7 @@ def _search_params(query: dict[str, Any], form: schemas.SearchForm) -> dict[str,
         "exclude_query": form.exclude_query,
         "view": form.view.value,
         "filter": form.filter,
+        "crop": form.crop,
     }
 
 
@@ -171,6 +179,8 @@ def sheet(job: tables.Job, summary: dict[str, Any]) -> bytes:
         for neighbor in shown
     ]
     title, caption = sheets.view_title(summary), _query_caption(job)
+    if job.params.get("crop"):
+        caption = f"part of {caption}" if caption else "part of the picture"
     return sheets.search_sheet(query, tiles, title=title, query_caption=caption, total=len(neighbors))
 
 
@@ -178,7 +188,7 @@ def _query_caption(job: tables.Job) -> str:
     query = job.params["query"]
     if several := query.get("positives"):
         return f"and {len(several) - 1} more" if len(several) > 1 else ""
-    return next((query[name] for name in ("image_key", "image", "image_id") if query.get(name)), "")
+    return next((query[name] for name in ("image_key", "image", "image_id", "url") if query.get(name)), "")
 
 
 def _search_pictures(session: Session, job: tables.Job, ids: list[str]) -> tuple[bytes | None, dict[str, bytes]]:

@@ -17,6 +17,13 @@ from imagekin.enums import Refine
 from imagekin.schemas import MAX_TOP_K
 
 
+def _shares(text: str) -> list[float]:
+    try:
+        return [float(share) for share in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not X,Y,WIDTH,HEIGHT") from None
+
+
 def command(
     context: typer.Context,
     image: Annotated[
@@ -40,6 +47,14 @@ def command(
     ] = None,
     view: View = None,
     where: Where = None,
+    crop: Annotated[
+        Any,
+        typer.Option(
+            metavar="X,Y,WIDTH,HEIGHT",
+            parser=_shares,
+            help="Of a file or URL, search for this part only: shares of the upright picture, such as 0.5,0,0.5,1.",
+        ),
+    ] = None,
     sheet: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a contact sheet (PNG).")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -58,6 +73,7 @@ def command(
             min_score=min_score,
             view=view,
             filter=wanted,
+            crop=crop,
         )
     except errors.ImageNotFound:
         raise errors.ImageNotFound(

@@ -38,6 +38,7 @@ class Options(TypedDict, total=False):
     exclude_query: bool
     view: ViewName | str | None
     filter: Mapping[str, Any] | None
+    crop: Sequence[float] | None
 
 
 def body(picture: Picture | None, collection: str, callback_url: str | None, options: Options) -> Body:

@@ -258,6 +258,8 @@ class SearchResult(Wire):
     """`ask`: of a search by several, images whose verdict would teach most, the most telling first."""
 
     query: dict[str, Any]
+    # the part of the query's picture that was searched for; null: all of it
+    crop: list[float] | None = None
     top_k: int
     # null: from a server that did not say, and knew `raw` only
     view: ViewUsed | None = None

@@ -320,6 +320,30 @@ class UrlQuery(Body):
 Query = ImageIdQuery | ImageKeyQuery | EmbeddingQuery | UrlQuery
 
 
+# what a sum of two shares may be above 1, as 0.7 and 0.3 may be
+_ROUNDING = 1e-6
+
+
+def _inside(crop: list[float]) -> list[float]:
+    left, top, width, height = crop
+    if not (width > 0 and height > 0 and left + width <= 1 + _ROUNDING and top + height <= 1 + _ROUNDING):
+        raise PydanticCustomError(
+            "crop", "It must be a part of the picture: width and height above 0, x + width and y + height at most 1"
+        )
+    return crop
+
+
+Crop = Annotated[
+    list[Annotated[float, Field(ge=0, le=1)]],
+    Field(
+        min_length=4,
+        max_length=4,
+        description="x, y, width and height in shares of the upright picture: only this part is searched for.",
+    ),
+    AfterValidator(_inside),
+]
+
+
 class SearchForm(JobBody):
     """The fields beside `image` in a multipart search request."""
 
@@ -328,6 +352,7 @@ class SearchForm(JobBody):
     exclude_query: bool = True
     view: ViewName = ViewName.CALIBRATED
     filter: Filter | None = None
+    crop: Crop | None = None
 
 
 class SearchBody(SearchForm):

@@ -40,6 +40,18 @@ def test_search_for_a_key_a_url_and_a_filter(call, server: FakeServer) -> None:
     assert call("search", "a", "-c", "c", "--filter", "nonsense").code == 2
 
 
+def test_search_for_a_part(call, server: FakeServer) -> None:
+    server.add_collection("c")
+    Path("a.png").write_bytes(PNG)
+    assert call("search", "a.png", "-c", "c", "--crop", "0.5,0,.25,1").code == 0
+    assert b'name="crop"\r\n\r\n[0.5, 0.0, 0.25, 1.0]\r\n' in server.posts("/v1/jobs/search")[0].body
+    assert call("search", "https://example.com/a.png", "-c", "c", "--crop", "0,0,1,0.5").code == 0
+    assert server.posts("/v1/jobs/search")[1].json["crop"] == [0, 0, 1, 0.5]
+    assert "is not X,Y,WIDTH,HEIGHT" in call("search", "a.png", "-c", "c", "--crop", "left").err.replace("\n", " ")
+    done = call("search", "a.png", "-c", "c", "--crop", "0.5,0,0.6,1")
+    assert done.code == 1 and "crop: It must be a part of the picture" in done.err
+
+
 def test_search_for_what_is_neither_file_nor_key(call, server: FakeServer) -> None:
     server.add_collection("c")
     server.faults += [problem(200, "ok"), problem(404, "image_not_found")]

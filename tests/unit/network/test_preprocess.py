@@ -400,6 +400,33 @@ def test_what_a_thumbnail_is_made_of_is_as_small_as_it_may_be(
     assert pixels.shape == (224, 224, 3)
 
 
+@pytest.mark.parametrize(
+    ("crop", "size"),
+    [
+        ((0, 0, 1, 1), (30, 10)),
+        ((0.1, 0.7, 0.9, 0.3), (27, 3)),
+        ((1 / 3, 0, 1 / 3, 0.1), (10, 1)),
+        ((0.34, 0.05, 0.01, 0.01), (1, 1)),
+        ((0.999999, 1, 0.000001, 0.000001), (1, 1)),
+    ],
+)
+def test_a_crop_has_the_pixels_that_it_touches(crop: tuple[float, ...], size: tuple[int, int]) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (10, 30, 3), np.uint8))
+    found = preprocess.part(image, crop)
+    left, top = min(int(crop[0] * 30 + 0.01), 29), min(int(crop[1] * 10 + 0.01), 9)
+    assert found.size == size
+    assert found.tobytes() == image.crop((left, top, left + size[0], top + size[1])).tobytes()
+
+
+def test_a_part_of_a_large_jpeg_keeps_enough_pixels() -> None:
+    """A `fast` space decodes such a JPEG at a quarter of its size, of which the part would be 80 pixels."""
+    space = catalog.resolve_space(None, None, Precision.FAST, SETTINGS.weights_dir)
+    data = encode(noise(3200, 3200), "JPEG")
+    _, pixels = preprocess.prepare(data, space, SETTINGS, crop=(0.4, 0.4, 0.1, 0.1))
+    part = decoding.decode(data, SETTINGS).image.crop((1280, 1280, 1600, 1600))
+    assert (pixels == preprocess.fit(part, space.preprocess, exact=False)[1]).all()
+
+
 def test_large_jpegs_can_be_decoded_smaller() -> None:
     data = encode(noise(60, 40).resize((2000, 1400), Image.Resampling.BICUBIC), "JPEG")
     picture = decoding.decode(data, SETTINGS, at_least_px=256)

@@ -291,7 +291,7 @@ def _uploaded(node: Node, search: Search) -> bytes:
 def _pixels(node: Node, search: Search, space: Space, data: bytes) -> np.ndarray:
     """Decode the query's picture (crop, crop, 3) for the space; keep a thumbnail, as it is stored nowhere else."""
     with metrics.WORK.decode_seconds.time():
-        picture, pixels = preprocess.prepare(data, space, node.settings)
+        picture, pixels = preprocess.prepare(data, space, node.settings, crop=search.job.params.get("crop"))
         search.thumbnail = preprocess.thumbnail(picture, node.settings.thumbnail_px)
     return pixels
 
@@ -331,6 +331,8 @@ def _write(
             for one in neighbors
         ],
     }
+    if (crop := search.job.params.get("crop")) is not None:
+        summary["crop"] = crop
     if search.several:
         summary["ask"] = [{"id": one.id, "key": one.key} for one in ask]
     finish.result(session, search.claim, summary, thumbnail=search.thumbnail)
