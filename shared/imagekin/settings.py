@@ -122,7 +122,12 @@ class Settings(BaseSettings):
     fetch_threads: int = Field(
         default=8, ge=1, description="Images that a worker process fetches at once from addresses and locations."
     )
-    thumbnail_px: int = Field(default=160, ge=16, le=1024, description="Longest side of the thumbnails.")
+    thumbnail_px: int = Field(
+        default=256,
+        ge=16,
+        le=1024,
+        description="Longest side of the thumbnails; those that are there stay as they are.",
+    )
 
     # --- workers
     device: str = Field(default="auto", description="`auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:N`.")

@@ -210,14 +210,3 @@ def test_an_embedding_comes_as_json_or_npy(client: httpx2.Client, hand: Hand, dt
     np.testing.assert_array_equal(loaded, expected)
     fallback = client.get(path, headers={"Accept": "image/gif"})
     assert fallback.json() == body
-
-
-def test_a_thumbnail_is_a_jpeg_that_can_be_asked_for_again(client: httpx2.Client, hand: Hand) -> None:
-    hand.collection()
-    [image] = hand.images("a.jpg")
-    path = f"/v1/collections/archive/images/{image}/thumbnail"
-    answer = client.get(path)
-    assert answer.headers["Content-Type"] == "image/jpeg"
-    assert answer.content.startswith(b"\xff\xd8")
-    again = client.get(path, headers={"If-None-Match": answer.headers["ETag"]})
-    assert (again.status_code, again.content) == (304, b"")

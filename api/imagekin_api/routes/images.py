@@ -33,6 +33,9 @@ ORDER = Parameter(
     {"type": "string", "enum": list(ImageOrder), "default": ImageOrder.CREATED},
 )
 FIELD = Parameter("field", "The field of the metadata.", {"type": "string", "default": DEFAULT_FIELD})
+# So many digits of a hash are not the beginning of another one.
+VERSION_DIGITS = 16
+VERSION = Parameter("v", f"The first {VERSION_DIGITS} or more digits of the image's `content_hash`.")
 MISSING = (errors.CollectionNotFound, errors.ImageNotFound)
 
 
@@ -239,20 +242,29 @@ def _npy(image_id: str, vector: np.ndarray) -> flask.Response:
 
 
 @blueprint.get("/collections/<name>/images/<image_id>/thumbnail")
-@operation("Get an image's thumbnail", media={"image/jpeg": BINARY}, errors=MISSING)
+@operation("Get an image's thumbnail", parameters=(VERSION,), media={"image/jpeg": BINARY}, errors=MISSING)
 def thumbnail(name: str, image_id: str) -> flask.Response:
-    """Return a small, upright JPEG."""
+    """Return a small, upright JPEG.
+
+    Browsers keep it for good under an address with `v`, and else ask each time whether it has changed.
+    """
     content_hash, picture = service.current().database.read(_thumbnail, service.owner(), name, image_id)
     if picture is None:
         raise errors.NotFound("This image has no thumbnail.")
     answer = flask.Response(picture, mimetype="image/jpeg")
+    version = flask.request.args.get("v", "")
     # an image keeps its id when its content is replaced, so a cached one is asked for again
-    answer.headers["Cache-Control"] = "private, no-cache"
+    kept = len(version) >= VERSION_DIGITS and content_hash.startswith(version)
+    answer.headers["Cache-Control"] = f"private, {'max-age=31536000, immutable' if kept else 'no-cache'}"
     answer.set_etag(content_hash)
     answer.make_conditional(flask.request)
     return answer
 
 
 def _thumbnail(session: Session, owner: str, name: str, image_id: str) -> tuple[str, bytes | None]:
-    image = images.get(session, collections.get(session, owner, name), image_id)
-    return image.content_hash, thumbnails.of(session, image)
+    found = thumbnails.named(session, owner, name, image_id)
+    if found is None:
+        # one of these says what is missing
+        images.get(session, collections.get(session, owner, name), image_id)
+        raise errors.ImageNotFound()
+    return found
