@@ -6,6 +6,8 @@ VENV ?= .venv
 # Where your index has CPU-only wheels of PyTorch, name it here and save gigabytes: make demo TORCH_INDEX=<url>
 TORCH_INDEX ?=
 IMAGES ?=
+# make demo KEEP=1 leaves everything running until Ctrl-C
+KEEP ?=
 # make faults SECONDS=300 breaks things at random that long, on each of DATABASES; SEED=<n> repeats a run
 SECONDS ?=
 SEED ?=
@@ -18,7 +20,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 .PHONY: help demo up test contract-postgresql faults benchmarks check page format docs clean
 
 help:
-	@echo 'make demo [IMAGES=<folder>]   embed, search and cluster 30 drawn pictures, or your own'
+	@echo 'make demo [IMAGES=<folder>]   embed, search and cluster 30 drawn pictures, or your own; KEEP=1: stay, to look at them'
 	@echo 'make up                       keep the service running on this machine'
 	@echo 'make test                     format, lint, types, import rules and all tests'
 	@echo 'make contract-postgresql      the tests of the HTTP API on PostgreSQL, those too that run on SQLite by default'
@@ -29,7 +31,7 @@ help:
 	@echo 'make docs                     write the reference pages that are made of the code'
 
 demo: $(VENV)/.quickstart
-	$(BIN)/imagekin demo $(if $(IMAGES),"$(IMAGES)")
+	$(BIN)/imagekin demo $(if $(IMAGES),"$(IMAGES)") $(if $(KEEP),--keep)
 
 up: $(VENV)/.quickstart
 	$(BIN)/imagekin up

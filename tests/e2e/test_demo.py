@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx2
 import pytest
 from PIL import Image
+
+from imagekin.demo import furniture
 
 
 @pytest.mark.timeout(400)
@@ -43,7 +48,46 @@ def test_the_demo_says_what_it_found_and_leaves_nothing_running(tmp_path: Path, 
     for sheet in sheets:
         with Image.open(sheet) as image:
             assert image.width > 300
+    opening = re.fullmatch(r"Look at them in the gallery: (.*), then open (\S+)", demo.stdout.splitlines()[-1])
+    assert opening is not None
+    assert opening.groups() == (f"imagekin up --data-dir {tmp_path / 'demo'}", "http://127.0.0.1:8000/c/demo")
     assert processes_naming(tmp_path) == []
+
+
+@pytest.mark.timeout(400)
+def test_a_kept_demo_shows_its_pictures_in_the_gallery_until_ctrl_c(tmp_path: Path) -> None:
+    own, data = tmp_path / "own pictures", tmp_path / "data"
+    own.mkdir()
+    for picture in list(furniture.pictures())[::6]:
+        shutil.copy(picture.path, own)
+    command = [sys.executable, "-m", "imagekin", "demo", str(own), "--data-dir", str(data), "--keep"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
+        assert demo.stdout is not None
+        lines = iter(demo.stdout.readline, "")
+        url = next(
+            line.rpartition(" ")[2].strip() for line in lines if line.startswith("Look at them in the gallery: ")
+        )
+        base, _, name = url.partition("/c/")
+        with httpx2.Client(base_url=base, trust_env=False) as browser:
+            page = browser.get(f"/c/{name}")
+            assert page.headers["Content-Type"] == "text/html; charset=utf-8"
+            assert "script-src 'self'" in page.headers["Content-Security-Policy"]
+            [script] = re.findall(r'src="(/app/app\.js\?v=\w+)"', page.text)
+            assert browser.get(script).headers["Cache-Control"].endswith("immutable")
+            assert browser.get("/session").json()["owner"] == "local"
+            images = browser.get(f"/v1/collections/{name}/images").json()
+            assert images["total"] == 5
+            [first, *_] = images["items"]
+            at = f"/v1/collections/{name}/images/{first['id']}/thumbnail?v={first['content_hash']}"
+            assert browser.get(at).headers["Cache-Control"] == "private, max-age=31536000, immutable"
+        demo.send_signal(signal.SIGINT)
+        rest, log = demo.communicate(timeout=60)
+    assert demo.returncode == 0, log
+    assert log.splitlines()[-1] == "Stopped."
+    assert rest.splitlines()[-1] == (
+        f"Look at them in the gallery: imagekin up --data-dir {data}, then open http://127.0.0.1:8000/c/{name}"
+    )
+    assert processes_naming(data) == []
 
 
 def processes_naming(folder: Path) -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,7 +36,7 @@ def up(
             raise typer.BadParameter(f"there is no folder {path}", param_hint="--source-root")
     stack = _stack(host=host, port=port, data_dir=data_dir, source_roots=_roots(source_root))
     with stack:
-        output.say(f"imagekin runs at {stack.url} (docs: {stack.url}/docs)")
+        output.say(f"The gallery is at {stack.url} (for programs: {stack.url}/docs)")
         output.say("Ctrl-C stops it.")
         output.line(stack.url)
         stack.wait()
@@ -46,6 +48,9 @@ def demo(
         Path | None, typer.Argument(metavar="FOLDER", help="Your own pictures.", show_default="30 drawn ones")
     ] = None,
     data_dir: Annotated[Path, typer.Option(help="Where data and contact sheets are kept.")] = DEMO_DIR,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave everything running until Ctrl-C, to look around.")
+    ] = False,
 ) -> None:
     """Embed, search and cluster 30 drawn pictures of furniture, or your own, and stop."""
     from imagekin.demo import run
@@ -54,9 +59,28 @@ def demo(
         raise typer.BadParameter(f"there is no folder {folder}", param_hint="FOLDER")
     own = bodies.expanded(folder).resolve() if folder else None
     stack = _stack(port=0, data_dir=data_dir, source_roots=(str(own),) if own else None)
-    with stack, Client(stack.url) as client:
-        run.demonstrate(client, own, data_dir, output.stdout())
+    with stack:
+        with Client(stack.url) as client:
+            figures = run.demonstrate(client, own, data_dir, output.stdout())
+        if keep:
+            output.line(f"\nLook at them in the gallery: {stack.url}/c/{figures.collection}")
+            output.say("Ctrl-C stops it.")
+            stack.wait()
     output.say("Stopped.")
+    output.line(f"\n{_reopening(data_dir, figures.collection)}")
+
+
+def _reopening(data_dir: Path, collection: str) -> str:
+    """Return the line that says how to open a stopped demo's collection in the gallery."""
+    from imagekin.settings import Settings
+    from imagekin.stack import port
+
+    program = sys.argv[0] if Path(sys.argv[0]).name == "imagekin" else "imagekin"
+    command = shlex.join([program, "up", "--data-dir", str(data_dir)])
+    settings = Settings()
+    # a free port is known when it is chosen; `up` prints it
+    url = port.url(settings.host, settings.port) if settings.port else ""
+    return f"Look at them in the gallery: {command}, then open {url}/c/{collection}"
 
 
 def _stack(**given: Any) -> Any:

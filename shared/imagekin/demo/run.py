@@ -56,6 +56,7 @@ class Grouping:
 class Figures:
     """What a demonstration came to."""
 
+    collection: str
     embedded: EmbedResult
     images_per_s: float | None
     searches: list[Search]
@@ -95,7 +96,7 @@ def run(
     groupings = [
         _group(client, console, out, collection, k, label, sheets) for k in _group_counts(count, label is not None)
     ]
-    figures = Figures(embedded, job.progress.images_per_s, searches, groupings, sheets)
+    figures = Figures(collection, embedded, job.progress.images_per_s, searches, groupings, sheets)
     _print_summary(console, figures, out)
     return figures
 
