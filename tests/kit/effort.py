@@ -1,4 +1,8 @@
-"""What a call may cost: processor time of this process, which others on the machine do not add to."""
+"""What a call may cost: processor time of this process, which others on the machine do not add to.
+
+Each bound is twenty times or more what the call takes on one slow core: no slow machine reaches it, and what grows with
+the square of a hostile input does.
+"""
 
 from __future__ import annotations
 

@@ -48,10 +48,17 @@ MODULES = {
     "imagekin_worker": PROGRAM + WAIT,
     "imagekin_api": PROGRAM.replace("sys.argv[-1]", "'api'") + SERVE,
 }
+# With PATIENCE_S set, a stop waits so long for each of its processes.
 DRIVER = """
-import sys
+import dataclasses, os, sys
 from imagekin import stack
 from imagekin.settings import Settings
+from imagekin.stack import embedded, supervisor
+if "PATIENCE_S" in os.environ:
+    supervisor.STOP_S, services = float(os.environ["PATIENCE_S"]), embedded.services
+    def patient(settings):
+        return [[dataclasses.replace(one, grace_s=supervisor.STOP_S) for one in stage] for stage in services(settings)]
+    embedded.services = patient
 try:
     with stack.Stack(Settings(data_dir=sys.argv[1], port=0), log=lambda line: print(line, flush=True)) as running:
         print("up", flush=True)
