@@ -46,9 +46,10 @@ from imagekin_worker.kmeans.measure import Options
 from imagekin_worker.matrix.loaded import catch_up
 from imagekin_worker.matrix.neighbors import Matrix
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "faults"))
-import tiny
-from cluster import Cluster, children_of, wait_for
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from kit import tiny
+from kit.cluster import Cluster, children_of
+from kit.patience import until
 
 PARTS = ("service", "tables", "chunks", "vectors", "batches")
 SEGMENT_ROWS = 512
@@ -93,7 +94,7 @@ def _job(folder: Path, url: str, size: int) -> Row:
         job_id = answer.raise_for_status().json()["id"]
         submitted = time.perf_counter()
         planned = sa.select(sql_tables.Job.planned).filter_by(id=job_id)
-        wait_for(lambda: cluster.scalar(planned), "planning", JOB_TIMEOUT_S)
+        until(lambda: cluster.scalar(planned), "planning", JOB_TIMEOUT_S)
         known = time.perf_counter()
         cluster.finish(job_id, timeout_s=JOB_TIMEOUT_S)
         ended = time.perf_counter()

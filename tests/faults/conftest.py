@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cluster import Cluster
 
+from kit.cluster import Cluster
 from kit.databases import migrated
 
 

@@ -20,15 +20,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import history
 import httpx2
 import redis
 import sqlalchemy as sa
-import tiny
-from cluster import Cluster, wait_for
 
 import imagekin_migrations
 from imagekin.database.engine import Database
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from kit import history, tiny
+from kit.cluster import Cluster
+from kit.patience import until
 
 MOST_UNFINISHED = 12
 SUBMITTERS = 3
@@ -93,7 +95,7 @@ def with_patience(request: Callable[[], httpx2.Response]) -> None:
         except httpx2.TransportError:
             return False
 
-    wait_for(answered, "an answer")
+    until(answered, "an answer")
 
 
 class Faults:
@@ -110,8 +112,8 @@ class Faults:
         self._kinds.append(self.lock_database if cluster.database.is_sqlite else self.crash_database)
 
     def run(self, seconds: float) -> None:
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
             fault = self._chance.choice(self._kinds)
             self.done[fault.__name__] += 1
             fault()

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-import tiny
-from cluster import Cluster, wait_for
 
 from imagekin.database import tables
 from imagekin.enums import ChunkStatus
+from kit import tiny
+from kit.cluster import Cluster
+from kit.patience import until
 
 
 @pytest.fixture
@@ -111,7 +112,7 @@ def test_a_postgresql_that_crashes_is_reconnected_to(cluster: Cluster, name: str
     for _ in range(3):
         before = cluster.done(job_id)
         cluster.crash_database()
-        wait_for(lambda before=before: cluster.done(job_id) > before, "images after the crash")
+        until(lambda before=before: cluster.done(job_id) > before, "images after the crash")
     assert cluster.finish(job_id) == ["succeeded"]
     cluster.search(name, tiny.keys(name, 1)[0])
 
@@ -128,7 +129,7 @@ def test_a_full_database_refuses_and_goes_on_when_there_is_room(cluster: Cluster
     )
     prlimit(limited, 32 << 10)
     try:
-        wait_for(lambda: cluster.scalar(again), "the refusal")
+        until(lambda: cluster.scalar(again), "the refusal")
     finally:
         prlimit(limited, None)
     assert cluster.finish(job_id) == ["succeeded"]
@@ -147,7 +148,7 @@ def test_a_workers_wrong_clock_means_nothing(cluster: Cluster, name: str, tmp_pa
     """Python's clock in one worker is an hour late, as on a machine of its own; the database's is right."""
     (tmp_path / "sitecustomize.py").write_text("import time\nright = time.time\ntime.time = lambda: right() + 3600\n")
     cluster.workers["bulk-0"].terminate()
-    wait_for(lambda: not cluster.workers["bulk-0"].running, "the stop", 30)
+    until(lambda: not cluster.workers["bulk-0"].running, "the stop", 30)
     paths = cluster.env.get("PYTHONPATH", "")
     cluster.env["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{paths}"
     try:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import redis as redis_client
-from cluster import wait_for
 
 from imagekin import doorbell as doorbell_module
 from imagekin.doorbell import Doorbell
@@ -16,6 +15,7 @@ from imagekin.enums import Lane
 from imagekin.settings import Settings
 from imagekin.stack import redis
 from imagekin.stack.service import Process
+from kit.patience import until
 
 
 @pytest.fixture
@@ -42,13 +42,13 @@ def doorbell(server: Process, address: Path) -> Iterator[Doorbell]:
 
 def start(process: Process) -> None:
     process.launch("doorbell")
-    wait_for(lambda: process.ready, "Redis", 10)
+    until(lambda: process.ready, "Redis", 10)
 
 
 def rings(address: Path, count: int) -> None:
     """Wait until so many rings wait on the bulk lane."""
     with redis_client.Redis(unix_socket_path=str(address)) as client:
-        wait_for(lambda: client.llen("bulk") == count, f"{count} rings", 15)
+        until(lambda: client.llen("bulk") == count, f"{count} rings", 15)
 
 
 def test_it_rings_again_once_redis_is_back(doorbell: Doorbell, server: Process, address: Path) -> None:
@@ -69,7 +69,7 @@ def test_a_ring_waits_for_nothing(server: Process, address: Path, monkeypatch: p
     with redis_client.Redis(unix_socket_path=str(address)) as client:
         client.client_pause(3_600_000, all=False)
         doorbell.ring(Lane.BULK, times=3)
-        wait_for(lambda: not doorbell._waiting, "a ring that is being sent", 10)
+        until(lambda: not doorbell._waiting, "a ring that is being sent", 10)
         doorbell.ring(Lane.BULK, times=2)
         assert doorbell._waiting == {Lane.BULK: 2}
         client.client_unpause()
@@ -93,7 +93,7 @@ def test_it_rings_once_redis_writes_again(doorbell: Doorbell, address: Path, ref
             client.config_set(name, value)
         doorbell.ring(Lane.BULK)
         # it has tried, and waits to try again
-        wait_for(lambda: client.info("errorstats") and client.info("stats")["total_error_replies"], "a refusal", 10)
+        until(lambda: client.info("errorstats") and client.info("stats")["total_error_replies"], "a refusal", 10)
         for name in refusing:
             client.config_set(name, 0)
     rings(address, 1)

@@ -7,8 +7,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import tiny
-from cluster import Cluster, children_of, peak_kib, wait_for
+
+from kit import tiny
+from kit.cluster import Cluster, children_of, peak_kib
+from kit.patience import until
 
 # The allocator's slack: what 10 % of a process of a few hundred MB is, whatever libraries it happens to have loaded.
 SLACK = 1.10
@@ -53,6 +55,6 @@ def peaks_of(folder: Path, migrated: Path, count: int) -> dict[str, int]:
             page = cluster.client.get(f"/v1/jobs/{job_id}/items", params=query).json()
             if not (cursor := page["next_cursor"]):
                 break
-        child = wait_for(lambda: cluster.child("bulk-0"), "the child") or 0
+        child = until(lambda: cluster.child("bulk-0"), "the child") or 0
         server = max(peak_kib(pid) for pid in [cluster.pid("api"), *children_of(cluster.pid("api"))])
         return {"api": server, "worker": peak_kib(child)}

@@ -8,8 +8,10 @@ import signal
 from pathlib import Path
 
 import pytest
-import tiny
-from cluster import Cluster, wait_for
+
+from kit import tiny
+from kit.cluster import Cluster
+from kit.patience import until
 
 
 def items(cluster: Cluster, job_id: str, status: str) -> list[dict]:
@@ -48,9 +50,9 @@ def test_a_child_killed_while_it_loads_is_replaced(cluster: Cluster, name: str) 
     job_id = cluster.embed(name, tiny.keys(name, 32))
     worker = cluster.holder(job_id)
     for _ in range(3):
-        child = wait_for(lambda: cluster.child(worker), "a child") or 0
+        child = until(lambda: cluster.child(worker), "a child") or 0
         os.kill(child, signal.SIGKILL)
-        wait_for(lambda child=child: cluster.child(worker) not in (None, child), "another child")
+        until(lambda child=child: cluster.child(worker) not in (None, child), "another child")
     assert cluster.finish(job_id) == ["succeeded"]
 
 

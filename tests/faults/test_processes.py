@@ -7,10 +7,11 @@ import signal
 
 import pytest
 import sqlalchemy as sa
-import tiny
-from cluster import Cluster, wait_for
 
 from imagekin.database import tables
+from kit import tiny
+from kit.cluster import Cluster
+from kit.patience import until
 
 # What a worker says whose chunk is somebody else's, or nobody's, by now.
 REFUSED = ('"event": "lease_lost"', '"event": "claim_lost"', '"event": "chunk_lost"')
@@ -28,16 +29,16 @@ def test_a_killed_child_is_blamed_and_replaced(cluster: Cluster, name: str) -> N
     assert child is not None
     os.kill(child, signal.SIGKILL)
     deaths = sa.select(sa.func.sum(tables.Chunk.deaths)).where(tables.Chunk.job_id == job_id)
-    wait_for(lambda: cluster.scalar(deaths), "the blame")
+    until(lambda: cluster.scalar(deaths), "the blame")
     assert cluster.finish(job_id) == ["succeeded"]
-    wait_for(lambda: cluster.child(worker) not in (None, child), "another child")
+    until(lambda: cluster.child(worker) not in (None, child), "another child")
 
 
 def test_a_killed_worker_loses_nothing_and_does_nothing_twice(cluster: Cluster, name: str) -> None:
     """Between a chunk's commit and the acknowledgement of its ring, as near as can be had from outside."""
     job_id, worker = busy(cluster, name)
     before = cluster.done(job_id)
-    wait_for(lambda: cluster.done(job_id) > before, "a commit")
+    until(lambda: cluster.done(job_id) > before, "a commit")
     cluster.kill(worker)
     assert cluster.finish(job_id) == ["succeeded"]
     # no process was there to blame another
@@ -51,7 +52,7 @@ def test_a_worker_without_its_parent_ends(cluster: Cluster, name: str) -> None:
     assert child is not None
     cluster.kill(worker, with_children=False)
     assert cluster.finish(job_id) == ["succeeded"]
-    wait_for(lambda: not os.path.exists(f"/proc/{child}"), "the orphan's end")  # noqa: PTH110 - no file
+    until(lambda: not os.path.exists(f"/proc/{child}"), "the orphan's end")  # noqa: PTH110 - no file
 
 
 def test_who_wakes_up_late_writes_nothing(cluster: Cluster, name: str) -> None:
@@ -64,7 +65,7 @@ def test_who_wakes_up_late_writes_nothing(cluster: Cluster, name: str) -> None:
     again = sa.select(sa.func.count()).where(tables.Chunk.job_id == job_id, tables.Chunk.attempt > 1)
     assert cluster.scalar(again), "nothing was taken over"
     log = cluster.folder / "logs" / f"{worker}.log"
-    wait_for(lambda: any(word in log.read_text() for word in REFUSED), "the refusal")
+    until(lambda: any(word in log.read_text() for word in REFUSED), "the refusal")
 
 
 def test_a_worker_frozen_while_idle_and_killed_loses_its_message_only(cluster: Cluster, name: str) -> None:
@@ -81,7 +82,7 @@ def test_a_worker_frozen_while_idle_and_killed_loses_its_message_only(cluster: C
 def test_an_idle_worker_stops_within_seconds(cluster: Cluster) -> None:
     cluster.finish()
     cluster.workers["bulk-1"].terminate()
-    wait_for(lambda: not cluster.workers["bulk-1"].running, "the stop", timeout_s=8)
+    until(lambda: not cluster.workers["bulk-1"].running, "the stop", timeout_s=8)
 
 
 @pytest.mark.faults
@@ -89,7 +90,7 @@ def test_a_worker_hands_back_what_it_cannot_finish_in_its_grace(cluster: Cluster
     job_id = cluster.embed(cluster.collection(name, "slower.json"), tiny.keys(name, 16))
     worker = cluster.holder(job_id)
     cluster.workers[worker].terminate()
-    wait_for(lambda: not cluster.workers[worker].running, "the stop", timeout_s=14)
+    until(lambda: not cluster.workers[worker].running, "the stop", timeout_s=14)
     log = cluster.folder / "logs" / f"{worker}.log"
     assert '"event": "handed_back"' in log.read_text()
     assert cluster.client.post(f"/v1/jobs/{job_id}/cancel").status_code == 202
@@ -100,7 +101,7 @@ def test_rolling_restarts_lose_nothing(cluster: Cluster, name: str) -> None:
     jobs = [cluster.embed(name, tiny.keys(f"{name}{number}", 40)) for number in range(3)]
     for worker in [*cluster.workers, "api"]:
         cluster.processes[worker].terminate()
-        wait_for(lambda worker=worker: not cluster.processes[worker].running, f"the end of {worker}", 30)
+        until(lambda worker=worker: not cluster.processes[worker].running, f"the end of {worker}", 30)
         cluster.start(worker)
     assert cluster.finish(*jobs) == ["succeeded"] * 3
     attempts = sa.select(sa.func.max(tables.Chunk.attempt)).where(tables.Chunk.job_id.in_(jobs), tables.Chunk.seq >= 0)
@@ -115,7 +116,7 @@ def test_after_a_cancellation_nothing_is_written(cluster: Cluster, name: str) ->
     before = cluster.database.read(lambda session: session.execute(count).one())
     log = cluster.folder / "logs" / f"{worker}.log"
 
-    wait_for(lambda: any(word in log.read_text() for word in REFUSED), "the worker to hear of it")
+    until(lambda: any(word in log.read_text() for word in REFUSED), "the worker to hear of it")
     # another job through the same hands: what came before it is over
     assert cluster.finish(cluster.embed(name, tiny.keys(f"{name}-2", 1))) == ["succeeded"]
     after = cluster.database.read(lambda session: session.execute(count).one())

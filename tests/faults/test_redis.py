@@ -6,8 +6,10 @@ import signal
 
 import pytest
 import redis
-import tiny
-from cluster import Cluster, wait_for
+
+from kit import tiny
+from kit.cluster import Cluster
+from kit.patience import until
 
 
 def rings_arrive(cluster: Cluster, name: str) -> None:
@@ -23,7 +25,7 @@ def test_redis_may_die_under_load(cluster: Cluster, name: str) -> None:
     cluster.kill("redis")
     during = cluster.embed(name, tiny.keys(f"{name}-during", 4))
     # what is claimed is finished without Redis
-    wait_for(lambda: cluster.done(before), "images of the chunk in hand")
+    until(lambda: cluster.done(before), "images of the chunk in hand")
     cluster.start("redis")
     assert cluster.finish(before, during) == ["succeeded"] * 2
     rings_arrive(cluster, name)
@@ -62,7 +64,7 @@ def test_redis_may_refuse_to_write(cluster: Cluster, name: str, setting: dict[st
         job_id = cluster.embed(name, tiny.keys(name, 8))
         for process, log in logs.items():
             said = lambda log=log, start=before[process]: refusal.encode() in log.read_bytes()[start:]  # noqa: E731 - bound
-            wait_for(said, f"a refusal for {process}")
+            until(said, f"a refusal for {process}")
     finally:
         broker.config_set("min-replicas-to-write", 0)
         broker.config_set("maxmemory", 0)
@@ -78,7 +80,7 @@ def test_redis_may_hang(cluster: Cluster, name: str) -> None:
     cluster.signal_group("redis", signal.SIGSTOP)
     try:
         during = cluster.embed(name, tiny.keys(f"{name}-during", 4))
-        wait_for(lambda: cluster.done(before), "images of the chunk in hand")
+        until(lambda: cluster.done(before), "images of the chunk in hand")
     finally:
         cluster.signal_group("redis", signal.SIGCONT)
     assert cluster.finish(before, during) == ["succeeded"] * 2

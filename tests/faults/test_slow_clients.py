@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 
 import httpx2
 import pytest
-import tiny
-from cluster import Cluster
 
 from imagekin_api.server import HEAD_S
+from kit import tiny
+from kit.cluster import Cluster
 
 IDLE, HALF_HEADS, STALLED_BODIES = 1_000, 200, 100
 FILES = IDLE + HALF_HEADS + STALLED_BODIES + 200

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import sqlalchemy as sa
-import tiny
 from sqlalchemy.orm import Session, undefer
 
 from imagekin.database import tables
@@ -17,6 +16,7 @@ from imagekin.enums import ENDED_CHUNKS, TERMINAL, ChunkStatus, ItemStatus, JobS
 from imagekin.jobs import view
 from imagekin.schemas.kinds import JobKind
 from imagekin.store import ledger, vector_codec
+from kit import tiny
 
 COUNTED = ("embedded", "reused", "skipped", "failed")
 

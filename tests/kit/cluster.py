@@ -17,11 +17,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
-import history
 import httpx2
 import redis as redis_client
 import sqlalchemy as sa
-import tiny
 from sqlalchemy import exc
 
 from imagekin.database import tables
@@ -32,11 +30,11 @@ from imagekin.stack import port, redis
 from imagekin.stack.environment import child_environment
 from imagekin.stack.service import Process, Service
 from imagekin.uploads.files import Storage
+from kit import history, tiny
+from kit.patience import PATIENCE_S, until
 
 T = TypeVar("T")
 
-# A start on a busy machine with two cores takes long: PyTorch alone takes seconds to import.
-PATIENCE_S = 90.0
 SHORT = {
     # Celery hears of a child's death within 5 s: a lease must outlast that, or nobody is blamed
     "lease_s": 8.0,
@@ -56,16 +54,6 @@ BEHAVIOURS: dict[str, dict[str, Any]] = {
     "stuck.json": {"delay_s": 600},
     "fatal.json": {"fatal_rgb": list(tiny.FATAL_RGB)},
 }
-
-
-def wait_for(condition: Callable[[], T], what: str = "", timeout_s: float = PATIENCE_S) -> T:
-    """Wait until the condition gives something true, and return that; raises TimeoutError."""
-    deadline = time.monotonic() + timeout_s
-    while not (found := condition()):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {timeout_s:g} s for {what or condition}")
-        time.sleep(0.02)
-    return found
 
 
 class PatientDatabase(Database):
@@ -157,7 +145,7 @@ class Cluster:
         for name in names or self.processes:
             process = self.processes[name]
             ready = partial(self.warm, name) if name in self.workers else lambda process=process: process.ready
-            wait_for(ready, f"{name}; {process.service.name} says in {self.folder / 'logs'}")
+            until(ready, f"{name}; {process.service.name} says in {self.folder / 'logs'}")
 
     heal = start
 
@@ -170,7 +158,7 @@ class Cluster:
                 process.kill()
             else:
                 os.kill(self.pid(name), signal.SIGKILL)
-                wait_for(lambda process=process: not process.running)
+                until(lambda process=process: not process.running)
 
     def pid(self, name: str) -> int:
         """Return the pid of a process; of a worker's, the parent."""
@@ -194,7 +182,7 @@ class Cluster:
                     break
                 self.signal_group(name, signal.SIGCONT)
                 # on a busy machine it would be stopped again before it went on
-                wait_for(self.writable, "SQLite's lock")
+                until(self.writable, "SQLite's lock")
 
     def writable(self) -> bool:
         """Tell whether a transaction that writes can begin within seconds; PostgreSQL locks rows only."""
@@ -225,7 +213,7 @@ class Cluster:
         def holders() -> list[str]:
             return [name for name in self.workers if self.holds(name, job_id)]
 
-        return wait_for(holders, f"a worker of {job_id}")[0]
+        return until(holders, f"a worker of {job_id}")[0]
 
     def holds(self, name: str, job_id: str) -> bool:
         """Tell whether a worker has image chunks of the job in hand."""
@@ -296,7 +284,7 @@ class Cluster:
     def finish(self, *job_ids: str, timeout_s: float = PATIENCE_S) -> list[str]:
         """Wait until the jobs (all that were accepted) have ended; return their statuses."""
         ids = job_ids or tuple(self.accepted)
-        wait_for(lambda: not history.unfinished(self.database, ids), "jobs to end", timeout_s)
+        until(lambda: not history.unfinished(self.database, ids), "jobs to end", timeout_s)
         return [self.scalar(sa.select(tables.Job.status).where(tables.Job.id == id)) or "" for id in ids]
 
     def check(self) -> history.Report:
