@@ -288,6 +288,14 @@ def module_lines(package: str) -> dict[Path, str]:
     return lines
 
 
+def functions(path: Path) -> str:
+    """Return the public functions that a module defines itself, as Markdown."""
+    if not (ROOT / path).exists():
+        return ""
+    defined = [node.name for node in ast.parse((ROOT / path).read_text()).body if isinstance(node, ast.FunctionDef)]
+    return ", ".join(f"`{name}`" for name in defined if not name.startswith("_"))
+
+
 def map_page() -> Iterator[str]:
     """Make the page of all modules."""
     yield from _lines(_MAP)
@@ -298,6 +306,8 @@ def map_page() -> Iterator[str]:
             if line := lines.get(room / "__init__.py"):
                 yield from (line, "")
             yield from (*_row("module", "what it is"), "|---|---|")
+            if offered := functions(room / "__init__.py"):
+                yield from _row(f"[the room itself](../{room}/__init__.py)", f"Its own functions: {offered}.")
             for path, line in lines.items():
                 if path.parent == room and path.name != "__init__.py":
                     yield from _row(f"[{path.name}](../{path})", line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 from imagekin_worker.kinds import pinned
 from imagekin_worker.matrix import view as views
-from kit.analyses import asked, result_of, resumed
+from kit.analyses import asked, ended, result_of, resumed
 from kit.calls import accepted
 from kit.crew import Crew
 from kit.hand import DIM, Hand, item, vector
@@ -95,6 +96,25 @@ def test_slices_and_another_process_give_the_same_answer(
     assert chosen(client, crew, method=method) == whole
     assert crew.claims - before > 5
     assert resumed(server, client, "select", n=6, method=method) == whole
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_metadata_that_change_meanwhile_do_not_start_it_over(
+    client: httpx2.Client, server: Running, hand: Hand, images: list[str], many: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pinned, "SLICE_S", 0.0)
+    job, revision = accepted(asked(client, "select", n=6, method="diverse")), hand.collection().revision
+    path = "/v1/collections/archive/images"
+    with contextlib.closing(Crew(server.settings)) as first:
+        assert first.step()
+    if many:
+        client.patch(path, json={"image_ids": images, "metadata": {"said": 1}}).raise_for_status()
+    else:
+        client.patch(f"{path}/{images[0]}", json={"metadata": {"said": 1}}).raise_for_status()
+    assert hand.collection().revision == revision + 1
+    with contextlib.closing(Crew(server.settings)) as other:
+        other.work()
+    assert ended(client, job)["revision"] == revision
 
 
 def test_a_filter_and_what_is_avoided_bound_the_choice(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from imagekin import schemas
 from imagekin.enums import ItemStatus, OnConflict
-from imagekin.store import filters, images, ledger, reading, segments
+from imagekin.store import bulk, filters, images, ledger, reading, segments
 from kit.hand import Hand
 
 METADATA = {
@@ -88,5 +89,20 @@ def test_known_images_change_only_where_what_is_said_of_them_does(hand):
     (revision, count) = again({**METADATA, "one": {"on": 2}})
     assert (revision, count) == (before[0] + 1, before[1])
     assert database.read(images.by_key, collection, "one").metadata_ == {"on": 2}
-    [change] = database.read(lambda session: list(reading.changes(session, collection.id, before[0], revision)))
-    assert change.ids == [ids["one"]]
+    assert database.read(lambda session: list(reading.changes(session, collection.id, before[0], revision))) == []
+
+
+def test_metadata_raise_the_collections_revision_and_no_images(hand: Hand) -> None:
+    database, collection = hand.database, hand.collection()
+    ids = [database.read(images.by_key, collection, key).id for key in METADATA]
+    merged = schemas.ImagesBody(image_ids=ids)
+    for change in (
+        lambda: database.write(images.annotate, collection, ids[0], {"on": 3}),
+        lambda: bulk.annotate(database, hand.owner, hand.name, merged, {"on": 4}),
+    ):
+        before, _ = database.read(reading.head, collection.id)
+        change()
+        after, _ = database.read(reading.head, collection.id)
+        assert after == before + 1
+        seen = (collection.id, before, after)
+        assert database.read(lambda session, seen=seen: list(reading.changes(session, *seen))) == []

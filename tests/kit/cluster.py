@@ -138,16 +138,23 @@ class Cluster:
     def start(self, *names: str) -> None:
         """Start some processes (all that do not run) and wait until they are ready."""
         for name in names or self.processes:
-            process = self.processes[name]
-            process.reap()
-            if not process.running:
-                process.launch(uuid4().hex)
+            self._launched(name)
         for name in names or self.processes:
-            process = self.processes[name]
-            ready = partial(self.warm, name) if name in self.workers else lambda process=process: process.ready
-            until(ready, f"{name}; {process.service.name} says in {self.folder / 'logs'}")
+            until(partial(self._up, name), f"{name}; it says why in {self.folder / 'logs'}")
 
     heal = start
+
+    def _launched(self, name: str) -> Process:
+        process = self.processes[name]
+        process.reap()
+        if not process.running:
+            process.launch(uuid4().hex)
+        return process
+
+    def _up(self, name: str) -> bool:
+        # what was asked to stop may end only now
+        process = self._launched(name)
+        return self.warm(name) if name in self.workers else process.ready
 
     def kill(self, *names: str, with_children: bool = True) -> None:
         """SIGKILL processes."""

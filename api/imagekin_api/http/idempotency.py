@@ -1,6 +1,7 @@
-"""`Idempotency-Key`: the same request under the same key is the same job.
+"""`Idempotency-Key`: a request's key and digest; `imagekin.jobs.submit` finds the job that was made under them.
 
-"Same": canonical JSON with uploads counted by their sha256; for multipart the ordered (field, filename, sha256).
+The same request under the same key is the same job. "Same": canonical JSON with uploads counted by their sha256; for
+multipart the ordered (field, filename, sha256).
 """
 
 from __future__ import annotations

@@ -156,7 +156,8 @@ class Image(Base):
     metadata_: Mapped[dict[str, Any]] = mapped_column("metadata", default=dict)
     segment_id: Mapped[str] = mapped_column(sa.ForeignKey("segments.id"))
     row: Mapped[int]
-    # the collection's revision that last touched this row: what a resident matrix catches up by
+    # the collection's revision that brought or replaced the vector, or deleted the image: what a resident matrix
+    # catches up by. Metadata raise the collection's alone: no vector is read again, no job starts over its rows
     revision: Mapped[int] = mapped_column(sa.BigInteger())
     created_at: Mapped[float] = _time()
     deleted_at: Mapped[float | None] = mapped_column(sa.Double())

@@ -47,14 +47,17 @@ COLUMNS = (
 class Preference:
     """What a claimant would rather have than what comes next, and how much it takes at once.
 
-    `after_owner` is the owner whose turn was last. `after_planning` says that the claimant has just planned: then
-    images come before more planning, so that a single worker does both in turn. `last_planned` is the job that it
-    planned last: the owner's next one is planned before it continues, so that no source delays another. `gathering`
-    says that what it planned
-    does not fill its batches yet: then jobs that have not begun are planned first, so that small ones share a batch.
-    `warm` names the spaces whose networks the claimant has in memory: work of another space is passed over for theirs.
-    `like` is a claim that the next one is to join: nothing is claimed whose turn it is but that is of another kind or
-    space, or killed a process before.
+    - `after_owner`: the owner whose turn was last.
+    - `most_images`, `most_searches`: how many small chunks of one kind and space are claimed together.
+    - `after_planning`: the claimant has just planned, so images come before more planning: a single worker does both
+      in turn.
+    - `last_planned`: the job that it planned last. The owner's next job is planned before that one continues, so that
+      no source delays another.
+    - `gathering`: what it planned does not fill its batches yet, so jobs that have not begun are planned first, and
+      small ones share a batch.
+    - `warm`: the spaces whose networks it has in memory; work of another space waits until theirs is done.
+    - `like`: a claim that the next one is to join. If what comes next is of another kind or space, or killed a process
+      before, nothing is claimed.
     """
 
     after_owner: str = ""

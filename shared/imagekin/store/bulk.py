@@ -74,7 +74,6 @@ def merge(session: Session, collection: tables.Collection, ids: Sequence[str], m
 
     Raises InvalidRequest if an image would have too much of it.
     """
-    # what a search shows changes, but no vector: the images keep their revision, so that no job starts over its rows
     collections.touch(session, collection.id)
     count = 0
     for some in sql.batches(ids):

@@ -87,10 +87,9 @@ def _key(name: str) -> str | None:
 def annotate(session: Session, collection: tables.Collection, image_id: str, metadata: dict[str, Any]) -> tables.Image:
     """Replace the image's metadata; raises ImageNotFound."""
     # the collection's row lock comes first: whoever else touches the image holds it too
-    revision = collections.touch(session, collection.id)
+    collections.touch(session, collection.id)
     image = get(session, collection, image_id)
     image.metadata_ = metadata
-    image.revision = revision
     session.flush()
     return image
 

@@ -88,7 +88,7 @@ def store(session: Session, collection_id: str, items: Sequence[Item], on_confli
                 updates.append((id, values if item.metadata is None else values | {"metadata": item.metadata}))
             record = Record(item.key, ItemStatus.REUSED if item.reused else ItemStatus.EMBEDDED, id)
         elif record.status == ItemStatus.REUSED and record.image_id and _annotates(item, image):
-            updates.append((record.image_id, {"metadata": item.metadata, "revision": revision}))
+            updates.append((record.image_id, {"metadata": item.metadata}))
         records.append(record)
     if rows:
         _write(session, collection_id, head.dtype, segment_id, rows)

@@ -1,4 +1,7 @@
-"""Finds by trial how a CPU's cores share the work best: lanes, threads inside a layer, pictures in a batch."""
+"""Calibration: trials of how a CPU's cores share the work best (lanes, threads inside a layer, pictures in a batch).
+
+It measures the machine, and has nothing to do with the `calibrated` view of vectors (`imagekin_worker.matrix.view`).
+"""
 
 from __future__ import annotations
 

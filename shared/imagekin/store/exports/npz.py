@@ -11,7 +11,7 @@ import numpy as np
 
 from imagekin.database import tables
 from imagekin.store.exports.contents import Contents
-from imagekin.store.exports.pieces import Pieces
+from imagekin.store.exports.sink import Sink
 
 # Zip knows no earlier date; with a fixed one the same collection makes the same bytes.
 DATE = (1980, 1, 1, 0, 0, 0)
@@ -42,7 +42,7 @@ class _Archive:
     """A zip in which a member goes out while it is written."""
 
     def __init__(self) -> None:
-        self._sink = Pieces()
+        self._sink = Sink()
         self._zip = zipfile.ZipFile(self._sink, "w")
 
     def add(self, name: str, pieces: Iterator[bytes], method: int = zipfile.ZIP_DEFLATED) -> Iterator[bytes]:

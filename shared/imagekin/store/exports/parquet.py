@@ -9,7 +9,7 @@ import numpy as np
 
 from imagekin.enums import DType
 from imagekin.store.exports.contents import Block, Contents
-from imagekin.store.exports.pieces import Pieces
+from imagekin.store.exports.sink import Sink
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,7 +27,7 @@ def write(contents: Contents) -> Iterator[bytes]:
     from pyarrow import parquet
 
     schema = _schema(contents)
-    sink = Pieces()
+    sink = Sink()
     options: dict[str, Any] = {"compression": COMPRESSION, "use_dictionary": False, "write_statistics": ["id", "key"]}
     writer = parquet.ParquetWriter(pa.PythonFile(sink, mode="w"), schema, **options)
     with writer:

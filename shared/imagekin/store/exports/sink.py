@@ -1,4 +1,4 @@
-"""A file that is handed on while it is written."""
+"""A sink: what writers of files write into, and give away while the file is being written."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 
-class Pieces(io.RawIOBase):
-    """Takes what a writer of files writes, and gives it away; there is no way back in it."""
+class Sink(io.RawIOBase):
+    """Takes what a writer of files writes, and gives it away: nothing can be read in it or written before its end."""
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
