@@ -46,13 +46,22 @@ def test_no_secret_gets_into_the_log(
             client.post("/v1/collections", json={"name": "archive", "backbone": "fake"}, headers=headers)
             client.post("/v1/jobs/search", json=body, headers=headers)
             client.post("/v1/jobs/search", json={**body, "query": {"embedding": [1.0] * 64}}, headers=headers)
+        signed_in = client.post("/session", json={"key": key})
+        page = {"Authorization": "", "X-Page-Token": signed_in.json()["token"]}
+        secrets += [page["X-Page-Token"], client.cookies["imagekin"]]
+        client.get("/v1/jobs", headers=page)
+        client.post("/v1/collections", json={"name": "archive"}, headers=page)
+        client.post("/session", json={"key": old_key, "kay": key})
         with database.engine.begin() as connection:
             connection.exec_driver_sql("ALTER TABLE jobs RENAME TO elsewhere")
         # a failure with a traceback
         broken = {**body, "query": {"embedding": [1.0] * 64}}
         assert client.post("/v1/jobs/search", json=broken).status_code == 503
+        assert client.post("/v1/jobs/search", json=broken, headers=page).status_code == 503
         with database.engine.begin() as connection:
             connection.exec_driver_sql("ALTER TABLE api_keys RENAME TO nowhere")
+        assert client.get("/v1/jobs", headers=page).status_code == 503
+        assert client.post("/session", json={"key": key}).status_code == 503
         assert client.get("/v1/jobs", headers={"Authorization": f"Bearer {key}"}).status_code == 503
     database.dispose()
     log = "".join(capfd.readouterr())

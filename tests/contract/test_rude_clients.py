@@ -46,6 +46,7 @@ MALFORMED: dict[str, tuple[bytes, bool]] = {
     "a coding that nobody knows": (UPLOAD + b"Transfer-Encoding: magic\r\n\r\nhello", False),
     "two hosts": (UPLOAD + b"Host: elsewhere\r\nContent-Length: 5\r\n\r\nhello", False),
     "two keys": (UPLOAD + b"Authorization: Bearer x\r\nContent-Length: 5\r\n\r\nhello", False),
+    "two headers of cookies": (UPLOAD + b"Cookie: a=b\r\nCookie: c=d\r\nContent-Length: 5\r\n\r\nhello", False),
     "a header without a colon": (UPLOAD + b"Nothing\r\nContent-Length: 5\r\n\r\nhello", False),
     "a header with a space in its name": (UPLOAD + b"A b: c\r\nContent-Length: 5\r\n\r\nhello", False),
     "a header over two lines": (UPLOAD + b"A: b\r\n c\r\nContent-Length: 5\r\n\r\nhello", False),
@@ -126,8 +127,14 @@ def test_a_large_body_is_refused_before_it_is_taken(api: Production) -> None:
     peak = Peak(api.process.pid)
     peak.begin()
     content = bytes(60 * MEGABYTE)
+    client.post("/session", json={"key": ADMIN_KEY})
+    # of the page, but from elsewhere: the token is missing
+    page = {"Authorization": "", "Cookie": f"imagekin={client.cookies['imagekin']}"}
+    client.cookies.clear()
     for method, path, headers, status, code in (
         ("POST", "/v1/uploads", {"Authorization": "Bearer ik_wrong"}, 401, "unauthorized"),
+        ("POST", "/v1/uploads", page, 403, "forbidden"),
+        ("POST", "/v1/uploads", {**page, "Cookie": "imagekin=wrong"}, 401, "unauthorized"),
         ("POST", "/v1/nothing", {}, 404, "not_found"),
         ("PUT", "/v1/collections", {}, 405, "method_not_allowed"),
         ("POST", "/v1/collections", {"Content-Type": "text/plain"}, 415, "unsupported_media_type"),
