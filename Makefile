@@ -26,7 +26,7 @@ help:
 	@echo 'make contract-postgresql      the tests of the HTTP API on PostgreSQL, those too that run on SQLite by default'
 	@echo 'make faults [SECONDS=300]     kill, freeze and fill everything; or do so at random for that long'
 	@echo 'make benchmarks               measure against other libraries; `imagekin bench` measures this machine'
-	@echo 'make page                     build the web page from web/ into the package; needs Node 20'
+	@echo 'make page                     build the web page from web/ into the package; needs Node 18'
 	@echo 'make format                   put the code into shape'
 	@echo 'make docs                     write the reference pages that are made of the code'
 

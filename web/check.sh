@@ -1,5 +1,5 @@
 #!/bin/sh
-# Fails if the page that is built into the package is not what its sources make. Without Node 20 it says that it checked
+# Fails if the page that is built into the package is not what its sources make. Without Node 18 it says that it checked
 # nothing; where the variable CI is set, it fails then, too.
 set -eu
 cd "$(dirname "$0")"
@@ -13,8 +13,8 @@ unchecked() {
     exit 0
 }
 
-command -v node >/dev/null && command -v npm >/dev/null || unchecked 'there is no Node 20 with npm here'
-[ "$(node -p 'process.versions.node.split(".")[0]')" -ge 20 ] || unchecked "Node $(node --version) is older than 20"
+command -v node >/dev/null && command -v npm >/dev/null || unchecked 'there is no Node 18 with npm here'
+[ "$(node -p 'process.versions.node.split(".")[0]')" -ge 18 ] || unchecked "Node $(node --version) is older than 18"
 # what npm ci installed last, if it is still what is wanted
 if ! cmp -s package-lock.json node_modules/.for; then
     npm ci --no-audit --no-fund --loglevel=error || unchecked 'npm could not install what builds it'

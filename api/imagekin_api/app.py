@@ -32,6 +32,8 @@ QUIET = frozenset({"health.live", "health.ready", "health.show_metrics"})
 def create_app(settings: Settings) -> flask.Flask:
     """Build the app; it does not query the database yet."""
     app = flask.Flask("imagekin_api", static_folder=None)
+    # an address is there or not: werkzeug redirects from one with two slashes, by HTML with the address inside
+    app.url_map.merge_slashes = False
     app.json.ensure_ascii = False  # pyright: ignore[reportAttributeAccessIssue] - the default provider has it
     app.extensions[service.EXTENSION] = Service.open(settings)
     problems.register(app)

@@ -25,6 +25,13 @@ COOKIE_BYTES = 32
 MOST_SESSIONS = 100
 _TOKEN = b"imagekin page token"
 
+# Made once: a screen of pictures asks for it dozens of times.
+_VALID = (
+    sa.select(PageSession.key_digest, ApiKey, sql.clock())
+    .outerjoin(ApiKey, sa.and_(ApiKey.digest == PageSession.key_digest, ApiKey.revoked_at.is_(None)))
+    .where(PageSession.digest == sa.bindparam("cookie"), PageSession.expires_at > sql.clock())
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -46,11 +53,7 @@ def begin(session: Session, key: str, ttl_s: float) -> str:
 
 def find(session: Session, text: str, first_key: str) -> Found | None:
     """Return the session with that cookie; None if it does not exist, has expired, or its key is not valid."""
-    row = session.execute(
-        sa.select(PageSession.key_digest, ApiKey, sql.clock())
-        .outerjoin(ApiKey, sa.and_(ApiKey.digest == PageSession.key_digest, ApiKey.revoked_at.is_(None)))
-        .where(PageSession.digest == api_keys.digest(text), PageSession.expires_at > sql.clock())
-    ).first()
+    row = session.execute(_VALID, {"cookie": api_keys.digest(text)}).first()
     if row is None:
         return None
     key_digest, key, clock = row

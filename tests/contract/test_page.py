@@ -25,7 +25,7 @@ POLICY = (
 ADDRESSES = [
     "/", "/jobs", "/jobs/0190-of-no-job", "/c/archive", "/c/archive/search", "/c/archive/groups/0190",
     "/c/archive/duplicates/0190", "/c/archive/map/0190", "/c/archive/train", "/c/archive/a/b/c", "/?order=key",
-    "/c/%3Cscript%3Ealert(1)%3C%2Fscript%3E", "/c/a%2Fb", "/c/%E2%80%AEgnp.exe",
+    "/jobs/", "/c/archive/", "/c/%3Cscript%3Ealert(1)%3C%2Fscript%3E", "/c/a%2Fb", "/c/%E2%80%AEgnp.exe",
 ]  # fmt: skip
 
 
@@ -101,15 +101,12 @@ def test_the_page_is_below_its_size(server: Running) -> None:
         "/app/", "/app", "/app/index.html", "/app/none.js", "/app/..", "/app/%2e%2e", "/app/../app.py",
         "/app/..%2fapp.py", "/app/..%2f..%2f..%2fapp.py", "/app/%2e%2e/%2e%2e/templates/docs.html",
         "/app/..%5capp.py", "/app//etc/passwd", "/app/%2fetc%2fpasswd", "/app/app.js/", "/app/app.js%00.svg",
-        "/app/.%2e/docs/docs.css", "/app/app.js;.html", "/app/App.js", "/docs/static/..%2fapp%2fapp.js",
+        "/app/.%2e/docs/docs.css", "/app/app.js;.html", "/app/App.js", "/app//app.js",
+        "/c//%3Cscript%3E", "//evil.example/c/a", "/%5cevil.example", "/docs/static/..%2fapp%2fapp.js",
     ],
 )  # fmt: skip
 def test_no_path_leads_out_of_the_pages_files(api: Production, path: str) -> None:
     status, headers, body = as_it_stands(api, path)
-    if status == 308:
-        # werkzeug's, for two slashes
-        assert headers["Location"].endswith("/app/etc/passwd")
-        status, headers, body = as_it_stands(api, "/app/etc/passwd")
     assert (status, json.loads(body)["code"]) == (404, "not_found")
     assert headers["Content-Type"] == PROBLEM
 

@@ -58,8 +58,10 @@ def files() -> dict[str, File]:
 
 @blueprint.get("/")
 @blueprint.get("/jobs")
+@blueprint.get("/jobs/")
 @blueprint.get("/jobs/<job_id>")
 @blueprint.get("/c/<name>")
+@blueprint.get("/c/<name>/")
 @blueprint.get("/c/<name>/<path:screen>")
 @auth.public
 def page(**_place: str) -> flask.Response:
