@@ -248,6 +248,11 @@ class Settings(BaseSettings):
         return Path(self.cache_dir or self.data_dir / "cache").resolve()
 
     @property
+    def spool_folder(self) -> Path:
+        """The folder of what requests are taken in with, and answers made of."""
+        return Path(self.spool_dir or self.data_dir / "spool").resolve()
+
+    @property
     def storage(self) -> str:
         """The storage's fsspec URL, the embedded default included."""
         return self.storage_url or (self.data_dir.resolve() / "storage").as_uri()

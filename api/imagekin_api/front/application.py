@@ -7,7 +7,6 @@ import io
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import flask
@@ -55,7 +54,7 @@ class Front:
     ) -> None:
         self._app = app
         self._started, self._stopped = started, stopped
-        self._folder = spool_folder(settings)
+        self._folder = settings.spool_folder
         self._threads = ThreadPoolExecutor(settings.api_threads, "request")
         self._disk = ThreadPoolExecutor(DISK_THREADS, "spool")
         self._drawing = ThreadPoolExecutor(DRAWING_THREADS, "drawing")
@@ -146,11 +145,6 @@ class Front:
 
 async def _run(threads: Executor, function: Callable[..., Any], *arguments: Any) -> Any:
     return await asyncio.get_running_loop().run_in_executor(threads, function, *arguments)
-
-
-def spool_folder(settings: Settings) -> Path:
-    """Return the folder for bodies that are not complete yet."""
-    return Path(settings.spool_dir or settings.data_dir / "spool").resolve()
 
 
 def _batch(pieces: Iterator[bytes]) -> tuple[bytes, bool]:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import flask
 from pydantic import BaseModel, ValidationError
 
-from imagekin import errors
+from imagekin import errors, schemas
 from imagekin.schemas import json_values
 from imagekin_api.http import problems
 from imagekin_api.http.operations import JsonBound, Operation
@@ -70,6 +70,19 @@ def parse_form(model: type[T], fields: dict[str, Any]) -> T:
         return model.model_validate(fields, strict=False)
     except ValidationError as error:
         raise problems.invalid(error, fields) from None
+
+
+def query_filter() -> dict[str, Any] | None:
+    """Return the filter in the request's query, None without one; raises InvalidRequest."""
+    text = flask.request.args.get("filter")
+    if text is None:
+        return None
+    try:
+        value = load(text, "/filter")
+    except errors.BadRequest as error:
+        place = {"pointer": "/filter", "in": "query", "detail": error.detail}
+        raise errors.InvalidRequest(error.detail, errors=[place]) from None
+    return parse(schemas.ImagesBody, {"filter": value}).filter
 
 
 def read_bytes(max_bytes: int) -> bytes:

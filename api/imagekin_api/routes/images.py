@@ -66,17 +66,7 @@ def _listing() -> listing.Listing:
     prefix = given.get("prefix", "")
     if (fault := json_values.fault(prefix)) is not None:
         raise _invalid("prefix", fault)
-    return listing.Listing(ImageOrder(order), unicodedata.normalize("NFC", prefix), _wanted(given.get("filter")))
-
-
-def _wanted(text: str | None) -> schemas.Filter | None:
-    if text is None:
-        return None
-    try:
-        value = bodies.load(text, "/filter")
-    except errors.BadRequest as error:
-        raise _invalid("filter", error.detail) from None
-    return bodies.parse(schemas.ImagesBody, {"filter": value}).filter
+    return listing.Listing(ImageOrder(order), unicodedata.normalize("NFC", prefix), bodies.query_filter())
 
 
 def _invalid(parameter: str, detail: str) -> errors.InvalidRequest:

@@ -262,19 +262,23 @@ class Client:
         *,
         format: str | None = None,
         field: str | None = None,
+        split: str | None = None,
+        filter: Mapping[str, Any] | None = None,
         received: exports.Received | None = None,
     ) -> Path:
         """Write all images of a collection, with ids, keys and metadata, to a file, which appears when it is whole.
 
-        format: npz, parquet or safetensors with vectors; jsonl, csv, labelstudio or coco without; None goes by the
-        suffix. field: the field of the metadata that is the label, `label` by default. received: is called with the
-        bytes so far and their total, None if that is not known. Raises `InvalidRequest` for another suffix,
-        `CollectionNotFound`.
+        format: npz, parquet or safetensors with vectors; jsonl, csv, labelstudio, coco or manifest without; webdataset
+        or imagefolder with pictures, of which `exports.left_out` tells those that could not be read; None goes by the
+        suffix. field, split: the fields of the metadata that are the label (`label`) and the split (`split`). filter:
+        only images whose metadata have these values. received: is called with the bytes so far and their total, None
+        if that is not known. Raises `InvalidRequest` for another suffix, `CollectionNotFound`.
         """
         target = bodies.expanded(Path(path))
-        format = format or exports.format_of(target)
+        wanted = None if filter is None else json.dumps(dict(filter))
+        asked = {"format": format or exports.format_of(target), "field": field, "split": split, "filter": wanted}
         with exports.whole(target) as file:
-            self._transport.download(f"{_collection(collection)}/export", file, received, format=format, field=field)
+            self._transport.download(f"{_collection(collection)}/export", file, received, **asked)
         return target
 
     def import_vectors(

@@ -57,8 +57,12 @@ class Roots:
         where it cannot be read, EmptyFile, ImageTooLarge.
         """
         with self._open(path) as descriptor, os.fdopen(descriptor, "rb", closefd=False) as file:
-            check_size(os.fstat(descriptor).st_size, max_bytes)
-            data = file.read(max_bytes + 1)
+            size = os.fstat(descriptor).st_size
+            check_size(size, max_bytes)
+            # room for all that is asked for is taken before anything is read
+            data = file.read(size + 1)
+            if len(data) > size:
+                data += file.read(max_bytes - size)
         check_size(len(data), max_bytes)
         return data
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
+import zipfile
 from pathlib import Path
 
 from kit.answers import PARTIAL
@@ -42,7 +45,7 @@ def test_export(call, server: FakeServer, tmp_path: Path) -> None:
     size = (tmp_path / "vectors.npz").stat().st_size
     assert f"exported c: {size:,} B" in done.err
     done = call("export", "-c", "c", "-o", "vectors", "--format", "safetensors", "--json")
-    assert json.loads(done.out) == {"path": "vectors", "format": "safetensors", "size": size}
+    assert json.loads(done.out) == {"path": "vectors", "format": "safetensors", "size": size, "left_out": 0}
     assert [request.query["format"] for request in server.requests if "format" in request.query] == [
         ["npz"],
         ["safetensors"],
@@ -53,3 +56,26 @@ def test_export(call, server: FakeServer, tmp_path: Path) -> None:
     done = call("export", "-c", "x", "-o", "x.npz")
     assert (done.code, done.out) == (1, "")
     assert not (tmp_path / "x.npz").exists()
+
+
+def test_an_export_says_what_is_not_in_it(call, server: FakeServer, tmp_path: Path) -> None:
+    listed = b"".join(
+        json.dumps({"id": f"i{at}", "key": f"{at}.png", "reason": "It is gone."}).encode() + b"\n" for at in range(2)
+    )
+    shard, packed = io.BytesIO(), io.BytesIO()
+    with tarfile.open(fileobj=shard, mode="w") as tar, zipfile.ZipFile(packed, "w") as archive:
+        for name, data in (("a.png", b"picture"), ("__left-out__", listed)):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+        archive.writestr("a.png", b"picture")
+    tar_file, zip_file = (Answer(200, file.getvalue(), {"Content-Type": "any/thing"}) for file in (shard, packed))
+    server.faults = [Answer(200, {}), tar_file]
+    done = call("export", "-c", "c", "-o", "set.tar", "--filter", "split=train", "--field", "kind", "--split", "fold")
+    assert (done.code, done.out) == (3, "set.tar\n")
+    assert "2 images are not in it; the file lists them. 0.png: It is gone." in done.err
+    asked = {"format": ["webdataset"], "field": ["kind"], "split": ["fold"], "filter": ['{"split": "train"}']}
+    assert server.requests[-1].query == asked
+    server.faults = [Answer(200, {}), zip_file]
+    done = call("export", "-c", "c", "-o", "set.zip", "--json")
+    assert (done.code, json.loads(done.out)["left_out"], json.loads(done.out)["format"]) == (0, 0, "imagefolder")

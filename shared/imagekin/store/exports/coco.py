@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from imagekin.store.exports.contents import Contents, Described, json_line
-from imagekin.store.exports.lists import joined
+from imagekin.store.exports.lists import joined, listed
 
 
 def write(contents: Contents) -> Iterator[bytes]:
@@ -24,19 +24,12 @@ def _texts(contents: Contents) -> Iterator[str]:
     labels = sorted({label for image in contents.images() if (label := contents.label(image)) is not None})
     numbers = {label: number for number, label in enumerate(labels, 1)}
     yield f'{{"info": {json_line({"description": contents.about.name, **contents.description})},\n"categories": ['
-    yield from _listed({"id": numbers[label], "name": label, "supercategory": contents.field} for label in labels)
+    yield from listed({"id": numbers[label], "name": label, "supercategory": contents.field} for label in labels)
     yield '],\n"images": ['
-    yield from _listed(_image(number, image) for number, image in enumerate(contents.images(), 1))
+    yield from listed(_image(number, image) for number, image in enumerate(contents.images(), 1))
     yield '],\n"annotations": ['
-    yield from _listed(_annotations(contents, numbers))
+    yield from listed(_annotations(contents, numbers))
     yield "]}\n"
-
-
-def _listed(values: Iterator[dict[str, Any]]) -> Iterator[str]:
-    before = ""
-    for value in values:
-        yield before + json_line(value)
-        before = ",\n"
 
 
 def _image(number: int, image: Described) -> dict[str, Any]:

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from imagekin.database import tables
-from imagekin.store import collections, vector_codec
+from imagekin.enums import JobStatus
+from imagekin.schemas.kinds import JobKind
+from imagekin.store import collections, filters, vector_codec
 
 Image, Segment = tables.Image, tables.Segment
 
@@ -42,6 +44,7 @@ class Described(NamedTuple):
     height: int | None
     format: str | None
     metadata: dict[str, Any]
+    nbytes: int | None = None
 
 
 class Contents:
@@ -50,10 +53,20 @@ class Contents:
     That holds in one transaction that sees the database at one moment: `session` is that of `Database.snapshot`.
     """
 
-    def __init__(self, session: Session, collection: tables.Collection, field: str = "label") -> None:
+    def __init__(
+        self,
+        session: Session,
+        collection: tables.Collection,
+        field: str = "label",
+        wanted: dict[str, Any] | None = None,
+        split: str = "split",
+    ) -> None:
+        """Look at the images of a collection that a filter (`wanted`) chooses."""
         self._session = session
         self._mine = sa.and_(Image.collection_id == collection.id, Image.deleted_at.is_(None))
-        self.field = field
+        if wanted:
+            self._mine = sa.and_(self._mine, filters.clause(session, wanted))
+        self.collection_id, self.field, self.split, self.wanted = collection.id, field, split, wanted or {}
         self._revision = collection.revision
         self.about = collections.view(session, collection)
         self.dtype = vector_codec.WIRE[self.about.dtype]
@@ -91,15 +104,28 @@ class Contents:
 
     def images(self) -> Iterator[Described]:
         """Yield what is known of each image, by key: the same images make the same file, however they came."""
-        columns = (Image.id, Image.key, Image.content_hash, Image.width, Image.height, Image.format, Image.metadata_)
+        columns = (
+            Image.id, Image.key, Image.content_hash, Image.width, Image.height, Image.format, Image.metadata_,
+            Image.nbytes,
+        )  # fmt: skip
         ordered = sa.select(*columns).where(self._mine).order_by(Image.key)
         with self._session.execute(ordered.execution_options(yield_per=IMAGES_PER_READ)) as rows:
             yield from map(Described._make, rows)
 
+    def jobs(self) -> Iterator[dict[str, Any]]:
+        """Yield the jobs that succeeded, searches excepted, in the order in which they came."""
+        Job = tables.Job
+        mine = sa.select(Job.id, Job.kind, Job.status, Job.params).where(
+            Job.collection_id == self.collection_id,
+            Job.kind != JobKind.SEARCH,
+            Job.status.in_((JobStatus.SUCCEEDED, JobStatus.PARTIAL)),
+        )
+        with self._session.execute(mine.order_by(Job.id).execution_options(yield_per=IMAGES_PER_READ)) as rows:
+            yield from (dict(row) for row in rows.mappings())
+
     def label(self, image: Described) -> str | None:
         """Return the text of an image's label, the value of `field`; None if it is not set."""
-        value = image.metadata.get(self.field)
-        return value if value is None or isinstance(value, str) else json_line(value)
+        return value_text(image, self.field)
 
     def vectors(self) -> Iterator[bytes]:
         """Yield the vectors of some images after the other, as their bytes."""
@@ -126,6 +152,12 @@ class Contents:
             _, at, *rest = zip(*rows, strict=True)
             ids, keys, metadata = map(list, rest) if rest else ([], [], [])
             yield Block(ids, keys, list(map(json_line, metadata)), matrix[list(at)])
+
+
+def value_text(image: Described, field: str) -> str | None:
+    """Return the text of a field of an image's metadata, JSON for what is not a text; None if it is not set."""
+    value = image.metadata.get(field)
+    return value if value is None or isinstance(value, str) else json_line(value)
 
 
 def json_line(value: Any) -> str:

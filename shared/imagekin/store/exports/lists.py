@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from typing import Any
 
 from imagekin.store.exports.contents import Contents, json_line
 
@@ -15,7 +16,9 @@ AT_ONCE = 256
 
 def jsonl(contents: Contents) -> Iterator[bytes]:
     """Yield JSON lines: `id`, `key`, `content_hash`, `width`, `height`, `format`, `metadata`."""
-    return joined(json_line(image._asdict()) + "\n" for image in contents.images())
+    return joined(
+        json_line({name: getattr(image, name) for name in (*COLUMNS, "metadata")}) + "\n" for image in contents.images()
+    )
 
 
 def table(contents: Contents) -> Iterator[bytes]:
@@ -29,6 +32,14 @@ def joined(texts: Iterable[str]) -> Iterator[bytes]:
     yield "".join(islice(remaining, AT_ONCE)).encode()
     while some := list(islice(remaining, AT_ONCE)):
         yield "".join(some).encode()
+
+
+def listed(values: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """Yield objects as the inside of a list of JSON, one a line."""
+    before = ""
+    for value in values:
+        yield before + json_line(value)
+        before = ",\n"
 
 
 def _rows(contents: Contents) -> Iterator[str]:

@@ -11,10 +11,8 @@ import numpy as np
 
 from imagekin.database import tables
 from imagekin.store.exports.contents import Contents
-from imagekin.store.exports.sink import Sink
+from imagekin.store.exports.sink import Archive
 
-# Zip knows no earlier date; with a fixed one the same collection makes the same bytes.
-DATE = (1980, 1, 1, 0, 0, 0)
 TEXTS_PER_PIECE = 4096
 
 
@@ -27,7 +25,7 @@ def write(contents: Contents) -> Iterator[bytes]:
     shape = (contents.count,)
     key_type = np.dtype(f"<U{max(1, contents.longest_key())}")
     id_type = np.dtype(f"<U{tables.ID_LENGTH}")
-    archive = _Archive()
+    archive = Archive()
     for name, text in contents.description.items():
         yield from archive.add(f"{name}.npy", _texts(np.dtype(f"<U{len(text) or 1}"), (), iter([text])))
     yield from archive.add("ids.npy", _texts(id_type, shape, contents.ids()))
@@ -36,28 +34,6 @@ def write(contents: Contents) -> Iterator[bytes]:
     yield from archive.add("embeddings.npy", embeddings, zipfile.ZIP_STORED)
     yield from archive.add("metadata.jsonl", _lines(contents.metadata()))
     yield from archive.finish()
-
-
-class _Archive:
-    """A zip in which a member goes out while it is written."""
-
-    def __init__(self) -> None:
-        self._sink = Sink()
-        self._zip = zipfile.ZipFile(self._sink, "w")
-
-    def add(self, name: str, pieces: Iterator[bytes], method: int = zipfile.ZIP_DEFLATED) -> Iterator[bytes]:
-        """Write a member, and yield what that made."""
-        info = zipfile.ZipInfo(name, DATE)
-        info.compress_type = method
-        with self._zip.open(info, "w", force_zip64=True) as member:
-            for piece in pieces:
-                member.write(piece)
-                yield from self._sink.take()
-
-    def finish(self) -> Iterator[bytes]:
-        """Write the directory, and yield it."""
-        self._zip.close()
-        yield from self._sink.take()
 
 
 def _array(dtype: np.dtype, shape: tuple[int, ...], data: Iterator[bytes]) -> Iterator[bytes]:

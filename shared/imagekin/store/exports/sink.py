@@ -1,10 +1,14 @@
-"""A sink: what writers of files write into, and give away while the file is being written."""
+"""Sinks: what writers of files and zips write into, and give away while the file is being written."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterable, Iterator
 from typing import Any
+
+# Zip knows no earlier date; with a fixed one the same collection makes the same bytes.
+DATE = (1980, 1, 1, 0, 0, 0)
 
 
 class Sink(io.RawIOBase):
@@ -31,3 +35,25 @@ class Sink(io.RawIOBase):
         pieces, self._pieces = self._pieces, []
         if pieces:
             yield b"".join(pieces)
+
+
+class Archive:
+    """A zip in which a member goes out while it is written."""
+
+    def __init__(self) -> None:
+        self._sink = Sink()
+        self._zip = zipfile.ZipFile(self._sink, "w")
+
+    def add(self, name: str, pieces: Iterable[bytes], method: int = zipfile.ZIP_DEFLATED) -> Iterator[bytes]:
+        """Write a member, and yield what that made."""
+        info = zipfile.ZipInfo(name, DATE)
+        info.compress_type = method
+        with self._zip.open(info, "w", force_zip64=True) as member:
+            for piece in pieces:
+                member.write(piece)
+                yield from self._sink.take()
+
+    def finish(self) -> Iterator[bytes]:
+        """Write the directory, and yield it."""
+        self._zip.close()
+        yield from self._sink.take()
