@@ -107,6 +107,31 @@ def test_groups_have_the_image_to_keep_and_a_reason_for_each_other(
     assert (result["view"]["name"], result["view"]["images"]) == ("raw", STRANGERS + 5)
 
 
+@pytest.mark.usefixtures("archive")
+def test_a_picture_is_hashed_once(
+    client: httpx2.Client, hand: Hand, crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also a picture that is not there is looked for once; images that come later are hashed alone."""
+    taken, take = [], hashes.of_thumbnail
+
+    def counted(jpeg: bytes) -> hashes.Print:
+        taken.append(jpeg)
+        return take(jpeg)
+
+    monkeypatch.setattr(hashes, "of_thumbnail", counted)
+    first = found(client, crew, filter={"split": "test"})
+    assert len(taken) == 3
+    whole = found(client, crew)
+    assert len(taken) == STRANGERS + 4
+    assert found(client, crew) == whole and found(client, crew, filter={"split": "test"}) == first
+    assert len(taken) == STRANGERS + 4
+    hand.store([image("late.jpg", 105, like=5, cosine=0.99), image("01.jpg", 106)])
+    later = found(client, crew)
+    assert len(taken) == STRANGERS + 6
+    assert ("05.jpg", "more metadata", {"late.jpg": "edited"}) in keys(later)
+    assert "01.jpg" not in json.dumps(later["groups"])
+
+
 def test_the_larger_file_of_a_picture_is_kept(client: httpx2.Client, hand: Hand, crew: Crew) -> None:
     hand.collection()
     files = []

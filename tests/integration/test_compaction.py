@@ -14,7 +14,7 @@ from imagekin.enums import JobStatus
 from imagekin.jobs import end, finish, view
 from imagekin.maintenance import collection_deletion, compaction, forgetting, upkeep
 from imagekin.schemas.kinds import JobKind
-from imagekin.store import ledger, reading, segments
+from imagekin.store import ledger, reading, segments, signs
 from imagekin_worker.matrix.loaded import Residents, catch_up
 from kit.hand import vector
 
@@ -52,6 +52,29 @@ def test_dead_rows_go_and_the_living_stay_bit_by_bit(hand, keep):
     rows = hand.database.read(lambda s: s.scalar(sa.select(sa.func.sum(tables.Segment.count))))
     assert rows == collection.image_count == 80 - 27
     hand.check()
+
+
+def test_signs_go_with_their_rows(hand, keep):
+    names = [f"{number:03}" for number in range(40)]
+    hand.embed(names, size=8)
+    ids = hand.database.read(lambda session: dict(session.execute(sa.select(tables.Image.key, tables.Image.id)).all()))
+    known = signs.unknown(20)
+    known["hash"], known["mirror"], known["state"] = np.arange(20), np.arange(20) + 100, signs.SEEN
+    hand.database.write(signs.keep, [ids[name] for name in names[:20]], known)
+    hand.delete(*names[::3])
+    assert keep.run(9)
+    left = [name for at, name in enumerate(names) if at % 3]
+    found = hand.database.read(signs.kept, [ids[name] for name in left])
+    expected = [at if at < 20 else 0 for at in range(40) if at % 3]
+    assert found["hash"].tolist() == expected
+    assert found["state"].tolist() == [signs.SEEN if int(name) < 20 else signs.UNKNOWN for name in left]
+    hand.delete(*left)
+    forget_now(hand)
+    hand.database.write(forgetting.forget, hand.collection().id)
+    assert hand.count(tables.Segment) == hand.count(tables.Signs) == 0
+    # of a segment that is gone nothing is kept
+    hand.database.write(signs.keep, [ids["001"]], known[:1])
+    assert hand.count(tables.Signs) == 0
 
 
 def test_a_little_waste_is_left_alone(hand, keep):

@@ -136,6 +136,15 @@ class Thumbnails(Base):
     data: Mapped[bytes] = deferred(mapped_column(sa.LargeBinary()))
 
 
+class Signs(Base):
+    """The perceptual hashes of a segment's thumbnails, once they were taken: see imagekin.store.signs."""
+
+    __tablename__ = "signs"
+
+    segment_id: Mapped[str] = mapped_column(sa.ForeignKey("segments.id", ondelete="CASCADE"), primary_key=True)
+    data: Mapped[bytes]
+
+
 class Image(Base):
     """An image of a collection: the client's key, and where its vector stands."""
 

@@ -22,6 +22,7 @@ REFERENCES: tuple[tuple[type[tables.Base], str, type[tables.Base]], ...] = (
     (tables.CollectionView, "collection_id", tables.Collection),
     (tables.Image, "collection_id", tables.Collection),
     (tables.Thumbnails, "segment_id", tables.Segment),
+    (tables.Signs, "segment_id", tables.Segment),
     (tables.Segment, "collection_id", tables.Collection),
     (tables.Job, "collection_id", tables.Collection),
     (tables.Collection, "space_id", tables.Space),

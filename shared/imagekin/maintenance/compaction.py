@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import sqlalchemy as sa
 import structlog
+from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
 from imagekin.database import tables
 from imagekin.enums import TERMINAL
 from imagekin.schemas.kinds import PINNING
-from imagekin.store import segments, thumbnails, vector_codec
+from imagekin.store import segments, signs, thumbnails, vector_codec
 
 log = structlog.get_logger()
 
@@ -108,6 +110,8 @@ def merge(session: Session, collection_id: str, segment_ids: Sequence[str]) -> i
         )
     )
     session.execute(sa.insert(Thumbnails).values(segment_id=target, **thumbnails.pack(pack.thumbnails)))
+    if any(known["state"].any() for known in pack.signs):
+        signs.write(session, target, np.concatenate(pack.signs))
     moved = [{"id": id, "segment_id": target, "row": row} for row, id in enumerate(pack.images)]
     if moved:
         session.execute(sa.update(Image), moved)
@@ -141,6 +145,7 @@ class _Pack:
         self.images: list[str] = []
         self.vectors: list[bytes] = []
         self.thumbnails: list[bytes] = []
+        self.signs: list[NDArray[np.void]] = []
         self._space = (dim, dtype)
         self._width = vector_codec.width(dim, dtype)
 
@@ -166,6 +171,8 @@ class _Pack:
             log.error("segment_not_sound", segment_id=segment_id, hint="run `imagekin doctor`")
             return
         self.sources.append(segment_id)
+        known = signs.of_segment(session, segment_id, segment.rows)
+        self.signs.append(known[[row for _, row in images]])
         for id, row in images:
             self.images.append(id)
             self.vectors.append(segment.data[row * self._width : (row + 1) * self._width])

@@ -286,6 +286,7 @@ def test_the_same_after_kills(against: bool, tmp_path: Path, monkeypatch: pytest
         search = drawn.search(tmp_path, None, **options)
         search.restore(state)
     assert search.result() == straight and straight.groups
+    assert np.array_equal(search.result().pairs, straight.pairs)
     assert {*phases} == {"nearest", "pairs", "hashes", "signs"} and search.fraction == 1
 
 

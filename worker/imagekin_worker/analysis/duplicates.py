@@ -8,7 +8,7 @@ content.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,15 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagekin import errors
-from imagekin_worker.analysis import alignment, findings, hashes, pairs, stepper
+from imagekin_worker.analysis import findings, hashes, pairs, rule, stepper
 from imagekin_worker.analysis.blocks import Blocks, ViewedBlocks
-from imagekin_worker.analysis.findings import Contents, Found, Rules, Signs
+from imagekin_worker.analysis.findings import Contents, Found
 from imagekin_worker.analysis.groups import Images
+from imagekin_worker.analysis.rule import Rules, Signs, Thumbnails
 from imagekin_worker.analysis.stepper import Stepper
 from imagekin_worker.matrix.view import View
 
 # Up to so many images the median is that of all; beyond, that of a sample spread over them, whose error is 1 to 2 %.
-ALL_ROWS, SAMPLED_ROWS = 20_000, 4_000
+ALL_ROWS, SAMPLED_ROWS = rule.ALL_ROWS, 4_000
 # Nearest images that are looked through for one of other content.
 NEAREST = 8
 DEFAULT_RULES = Rules()
@@ -33,9 +34,6 @@ SIGNED_PAIRS = 1024
 # The share of the work that each phase is, about.
 _SHARES = {"nearest": 0.25, "pairs": 0.6, "hashes": 0.1, "signs": 0.05}
 _PHASES = (*_SHARES, "done")
-
-Thumbnails = Callable[[NDArray[np.int64]], NDArray[np.uint8]]
-"""Returns the gray pictures (m, 2304) of images by their indices (see hashes.Print)."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +142,7 @@ class Duplicates(Stepper):
         """The cosine from which on two images are near-duplicates; known after the phase `nearest`."""
         if self._given is not None:
             return self._given
-        return 1.0 if self._median is None else 1 - self._rules.line_share * self._median
+        return rule.line(self._median, self._rules)
 
     def result(self) -> Found:
         """Return what was found; raises JobError before `advance` has returned True."""
@@ -214,11 +212,7 @@ class Duplicates(Stepper):
     @property
     def _floor(self) -> float:
         """The lowest cosine of a pair that may matter."""
-        if self._median is None:
-            return min(self.threshold, 1.0)
-        few = len(self._ours) <= ALL_ROWS
-        share = max(self._rules.cut_out_share, self._rules.look_share) if few else self._rules.look_share
-        return min(self.threshold, 1 - share * self._median)
+        return rule.floor(self._median, self.threshold, len(self._ours), self._rules)
 
     def _measure(self, nearest: pairs.Nearest) -> None:
         """Take the median distance to the nearest image of other content."""
@@ -226,14 +220,11 @@ class Duplicates(Stepper):
         if not len(places) or not places.shape[1]:
             return
         own = self._ours[self._queries]
-        bits = hashes.distances(self._images.hashes[own][:, None], self._images.hashes[self._ours[places]])
-        mirrored = hashes.distances(self._images.hashes[own][:, None], self._images.mirrors[self._ours[places]])
-        copies = (np.minimum(bits, mirrored) <= self._rules.copy_bits) & (cosines >= self._rules.copy_cosine)
+        there = self._ours[places]
+        bits = hashes.distances(self._images.hashes[own][:, None], self._images.hashes[there])
+        mirrored = hashes.distances(self._images.hashes[own][:, None], self._images.mirrors[there])
         self._nearest = cosines[:, 0]
-        # where all that are near are copies, the last of them is as far as is known
-        copies[:, -1] = False
-        other = cosines[np.arange(len(cosines)), np.argmin(copies, axis=1)]
-        self._median = max(float(np.median(1 - other.astype(np.float64))), 1e-6)
+        self._median = rule.median_distance(cosines, np.minimum(bits, mirrored), self._rules)
 
     def _join(self, near: np.ndarray) -> None:
         """Add the pairs that the hash found, and those of verdicts, to the cosine's."""
@@ -260,17 +251,8 @@ class Duplicates(Stepper):
         first, second, cosines = signs.first[part], signs.second[part], signs.cosines[part]
         unknown = np.isnan(cosines)
         cosines[unknown] = self._cosines(first[unknown], second[unknown])
-        bits = hashes.distances(self._images.hashes[first], self._images.hashes[second])
-        mirror = hashes.distances(self._images.hashes[first], self._images.mirrors[second])
-        above = cosines >= self.threshold
-        whole = np.full(len(first), np.nan, np.float32)
-        self._correlate(above | (bits <= rules.look_bits), first, second, whole)
-        mirrored = np.full(len(first), np.nan, np.float32)
-        self._correlate(~above & (mirror <= rules.mirrored_bits) & (mirror < bits), first, second, mirrored, flip=True)
-        cut_out = np.full(len(first), np.nan, np.float32)
-        asked = ~above & (bits <= rules.cut_out_bits) & (cosines >= self._floor)
-        asked &= ~((bits <= rules.same_bits) & (whole >= rules.same_correlation))
-        self._correlate(asked, first, second, cut_out, cut=True)
+        pictures = rule.Pictures(self._images.hashes, self._images.mirrors, self._thumbnails)
+        whole, mirrored, cut_out = rule.taken(first, second, cosines, pictures, self.threshold, self._floor, rules)
         signs.correlations = np.concatenate([signs.correlations, whole])
         signs.mirrored = np.concatenate([signs.mirrored, mirrored])
         signs.cut_out = np.concatenate([signs.cut_out, cut_out])
@@ -280,17 +262,6 @@ class Duplicates(Stepper):
     def _cosines(self, first: np.ndarray, second: np.ndarray) -> NDArray[np.float64]:
         theirs, others = (self._ours, self._source) if self._other is None else (self._theirs, self._other)
         return pairs.cosines(self._source, others, np.searchsorted(self._ours, first), np.searchsorted(theirs, second))
-
-    def _correlate(
-        self, asked: np.ndarray, first: np.ndarray, second: np.ndarray, into: np.ndarray, *, flip: bool = False,
-        cut: bool = False,
-    ) -> None:  # fmt: skip
-        if not asked.any():
-            return
-        left, right = self._thumbnails(first[asked]), self._thumbnails(second[asked])
-        if flip:
-            right = right.reshape(-1, hashes.SIDE, hashes.SIDE)[:, :, ::-1].reshape(len(right), -1)
-        into[asked] = alignment.correlations(left, right) if cut else hashes.correlations(left, right)
 
 
 @dataclass(frozen=True)

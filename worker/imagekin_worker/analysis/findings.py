@@ -10,37 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagekin.enums import DuplicateReason as Reason
-from imagekin_worker.analysis import groups, hashes
+from imagekin_worker.analysis import groups, hashes, rule
 from imagekin_worker.analysis.groups import Images
+from imagekin_worker.analysis.rule import Rules, Signs
 
 HISTOGRAM_BINS = 40
 # Examples on either side of the line, and pairs to look at, most alike first.
 EXAMPLES, LOOKS = 6, 1000
 SCORE_DECIMALS = 6
-
-
-@dataclass(frozen=True)
-class Rules:
-    """The thresholds of the signs; bits of 64, correlations of 48 x 48 gray thumbnails, shares of the median distance.
-
-    They were chosen on photographs and their copies (see docs/explanation/quality.md).
-    """
-
-    line_share: float = 0.13
-    look_share: float = 0.25
-    same_bits: int = 4
-    same_correlation: float = 0.99
-    mirrored_bits: int = 8
-    mirrored_correlation: float = 0.98
-    look_bits: int = 6
-    look_correlation: float = 0.95
-    #: a crop below the line: its hash may differ in so many bits, and laid over its place it correlates so well
-    cut_out_bits: int = 22
-    cut_out_correlation: float = 0.985
-    cut_out_share: float = 0.5
-    #: images of other content, for the median, are not as near as this by both signs
-    copy_bits: int = 18
-    copy_cosine: float = 0.8
 
 
 @dataclass(frozen=True)
@@ -101,20 +78,7 @@ class Found:
     edges: list[float]
     counts: list[int]
     examples: list[Example]
-    pairs: NDArray[np.int64]
-
-
-@dataclass
-class Signs:
-    """What is known about pairs (m,); correlations are NaN if no rule needs them."""
-
-    first: NDArray[np.int64]
-    second: NDArray[np.int64]
-    cosines: NDArray[np.float64]
-    correlations: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
-    mirrored: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
-    cut_out: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
-    verdicts: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
+    pairs: NDArray[np.int64] = field(compare=False)
 
 
 @dataclass(frozen=True)
@@ -224,25 +188,12 @@ class _Result:
 
     def _judged(self) -> list[Reason | None]:
         """Return the reason for each pair: the first that holds."""
-        signs, rules, contents = self._search.signs, self._rules, self._search.images.contents
-        above = signs.cosines >= self._search.threshold
-        same = (self._bits <= rules.same_bits) & (signs.correlations >= rules.same_correlation)
-        mirrored = (self._mirror <= rules.mirrored_bits) & (self._mirror < self._bits)
-        mirrored &= above | (signs.mirrored >= rules.mirrored_correlation)
-        edited = above | (signs.cut_out >= rules.cut_out_correlation)
-        reasons: list[Reason | None] = [None] * len(above)
-        for reason, holds in (
-            (Reason.VERDICT, signs.verdicts),
-            (Reason.EDITED, edited),
-            (Reason.MIRRORED, mirrored),
-            (Reason.SAME, same),
-        ):
-            for pair in np.flatnonzero(holds & self._allowed).tolist():
-                reasons[pair] = reason
-        for pair in np.flatnonzero(self._allowed & (self._bits == 0)).tolist():
-            if contents[signs.first[pair]] == contents[signs.second[pair]]:
-                reasons[pair] = Reason.IDENTICAL
-        return reasons
+        signs, contents = self._search.signs, self._search.images.contents
+        same = (contents[first] == contents[second] for first, second in zip(signs.first, signs.second, strict=True))
+        identical = np.fromiter(same, bool, len(signs.first))
+        return rule.reasons(
+            signs, self._bits, self._mirror, identical, self._search.threshold, self._rules, self._allowed
+        )
 
     def _groups(self) -> Iterator[tuple[int, str, list[tuple[int, int]]]]:
         """Yield groups of contents, then groups of a single content."""

@@ -1,14 +1,15 @@
-"""The signs of many stored thumbnails, taken in steps; images without one get signs that match no others."""
+"""The signs of many stored thumbnails, taken in steps or known; images without one get signs that match no others."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from imagekin.store import signs
 from imagekin_worker.analysis import hashes, stepper
 from imagekin_worker.analysis.hashes import Print
 from imagekin_worker.analysis.stepper import Stepper
@@ -22,14 +23,27 @@ Stored = Callable[[NDArray[np.int64]], Sequence[bytes | None]]
 """Returns the JPEG thumbnails (m,) of images by their indices, None for a missing one."""
 
 
+class Memory(Protocol):
+    """Where the hashes of thumbnails are kept, as imagekin.store.signs has them, by the images' indices (m,)."""
+
+    def known(self, index: NDArray[np.int64]) -> NDArray[np.void]:
+        """Return their records (m,)."""
+        ...
+
+    def keep(self, index: NDArray[np.int64], records: NDArray[np.void]) -> None:
+        """Keep their records (m,)."""
+        ...
+
+
 class Prints(Stepper):
     """Takes the perceptual hashes of images and of their mirror images, in steps; `names` tell the images apart.
 
-    An image without a thumbnail that can be decoded gets a drawn hash: some 32 bits from any other.
+    Those that `memory` knows are not taken again. An image without a thumbnail that can be decoded gets a drawn hash:
+    some 32 bits from any other.
     """
 
-    def __init__(self, names: Sequence[str], stored: Stored) -> None:
-        self._names, self._stored = names, stored
+    def __init__(self, names: Sequence[str], stored: Stored, memory: Memory | None = None) -> None:
+        self._names, self._stored, self._memory = names, stored, memory
         self._at = 0
         self._hashes, self._mirrors = np.zeros((2, len(names)), np.uint64)
         self._seen = np.zeros(len(names), np.bool_)
@@ -73,11 +87,26 @@ class Prints(Stepper):
 
     def _step(self) -> None:
         index = np.arange(self._at, min(self._at + TAKEN, len(self._names)))
-        for row, jpeg in zip(index.tolist(), self._stored(index), strict=True):
-            seen = _decoded(hashes.of_thumbnail, jpeg)
-            sign = _drawn(self._names[row]) if seen is None else seen
-            self._hashes[row], self._mirrors[row], self._seen[row] = sign.hash, sign.mirrored, seen is not None
+        records = signs.unknown(len(index)) if self._memory is None else self._memory.known(index)
+        missing = np.flatnonzero(records["state"] == signs.UNKNOWN)
+        if len(missing):
+            records[missing] = self._taken(index[missing])
+            if self._memory is not None:
+                self._memory.keep(index[missing], records[missing])
+        seen = records["state"] == signs.SEEN
+        self._hashes[index], self._mirrors[index], self._seen[index] = records["hash"], records["mirror"], seen
+        for row in index[~seen].tolist():
+            drawn = _drawn(self._names[int(row)])
+            self._hashes[row], self._mirrors[row] = drawn.hash, drawn.mirrored
         self._at += len(index)
+
+    def _taken(self, index: NDArray[np.int64]) -> NDArray[np.void]:
+        """Return the records (m,) of images, from their thumbnails."""
+        found = signs.unknown(len(index))
+        for at, jpeg in enumerate(self._stored(index)):
+            seen = _decoded(hashes.of_thumbnail, jpeg)
+            found[at] = (0, 0, signs.UNSEEN) if seen is None else (seen.hash, seen.mirrored, signs.SEEN)
+        return found
 
 
 def _decoded(take: Callable[[bytes], T], jpeg: bytes | None) -> T | None:

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from imagekin import errors
 from imagekin.jobs import fence
 from imagekin.jobs.claim import Claim
-from imagekin.store import images, thumbnails, verdicts
+from imagekin.store import images, verdicts
 from imagekin_worker.analysis import stepper
 from imagekin_worker.analysis.duplicates import Duplicates, Other, Verdict
 from imagekin_worker.analysis.findings import Found, Group, Member
@@ -23,6 +23,7 @@ from imagekin_worker.analysis.stepper import Stepper
 from imagekin_worker.context.lease import Lease
 from imagekin_worker.context.process_state import Node
 from imagekin_worker.kinds import pinned as pins
+from imagekin_worker.kinds import signs
 from imagekin_worker.kinds.pinned import Pinned
 from imagekin_worker.matrix.view import View
 from imagekin_worker.network.devices import cores
@@ -161,7 +162,7 @@ class FindDuplicates(pins.Analysis[Search]):
         database = self._node.database
         scene = database.read(_scene, [pinned, *([] if other is None else [other])], self.having)
         obeyed = database.read(_verdicts, self._claim.owner, scene.contents) if given is None else given
-        prints = Prints(scene.ids, lambda index: self._stored([scene.ids[row] for row in index.tolist()]))
+        prints = signs.of(self._node, scene.ids)
         settings, n = self._node.settings, len(pinned.ids)
 
         def begun(hashes: NDArray[np.uint64], mirrors: NDArray[np.uint64]) -> Duplicates:
@@ -182,10 +183,6 @@ class FindDuplicates(pins.Analysis[Search]):
 
         about = {"against": None if other is None else other.about, "verdicts": obeyed}
         return Search(about, scene, prints, begun)
-
-    def _stored(self, ids: list[str]) -> list[bytes | None]:
-        found = self._node.database.read(thumbnails.in_bulk, ids)
-        return [found.get(id) for id in ids]
 
     def conclude(self, pinned: Pinned, work: Search) -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:
         found, shown = work.result(), Shown(work)
