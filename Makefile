@@ -17,7 +17,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test contract-postgresql faults benchmarks check page format docs clean
+.PHONY: help demo up test contract-postgresql faults benchmarks check page screens format docs clean
 
 help:
 	@echo 'make demo [IMAGES=<folder>]   embed, search and cluster 30 drawn pictures, or your own; KEEP=1: stay, to look at them'
@@ -27,6 +27,7 @@ help:
 	@echo 'make faults [SECONDS=300]     kill, freeze and fill everything; or do so at random for that long'
 	@echo 'make benchmarks               measure against other libraries; `imagekin bench` measures this machine'
 	@echo 'make page                     build the web page from web/ into the package; needs Node 18'
+	@echo 'make screens [SCREENS=<dir>]  draw every screen of the page, in light and dark, wide and narrow'
 	@echo 'make format                   put the code into shape'
 	@echo 'make docs                     write the reference pages that are made of the code'
 
@@ -69,6 +70,12 @@ check: $(VENV)/.dev
 # Committed, so that only those who change the page need Node.
 page:
 	cd web && npm ci --no-audit --no-fund --loglevel=error && npm run types && npm run build
+
+# To be looked at by whoever changed one; needs Chromium.
+SCREENS ?= screens
+
+screens: $(VENV)/.dev
+	$(BIN)/python tests/browser/screens.py "$(SCREENS)"
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from typing import Any
 
 import httpx2
@@ -71,6 +72,28 @@ def test_a_part_of_a_picture_is_searched_for(client: httpx2.Client, hand: Hand, 
         form = {"data": {"collection": "archive", "crop": wrong}, "files": {"image": ("a.png", picture())}}
         problem = check_problem(client.post("/v1/jobs/search", **form), 422, "invalid_request")
         assert problem["errors"][0]["pointer"] == pointer, problem
+
+
+def test_marks_beside_a_picture_refine_its_search(client: httpx2.Client, hand: Hand, crew: Crew) -> None:
+    """A picture in a form with right and wrong images is what the same stored images are in JSON."""
+    hand.collection()
+    ids = hand.images(*numbered(40))
+    marks = {"positives": [{"image_id": ids[1]}], "negatives": [{"image_id": ids[2]}]}
+    form = {name: json.dumps(marked) for name, marked in marks.items()}
+    answer = client.post(
+        "/v1/jobs/search", data={"collection": "archive", **form}, files={"image": ("a.png", picture(5))}
+    )
+    job = accepted(answer)
+    assert job["params"]["query"] == {**marks, "positives": [{"image": "a.png"}, *marks["positives"]]}
+    crew.work()
+    found = client.get(f"/v1/jobs/{job['id']}/result").json()
+    shown = {each["id"] for each in found["neighbors"]}
+    assert shown and not shown & {ids[1], ids[2]}
+    assert found["ask"] and client.get(f"/v1/jobs/{job['id']}/sheet").status_code == 200
+    wrong = {"collection": "archive", "negatives": '[{"image_id": "nowhere"}]'}
+    check_problem(
+        client.post("/v1/jobs/search", data=wrong, files={"image": ("a.png", picture(5))}), 404, "image_not_found"
+    )
 
 
 def test_a_search_by_embedding_must_fit_the_space(client: httpx2.Client, hand: Hand, server: Running) -> None:

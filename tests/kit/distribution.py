@@ -8,7 +8,7 @@ import pytest
 
 # The tests of each of these folders share what takes long to start or to compute: a service, a cluster, embeddings.
 # The other files go wherever there is room. What takes longest begins first.
-SHARING = ("tests/e2e/service/", "tests/faults/", "tests/integration/photographs/")
+SHARING = ("tests/browser/", "tests/e2e/service/", "tests/faults/", "tests/integration/photographs/")
 ORDER = (*SHARING, "tests/e2e/", "tests/contract/", "tests/integration/")
 
 

@@ -1,7 +1,7 @@
 // What changes images: labels and deletions, each with its undo.
 import { at, request, send } from "./api";
 import { remove } from "./selection";
-import { hide, table, write } from "./table";
+import { hide, whole, write } from "./table";
 import { complain, later, offer } from "./toasts";
 import { images } from "./words";
 
@@ -18,31 +18,42 @@ async function patch(name: string, ids: string[], metadata: Record<string, unkno
 }
 
 /** Give images a label (null takes it away), and offer to undo it. */
-export async function label(name: string, ids: string[], value: string | null, quietly = false): Promise<boolean> {
+export function label(name: string, ids: string[], value: string | null): Promise<boolean> {
+  const done = value === null ? `Took the label from ${images(ids.length)}.` : `${images(ids.length)} labelled “${value}”.`;
+  return labelEach(name, new Map([[value, ids]]), done);
+}
+
+/** Give images their labels, and offer to undo all of it at once. */
+export async function labelEach(name: string, wanted: Map<string | null, string[]>, done: string, series?: string): Promise<boolean> {
+  // what they had is known only once all of the collection is
+  const here = await whole(name);
   const before = new Map<string | null, string[]>();
-  const here = table.value?.name === name ? table.value : null;
-  for (const id of ids) {
-    const row = here?.row(id);
-    const old = here && row !== undefined ? (here.label.at(row) as string | null) : null;
+  for (const id of [...wanted.values()].flat()) {
+    const row = here.row(id);
+    const old = row === undefined ? null : (here.label.at(row) as string | null);
     if (!before.has(old)) before.set(old, []);
     before.get(old)!.push(id);
   }
-  const restore = () => before.forEach((some, old) => write("label", some, old));
-  write("label", ids, value);
+  const set = (labels: Map<string | null, string[]>) => labels.forEach((ids, value) => write("label", ids, value));
+  const store = async (labels: Map<string | null, string[]>) => {
+    for (const [value, ids] of labels) await patch(name, ids, { label: value });
+  };
+  set(wanted);
   try {
-    await patch(name, ids, { label: value });
+    await store(wanted);
   } catch (error) {
-    restore();
+    set(before);
     complain(error);
     return false;
   }
-  if (!quietly) {
-    const done = value === null ? `Took the label from ${images(ids.length)}.` : `${images(ids.length)} labelled “${value}”.`;
-    offer(done, () => {
-      restore();
-      Promise.all([...before].map(([old, some]) => patch(name, some, { label: old }))).catch(complain);
+  const undo = () => {
+    set(before);
+    store(before).catch((error) => {
+      set(wanted);
+      complain(error);
     });
-  }
+  };
+  offer(done, undo, series);
   return true;
 }
 

@@ -180,6 +180,17 @@ export function Grid(props: { table: Table; rows: Uint32Array; open: (id: string
               {label !== null && <span class="tag">{String(label)}</span>}
               <span class="caption">{base(key)}</span>
               <span class="mark" />
+              <span
+                class="open"
+                aria-hidden="true"
+                title="Open (double click, Enter)"
+                onClick={(event) => {
+                  event.stopPropagation();
+                  open(id);
+                }}
+              >
+                ⤢
+              </span>
             </div>
           );
         })}

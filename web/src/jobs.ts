@@ -1,7 +1,8 @@
 // Jobs that this page started or found running: followed in the background, shown in the header.
 import { signal } from "@preact/signals";
-import { follow, get, over, send } from "./api";
-import { complain, say } from "./toasts";
+import { follow, get, over, Problem, send } from "./api";
+import { complain, point, say } from "./toasts";
+import { images } from "./words";
 import type { Job, Page } from "./wire";
 
 const STAYS_MS = 2500;
@@ -26,6 +27,9 @@ export const VERBS: Record<string, string> = {
   adapt: "Adapting",
 };
 
+/** Kinds that bring images, while the page may be anywhere. */
+export const BRINGS = new Set(["embed", "import"]);
+
 function put(job: Job): void {
   running.value = new Map(running.value).set(job.id, job);
 }
@@ -37,6 +41,8 @@ export function watch(job: Job): Promise<Job> {
     put(job);
     ending = follow(job.id, put).then((ended) => {
       ends.value++;
+      if (BRINGS.has(job.kind) && ended.progress.failed) point(`${images(ended.progress.failed)} could not be read.`, `/jobs/${job.id}`, "See why");
+      else if (BRINGS.has(job.kind) && ended.status === "failed") point(ended.error?.detail ?? "The job failed.", `/jobs/${job.id}`, "See more");
       setTimeout(() => {
         const left = new Map(running.value);
         left.delete(job.id);
@@ -61,14 +67,15 @@ export async function start(kind: string, body: Record<string, unknown>): Promis
 export async function result<T>(job: Job): Promise<T> {
   const ended = await watch(job);
   if (ended.status !== "succeeded" && ended.status !== "partial") {
-    throw new Error(ended.error?.detail ?? `The job was ${ended.status}.`);
+    throw new Problem(0, ended.error?.code ?? ended.status, ended.error?.detail ?? `The job was ${ended.status}.`);
   }
   return get<T>(`/v1/jobs/${job.id}/result`);
 }
 
-export async function latest(kind: string, collection: string): Promise<Job | null> {
+/** The newest job of a kind that did not fail. */
+export async function latest(kind: string, collection: string, wanted: (job: Job) => boolean = () => true): Promise<Job | null> {
   const page = await get<Page<Job>>(`/v1/jobs?kind=${kind}&collection=${encodeURIComponent(collection)}&limit=20`);
-  return page.items.find((job) => job.status !== "failed" && job.status !== "cancelled") ?? null;
+  return page.items.find((job) => job.status !== "failed" && job.status !== "cancelled" && wanted(job)) ?? null;
 }
 
 /** Take up what was running before the page was opened. */

@@ -1,6 +1,6 @@
 // Keys: each screen says what its keys do, and `?` shows them all.
 import { signal } from "@preact/signals";
-import { useEffect, useRef } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
 import { undoLast } from "./toasts";
 
 export interface Key {
@@ -20,7 +20,8 @@ export const helping = signal(false);
 export function useKeys(keys: Key[]): void {
   const now = useRef(keys);
   now.current = keys;
-  useEffect(() => {
+  // before the screen is painted: what can be seen can be pressed
+  useLayoutEffect(() => {
     const layer = { keys: () => now.current };
     layers.value = [...layers.value, layer];
     return () => {
@@ -34,9 +35,14 @@ const EVERYWHERE: Key[] = [
   { key: "z", does: "Undo", run: undoLast },
 ];
 
+const SLIDES = new Set(["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "Home", "End", "PageUp", "PageDown"]);
+
+/** Tell whether a key is for what has the focus: all of them for a text, those that move it for a slider. */
 function typing(event: KeyboardEvent): boolean {
-  const target = event.target as HTMLElement;
-  return target.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName);
+  const target = event.target as HTMLInputElement;
+  if (target.tagName !== "INPUT") return target.isContentEditable || /^(TEXTAREA|SELECT)$/.test(target.tagName);
+  if (target.type === "range") return SLIDES.has(event.key);
+  return target.type !== "checkbox" && target.type !== "radio";
 }
 
 function onKey(event: KeyboardEvent): void {
@@ -46,9 +52,8 @@ function onKey(event: KeyboardEvent): void {
     return;
   }
   if (typing(event)) {
-    const type = (event.target as HTMLInputElement).type;
     if (event.key === "Escape") (event.target as HTMLElement).blur();
-    if (type !== "checkbox" && type !== "radio") return;
+    return;
   }
   // Enter and space on a button or a link are the browser's
   if ((event.key === "Enter" || event.key === " ") && (event.target as HTMLElement).closest("button, a, summary")) return;
@@ -88,7 +93,7 @@ export function Help() {
           <div key={each.key}>
             <dt>
               {each.key.split(" ").map((key) => (
-                <kbd key={key}>{NAMES[key] ?? key}</kbd>
+                <kbd key={key}>{spelled(key)}</kbd>
               ))}
             </dt>
             <dd>{each.does}</dd>
@@ -108,5 +113,13 @@ const NAMES: Record<string, string> = {
   ArrowUp: "↑",
   ArrowDown: "↓",
   Escape: "Esc",
+  PageUp: "Page ↑",
+  PageDown: "Page ↓",
+  Delete: "Del",
   " ": "space",
 };
+
+function spelled(key: string): string {
+  const plain = key.replace(/^Shift\+(?=.)/, "");
+  return (plain === key ? "" : "⇧ ") + (NAMES[plain] ?? plain);
+}

@@ -12,6 +12,7 @@ import { Duplicates } from "./screens/duplicates";
 import { Groups } from "./screens/groups";
 import { Jobs, JobScreen } from "./screens/jobs";
 import { Map_ } from "./screens/map";
+import { Missing } from "./screens/missing";
 import { Search } from "./screens/search";
 import { Train } from "./screens/train";
 import { enter } from "./selection";
@@ -56,13 +57,7 @@ function Screen() {
     case "train":
       return <Train name={collection} />;
   }
-  return (
-    <main class="page">
-      <p class="empty big">
-        There is no screen at <bdi>{path.value}</bdi>. <a href="/">All collections</a>
-      </p>
-    </main>
-  );
+  return <Missing title="Nothing here" text={`There is no screen at ${path.value}.`} to="/" where="All collections" />;
 }
 
 function SignIn() {

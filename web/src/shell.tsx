@@ -13,6 +13,8 @@ const TABS = [
   ["browse", "", "Browse"],
   ["search", "search", "Search"],
   ["groups", "groups", "Groups"],
+  ["duplicates", "duplicates", "Duplicates"],
+  ["map", "map", "Map"],
   ["train", "train", "Train"],
 ] as const;
 

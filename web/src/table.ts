@@ -1,5 +1,5 @@
 // A collection's images as columns: typed arrays, no object for each image.
-import { signal } from "@preact/signals";
+import { effect, signal } from "@preact/signals";
 import { at, get, request } from "./api";
 import type { Image, Page } from "./wire";
 
@@ -232,12 +232,31 @@ export async function open(name: string): Promise<void> {
   changes.value++;
 }
 
+/** Wait until all of a collection is there. */
+export function whole(name: string): Promise<Table> {
+  return new Promise((resolve) => {
+    const stop = effect(() => {
+      const here = table.value;
+      if (here?.name !== name || !here.whole) return;
+      resolve(here);
+      // an effect cannot end itself while it runs
+      queueMicrotask(() => stop());
+    });
+  });
+}
+
 async function fetchColumns(name: string, headers: HeadersInit, signal: AbortSignal): Promise<Response | null> {
   const path = `${at.collection(name)}/columns?names=${COLUMNS}`;
   const answer = await fetch(path, { headers, signal, credentials: "same-origin" });
   if (answer.status === 304) return null;
   // the errors are worded where all are
   return answer.ok ? answer : request("GET", path, { signal });
+}
+
+/** Tell whether an image is there still, as far as the page knows; what is gone has no thumbnail to ask for. */
+export function stored(id: string): boolean {
+  const here = table.value;
+  return !here?.whole || here.row(id) !== undefined;
 }
 
 /** Write labels into the open table, so that the page shows them at once. */

@@ -9,6 +9,9 @@ interface Toast {
   text: string;
   bad: boolean;
   undo?: () => void;
+  link?: { to: string; text: string };
+  /** Of messages of one series, only the newest is shown. */
+  series?: string;
 }
 
 const toasts = signal<Toast[]>([]);
@@ -19,9 +22,11 @@ function drop(id: number): void {
   toasts.value = toasts.value.filter((toast) => toast.id !== id);
 }
 
-function show(text: string, bad: boolean, undo?: () => void): number {
+function show(text: string, bad: boolean, undo?: () => void, series?: string): number {
   const id = ++last;
-  toasts.value = [...toasts.value.slice(-3), { id, text, bad, undo }];
+  // one trouble of many calls is told once
+  const others = toasts.value.filter((toast) => (bad ? toast.text !== text : !series || toast.series !== series));
+  toasts.value = [...others.slice(-3), { id, text, bad, undo, series }];
   return id;
 }
 
@@ -37,12 +42,20 @@ export function complain(error: unknown): void {
   setTimeout(() => drop(id), 2 * STAYS_MS);
 }
 
+/** Show what went wrong elsewhere, with the way there. */
+export function point(text: string, to: string, where: string): void {
+  const id = show(text, true);
+  toasts.value = toasts.value.map((toast) => (toast.id === id ? { ...toast, link: { to, text: where } } : toast));
+  setTimeout(() => drop(id), 3 * STAYS_MS);
+}
+
 /** Say what was done and offer to take it back. */
-export function offer(text: string, undo: () => void): void {
-  const id = show(text, false, () => {
+export function offer(text: string, undo: () => void, series?: string): void {
+  const run = () => {
     drop(id);
     undo();
-  });
+  };
+  const id = show(text, false, run, series);
   setTimeout(() => drop(id), UNDO_MS);
 }
 
@@ -77,6 +90,11 @@ export function Toasts() {
       {toasts.value.map((toast) => (
         <div key={toast.id} class={toast.bad ? "toast bad" : "toast"}>
           <span>{toast.text}</span>
+          {toast.link && (
+            <a href={toast.link.to} onClick={() => drop(toast.id)}>
+              {toast.link.text}
+            </a>
+          )}
           {toast.undo && (
             <button data-testid="undo" onClick={toast.undo}>
               Undo <kbd>z</kbd>

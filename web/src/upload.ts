@@ -18,21 +18,26 @@ export interface Sending {
 
 export const sending = signal<Sending | null>(null);
 
+addEventListener("beforeunload", (event) => {
+  // a job goes on without the page, but what is not sent yet would be lost
+  if (sending.value) event.preventDefault();
+});
+
 interface Entry {
   key: string;
   file: File;
 }
 
-/** Bring files into a collection that is there or is made; returns the job, or null where all were known. */
-export async function upload(collection: string, files: Entry[]): Promise<Job | null> {
+/** Bring files into a collection, which is made if it is new; returns the job, or null where all were known. */
+export async function upload(collection: string, files: Entry[], isNew: boolean): Promise<Job | null> {
   const archive = files.length === 1 && ARCHIVE.test(files[0].key);
   const pictures = archive ? files : files.filter(({ key, file }) => PICTURE.test(key) || file.type.startsWith("image/"));
   if (!pictures.length) throw new Error("None of these files is a picture. JPEG, PNG, WebP, GIF, BMP, TIFF and archives of them can be embedded.");
   const tell = (step: string, share: number | null) => (sending.value = { collection, step, share });
   try {
     tell("Preparing", null);
-    await make(collection);
-    const fresh = archive ? pictures : await unknown(collection, pictures, (share) => tell("Comparing with what is there", share));
+    if (isNew) await make(collection);
+    const fresh = archive ? pictures : await unknown(collection, pictures, (share) => tell("Looking which pictures are new", share));
     if (!fresh.length) return null;
     const body = archive ? fresh[0].file : tar(fresh);
     const stored = await sendBody<{ id: string }>("/v1/uploads", body, (share) => tell(`Sending ${fresh.length} ${fresh.length === 1 ? "file" : "files"}`, share));

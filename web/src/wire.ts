@@ -129,7 +129,8 @@ export interface ClusterResult {
 
 export interface DuplicateMember extends Ref {
   score: number;
-  reason: string;
+  /** None for the one that is kept. */
+  reason: string | null;
   hash_bits: number | null;
   correlation: number | null;
   width: number | null;
@@ -151,9 +152,15 @@ export interface DuplicatesResult {
   duplicates: number;
   by_reason: Record<string, number>;
   groups: DuplicateGroup[];
-  look: { a: Side; b: Side; score: number; hash_bits: number }[];
+  look: { a: Side; b: Side; score: number; hash_bits: number | null }[];
   histogram: { edges: number[]; counts: number[] };
   examples: { score: number; a: Side; b: Side }[];
+}
+
+export interface Verdict {
+  a: Ref | null;
+  b: Ref | null;
+  verdict: "same" | "different";
 }
 
 export interface OutlierRow extends Ref {
@@ -175,7 +182,7 @@ export interface ClassifyRow extends Ref {
 export interface ClassifyResult {
   rows: ClassifyRow[];
   accuracy: unknown;
-  classes: { label: string; examples: number; precision: number; recall: number }[];
+  classes: { label: string; examples: number; precision: number | null; recall: number | null }[];
 }
 
 export const TERMINAL = new Set(["succeeded", "partial", "failed", "cancelled"]);

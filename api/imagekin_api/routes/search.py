@@ -22,7 +22,7 @@ from imagekin_api.routes import intake, pictures
 from imagekin_api.wiring import service
 
 # In a form, a text stands for their JSON.
-JSON_FIELDS = {"filter", "crop"}
+JSON_FIELDS = {"filter", "crop", "positives", "negatives"}
 
 
 @intake.blueprint.post("/jobs/search")
@@ -40,7 +40,7 @@ JSON_FIELDS = {"filter", "crop"}
 def search() -> flask.Response:
     """JSON names an image of the collection, an embedding or an address; a form brings a picture of your own.
 
-    In a form, `filter` and `crop` are JSON texts.
+    In a form, `filter`, `crop`, `positives` and `negatives` are JSON texts; the picture is the first of the positives.
     """
     if multipart.is_multipart():
         return _search_form()
@@ -75,10 +75,28 @@ def _queries(
         return collection, public, {"query": work}
     if body.positives is None:
         raise intake.invalid("/query", "Give a `query`, or `positives`.")
+    public, work = _several(session, collection, body.positives, body.negatives)
+    return collection, public, work
+
+
+def _several(
+    session: Session, collection: tables.Collection, positives: list[schemas.Query], negatives: list[schemas.Query]
+) -> tuple[dict[str, Any], dict[str, Any]]:
     public, work = {}, {}
-    for name, several in (("positives", body.positives), ("negatives", body.negatives)):
+    for name, several in (("positives", positives), ("negatives", negatives)):
         both = [_query(session, collection, each, f"/{name}/{at}") for at, each in enumerate(several)]
         public[name], work[name] = [one for one, _ in both], [other for _, other in both]
+    return public, work
+
+
+def _beside(
+    session: Session, owner: str, form: schemas.SearchForm
+) -> tuple[tables.Collection, dict[str, Any], dict[str, Any]]:
+    """Return the collection, and what stands beside a form's picture, as clients see it and as workers need it."""
+    collection = collections.get(session, owner, form.collection)
+    if not form.positives and not form.negatives:
+        return collection, {}, {}
+    public, work = _several(session, collection, form.positives, form.negatives)
     return collection, public, work
 
 
@@ -136,9 +154,16 @@ def _search_form() -> flask.Response:
         request = Idempotency.of_parts(form.parts)
         if (answer := intake.known(request)) is not None:
             return answer
-        collection = here.database.read(collections.get, service.owner(), body.collection)
-        params = _search_params({"image": enclosed.filename}, body)
-        work = {"query": {"upload": enclosed.path, "filename": enclosed.filename}}
+        collection, public, beside = here.database.read(_beside, service.owner(), body)
+        shown, sent = {"image": enclosed.filename}, {"upload": enclosed.path, "filename": enclosed.filename}
+        if beside:
+            shown = {**public, "positives": [shown, *public["positives"]]}
+            work = {**beside, "positives": [sent, *beside["positives"]]}
+        else:
+            work = {"query": sent}
+        params = _search_params(shown, body)
+        if beside:
+            params["refine"] = body.refine.value
         submission = intake.submission(
             JobKind.SEARCH, collection, params, work, request, body.callback_url, enclosed.id
         )
@@ -156,7 +181,7 @@ def _with_json(fields: dict[str, Any]) -> dict[str, Any]:
     return {**fields, **parsed}
 
 
-def _search_params(query: dict[str, Any], form: schemas.SearchForm) -> dict[str, Any]:
+def _search_params(query: dict[str, Any], form: schemas.SearchFields) -> dict[str, Any]:
     return {
         "query": query,
         "top_k": form.top_k,

@@ -42,10 +42,13 @@ class Options(TypedDict, total=False):
 
 
 def body(picture: Picture | None, collection: str, callback_url: str | None, options: Options) -> Body:
-    """Make the body of a search for exactly one of the queries; raises `InvalidRequest` for none or several."""
+    """Make the body of a search for exactly one of the queries; raises `InvalidRequest` for none or several.
+
+    Positives and negatives may stand beside a picture, or alone.
+    """
     given: dict[str, Any] = {"picture": picture, **dict.fromkeys((*QUERIES, *SEVERAL)), **options}
     form = bodies.model(
-        schemas.SearchForm,
+        schemas.SearchFields,
         collection=collection,
         callback_url=callback_url,
         **{name: value for name, value in given.items() if name not in ("picture", *QUERIES, *SEVERAL)},
@@ -54,17 +57,17 @@ def body(picture: Picture | None, collection: str, callback_url: str | None, opt
         given |= {"picture": None, "url": picture}
     named = {name: given[name] for name in ("picture", *QUERIES) if given[name] is not None}
     several = {name: given[name] for name in SEVERAL if given[name] is not None}
+    for name in ("positives", "negatives"):
+        if name in several:
+            several[name] = [_example(each) for each in several[name]]
     if several and not named:
-        for name in ("positives", "negatives"):
-            if name in several:
-                several[name] = [_example(each) for each in several[name]]
         return bodies.json(schemas.SearchBody, **_fields(form), **several)
-    if several:
+    if several and list(named) != ["picture"]:
         raise errors.InvalidRequest(f"Give one query, or positives, not {', '.join([*named, *several])}.")
     if len(named) != 1:
         raise errors.InvalidRequest(f"Give one query out of picture, {', '.join(QUERIES)}, not {len(named)}.")
     if given["picture"] is not None:
-        return _form(form, given["picture"])
+        return _form(form, given["picture"], several)
     if "embedding" in named:
         named["embedding"] = _vector(named["embedding"])
     return bodies.of_json({**_fields(form), "query": named})
@@ -75,8 +78,8 @@ def _example(given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _vector(value) if name == "embedding" else value for name, value in given.items()}
 
 
-def _form(form: schemas.SearchForm, picture: Picture) -> Body:
-    fields = _fields(form)
+def _form(form: schemas.SearchFields, picture: Picture, several: Mapping[str, Any]) -> Body:
+    fields = {**_fields(form), **several}
     values = {name: value if isinstance(value, str) else json.dumps(value) for name, value in fields.items()}
     if isinstance(picture, str | os.PathLike):
         path = bodies.expanded(Path(picture))
@@ -85,7 +88,7 @@ def _form(form: schemas.SearchForm, picture: Picture) -> Body:
     return bodies.of_form("image", picture, _name(picture), values)
 
 
-def _fields(form: schemas.SearchForm) -> dict[str, Any]:
+def _fields(form: schemas.SearchFields) -> dict[str, Any]:
     return form.model_dump(mode="json", exclude_none=True)
 
 

@@ -344,8 +344,8 @@ Crop = Annotated[
 ]
 
 
-class SearchForm(JobBody):
-    """The fields beside `image` in a multipart search request."""
+class SearchFields(JobBody):
+    """What every search has beside what is searched for."""
 
     top_k: Annotated[int, Field(ge=1, le=MAX_TOP_K)] = 10
     min_score: Annotated[float, Field(ge=-1, le=1)] | None = None
@@ -355,7 +355,15 @@ class SearchForm(JobBody):
     crop: Crop | None = None
 
 
-class SearchBody(SearchForm):
+class SearchForm(SearchFields):
+    """The fields beside `image` in a multipart search request; the image is right, too."""
+
+    positives: Annotated[list[Query], Field(max_length=MAX_EXAMPLES - 1)] = []
+    negatives: Annotated[list[Query], Field(max_length=MAX_EXAMPLES)] = []
+    refine: Refine = Refine.ROCCHIO
+
+
+class SearchBody(SearchFields):
     """One `query`, or several: `positives` that are right, and perhaps `negatives` that are wrong."""
 
     model_config = ConfigDict(

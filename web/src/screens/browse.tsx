@@ -1,10 +1,11 @@
 // All images of a collection.
 import { useComputed, useSignal } from "@preact/signals";
-import { useEffect, useMemo } from "preact/hooks";
+import { useEffect, useMemo, useRef } from "preact/hooks";
+import { over } from "../api";
 import { SelectionBar } from "../bar";
 import { Drawer } from "../drawer";
 import { Grid } from "../grid";
-import { ends } from "../jobs";
+import { BRINGS, ends, running } from "../jobs";
 import { useKeys } from "../keyboard";
 import { note, query } from "../route";
 import { current } from "../selection";
@@ -13,6 +14,11 @@ import { complain, say } from "../toasts";
 import { sending, upload } from "../upload";
 import { count, images } from "../words";
 import { dropTarget, FileButtons } from "./collections";
+import { Missing } from "./missing";
+import { Waiting } from "./waiting";
+
+/** A collection that grows is brought again each time it has grown by this much. */
+const GROWTH = 1.25;
 
 export function Browse({ name }: { name: string }) {
   const label = query.value.get("label");
@@ -29,13 +35,23 @@ export function Browse({ name }: { name: string }) {
     });
   }, [name, ends.value]);
 
+  const growing = [...running.value.values()].find((job) => job.collection === name && BRINGS.has(job.kind) && !over(job));
+  const landed = growing ? growing.progress.embedded + growing.progress.reused : 0;
+  const brought = useRef(0);
+  useEffect(() => {
+    if (landed < brought.current) brought.current = 0;
+    if (landed <= GROWTH * brought.current) return;
+    brought.current = landed;
+    open(name).catch(() => undefined);
+  }, [name, landed]);
+
   const here = table.value?.name === name ? table.value : null;
   const shown = useMemo(() => (here ? rows(here, label, part, order) : null), [here, label, part, order, changes.value]);
   const labels = useComputed(() => (changes.value, table.value?.label.counts(table.value.hidden) ?? []));
 
   const take = async (files: { key: string; file: File }[]) => {
     try {
-      if (!(await upload(name, files))) say("All of these pictures are in the collection already.");
+      if (!(await upload(name, files, false))) say("All of these pictures are in the collection already.");
     } catch (error) {
       complain(error);
     }
@@ -52,7 +68,7 @@ export function Browse({ name }: { name: string }) {
   };
   useKeys([{ key: "/", does: "Find by name", run: () => document.getElementById("find")?.focus() }]);
 
-  if (fault.value) return <main class="page"><p class="empty">{fault.value} <a href="/">All collections</a></p></main>;
+  if (fault.value) return <Missing title={name} text={fault.value} to="/" where="All collections" />;
   const total = here?.whole ? here.shown() : null;
   const empty = here && here.size === 0;
   return (
@@ -80,10 +96,14 @@ export function Browse({ name }: { name: string }) {
         </span>
         <span class="spacer" />
         {sending.value && <progress data-testid="progress" max={1} value={sending.value.share ?? undefined} aria-label={sending.value.step} />}
-        <FileButtons take={take} />
+        <FileButtons take={take} more />
       </div>
-      {empty && !sending.value ? (
-        <p class="empty big">Nothing here yet. Drop pictures, a folder or an archive onto this page.</p>
+      {empty && growing ? (
+        <div class="page narrow">
+          <Waiting job={growing} />
+        </div>
+      ) : empty && !sending.value ? (
+        <p class="empty big">Nothing here yet. Drop pictures, a folder or an archive onto this page, or press “Add pictures”.</p>
       ) : here && shown && !shown.length && !empty ? (
         <p class="empty big">
           No image fits. <button onClick={() => note({ key: "", label: null })}>Show all</button>

@@ -2,7 +2,7 @@
 import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { all, at, get, Problem, send } from "../api";
-import { ends } from "../jobs";
+import { ends, VERBS } from "../jobs";
 import { useKeys } from "../keyboard";
 import { go, here } from "../route";
 import { Thumbnail } from "../tile";
@@ -28,7 +28,7 @@ export function Collections() {
     const taken = new Set((found.value ?? []).map((each) => each.name));
     const into = name.value.trim() || suggest(files, taken);
     try {
-      const job = await upload(into, files);
+      const job = await upload(into, files, !taken.has(into));
       name.value = "";
       if (job) go(here(into));
       else say("All of these pictures are in the collection already.");
@@ -76,7 +76,7 @@ function Sending() {
   return (
     <p class="sending" role="status">
       <span>
-        {now.step} <bdi>{now.collection}</bdi>
+        {now.step} · <bdi>{now.collection}</bdi>
       </span>
       <progress data-testid="progress" max={1} value={now.share ?? undefined} aria-label={now.step} />
     </p>
@@ -84,7 +84,8 @@ function Sending() {
 }
 
 /** The two buttons that choose files or a folder. */
-export function FileButtons({ take, one }: { take: (files: { key: string; file: File }[]) => void; one?: boolean }) {
+export function FileButtons({ take, one, more }: { take: (files: { key: string; file: File }[]) => void; one?: boolean; more?: boolean }) {
+  const verb = more ? "Add" : "Choose";
   const pick = (event: Event) => {
     const input = event.currentTarget as HTMLInputElement;
     const files = chosen(input.files ?? []);
@@ -94,12 +95,12 @@ export function FileButtons({ take, one }: { take: (files: { key: string; file: 
   return (
     <>
       <label class="button primary">
-        {one ? "Choose a picture" : "Choose pictures"}
+        {one ? "Choose a picture" : `${verb} pictures`}
         <input class="hidden" type="file" data-testid="drop" multiple={!one} accept={one ? "image/*" : "image/*,.zip,.tar,.tgz,.gz"} onChange={pick} />
       </label>
       {!one && (
-        <label class="button">
-          Choose a folder
+        <label class="button folder">
+          {verb} a folder
           <input class="hidden" type="file" {...{ webkitdirectory: true }} onChange={pick} />
         </label>
       )}
@@ -157,7 +158,7 @@ function Card({ collection, erase }: { collection: Collection; erase: (name: str
       <footer>
         {last.value ? (
           <a href={`/jobs/${last.value.id}`}>
-            {last.value.kind} {last.value.status}, {ago(last.value.created_at)}
+            {VERBS[last.value.kind] ?? last.value.kind}: {last.value.status}, {ago(last.value.created_at)}
           </a>
         ) : (
           <span>no jobs yet</span>

@@ -1,7 +1,7 @@
 // Near-duplicates: one group at a time, what to keep and why, decided by keys alone.
 import { useSignal } from "@preact/signals";
-import { useEffect, useRef } from "preact/hooks";
-import { at, get, send } from "../api";
+import { useEffect, useMemo } from "preact/hooks";
+import { all, at, get, send } from "../api";
 import { SelectionBar } from "../bar";
 import { erase } from "../deeds";
 import { thumbnail } from "../drawer";
@@ -10,39 +10,50 @@ import { latest, result, start } from "../jobs";
 import { useKeys } from "../keyboard";
 import { go, here } from "../route";
 import { add } from "../selection";
-import { open as openTable, table } from "../table";
+import { open as openTable, stored, table } from "../table";
 import { Thumbnail } from "../tile";
-import { complain } from "../toasts";
+import { complain, offer } from "../toasts";
 import { base, count, csv, download, images } from "../words";
-import type { DuplicateGroup, DuplicateMember, DuplicatesResult, Job, Side } from "../wire";
+import type { DuplicateGroup, DuplicateMember, DuplicatesResult, Job, Side, Verdict } from "../wire";
 import { Waiting } from "./waiting";
 
 const RAIL = 40;
 const PAIRS = 4;
+const LOOKS = 60;
 const STARTS_ITSELF = 20_000;
 const MAX_ZOOM = 8;
 
 const WORDS: Record<string, string> = {
   identical: "the same file",
-  same: "same picture, saved again",
+  same: "saved again or resized",
   mirrored: "mirrored",
   edited: "edited",
+  verdict: "the same, as you said",
 };
+const RULES: Record<string, string> = {
+  "more pixels": "it has more pixels",
+  lossless: "it is lossless",
+  "more bytes": "its file is larger",
+  "more metadata": "more is known about it",
+  older: "it came first",
+  key: "its name comes first",
+};
+const DECIDED = { deleted: "the rest deleted", same: "all kept", different: "different pictures" };
 
 export function Duplicates({ name, id }: { name: string; id: string }) {
   const job = useSignal<Job | null>(null);
   const found = useSignal<DuplicatesResult | null>(null);
+  const verdicts = useSignal<Verdict[]>([]);
   const fault = useSignal("");
   const none = useSignal(false);
 
-  useEffect(() => void openTable(name).catch(complain), [name]);
   useEffect(() => {
     let gone = false;
     found.value = job.value = null;
     fault.value = "";
     none.value = false;
     (async () => {
-      let shown = id ? await get<Job>(`/v1/jobs/${id}`) : await latest("duplicates", name);
+      let shown = id ? await get<Job>(`/v1/jobs/${id}`) : await latest("duplicates", name, (job) => !job.params.between && !job.params.against);
       if (!shown) {
         const collection = await get<{ image_count: number }>(at.collection(name));
         if (collection.image_count > STARTS_ITSELF || !collection.image_count) {
@@ -54,8 +65,10 @@ export function Duplicates({ name, id }: { name: string; id: string }) {
       if (gone) return;
       if (!id) go(here(name, "duplicates", shown.id), true);
       job.value = shown;
-      const pairs = await result<DuplicatesResult>(shown);
-      if (!gone) found.value = pairs;
+      const [pairs, said] = await Promise.all([result<DuplicatesResult>(shown), all<Verdict>(`${at.collection(name)}/verdicts`), openTable(name)]);
+      if (gone) return;
+      verdicts.value = said;
+      found.value = pairs;
     })().catch((error) => !gone && (fault.value = error.message));
     return () => void (gone = true);
   }, [name, id]);
@@ -68,87 +81,94 @@ export function Duplicates({ name, id }: { name: string; id: string }) {
       complain(error);
     }
   };
+  if (found.value) return <Review key={id} name={name} job={id} result={found.value} said={verdicts.value} again={again} />;
   return (
-    <main class="page duplicates">
-      <div class="row between wrap">
-        <h1>{found.value ? heading(found.value) : "Duplicates"}</h1>
-        <button onClick={() => void again()}>Look again</button>
-      </div>
-      {fault.value && <p class="fault">{fault.value}</p>}
-      {none.value && (
-        <p class="empty big">
-          Near-duplicates of a collection are found in one job. <button class="primary" onClick={() => void again()}>Find duplicates</button>
+    <main class="page">
+      <h1>Duplicates</h1>
+      {fault.value && (
+        <p class="fault">
+          {fault.value} <button onClick={() => void again()}>Look again</button>
         </p>
       )}
-      {!found.value && !none.value && !fault.value && <Waiting job={job.value} />}
-      {found.value && <Review key={id} name={name} job={id} result={found.value} again={again} />}
-      <SelectionBar name={name} />
+      {none.value && (
+        <p class="empty big">
+          Near-duplicates are copies, resized, mirrored and edited pictures. Finding them takes one job. <button class="primary" onClick={() => void again()}>Find duplicates</button>
+        </p>
+      )}
+      {!none.value && !fault.value && <Waiting job={job.value} />}
     </main>
   );
 }
 
-function heading(found: DuplicatesResult): string {
-  if (!found.groups.length) return "No duplicates";
-  return `${count(found.groups.length)} ${found.groups.length === 1 ? "group" : "groups"} of duplicates`;
+function heading(groups: DuplicateGroup[]): string {
+  if (!groups.length) return "No duplicates";
+  return `${count(groups.length)} ${groups.length === 1 ? "group" : "groups"} of duplicates`;
 }
 
-function Review({ name, job, result: found, again }: { name: string; job: string; result: DuplicatesResult; again: (threshold?: number) => void }) {
-  const at_ = useSignal(0);
+/** Which pairs of contents somebody has called the same; such groups are not asked again. */
+function known(said: Verdict[]): (a: string, b: string) => boolean {
+  const hash = (id: string) => {
+    const row = table.value?.row(id);
+    return row === undefined ? "" : table.value!.hashes.at(row);
+  };
+  const pair = (a: string, b: string) => [hash(a), hash(b)].sort().join(" ");
+  const same = new Set(said.filter((each) => each.a && each.b && each.verdict === "same").map((each) => pair(each.a!.id, each.b!.id)));
+  return (a, b) => same.has(pair(a, b));
+}
+
+function Review(props: { name: string; job: string; result: DuplicatesResult; said: Verdict[]; again: (threshold?: number) => void }) {
+  const { name, job, result: found, said, again } = props;
+  // what was deleted since the job ran is not shown
+  const groups = useMemo(
+    () => found.groups.map((each) => ({ ...each, members: each.members.filter((member) => stored(member.id)) })).filter((each) => each.members.length > 1),
+    [found],
+  );
+  const agreed = useMemo(() => {
+    const same = known(said);
+    const settled = groups.filter((each) => each.members.every((member) => member.id === each.keep.id || same(each.keep.id, member.id)));
+    return new Map(settled.map((each) => [each.group, DECIDED.same] as const));
+  }, [groups]);
+  const decided = useSignal<ReadonlyMap<number, string>>(agreed);
+  const at_ = useSignal(Math.max(0, groups.findIndex((each) => !agreed.has(each.group))));
   const kept = useSignal<ReadonlyMap<number, string>>(new Map());
-  const decided = useSignal<ReadonlyMap<number, string>>(new Map());
-  const { groups } = found;
   const group = groups[at_.value];
-  const keepOf = (each: DuplicateGroup) => kept.value.get(each.group) ?? each.keep.id;
+  const keepOf = (each: DuplicateGroup) => kept.value.get(each.group) ?? (each.members.some((member) => member.id === each.keep.id) ? each.keep.id : each.members[0].id);
   const restOf = (each: DuplicateGroup) => each.members.filter((member) => member.id !== keepOf(each)).map((member) => member.id);
-  const decide = (each: DuplicateGroup, what: string | null) => {
+  const twins = (each: DuplicateGroup) => each.members.filter((member) => member.reason === "identical" && member.id !== keepOf(each)).map((member) => member.id);
+  const decide = (some: DuplicateGroup[], what: string | null) => {
     const next = new Map(decided.value);
-    if (what) next.set(each.group, what);
-    else next.delete(each.group);
+    for (const each of some) what ? next.set(each.group, what) : next.delete(each.group);
     decided.value = next;
   };
   const move = (by: number) => (at_.value = Math.max(0, Math.min(groups.length - 1, at_.value + by)));
   const onward = () => {
-    const open = groups.findIndex((each, i) => i > at_.value && !decided.value.has(each.group));
+    const next = groups.findIndex((each, i) => i > at_.value && !decided.value.has(each.group));
     const first = groups.findIndex((each) => !decided.value.has(each.group));
-    if (open >= 0 || first >= 0) at_.value = open >= 0 ? open : first;
+    if (next >= 0 || first >= 0) at_.value = next >= 0 ? next : first;
   };
-  const remove = () => {
-    const here_ = at_.value;
-    const each = group;
-    decide(each, "deleted");
-    erase(name, restOf(each), undefined, () => {
-      decide(each, null);
-      at_.value = here_;
+  const remove = (some: DuplicateGroup[], ids: string[]) => {
+    const before = at_.value;
+    decide(some, DECIDED.deleted);
+    erase(name, ids, undefined, () => {
+      decide(some, null);
+      at_.value = before;
     });
     onward();
   };
   const verdict = (each: DuplicateGroup, word: "same" | "different") => {
-    const keep = keepOf(each);
-    decide(each, word);
-    send("POST", `${at.collection(name)}/verdicts`, { pairs: restOf(each).map((other) => ({ a: keep, b: other, verdict: word })) }).catch((error) => {
-      decide(each, null);
-      complain(error);
+    const before = at_.value;
+    decide([each], DECIDED[word]);
+    // of images with the same bytes no verdict can be kept
+    const lasts = twins(each).length < each.members.length - 1;
+    judge(name, restOf(each).map((other) => ({ a: keepOf(each), b: other })), word, lasts, () => {
+      decide([each], null);
+      at_.value = before;
     });
     onward();
   };
-  const identical = groups.flatMap((each) => {
-    const twins = each.members.filter((member) => member.reason === "identical" && member.id !== keepOf(each)).map((member) => member.id);
-    return decided.value.has(each.group) ? [] : twins;
-  });
   const open = groups.filter((each) => !decided.value.has(each.group));
-  const removeAll = () => {
-    const all = open.flatMap(restOf);
-    const before = decided.value;
-    decided.value = new Map([...before, ...open.map((each) => [each.group, "deleted"] as const)]);
-    erase(name, all, undefined, () => (decided.value = before));
-  };
-  const removeIdentical = () => {
-    const whole = groups.filter((each) => each.members.every((member) => member.reason === "identical" || member.id === keepOf(each)) && !decided.value.has(each.group));
-    const before = decided.value;
-    decided.value = new Map([...before, ...whole.map((each) => [each.group, "deleted"] as const)]);
-    erase(name, identical, undefined, () => (decided.value = before));
-    onward();
-  };
+  const identical = open.flatMap(twins);
+  const removeIdentical = () => remove(open.filter((each) => twins(each).length === each.members.length - 1), identical);
   const list = () => {
     const rows = groups.flatMap((each) => each.members.map((member) => [each.group, member.id === keepOf(each) ? "keep" : "rest", member.key, member.id, member.reason, member.score, decided.value.get(each.group) ?? ""]));
     download(`${name}-duplicates.csv`, csv([["group", "part", "key", "id", "reason", "score", "decided"], ...rows]), "text/csv");
@@ -157,51 +177,124 @@ function Review({ name, job, result: found, again }: { name: string; job: string
   useKeys([
     { key: "ArrowLeft", does: "Previous group", run: () => move(-1) },
     { key: "ArrowRight", does: "Next group", run: () => move(1) },
-    { key: "d", does: "Delete the rest", run: () => group && remove() },
+    { key: "d", does: "Delete the rest", run: () => group && !decided.value.has(group.group) && remove([group], restOf(group)) },
     { key: "n", does: "They are different: do not ask again", run: () => group && verdict(group, "different") },
-    { key: "y", does: "They are the same, keep all", run: () => group && verdict(group, "same") },
+    { key: "y", does: "They are the same, keep all: do not ask again", run: () => group && verdict(group, "same") },
   ]);
 
   return (
-    <>
-      <Threshold name={name} found={found} again={again} />
-      {groups.length === 0 ? (
-        <p class="empty big">Among {images(found.images)} there are no near-duplicates at this threshold. Lower it to see more.</p>
-      ) : (
-        <>
-          <div class="row wrap actions">
-            <span class="muted">
-              {count(found.duplicates)} could go: {Object.entries(found.by_reason).filter(([, number]) => number).map(([reason, number]) => `${count(number)} ${WORDS[reason] ?? reason}`).join(", ")}
-            </span>
-            <span class="spacer" />
-            {identical.length > 0 && <button onClick={removeIdentical}>Delete all {count(identical.length)} of the same file</button>}
-            <button onClick={() => add(open.flatMap(restOf))}>Select the rest</button>
-            <a class="button" href={`/v1/jobs/${job}/result`} download={`${name}-duplicates.json`}>
-              Result
-            </a>
-            <button onClick={list}>List</button>
-            {open.length > 1 && (
-              <button class="danger" onClick={removeAll}>
-                Delete the rest of {count(open.length)} groups
+    <main class="duplicates">
+      <section class="side" aria-label="All groups">
+        <h1>{heading(groups)}</h1>
+        {groups.length > 0 && (
+          <>
+            <dl class="reasons">
+              {Object.entries(found.by_reason)
+                .filter(([, number]) => number)
+                .map(([word, number]) => (
+                  <div key={word}>
+                    <dt>{WORDS[word] ?? word}</dt>
+                    <dd>{count(number)}</dd>
+                  </div>
+                ))}
+            </dl>
+            <p class="muted" role="status">
+              {count(open.length)} of {count(groups.length)} to decide
+            </p>
+            <div class="row wrap">
+              {identical.length > 0 && <button onClick={removeIdentical}>Delete {count(identical.length)} identical {identical.length === 1 ? "file" : "files"}</button>}
+              {open.length > 1 && (
+                <button class="danger" onClick={() => remove(open, open.flatMap(restOf))}>
+                  Delete the rest of all {count(open.length)}
+                </button>
+              )}
+              {open.length > 0 && <button onClick={() => add(open.flatMap(restOf))}>Select the rest of all</button>}
+              <button onClick={list} title="A table of all groups, with what you decided">
+                List
               </button>
-            )}
-          </div>
-          <Group
-            key={group.group}
-            name={name}
-            group={group}
-            place={`${count(at_.value + 1)} of ${count(groups.length)}`}
-            decided={decided.value.get(group.group) ?? ""}
-            keep={keepOf(group)}
-            choose={(id) => (kept.value = new Map(kept.value).set(group.group, id))}
-            remove={remove}
-            verdict={(word) => verdict(group, word)}
-            move={move}
-          />
-          <Rail name={name} groups={groups} at={at_.value} decided={decided.value} go={(to) => (at_.value = to)} keepOf={keepOf} />
-        </>
-      )}
-    </>
+              <a class="button" href={`/v1/jobs/${job}/result`} download={`${name}-duplicates.json`} title="The job's result as JSON">
+                JSON
+              </a>
+            </div>
+          </>
+        )}
+        <Threshold name={name} found={found} again={again} />
+        <div>
+          <button onClick={() => again()}>Look again</button>
+        </div>
+      </section>
+      <section class="found" aria-label="One group at a time">
+        {group ? (
+          <>
+            <Group
+              key={group.group}
+              name={name}
+              group={group}
+              place={`Group ${count(at_.value + 1)} of ${count(groups.length)}`}
+              decided={decided.value.get(group.group) ?? ""}
+              keep={keepOf(group)}
+              choose={(id) => (kept.value = new Map(kept.value).set(group.group, id))}
+              remove={() => remove([group], restOf(group))}
+              verdict={(word) => verdict(group, word)}
+              move={move}
+            />
+            <Rail name={name} groups={groups} at={at_.value} decided={decided.value} go={(to) => (at_.value = to)} keepOf={keepOf} />
+          </>
+        ) : (
+          <p class="empty big">Among {images(found.images)} there are no near-duplicates at this threshold. Lower it to see more.</p>
+        )}
+        <Look name={name} found={found} />
+      </section>
+      <SelectionBar name={name} />
+    </main>
+  );
+}
+
+/** Keep a verdict on pairs, and offer at once to take it back. */
+function judge(name: string, pairs: { a: string; b: string }[], word: "same" | "different", lasts: boolean, back: () => void): void {
+  const path = `${at.collection(name)}/verdicts`;
+  const sent = send("POST", path, { pairs: pairs.map((pair) => ({ ...pair, verdict: word })) });
+  const failed = (error: unknown) => {
+    back();
+    complain(error);
+  };
+  sent.catch(failed);
+  const said = word === "same" ? "The same picture, all are kept." : "Different pictures.";
+  offer(lasts ? `${said} It is not asked again.` : `${said} The same bytes are asked about each time.`, () => {
+    back();
+    sent.then(() => send("DELETE", path, { pairs })).catch(complain);
+  });
+}
+
+/** Pairs that are close by one sign only: in no group before somebody has looked. */
+function Look({ name, found }: { name: string; found: DuplicatesResult }) {
+  const done = useSignal<ReadonlySet<string>>(new Set());
+  const key = (pair: { a: Side; b: Side }) => `${sideId(pair.a)} ${sideId(pair.b)}`;
+  const pairs = found.look.filter((pair) => stored(sideId(pair.a)) && stored(sideId(pair.b)) && !done.value.has(key(pair)));
+  if (!pairs.length) return null;
+  const say = (pair: { a: Side; b: Side }, word: "same" | "different") => {
+    done.value = new Set(done.value).add(key(pair));
+    judge(name, [{ a: sideId(pair.a), b: sideId(pair.b) }], word, true, () => (done.value = new Set([...done.value].filter((each) => each !== key(pair)))));
+  };
+  return (
+    <details>
+      <summary>
+        {count(pairs.length)} {pairs.length === 1 ? "pair is" : "pairs are"} close by one sign only: what are they?
+      </summary>
+      <ul class="pairs">
+        {pairs.slice(0, LOOKS).map((pair) => (
+          <li key={key(pair)}>
+            <Thumbnail src={thumbnail(name, sideId(pair.a))} alt={label(pair.a)} />
+            <Thumbnail src={thumbnail(name, sideId(pair.b))} alt={label(pair.b)} />
+            <div class="row">
+              <span class="muted">{pair.score.toFixed(3)}</span>
+              <button onClick={() => say(pair, "same")}>Same</button>
+              <button onClick={() => say(pair, "different")}>Different</button>
+            </div>
+          </li>
+        ))}
+      </ul>
+    </details>
   );
 }
 
@@ -258,7 +351,7 @@ function Group(props: {
       <div class="row between wrap">
         <b role="status">
           {place}
-          {decided && <span class="muted"> · {decided}</span>}
+          {decided && <span class="muted">: {decided}</span>}
         </b>
         <div class="row wrap">
           <button aria-label="Previous group" onClick={() => move(-1)}>
@@ -311,13 +404,13 @@ function size({ width, height }: DuplicateMember): string {
 }
 
 function because(group: DuplicateGroup, member: DuplicateMember): string {
-  return member.id === group.keep.id ? `kept because of ${group.keep.because}` : "your choice";
+  return member.id === group.keep.id ? `because ${RULES[group.keep.because] ?? group.keep.because}` : "because you chose it";
 }
 
 function reason(member: DuplicateMember): string {
-  const words = WORDS[member.reason] ?? member.reason;
+  const words = WORDS[member.reason ?? ""] ?? "close to it";
   const signs = [`score ${member.score.toFixed(3)}`];
-  if (member.hash_bits !== null && member.hash_bits !== undefined) signs.push(`${member.hash_bits} bits`);
+  if (member.hash_bits !== null && member.hash_bits !== undefined) signs.push(`${member.hash_bits} of 64 hash bits differ`);
   return `${words} (${signs.join(", ")})`;
 }
 
@@ -327,35 +420,36 @@ function sideId(side: Side): string {
 
 function Threshold({ name, found, again }: { name: string; found: DuplicatesResult; again: (threshold?: number) => void }) {
   const value = useSignal(found.threshold);
-  const box = useRef<HTMLDetailsElement>(null);
   const { edges, counts } = found.histogram;
-  const pairs = [...found.examples].sort((a, b) => Math.abs(a.score - value.value) - Math.abs(b.score - value.value)).slice(0, PAIRS).sort((a, b) => b.score - a.score);
   if (edges.length < 2) return null;
+  const near = found.examples.filter((pair) => stored(sideId(pair.a)) && stored(sideId(pair.b)));
+  const pairs = near.sort((a, b) => Math.abs(a.score - value.value) - Math.abs(b.score - value.value)).slice(0, PAIRS).sort((a, b) => b.score - a.score);
   return (
-    <details ref={box} class="threshold" open>
-      <summary>Where is the line? Pairs next to it, most similar first</summary>
-      <div class="threshold-inside">
-        <div>
-          <HistogramSlider edges={edges} counts={counts} value={value.value} name="Threshold" testid="threshold" input={(next) => (value.value = next)} />
-          {Math.abs(value.value - found.threshold) > 0.0005 && (
-            <button class="primary" onClick={() => again(value.value)}>
-              Look again at {value.value.toFixed(3)}
-            </button>
-          )}
-        </div>
-        <ul class="pairs">
-          {pairs.map((pair) => (
-            <li key={`${sideId(pair.a)} ${sideId(pair.b)}`} class={pair.score >= value.value ? "in" : "out"}>
-              <Thumbnail src={thumbnail(name, sideId(pair.a))} alt={label(pair.a)} />
-              <Thumbnail src={thumbnail(name, sideId(pair.b))} alt={label(pair.b)} />
-              <span>
-                {pair.score.toFixed(3)} {pair.score >= value.value ? "duplicate" : "different"}
-              </span>
-            </li>
-          ))}
-        </ul>
-      </div>
-    </details>
+    <section class="threshold" aria-label="Threshold">
+      <h2>Where is the line?</h2>
+      <HistogramSlider edges={edges} counts={counts} value={value.value} name="Threshold" testid="threshold" input={(next) => (value.value = next)} />
+      {Math.abs(value.value - found.threshold) > 0.0005 && (
+        <button class="primary" onClick={() => again(value.value)}>
+          Look again at {value.value.toFixed(3)}
+        </button>
+      )}
+      {pairs.length > 0 && (
+        <>
+          <p class="muted">Pairs next to the line. Below it, only the other signs count.</p>
+          <ul class="pairs">
+            {pairs.map((pair) => (
+              <li key={`${sideId(pair.a)} ${sideId(pair.b)}`} class={pair.score >= value.value ? "in" : "out"}>
+                <Thumbnail src={thumbnail(name, sideId(pair.a))} alt={label(pair.a)} />
+                <Thumbnail src={thumbnail(name, sideId(pair.b))} alt={label(pair.b)} />
+                <span>
+                  {pair.score.toFixed(3)} {pair.score >= value.value ? "above" : "below"}
+                </span>
+              </li>
+            ))}
+          </ul>
+        </>
+      )}
+    </section>
   );
 }
 

@@ -6,11 +6,12 @@ import { SelectionBar } from "../bar";
 import { label } from "../deeds";
 import { Drawer, thumbnail } from "../drawer";
 import { Grid } from "../grid";
+import { bins, HistogramSlider } from "../histogram";
 import { latest, result, start } from "../jobs";
 import { useKeys } from "../keyboard";
 import { go, here, note, query } from "../route";
-import { add } from "../selection";
-import { changes, open as openTable, table } from "../table";
+import { add, set } from "../selection";
+import { changes, open as openTable, stored, table } from "../table";
 import { Thumbnail } from "../tile";
 import { complain, say } from "../toasts";
 import { count, images } from "../words";
@@ -25,12 +26,14 @@ export function Groups({ name, id }: { name: string; id: string }) {
   const fault = useSignal("");
   const none = useSignal(false);
   const drawer = useSignal("");
+  const placed = useSignal<Assignment[]>([]);
   const open = query.value.get("group");
 
   useEffect(() => void openTable(name).catch(complain), [name]);
   useEffect(() => {
     let gone = false;
     found.value = job.value = null;
+    placed.value = [];
     fault.value = "";
     none.value = false;
     (async () => {
@@ -58,13 +61,15 @@ export function Groups({ name, id }: { name: string; id: string }) {
 
   const members = useMemo(() => {
     const groups = new Map<number, Assignment[]>();
-    for (const each of found.value?.assignments ?? []) {
+    const fresh = new Map(placed.value.map((each) => [each.id, each]));
+    for (const each of [...(found.value?.assignments ?? []).filter((each) => !fresh.has(each.id)), ...fresh.values()]) {
+      if (!stored(each.id)) continue;
       if (!groups.has(each.label)) groups.set(each.label, []);
       groups.get(each.label)!.push(each);
     }
     for (const some of groups.values()) some.sort((a, b) => a.distance - b.distance);
     return groups;
-  }, [found.value]);
+  }, [found.value, placed.value, table.value]);
 
   const rename = async (cluster: Cluster, next: string) => {
     try {
@@ -85,7 +90,7 @@ export function Groups({ name, id }: { name: string; id: string }) {
         <h1>{found.value ? `${count(found.value.clusters.length)} groups` : "Groups"}</h1>
         <Begin begin={begin} />
       </div>
-      {found.value && job.value && <Later job={job.value} />}
+      {found.value && job.value && <Later job={job.value} place={(some) => (placed.value = some)} />}
       {fault.value && <p class="fault">{fault.value}</p>}
       {none.value && <p class="empty big">Groups gather pictures that look similar. Choose a number, or let the service choose one, and press Group.</p>}
       {!found.value && !none.value && !fault.value && <Waiting job={job.value} />}
@@ -125,19 +130,21 @@ function Begin({ begin }: { begin: (number: string) => void }) {
 }
 
 /** Images that came after the clustering. */
-function Later({ job }: { job: Job }) {
+function Later({ job, place }: { job: Job; place: (placed: Assignment[]) => void }) {
   const busy = useSignal(false);
   const send_ = async () => {
     busy.value = true;
     try {
       const made = await start("assign", { clustering_id: job.id });
       const placed = await result<{ assignments: Assignment[] }>(made);
-      if (placed.assignments.length) {
-        await Promise.all(
-          [...Map.groupBy(placed.assignments, (each) => each.label)].map(([, some]) => add(some.map((each) => each.id))),
-        );
-        say(`${images(placed.assignments.length)} placed and selected.`);
-      } else say("No image came after this grouping.");
+      if (!placed.assignments.length) {
+        say("No image came after this grouping.");
+        return;
+      }
+      place(placed.assignments);
+      add(placed.assignments.map((each) => each.id));
+      const groups = new Set(placed.assignments.map((each) => each.label)).size;
+      say(`${images(placed.assignments.length)} placed in ${groups} ${groups === 1 ? "group" : "groups"} and selected.`);
     } catch (error) {
       complain(error);
     } finally {
@@ -146,7 +153,10 @@ function Later({ job }: { job: Job }) {
   };
   return (
     <p class="muted">
-      By {String(job.params.metric ?? "")} distance in the {String(job.params.view ?? "calibrated")} view. <button disabled={busy.value} onClick={() => void send_()}>Place images that came later</button>
+      Each row goes from the middle of its group to its edge.{" "}
+      <button disabled={busy.value} title="Put images that were added after this grouping into its groups" onClick={() => void send_()}>
+        Place images that came later
+      </button>
     </p>
   );
 }
@@ -174,8 +184,8 @@ function Row(props: { name: string; cluster: Cluster; members: Assignment[]; ren
             <bdi>{title}</bdi>
           </b>
         </a>
-        <span class="muted">
-          {images(cluster.size)} · cohesion {cluster.cohesion.toFixed(2)}
+        <span class="muted" title="Cohesion: the mean cosine of its images to their middle, 1 where all are the same">
+          {images(members.length)} · cohesion {cluster.cohesion.toFixed(2)}
         </span>
         <form
           class="row"
@@ -188,6 +198,9 @@ function Row(props: { name: string; cluster: Cluster; members: Assignment[]; ren
         </form>
         <div class="row wrap">
           <button onClick={() => add(ids())}>Select</button>
+          <button title="See all of it, and take out what does not belong" onClick={() => note({ group: String(cluster.label) })}>
+            Split
+          </button>
           <button disabled={!text.value.trim()} title={text.value.trim() ? "" : "Name the group first"} onClick={() => { save(); void label(name, ids(), text.value.trim()); }}>
             Label all
           </button>
@@ -206,13 +219,19 @@ function Row(props: { name: string; cluster: Cluster; members: Assignment[]; ren
   );
 }
 
-/** One group, all of it, to split by hand: what does not belong is selected and labelled otherwise. */
+/** One group, all of it, to split: what is farther from the middle than a line is selected, by hand or by the slider. */
 function Inside({ name, cluster, members }: { name: string; cluster: Cluster; members: Assignment[] }) {
   const drawer = useSignal("");
   const here_ = table.value!;
   void changes.value;
   const rows = useMemo(() => Uint32Array.from(members.map((each) => here_.row(each.id)).filter((row) => row !== undefined && !here_.hidden[row]) as number[]), [members, here_, changes.value]);
   useKeys([{ key: "Escape", does: "Back to the groups", run: () => note({ group: null }) }]);
+  const distances = useMemo(() => bins(members.map((each) => each.distance)), [members]);
+  const line = useSignal(distances.edges[distances.edges.length - 1]);
+  const cut = (next: number) => {
+    line.value = next;
+    set(members.filter((each) => each.distance > next).map((each) => each.id));
+  };
   return (
     <main class={drawer.value ? "browse with-drawer" : "browse"}>
       <div class="tools">
@@ -220,7 +239,9 @@ function Inside({ name, cluster, members }: { name: string; cluster: Cluster; me
         <h1>
           <bdi>{cluster.name || `Group ${cluster.label}`}</bdi>
         </h1>
-        <span class="muted">{images(cluster.size)}, from the middle to the edge</span>
+        <span class="muted">{images(rows.length)}, from the middle to the edge</span>
+        <span class="spacer" />
+        {members.length > 2 && <HistogramSlider edges={distances.edges} counts={distances.counts} value={line.value} name="Select what is farther than" testid="distance" input={cut} />}
       </div>
       <Grid table={here_} rows={rows} open={(id) => (drawer.value = id)} />
       {drawer.value && <Drawer name={name} id={drawer.value} open={(id) => (drawer.value = id)} close={() => (drawer.value = "")} />}

@@ -5,8 +5,9 @@ import { all, follow, get, over, pause } from "../api";
 import { cancel, retry, running, share, VERBS } from "../jobs";
 import { go, here } from "../route";
 import { complain } from "../toasts";
-import { ago, count, csv, download, duration, percent } from "../words";
+import { ago, count, csv, download, duration, images, percent } from "../words";
 import type { Item, Job, Page } from "../wire";
+import { Missing } from "./missing";
 
 const LOOK_MS = 1000;
 const SHOWN_OF_A_CODE = 200;
@@ -64,7 +65,7 @@ function Row({ job }: { job: Job }) {
   return (
     <li class="job" data-testid="job" data-id={job.id} data-status={job.status}>
       <a href={`/jobs/${job.id}`}>
-        <b>{VERBS[job.kind] ?? job.kind}</b> <bdi>{job.collection}</bdi>
+        <b>{VERBS[job.kind] ?? job.kind}</b> in <bdi>{job.collection}</bdi>
       </a>
       <span class={`status ${job.status}`}>{job.status}</span>
       <Bar job={job} part={part} />
@@ -81,7 +82,7 @@ export function summary(job: Job): string {
   const { progress } = job;
   const parts: string[] = [];
   if (job.status === "queued" && job.queue_position !== null) parts.push(job.queue_position ? `${job.queue_position} before it` : "next in the queue");
-  if (progress.total) parts.push(over(job) ? count(progress.done) : `${count(progress.done)} of ${count(progress.total)}`);
+  if (progress.total) parts.push(over(job) ? images(progress.done) : `${count(progress.done)} of ${count(progress.total)}`);
   else if (!over(job) && progress.fraction) parts.push(percent(progress.fraction));
   if (progress.reused) parts.push(`${count(progress.reused)} reused`);
   if (progress.failed) parts.push(`${count(progress.failed)} failed`);
@@ -110,7 +111,7 @@ export function JobScreen({ id }: { id: string }) {
     return () => abort.abort();
   }, [id]);
   const now = running.value.get(id) && !job.value ? running.value.get(id)! : job.value;
-  if (missing.value) return <main class="page"><p class="empty">{missing.value} <a href="/jobs">All jobs</a></p></main>;
+  if (missing.value) return <Missing title="Job" text={missing.value} to="/jobs" where="All jobs" />;
   if (!now) return <main class="page" aria-busy="true" />;
   const part = share(now);
   const screen = SCREEN_OF[now.kind];
@@ -120,7 +121,7 @@ export function JobScreen({ id }: { id: string }) {
   return (
     <main class="page narrow">
       <h1>
-        {VERBS[now.kind] ?? now.kind} <bdi>{now.collection}</bdi>
+        {VERBS[now.kind] ?? now.kind} in <bdi>{now.collection}</bdi>
       </h1>
       <section class="job-card" data-testid="job" data-id={now.id} data-status={now.status}>
         <div class="row between">

@@ -1,7 +1,7 @@
 // All images by kinship: points from afar, pictures from near, a lasso for both.
 import { useSignal } from "@preact/signals";
 import { useEffect, useLayoutEffect, useMemo, useRef } from "preact/hooks";
-import { at, get } from "../api";
+import { at, get, Problem } from "../api";
 import { SelectionBar } from "../bar";
 import { Drawer } from "../drawer";
 import { latest, start, watch } from "../jobs";
@@ -59,7 +59,7 @@ export function Map_({ name, id }: { name: string; id: string }) {
       if (!id) go(here(name, "map", shown.id), true);
       job.value = shown;
       const ended = await watch(shown);
-      if (ended.status !== "succeeded" && ended.status !== "partial") throw new Error(ended.error?.detail ?? `The job was ${ended.status}.`);
+      if (ended.status !== "succeeded" && ended.status !== "partial") throw new Problem(0, "", ended.error?.detail ?? `The job was ${ended.status}.`);
       await openTable(name);
       const read = await load(table.value!, ended.id, gone.signal);
       if (!gone.signal.aborted) layout.value = read;
@@ -149,7 +149,8 @@ function Plane({ name, table: from, layout, again }: { name: string; table: Tabl
   const pictures = useSignal<number[]>([]);
   const hover = useSignal(-1);
   const lasso = useSignal<number[]>([]);
-  const moving = useSignal(false);
+  // a mouse draws around images, a finger moves the map
+  const moving = useSignal(matchMedia("(pointer: coarse)").matches);
   const groups = useSignal<Uint32Array | null>(null);
   const by = query.value.get("color") ?? "label";
   const drawer = query.value.get("image") ?? "";
@@ -256,6 +257,13 @@ function Plane({ name, table: from, layout, again }: { name: string; table: Tabl
     changed();
   };
   const nearest = (px: number, py: number): number => {
+    // what lies on top is what one points at
+    const half = pictureSide() / 2;
+    const shown = pictures.value.findLast((i) => {
+      const [x, y] = onScreen(i);
+      return Math.abs(x - px) < half && Math.abs(y - py) < half;
+    });
+    if (shown !== undefined) return shown;
     let best = -1;
     let least = NEAR_PX * NEAR_PX;
     for (let i = 0; i < layout.x.length; i++) {
@@ -266,6 +274,7 @@ function Plane({ name, table: from, layout, again }: { name: string; table: Tabl
     }
     return best;
   };
+  const pictureSide = () => Math.max(28, Math.min(96, PICTURE_PX * 0.9 * Math.sqrt(camera.current.scale / (fitted.current || 1))));
   const idOf = (i: number) => from.ids.at(layout.rows[i]);
   const seen = () => {
     const found: string[] = [];
@@ -282,7 +291,7 @@ function Plane({ name, table: from, layout, again }: { name: string; table: Tabl
     { key: "+ =", does: "Closer", run: () => zoom(1.5) },
     { key: "-", does: "Farther", run: () => zoom(1 / 1.5) },
     { key: "0", does: "The whole map", run: () => { camera.current = { x: 0.5, y: 0.5, scale: fitted.current }; changed(); } },
-    { key: "m", does: "Drag moves the map, or selects", run: () => (moving.value = !moving.value) },
+    { key: "m", does: "Drag selects, or moves the map", run: () => (moving.value = !moving.value) },
     { key: "a", does: "Select all that is in sight", run: () => add(seen()) },
   ]);
 
@@ -296,8 +305,7 @@ function Plane({ name, table: from, layout, again }: { name: string; table: Tabl
     const [x, y] = place(event);
     canvas.current!.setPointerCapture(event.pointerId);
     pointers.current.set(event.pointerId, [x, y]);
-    const touch = event.pointerType === "touch";
-    down.current = { x, y, pans: touch || moving.value || event.button !== 0 || event.altKey };
+    down.current = { x, y, pans: moving.value || event.button !== 0 || event.altKey };
     lasso.value = down.current.pans ? [] : [x, y];
   };
   const onMove = (event: PointerEvent) => {
@@ -351,7 +359,7 @@ function Plane({ name, table: from, layout, again }: { name: string; table: Tabl
   });
 
   void moved.value;
-  const side = Math.max(28, Math.min(96, PICTURE_PX * 0.9 * Math.sqrt(camera.current.scale / (fitted.current || 1))));
+  const side = pictureSide();
   return (
     <main class={drawer ? "map with-drawer" : "map"}>
       <h1 class="hidden-text">Map of {name}</h1>
@@ -361,8 +369,8 @@ function Plane({ name, table: from, layout, again }: { name: string; table: Tabl
           <option value="group">Color by group</option>
           <option value="split">Color by split</option>
         </select>
-        <button aria-pressed={moving.value} onClick={() => (moving.value = !moving.value)} title="Off: drag around images to select them">
-          Drag moves
+        <button aria-pressed={!moving.value} onClick={() => (moving.value = !moving.value)} title="On: drag around images to select them. Off: drag moves the map.">
+          Lasso
         </button>
         <button aria-label="Closer" onClick={() => zoom(1.5)}>
           +

@@ -10,7 +10,7 @@ import { result, start, watch } from "../jobs";
 import { useKeys } from "../keyboard";
 import { note, query as address } from "../route";
 import { add, current, selected, toggle } from "../selection";
-import { open as openTable, table } from "../table";
+import { open as openTable, whole } from "../table";
 import { Thumbnail } from "../tile";
 import { complain } from "../toasts";
 import { base, count } from "../words";
@@ -19,6 +19,7 @@ import { dropTarget, FileButtons } from "./collections";
 
 const TOP = [60, 200, 1000];
 const REFINE_MS = 250;
+const ASKED = 4;
 
 export function Search({ name }: { name: string }) {
   const picture = useSignal<File | null>(null);
@@ -114,25 +115,25 @@ export function Search({ name }: { name: string }) {
     return () => removeEventListener("paste", paste);
   }, []);
 
-  const byText = () => {
+  const byText = async () => {
     const wanted = text.value.trim();
     if (!wanted) return;
+    const fresh = { url: "", images: "", minus: "", job: "" };
+    if (/^https?:\/\//.test(wanted)) {
+      start_(() => note({ ...fresh, url: wanted }));
+      return;
+    }
+    const here = await whole(name);
+    const row = here.keys.having(wanted).indexOf(1);
+    if (row < 0) complain(new Error(`No image of this collection has “${wanted}” in its name.`));
+    else start_(() => note({ ...fresh, images: here.ids.at(row) }));
+  };
+  const start_ = (said: () => void) => {
     picture.value = null;
     box.value = null;
     answers.value = null;
     text.value = "";
-    if (/^https?:\/\//.test(wanted)) {
-      note({ url: wanted, images: "", minus: "", job: "" });
-      return;
-    }
-    const here = table.value;
-    const having = here?.keys.having(wanted);
-    const row = having ? having.indexOf(1) : -1;
-    if (!here || row < 0) {
-      complain(new Error(`No image of this collection has “${wanted}” in its name.`));
-      return;
-    }
-    note({ images: here.ids.at(row), minus: "", url: "", job: "" });
+    said();
   };
 
   const mark = (id: string, good: boolean) => {
@@ -178,7 +179,7 @@ export function Search({ name }: { name: string }) {
           class="row"
           onSubmit={(event) => {
             event.preventDefault();
-            byText();
+            void byText();
           }}
         >
           <input ref={input} type="search" data-testid="query" aria-label="Address of a picture, or a name in this collection" placeholder="Address or name  /" value={text.value} onInput={(event) => (text.value = event.currentTarget.value)} />
@@ -192,6 +193,7 @@ export function Search({ name }: { name: string }) {
         {url && <p class="muted query-url"><bdi>{url}</bdi></p>}
         <Marks name={name} ids={single && !picture.value ? [] : plus} sign="+" drop={(id) => mark(id, true)} />
         <Marks name={name} ids={minus} sign="−" drop={(id) => mark(id, false)} />
+        <Asked name={name} ids={ask.value.filter((id) => !plus.includes(id) && !minus.includes(id)).slice(0, ASKED)} mark={mark} />
         {scores && <HistogramSlider edges={scores.edges} counts={scores.counts} value={cut} name="Least score" testid="score-slider" input={(value) => (least.value = value)} />}
         <div class="row wrap">
           <select aria-label="How many answers" value={top} onChange={(event) => note({ top: event.currentTarget.value })}>
@@ -202,12 +204,13 @@ export function Search({ name }: { name: string }) {
             ))}
           </select>
           <label class="check">
-            <input type="checkbox" checked={collapse} onChange={(event) => note({ collapse: event.currentTarget.checked ? "1" : "" })} /> one of each duplicate
+            <input type="checkbox" checked={collapse} onChange={(event) => note({ collapse: event.currentTarget.checked ? "1" : "" })} /> collapse duplicates
           </label>
         </div>
         {answers.value && (
           <p class="muted" role="status">
-            {count(shown.value.length)} of {count(answers.value.length)} answers. Mark some with + and − to refine.
+            {shown.value.length < answers.value.length && `${count(shown.value.length)} of `}
+            {count(answers.value.length)} {answers.value.length === 1 ? "answer" : "answers"}. Mark some with + and − to refine.
           </p>
         )}
         {shown.value.length > 0 && <button onClick={() => add(shown.value.map((each) => each.id))}>Select these {count(shown.value.length)}</button>}
@@ -217,7 +220,7 @@ export function Search({ name }: { name: string }) {
         {answers.value && !answers.value.length && <p class="empty big">Nothing is like it here.</p>}
         <ul class="answers">
           {shown.value.map((each) => (
-            <Answer key={each.id} name={name} answer={each} sign={plus.includes(each.id) ? 1 : minus.includes(each.id) ? -1 : 0} asked={ask.value.includes(each.id)} mark={mark} open={(id) => (drawer.value = id)} />
+            <Answer key={each.id} name={name} answer={each} sign={plus.includes(each.id) ? 1 : minus.includes(each.id) ? -1 : 0} mark={mark} open={(id) => (drawer.value = id)} />
           ))}
         </ul>
       </section>
@@ -235,27 +238,56 @@ async function stored(name: string, id: string): Promise<File> {
 
 function Marks({ name, ids, sign, drop }: { name: string; ids: string[]; sign: string; drop: (id: string) => void }) {
   if (!ids.length) return null;
+  const title = sign === "+" ? "More like these" : "Less like these";
   return (
-    <ul class="marks" aria-label={sign === "+" ? "More like these" : "Less like these"}>
-      {ids.map((id) => (
-        <li key={id}>
-          <button aria-label={`Take back ${sign} for this one`} onClick={() => drop(id)}>
-            <Thumbnail src={thumbnail(name, id)} alt="" />
-            <span class={sign === "+" ? "sign good" : "sign bad"}>{sign}</span>
-          </button>
-        </li>
-      ))}
-    </ul>
+    <section aria-label={title}>
+      <h2>{title}</h2>
+      <ul class="marks">
+        {ids.map((id) => (
+          <li key={id}>
+            <button aria-label={`Take back ${sign} for this one`} title="Take it back" onClick={() => drop(id)}>
+              <Thumbnail src={thumbnail(name, id)} alt="" />
+              <span class={sign === "+" ? "sign good" : "sign bad"}>{sign}</span>
+            </button>
+          </li>
+        ))}
+      </ul>
+    </section>
   );
 }
 
-function Answer(props: { name: string; answer: Neighbor; sign: number; asked: boolean; mark: (id: string, good: boolean) => void; open: (id: string) => void }) {
-  const { name, answer, sign, asked, mark, open } = props;
+/** Images whose verdict would teach the search most. */
+function Asked({ name, ids, mark }: { name: string; ids: string[]; mark: (id: string, good: boolean) => void }) {
+  if (!ids.length) return null;
+  return (
+    <section aria-label="Unsure about these">
+      <h2>Unsure about these</h2>
+      <ul class="marks asked">
+        {ids.map((id) => (
+          <li key={id}>
+            <Thumbnail src={thumbnail(name, id)} alt="" />
+            <span class="verdict">
+              <button aria-label="Yes, more like this one" onClick={() => mark(id, true)}>
+                +
+              </button>
+              <button aria-label="No, less like this one" onClick={() => mark(id, false)}>
+                −
+              </button>
+            </span>
+          </li>
+        ))}
+      </ul>
+    </section>
+  );
+}
+
+function Answer(props: { name: string; answer: Neighbor; sign: number; mark: (id: string, good: boolean) => void; open: (id: string) => void }) {
+  const { name, answer, sign, mark, open } = props;
   const { id, key } = answer;
   const chosen = selected.value.has(id);
   const twins = answer.duplicates?.length ?? 0;
   return (
-    <li data-testid="answer" data-key={key} data-id={id} data-score={answer.score} class={["answer", sign > 0 && "plus", sign < 0 && "minus", chosen && "chosen", asked && "asked"].filter(Boolean).join(" ")}>
+    <li data-testid="answer" data-key={key} data-id={id} data-score={answer.score} class={["answer", sign > 0 && "plus", sign < 0 && "minus", chosen && "chosen"].filter(Boolean).join(" ")}>
       <button id={`answer-${id}`} class="picture" aria-label={`${key}, score ${answer.score.toFixed(3)}`} title={key} onFocus={() => (current.value = id)} onClick={() => open(id)}>
         <Thumbnail src={thumbnail(name, id)} alt="" />
       </button>

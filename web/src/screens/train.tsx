@@ -1,17 +1,18 @@
 // Teach a few labels, look at what the service makes of them, take the set away.
 import { useSignal } from "@preact/signals";
+import type { ComponentChildren } from "preact";
 import { useEffect, useMemo } from "preact/hooks";
-import { at, get } from "../api";
+import { at, get, over, Problem } from "../api";
 import { LabelList, SelectionBar } from "../bar";
-import { label } from "../deeds";
+import { labelEach } from "../deeds";
 import { Drawer, thumbnail } from "../drawer";
-import { result, start } from "../jobs";
+import { latest, result, start } from "../jobs";
 import { useKeys } from "../keyboard";
 import { here } from "../route";
 import { add, current, selected, toggle } from "../selection";
 import { changes, open as openTable, table } from "../table";
 import { Thumbnail } from "../tile";
-import { complain, say } from "../toasts";
+import { complain, offer } from "../toasts";
 import { base, count, download, images, percent } from "../words";
 import type { ClassifyResult, ClassifyRow, Collection, DuplicatesResult, Job, OutlierRow, SelectRow } from "../wire";
 import { Waiting } from "./waiting";
@@ -84,23 +85,40 @@ function Labels({ name }: { name: string }) {
   );
 }
 
-/** A job that a panel starts, shows and may start again. */
-function useJob<T>(name: string, kind: string) {
+/** A job that a panel starts, shows and may start again; what runs or ran before is taken up. */
+function useJob<T>(name: string, kind: string, wanted: (job: Job) => boolean = () => true) {
   const job = useSignal<Job | null>(null);
   const found = useSignal<T | null>(null);
-  const fault = useSignal("");
-  const run = async (body: Record<string, unknown> = {}) => {
-    fault.value = "";
+  const fault = useSignal<{ text: string; code: string } | null>(null);
+  const wait = async (asked: Promise<Job | null>, strict: boolean) => {
+    fault.value = null;
     try {
-      job.value = await start(kind, { collection: name, ...body });
-      found.value = await result<T>(job.value);
+      const made = await asked;
+      if (!made) return;
+      job.value = over(made) ? null : made;
+      found.value = await result<T>(made);
     } catch (error) {
-      fault.value = (error as Error).message;
+      // an old result may have expired: then there is none
+      if (strict) fault.value = { text: (error as Error).message, code: error instanceof Problem ? error.code : "" };
     } finally {
       job.value = null;
     }
   };
+  useEffect(() => {
+    found.value = null;
+    void wait(latest(kind, name, wanted), false);
+  }, [name]);
+  const run = (body: Record<string, unknown> = {}) => wait(start(kind, { collection: name, ...body }), true);
   return { job, found, fault, run };
+}
+
+function Fault({ fault, children }: { fault: { text: string } | null; children?: ComponentChildren }) {
+  if (!fault) return null;
+  return (
+    <p class="fault" role="alert">
+      {fault.text} {children}
+    </p>
+  );
 }
 
 interface Interval {
@@ -139,8 +157,16 @@ function Suggestions({ name, open }: { name: string; open: (id: string) => void 
   const settle = (each: ClassifyRow, good: boolean) => {
     const place = shown.indexOf(each);
     const next = shown[place + 1] ?? shown[place - 1];
-    if (good) void label(name, [each.id], each.label, true);
-    else rejected.add(`${each.id} ${each.label}`);
+    if (good) void labelEach(name, new Map([[each.label, [each.id]]]), `${base(each.key)} is “${each.label}”.`, "suggestion");
+    else {
+      const key = `${each.id} ${each.label}`;
+      rejected.add(key);
+      const back = () => {
+        rejected.delete(key);
+        done.value++;
+      };
+      offer(`${base(each.key)} is not “${each.label}”.`, back, "suggestion");
+    }
     done.value++;
     if (next) {
       current.value = next.id;
@@ -149,8 +175,8 @@ function Suggestions({ name, open }: { name: string; open: (id: string) => void 
   };
   const all = async () => {
     const batches = Map.groupBy(shown, (each) => each.label);
-    await Promise.all([...batches].map(([value, some]) => label(name, some.map((each) => each.id), value, true)));
-    say(`${images(shown.length)} labelled.`);
+    const wanted = new Map([...batches].map(([value, some]) => [value, some.map((each) => each.id)]));
+    await labelEach(name, wanted, `${images(shown.length)} labelled.`);
   };
   useKeys(
     shown.length
@@ -188,7 +214,7 @@ function Suggestions({ name, open }: { name: string; open: (id: string) => void 
         </div>
       </div>
       {job.value && <Waiting job={job.value} />}
-      {fault.value && <p class="fault">{fault.value}</p>}
+      <Fault fault={fault.value} />
       {!found.value && !job.value && !fault.value && <p class="muted">Two classes with two examples are enough to begin. The surest come first: y accepts, n rejects.</p>}
       {sure && (
         <p class="accuracy" data-testid="accuracy" data-value={sure.value}>
@@ -244,8 +270,8 @@ function Classes({ classes }: { classes: ClassifyResult["classes"] }) {
                   <bdi>{each.label}</bdi>
                 </th>
                 <td>{count(each.examples)}</td>
-                <td>{percent(each.precision)}</td>
-                <td>{percent(each.recall)}</td>
+                <td>{known(each.precision, percent)}</td>
+                <td>{known(each.recall, percent)}</td>
               </tr>
             ))}
           </tbody>
@@ -257,8 +283,8 @@ function Classes({ classes }: { classes: ClassifyResult["classes"] }) {
 
 /** What to look at next: images unlike all others, or a set that covers the collection. */
 function Pick({ name, open }: { name: string; open: (id: string) => void }) {
-  const outliers = useJob<{ rows: OutlierRow[] }>(name, "outliers");
-  const diverse = useJob<{ rows: SelectRow[]; coverage: number }>(name, "select");
+  const outliers = useJob<{ rows: OutlierRow[] }>(name, "outliers", (job) => !over(job));
+  const diverse = useJob<{ rows: SelectRow[]; coverage: number }>(name, "select", (job) => !over(job));
   const number = useSignal(40);
   const labelled = () => {
     const from = table.value;
@@ -296,7 +322,7 @@ function Pick({ name, open }: { name: string; open: (id: string) => void }) {
         </div>
       </div>
       {(diverse.job.value ?? outliers.job.value) && <Waiting job={diverse.job.value ?? outliers.job.value} />}
-      {(diverse.fault.value || outliers.fault.value) && <p class="fault">{diverse.fault.value || outliers.fault.value}</p>}
+      <Fault fault={diverse.fault.value ?? outliers.fault.value} />
       {!rows.length && <p class="muted">A diverse set covers the collection with few images, away from those that have a label. Outliers are like nothing else here: rare finds, or mistakes.</p>}
       {rows.length > 0 && (
         <div class="row wrap">
@@ -318,8 +344,12 @@ function Pick({ name, open }: { name: string; open: (id: string) => void }) {
 }
 
 interface Quality {
-  precision_at_5: number;
-  map: number;
+  precision_at_5: number | null;
+  map: number | null;
+}
+
+function known(value: number | null, words: (value: number) => string): string {
+  return value === null ? "not measured" : words(value);
 }
 
 function Adapt({ name }: { name: string }) {
@@ -343,7 +373,9 @@ function Adapt({ name }: { name: string }) {
         </form>
       </div>
       {job.value && <Waiting job={job.value} />}
-      {fault.value && <p class="fault">{fault.value}</p>}
+      <Fault fault={fault.value}>
+        {fault.value?.code === "not_better" && <button onClick={() => void run({ name: into.value, force: true })}>Make it anyway</button>}
+      </Fault>
       {found.value ? (
         <>
           <table class="before-after">
@@ -357,13 +389,13 @@ function Adapt({ name }: { name: string }) {
             <tbody>
               <tr>
                 <th scope="row">of the 5 nearest are of the class</th>
-                <td>{percent(found.value.before.precision_at_5, 1)}</td>
-                <td>{percent(found.value.after.precision_at_5, 1)}</td>
+                <td>{known(found.value.before.precision_at_5, percent)}</td>
+                <td>{known(found.value.after.precision_at_5, percent)}</td>
               </tr>
               <tr>
                 <th scope="row">mean average precision</th>
-                <td>{found.value.before.map.toFixed(3)}</td>
-                <td>{found.value.after.map.toFixed(3)}</td>
+                <td>{known(found.value.before.map, (value) => value.toFixed(3))}</td>
+                <td>{known(found.value.after.map, (value) => value.toFixed(3))}</td>
               </tr>
             </tbody>
           </table>
@@ -382,7 +414,7 @@ function Adapt({ name }: { name: string }) {
 
 function Share({ name }: { name: string }) {
   const split = useJob<Record<string, unknown>>(name, "split");
-  const leaks = useJob<DuplicatesResult>(name, "duplicates");
+  const leaks = useJob<DuplicatesResult>(name, "duplicates", (job) => job.params.between === "split");
   const shares = useSignal({ train: 80, val: 10, test: 10 });
   const seed = useSignal(100);
   void changes.value;
@@ -424,7 +456,7 @@ function Share({ name }: { name: string }) {
         </form>
       </div>
       {(split.job.value ?? leaks.job.value) && <Waiting job={split.job.value ?? leaks.job.value} />}
-      {(split.fault.value || leaks.fault.value) && <p class="fault">{split.fault.value || leaks.fault.value}</p>}
+      <Fault fault={split.fault.value ?? leaks.fault.value} />
       {counts.length ? (
         <p>
           {counts.map(({ value, count: times }) => `${String(value)} ${count(times)}`).join(" · ")}

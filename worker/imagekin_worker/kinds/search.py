@@ -221,7 +221,7 @@ def _with_vectors(node: Node, searches: Sequence[Search]) -> list[Search]:
                 else:
                     backbone = backbone or node.backbone(search.claim.space_id)
                     if each.pixels is None:
-                        each.pixels = _pixels(node, search, backbone.space, _uploaded(node, search))
+                        each.pixels = _pixels(node, search, each, backbone.space, _uploaded(node, each))
                     shown.append((each, each.pixels))
         except errors.ImagekinError as error:
             node.database.write(end.fail, search.claim.job_id, error.code, error.detail)
@@ -273,7 +273,7 @@ def _fetched(node: Node, searches: Sequence[Search]) -> list[Search]:
 
 
 def _fetch(node: Node, search: Search, each: Example, space: Space, fetcher: Fetcher) -> np.ndarray:
-    return _pixels(node, search, space, fetcher.fetch(each.what["url"], SLOWEST_FETCH_S))
+    return _pixels(node, search, each, space, fetcher.fetch(each.what["url"], SLOWEST_FETCH_S))
 
 
 def _stored(session: Session, collection_id: str, image_id: str) -> Vectors:
@@ -283,16 +283,19 @@ def _stored(session: Session, collection_id: str, image_id: str) -> Vectors:
     return segments.vector(session, image)
 
 
-def _uploaded(node: Node, search: Search) -> bytes:
-    with node.storage.open(search.job.work["query"]["upload"]) as file:
+def _uploaded(node: Node, each: Example) -> bytes:
+    with node.storage.open(each.what["upload"]) as file:
         return file.read(node.settings.max_image_bytes + 1)
 
 
-def _pixels(node: Node, search: Search, space: Space, data: bytes) -> np.ndarray:
+def _pixels(node: Node, search: Search, each: Example, space: Space, data: bytes) -> np.ndarray:
     """Decode the query's picture (crop, crop, 3) for the space; keep a thumbnail, as it is stored nowhere else."""
+    # among several, the part is one of the picture that was sent
+    crop = search.job.params.get("crop") if "upload" in each.what or not search.several else None
     with metrics.WORK.decode_seconds.time():
-        picture, pixels = preprocess.prepare(data, space, node.settings, crop=search.job.params.get("crop"))
-        search.thumbnail = preprocess.thumbnail(picture, node.settings.thumbnail_px)
+        picture, pixels = preprocess.prepare(data, space, node.settings, crop=crop)
+        if search.thumbnail is None or "upload" in each.what:
+            search.thumbnail = preprocess.thumbnail(picture, node.settings.thumbnail_px)
     return pixels
 
 
