@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +112,49 @@ def test_vectors(service: Stack, client: Client, here: Path):
     assert [image.key for image in client.images("furniture-copy")][-2:] == ["mine/1", "mine/2"]
     assert assigned.startswith("later.jpg ")
     assert len(assigned.splitlines()) == 1
+
+
+# some twenty commands, each a process
+@pytest.mark.timeout(420)
+def test_training_set(service: Stack, client: Client, here: Path):
+    printed = run("how-to/training-set.md", here, service.url)
+    _, _, embedded, duplicates, deleted, outliers, labelled, suggested, labels, adapted, selected, leaks, taken, _ = (
+        printed
+    )
+    assert embedded == "35 images: 35 embedded\n"
+    copies = {line.split("\t")[3] for line in duplicates.splitlines()[1:] if not line.split("\t")[1].startswith("keep")}
+    assert copies == {f"copy-{how}.jpg" for how in ("small", "gray", "mirrored", "cropped")}
+    assert deleted == "4 deleted\n"
+    assert outliers.splitlines()[1].split("\t")[2] == "noise.png" and outliers.splitlines()[-1] == "1"
+    assert labelled.splitlines()[-3:] == ["shelf\t5", "sofa\t5", "table\t5"]
+    rows = [line.split("\t") for line in suggested.splitlines()[1:]]
+    assert len(rows) == 15 and all(label == key.partition("-")[0] for _, label, key, _ in rows)
+    assert labels == "[('shelf', 10), ('sofa', 10), ('table', 10)]\n"
+    assert adapted.splitlines()[0] == "\tbefore\tafter"
+    assert selected == "24\n"
+    assert leaks.endswith("group\treason\tscore\tkey\tid\n")
+    assert taken == "train.tar\ncatalog.zip\ncatalog.manifest.json\n"
+    images = {image.key: image for image in client.images("catalog")}
+    with tarfile.open(here / "train.tar") as tar:
+        names = {member.name for member in tar if member.name.endswith(".jpg")}
+    assert names == {
+        key
+        for key, image in images.items()
+        if (image.metadata["split"], image.metadata.get("chosen")) == ("train", "yes")
+    }
+    with zipfile.ZipFile(here / "catalog.zip") as packed:
+        assert len(packed.namelist()) == 24
+        for name in packed.namelist():
+            split, label, key = name.split("/")
+            assert images[key].metadata["split"] == split and images[key].metadata["label"] == label
+            assert hashlib.sha256(packed.read(name)).hexdigest() == images[key].content_hash
+    manifest = json.loads((here / "catalog.manifest.json").read_text())
+    assert [job["kind"] for job in manifest["jobs"]] == [
+        "embed", "duplicates", "duplicates", "outliers", "classify", "classify", "adapt", "split", "duplicates"
+    ]  # fmt: skip
+    assert {file["key"]: file["sha256"] for file in manifest["files"]} == {
+        key: image.content_hash for key, image in images.items() if image.metadata.get("chosen") == "yes"
+    }
 
 
 def test_offline(here: Path):
