@@ -8,6 +8,8 @@ import os
 # Processes that tests start inherit it. Before the first import of numpy or torch, which read it once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# No test asks the hub of Hugging Face; those of the client have a hub of their own.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 import signal
 import tempfile

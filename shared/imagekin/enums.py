@@ -99,6 +99,14 @@ class Colors(StrEnum):
     SRGB = "srgb"
 
 
+class Library(StrEnum):
+    """Where a network comes from: imagekin itself, torchvision, or timm, which is an extra."""
+
+    IMAGEKIN = "imagekin"
+    TORCHVISION = "torchvision"
+    TIMM = "timm"
+
+
 class Fit(StrEnum):
     """How a picture comes into the network's input.
 

@@ -42,9 +42,7 @@ def main() -> None:
         screens = gallery.screens(client, gallery.messy_pictures(Path(data) / "pictures"))
         if given.docs:
             for name, dark in SHOWN.items():
-                draw(
-                    browser, stack.url, {name: screens[name]}, dark, SHOWN_SIZE, given.folder / "gallery-{name}.png"
-                )
+                draw(browser, stack.url, {name: screens[name]}, dark, SHOWN_SIZE, given.folder / "gallery-{name}.png")
             return
         for dark in (False, True):
             for size in (gallery.WIDE, gallery.NARROW):

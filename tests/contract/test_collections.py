@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
+from pathlib import Path
 
 import httpx2
 import numpy as np
 import pytest
 
 from imagekin import catalog
+from imagekin.settings import Settings
 from kit.hand import DIM, Hand, vector
-from kit.serving import BOTH_ENGINES, Running
-from kit.wire import check_problem
+from kit.serving import BOTH_ENGINES, Running, running
+from kit.wire import ADMIN_KEY, check_problem
 
 pytestmark = BOTH_ENGINES
 
@@ -21,7 +24,8 @@ def create(client: httpx2.Client, **body: object) -> httpx2.Response:
 def test_backbones_are_listed_with_one_default_and_none_for_tests(client: httpx2.Client) -> None:
     items = client.get("/v1/backbones", params={"limit": 1000}).json()["items"]
     assert [each["name"] for each in items if each["default"]] == [catalog.DEFAULT_BACKBONE]
-    assert {"name", "dim", "weights", "default"} == items[0].keys()
+    expected = {"name", "dim", "weights", "default", "source", "license", "non_commercial"}
+    assert expected == items[0].keys()
     assert "fake" not in {each["name"] for each in items}
 
 
@@ -30,12 +34,59 @@ def test_backbones_are_paged_and_those_most_asked_for_come_first(client: httpx2.
     names = [each["name"] for each in page["items"]]
     assert len(names) == 50
     assert names[:4] == [catalog.DEFAULT_BACKBONE, "efficientnet_b0", "resnet50", "vgg19"]
-    rest = client.get("/v1/backbones", params={"cursor": page["next_cursor"]}).json()
-    assert rest["next_cursor"] is None
-    names += [each["name"] for each in rest["items"]]
+    while page["next_cursor"]:
+        page = client.get("/v1/backbones", params={"cursor": page["next_cursor"], "limit": 1000}).json()
+        names += [each["name"] for each in page["items"]]
+    first_of_timm = next(at for at, name in enumerate(names) if name.startswith("timm/"))
+    assert all(name.startswith("timm/") for name in names[first_of_timm:])
     assert sorted(names) == sorted(name for name, each in catalog.backbones().items() if not each.hidden)
     problem = check_problem(client.get("/v1/backbones", params={"limit": "many"}), 422, "invalid_request")
     assert problem["errors"][0]["pointer"] == "/limit"
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({"name": "DINOv2", "source": "timm", "dim": "384"}, "timm/vit_small_patch14_dinov2.lvd142m"),
+        ({"source": "imagekin"}, catalog.DEFAULT_BACKBONE),
+        ({"license": "cc-by-nc-4.0", "name": "convnextv2_atto"}, "timm/convnextv2_atto.fcmae"),
+    ],
+    ids=str,
+)
+def test_backbones_are_found_by_what_is_known_of_them(
+    client: httpx2.Client, asked: dict[str, str], expected: str
+) -> None:
+    items = client.get("/v1/backbones", params={"limit": "1000", **asked}).json()["items"]
+    assert expected in [each["name"] for each in items]
+    for each in items:
+        assert asked.get("name", "").lower() in each["name"].lower()
+        assert all(str(each[field]) == asked[field] for field in ("source", "dim", "license") if field in asked)
+        assert each["non_commercial"] == (each["license"] in catalog.NON_COMMERCIAL)
+
+
+@pytest.mark.parametrize(("name", "value"), [("source", "keras"), ("dim", "many"), ("dim", "-1"), ("dim", "9" * 20)])
+def test_backbones_asked_for_by_nonsense_are_refused(client: httpx2.Client, name: str, value: str) -> None:
+    problem = check_problem(client.get("/v1/backbones", params={name: value}), 422, "invalid_request")
+    assert problem["errors"][0]["pointer"] == f"/{name}"
+
+
+def test_a_license_that_allows_no_commerce_is_said_at_creation(
+    make_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    put = tmp_path / "timm/convnextv2_atto.fcmae.safetensors"
+    put.parent.mkdir()
+    put.write_bytes(b"any content has a digest")
+    with running(make_settings(weights_dir=tmp_path)) as api:
+        client = api.client(ADMIN_KEY)
+        body = create(client, backbone="timm/convnextv2_atto.fcmae").json()
+        assert (body["license"], body["non_commercial"], body["dim"]) == ("cc-by-nc-4.0", True, 320)
+        assert create(client, name="own").json()["license"] is None
+
+
+def test_weights_that_are_not_here_say_where_to_put_them(client: httpx2.Client) -> None:
+    answer = create(client, backbone="timm/resnet18.a1_in1k")
+    problem = check_problem(answer, 422, "unknown_weights")
+    assert "timm/resnet18.a1_in1k.safetensors" in problem["detail"]
 
 
 def test_a_created_collection_is_shown_as_it_was_created(client: httpx2.Client) -> None:

@@ -15,7 +15,8 @@ import torch
 from torchvision import models
 
 from imagekin import catalog, errors
-from imagekin.enums import Colors, Fit, Precision
+from imagekin.catalog import files
+from imagekin.enums import Colors, Fit, Library, Precision
 from imagekin_worker.network import backbones, lite0
 from imagekin_worker.network import catalog as generator
 
@@ -27,8 +28,11 @@ def resolve(backbone: str | None, weights: str | None, weights_dir: Path) -> cat
 
 
 def test_knows_every_classifier_of_torchvision() -> None:
-    listed = {name for name, each in catalog.backbones().items() if not each.hidden}
-    assert listed == {*TORCHVISION, "efficientnet_lite0"}
+    every = catalog.backbones().items()
+    assert {name for name, each in every if each.source is Library.TORCHVISION} == set(TORCHVISION)
+    assert {name for name, each in every if each.source is Library.IMAGEKIN and not each.hidden} == {
+        "efficientnet_lite0"
+    }
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
@@ -65,7 +69,7 @@ def test_the_default_is_lite0_with_its_own_normalisation(tmp_path: Path) -> None
     assert space.backbone == "efficientnet_lite0"
     half = (0.5, 0.5, 0.5)
     assert space.preprocess == catalog.Preprocess(256, 224, "bicubic", half, half, colors=Colors.SRGB)
-    assert space.weights_digest == catalog.file_digest(lite0.weights_path())
+    assert space.weights_digest == files.digest(lite0.weights_path())
 
 
 def test_needs_no_torch() -> None:
@@ -131,10 +135,10 @@ def test_only_files_below_the_weights_folder_are_read(weights: str, tmp_path: Pa
 def test_a_digest_is_read_again_when_the_file_changes(tmp_path: Path) -> None:
     file = tmp_path / "w"
     file.write_bytes(b"old")
-    old = catalog.file_digest(file)
+    old = files.digest(file)
     file.write_bytes(b"new")
     os.utime(file, ns=(1, 1))
-    assert catalog.file_digest(file) != old
+    assert files.digest(file) != old
 
 
 def test_weights_without_transforms_get_the_fallback(tmp_path: Path) -> None:

@@ -62,6 +62,8 @@ def command(
     if made is not None:
         # aloud: a name with a typing error makes one, too
         output.say(f"New collection {made.name}: {made.backbone}, {made.weights}, {made.dim} dimensions.")
+        if made.non_commercial:
+            output.say(f"The license of these weights, {made.license}, allows no commercial use.")
     try:
         options = {**space, "on_conflict": on_conflict, "upload": upload or None, "exclude": patterns}
         job = _start(client, paths, collection, **options)

@@ -32,6 +32,7 @@ from imagekin.enums import (
     Fit,
     ImageOrder,
     JobStatus,
+    Library,
     Metric,
     OnConflict,
     Precision,
@@ -85,8 +86,17 @@ class Client:
         """Ask once whether the server is there; raises `Unreachable`."""
         self._transport.send("GET", "/healthz", ignore, retries=0)
 
-    def backbones(self) -> list[schemas.Backbone]:
-        return list(self._transport.pages("/v1/backbones", schemas.Backbone))
+    def backbones(
+        self,
+        name: str | None = None,
+        *,
+        source: Library | str | None = None,
+        dim: int | None = None,
+        license: str | None = None,
+    ) -> list[schemas.Backbone]:
+        """List the networks: all of them, or those with `name` in their names, of a library, a dim, a license."""
+        wanted = {"name": name, "source": source, "dim": dim, "license": license}
+        return list(self._transport.pages("/v1/backbones", schemas.Backbone, **wanted))
 
     # --- collections -------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from imagekin.enums import (
     Fit,
     ItemStatus,
     JobStatus,
+    Library,
     Metric,
     Precision,
     SelectMethod,
@@ -56,10 +57,18 @@ class Problem(Wire):
 
 
 class Backbone(Wire):
+    """A network. `license` is that of its default weights; null if it is not known.
+
+    `non_commercial`: whether that license is known to allow no commercial use. Other licenses have terms, too.
+    """
+
     name: str
     dim: int
     weights: list[str]
     default: bool = False
+    source: Library = Library.TORCHVISION
+    license: str | None = None
+    non_commercial: bool = False
 
 
 class Collection(Wire):
@@ -72,6 +81,9 @@ class Collection(Wire):
     # an older service does not say it, and does nothing else
     colors: Colors = Colors.STORED
     fit: Fit = Fit.CROP
+    # of the weights, if they are the catalog's
+    license: str | None = None
+    non_commercial: bool = False
     space_id: str
     image_count: int
     created_at: datetime

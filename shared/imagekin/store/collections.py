@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from imagekin import errors, schemas
+from imagekin import catalog, errors, schemas
 from imagekin.catalog import Space
 from imagekin.database import sql, tables
 from imagekin.database.sql import moment
@@ -90,6 +90,7 @@ def views(session: Session, collections: Iterable[tables.Collection]) -> list[sc
 
 def _view(collection: tables.Collection, space: tables.Space) -> schemas.Collection:
     preprocess = Space.from_json(space.description).preprocess
+    license_ = catalog.license_of(space.backbone, space.weights)
     return schemas.Collection(
         name=collection.name,
         backbone=space.backbone,
@@ -99,6 +100,8 @@ def _view(collection: tables.Collection, space: tables.Space) -> schemas.Collect
         precision=Precision(space.precision),
         colors=preprocess.colors,
         fit=preprocess.fit,
+        license=license_,
+        non_commercial=license_ in catalog.NON_COMMERCIAL,
         space_id=space.id,
         image_count=collection.image_count,
         created_at=moment(collection.created_at),

@@ -102,6 +102,15 @@ def test_own_weights(service: Stack, service_settings: Settings, client: Client,
     assert client.collection("products").image_count == 5
 
 
+def test_networks_of_timm(service: Stack, service_settings: Settings, client: Client, here: Path):
+    service_settings.weights_dir.mkdir(exist_ok=True)
+    (here / "weights").symlink_to(service_settings.weights_dir)
+    _, shown = run("how-to/timm.md", here, service.url)
+    assert "backbone\ttimm/resnet10t.c3_in1k" in shown
+    collection = client.collection("kin")
+    assert (collection.dim, collection.image_count, collection.license) == (512, 5, "apache-2.0")
+
+
 def test_vectors(service: Stack, client: Client, here: Path):
     client.embed(here / "photos", "furniture", upload=True).wait()
     (here / "more").mkdir()

@@ -10,8 +10,19 @@ from kit.fake_server import NOW, Answer, FakeServer, progress
 
 def test_backbones(call, server: FakeServer) -> None:
     lite = {"name": "lite", "dim": 1280, "weights": ["A", "B"], "default": True}
-    server.faults = [Answer(200, {}), Answer(200, {"items": [lite], "next_cursor": None})]
-    assert call("backbones").out.splitlines() == ["name\tdim\tweights\t", "lite\t1280\tA, B\tdefault"]
+    own = {"name": "timm/x.y", "dim": 8, "weights": ["y"], "source": "timm", "license": "z", "non_commercial": True}
+    server.faults = [Answer(200, {}), Answer(200, {"items": [lite, own], "next_cursor": None})]
+    header, shown = "name\tdim\tweights\tlicense\t", "lite\t1280\tA, B\tunknown\tdefault"
+    said = call("backbones")
+    assert said.out.splitlines() == [header, shown]
+    assert "1 of timm: `imagekin backbones --source timm`" in said.err
+    server.faults = [Answer(200, {}), Answer(200, {"items": [own], "next_cursor": None})]
+    said = call("backbones", "x", "--source", "timm", "--dim", "8", "--license", "z")
+    assert said.out.splitlines() == [header, "timm/x.y\t8\ty\tz\tnot for commercial use"]
+    asked = server.requests[-1].query
+    assert {name: asked[name] for name in ("name", "source", "dim", "license")} == {
+        "name": ["x"], "source": ["timm"], "dim": ["8"], "license": ["z"],
+    }  # fmt: skip
 
 
 def test_jobs(call, server: FakeServer) -> None:

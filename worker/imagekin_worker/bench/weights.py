@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from imagekin import catalog
-from imagekin.catalog import Space
+from imagekin.catalog import Space, files
 from imagekin.enums import Precision
 from imagekin.settings import Settings
 from imagekin_worker.network import backbones, checkpoints
@@ -59,8 +59,8 @@ def _found(settings: Settings) -> Path | None:
     weights = backbone.weights[backbone.default_weights or ""]
     name = (weights.url or "").rpartition("/")[2]
     cached = Path(torch.hub.get_dir()) / "checkpoints" / name
-    path = catalog.weights_file(name, settings.weights_dir) or (cached if cached.is_file() else None)
-    right = path is not None and catalog.file_digest(path).startswith(weights.digest)
+    path = files.below(settings.weights_dir, name) or (cached if cached.is_file() else None)
+    right = path is not None and files.digest(path).startswith(weights.digest)
     return path if right else None
 
 

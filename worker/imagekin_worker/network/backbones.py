@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
+import structlog
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -16,12 +18,17 @@ from torch.overrides import TorchFunctionMode
 from imagekin import catalog
 from imagekin.catalog import Preprocess, Space
 from imagekin.settings import Settings
-from imagekin_worker.network import checkpoints, devices, fake, fusion, lite0, slots
+from imagekin_worker.network import checkpoints, devices, fake, fusion, lite0, slots, timm_networks
+
+log = structlog.get_logger()
 
 CPU_BATCH = 4
 """Pictures in a forward pass on one core: larger batches do not fit into the cache and are slower."""
 
 GPU_BATCH = 64
+
+# of an optimized network's embeddings to those of the network itself
+LEAST_COSINE = {torch.float32: 0.99999, torch.bfloat16: 0.999, torch.float16: 0.999}
 
 SLOTS = 2
 """Batches at once on a GPU: one is computed while the other is copied."""
@@ -63,14 +70,19 @@ def load(space: Space, settings: Settings, *, device: torch.device | None = None
 def scaled(space: Space, settings: Settings, device: torch.device) -> Scaled:
     """Build the input of a compiler: the folded network with its scaling. Raises WeightsUnavailable."""
     dtype = devices.numbers(device, space.precision)
-    folded = fusion.fold(_filled(space, settings), pads=device.type == "cpu")
-    network = _prepared(folded, device, dtype, torch.channels_last)
+    network = _filled(space, settings)
+    if not space.backbone.startswith(catalog.TIMM):
+        network = fusion.fold(network, pads=device.type == "cpu")
+    network = _prepared(network, device, dtype, torch.channels_last)
     return Scaled(network, space.preprocess, dtype).to(device).eval()
 
 
 def _filled(space: Space, settings: Settings) -> nn.Module:
+    state = checkpoints.read(space, settings)
+    if space.backbone.startswith(catalog.TIMM):
+        return timm_networks.filled(space, checkpoints.locate(space, settings), state)
     network = build(space)
-    checkpoints.fill(network, checkpoints.read(space, settings), space)
+    checkpoints.fill(network, state, space)
     return network
 
 
@@ -154,12 +166,7 @@ class TorchBackbone:
         self._reference = reference
         self._layout = torch.contiguous_format if reference else torch.channels_last
         self._dtype = torch.float32 if reference else devices.numbers(device, space.precision)
-        folded = network if reference else fusion.fold(network, pads=device.type == "cpu")
-        self._network = _prepared(folded, device, self._dtype, self._layout)
-        tensors = [*self._network.parameters(), *self._network.buffers()]
-        self.nbytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-        if device.type == "cpu" and not reference:
-            self._network = fusion.fuse(self._network, self._example())
+        self._network, self.nbytes = self._made(network)
         self.scaled = Scaled(self._network, space.preprocess, self._dtype).to(device)
         self._compiled: Compiled | None = None
         self._stream: slots.Stream | None = None
@@ -191,6 +198,42 @@ class TorchBackbone:
         """The batch size of the compiled network in use; None without one."""
         return None if self._compiled is None else self._compiled.batch
 
+    def _made(self, network: nn.Module) -> tuple[nn.Module, int]:
+        """Prepare the network for the device; with the bytes of its numbers."""
+        if self._reference:
+            return self._on_device(network)
+        if not self.space.backbone.startswith(catalog.TIMM):
+            return self._optimized(network)
+        # timm has too many networks to know each: what becomes of one is held to what it was
+        plain = self._on_device(copy.deepcopy(network) if self.on_gpu else network)
+        try:
+            optimized = self._optimized(network)
+            if self._agree(plain[0], optimized[0]):
+                return optimized
+        except Exception as error:  # noqa: BLE001 - the tracer's errors are of all kinds
+            reason = f"{type(error).__name__}: {error}"
+        else:
+            reason = "it would compute something else"
+        log.info("network_not_optimized", backbone=self.space.backbone, reason=reason)
+        return plain
+
+    def _optimized(self, network: nn.Module) -> tuple[nn.Module, int]:
+        on_cpu = self.device.type == "cpu"
+        folded, nbytes = self._on_device(fusion.fold(network, pads=on_cpu))
+        return fusion.fuse(folded, self._example()) if on_cpu else folded, nbytes
+
+    def _on_device(self, network: nn.Module) -> tuple[nn.Module, int]:
+        network = _prepared(network, self.device, self._dtype, self._layout)
+        tensors = [*network.parameters(), *network.buffers()]
+        return network, sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    @torch.inference_mode()
+    def _agree(self, plain: nn.Module, optimized: nn.Module) -> bool:
+        noise = torch.rand(2, 3, *self.space.preprocess.shape, generator=torch.Generator().manual_seed(0))
+        batch = noise.to(self.device, self._dtype).contiguous(memory_format=self._layout)
+        cosines = nn.functional.cosine_similarity(plain(batch).float(), optimized(batch).float())
+        return bool((cosines >= LEAST_COSINE[self._dtype]).all())
+
     def _slots(self, batch: int) -> list[slots.Slot]:
         shape = self.space.preprocess.shape
         if not self.on_gpu:
@@ -220,6 +263,9 @@ class TorchBackbone:
 
 def build(space: Space) -> nn.Module:
     """Build a space's network without its head, on the meta device, so without numbers."""
+    if space.backbone.startswith(catalog.TIMM):
+        with torch.device("meta"):
+            return timm_networks.build(space)
     network = skeleton(space.backbone, space.preprocess.shape[0])
     network.set_submodule(space.layer, nn.Identity())
     return network.eval()

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from imagekin import catalog, errors
-from imagekin.catalog import Space
+from imagekin.catalog import Space, files, hub
 from imagekin.settings import Settings
 from imagekin_worker.network import lite0
 
@@ -30,7 +30,7 @@ def read(space: Space, settings: Settings) -> Mapping[str, Tensor]:
     Raises WeightsUnavailable.
     """
     path = locate(space, settings)
-    if not catalog.file_digest(path).startswith(space.weights_digest):
+    if not files.digest(path).startswith(space.weights_digest):
         raise errors.WeightsUnavailable(
             f"{path} is not the file that this space was made with: its SHA-256 does not begin with "
             f"{space.weights_digest[:16]}. Put the right file there, or make a new collection."
@@ -39,18 +39,21 @@ def read(space: Space, settings: Settings) -> Mapping[str, Tensor]:
 
 
 def locate(space: Space, settings: Settings) -> Path:
-    """Find a space's weights file: below IMAGEKIN_WEIGHTS_DIR, in torch's cache, or by downloading it there.
+    """Find a space's weights file: below IMAGEKIN_WEIGHTS_DIR, in torch's or the hub's cache, or download it there.
 
     Raises WeightsUnavailable.
     """
     named = catalog.backbones()[space.backbone].weights.get(space.weights)
     if named is None:
         return _placed(space.weights, settings)
+    if named.hub is not None:
+        found = hub.placed(space.backbone, settings.weights_dir) or hub.cached(named.hub)
+        return found or hub.download(space.backbone, named.hub, settings.weights_dir)
     if named.url is None:
         return lite0.weights_path()
     name = PurePosixPath(urlparse(named.url).path).name
     cached = Path(torch.hub.get_dir()) / "checkpoints" / name
-    path = catalog.weights_file(name, settings.weights_dir) or (cached if cached.is_file() else None)
+    path = files.below(settings.weights_dir, name) or (cached if cached.is_file() else None)
     return path or _download(named.url, cached, settings)
 
 
@@ -91,7 +94,7 @@ def _matters(name: str) -> bool:
 
 
 def _placed(weights: str, settings: Settings) -> Path:
-    path = catalog.weights_file(weights, settings.weights_dir)
+    path = files.below(settings.weights_dir, weights)
     if path is None:
         raise errors.WeightsUnavailable(
             f"The weights file {weights!r} is missing on this worker: put it at {settings.weights_dir / weights}."

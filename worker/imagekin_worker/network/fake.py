@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagekin import catalog, errors
-from imagekin.catalog import Preprocess, Space
+from imagekin.catalog import Preprocess, Space, files
 from imagekin.enums import Precision
 from imagekin.settings import Settings
 from imagekin_worker.network import slots
@@ -84,8 +84,8 @@ def load(space: Space, settings: Settings) -> FakeBackbone:
     """Make the fake of a space, with the behaviour in its weights file. Raises WeightsUnavailable."""
     if space.weights_digest == FAKE_DIGEST:
         return FakeBackbone(space)
-    path = catalog.weights_file(space.weights, settings.weights_dir)
-    if path is None or catalog.file_digest(path) != space.weights_digest:
+    path = files.below(settings.weights_dir, space.weights)
+    if path is None or files.digest(path) != space.weights_digest:
         raise errors.WeightsUnavailable(f"The behaviour {space.weights!r} is missing or changed.")
     try:
         said = json.loads(path.read_text())

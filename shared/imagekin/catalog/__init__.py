@@ -1,6 +1,7 @@
 """The backbones by name, and the spaces that can be made from them, available without torch.
 
-`catalog.json` next to this file is written by `python -m imagekin_worker.network.catalog` from torchvision's registry.
+`torchvision.json` and `timm.json` next to this file are written by `python -m imagekin_worker.network.catalog` from the
+registries of these libraries.
 """
 
 from __future__ import annotations
@@ -16,18 +17,25 @@ from types import MappingProxyType
 from typing import Any
 
 from imagekin import errors
-from imagekin.enums import Colors, Fit, Precision
+from imagekin.catalog import files, hub
+from imagekin.enums import Colors, Fit, Library, Precision
 
 DEFAULT_BACKBONE = "efficientnet_lite0"
 FAKE_BACKBONE = "fake"
 DEFAULT_WEIGHTS = "DEFAULT"
-CATALOG_PATH = Path(__file__).with_name("catalog.json")
+TORCHVISION_PATH = Path(__file__).with_name("torchvision.json")
+TIMM_PATH = Path(__file__).with_name("timm.json")
+
+# How the names of timm's networks begin, so that no name means two networks.
+TIMM = "timm/"
+
+# Licenses of weights that allow no commercial use, by timm's names for them.
+NON_COMMERCIAL = frozenset({"apple-amlr", "cc-by-nc-4.0", "fair-noncommercial-research-license", "seer-license"})
 
 # How the fingerprint of a space begins that labels made of another one.
 ADAPTED = "adapted-"
 
 _FINGERPRINT_CHARACTERS = 32
-_READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,17 +100,26 @@ batched."""
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Named weights of a backbone: `digest` begins the SHA-256 of the file, `url` is None if a package ships it."""
+    """Named weights of a backbone: `digest` begins the SHA-256 of the file, `url` is None if a package ships it.
+
+    Of weights in a repository of the hub (`hub`) the digest is known once the file is here or the hub was asked: it is
+    empty. `license`: as its publisher names it; None if it is not known.
+    """
 
     name: str
     url: str | None
     digest: str
     preprocess: Preprocess
+    license: str | None = None
+    hub: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Backbone:
-    """A network without its head: its embedding, `dim` numbers, is the input of the module named in `layer`."""
+    """A network without its head: its embedding, `dim` numbers, is the input of the module named in `layer`.
+
+    `source` is the library that has the network.
+    """
 
     name: str
     dim: int
@@ -110,6 +127,17 @@ class Backbone:
     weights: Mapping[str, Weights]
     default_weights: str | None
     hidden: bool = False
+    source: Library = Library.TORCHVISION
+
+    @property
+    def license(self) -> str | None:
+        """The license of the default weights; None if there are no weights or it is not known."""
+        return None if self.default_weights is None else self.weights[self.default_weights].license
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """What the default weights want, for weights of one's own."""
+        return FALLBACK_PREPROCESS if self.default_weights is None else self.weights[self.default_weights].preprocess
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +191,38 @@ def is_adapted(fingerprint: str) -> bool:
 @functools.cache
 def backbones() -> Mapping[str, Backbone]:
     """Return every backbone by name; those marked `hidden` are for tests and not listed."""
-    entries = json.loads(CATALOG_PATH.read_text())["backbones"]
-    return MappingProxyType({entry["name"]: _backbone(entry) for entry in entries})
+    torchvision = (_backbone(entry) for entry in json.loads(TORCHVISION_PATH.read_text())["backbones"])
+    timm = (_timm(entry) for entry in json.loads(TIMM_PATH.read_text())["backbones"])
+    return MappingProxyType({each.name: each for each in (*torchvision, *timm)})
+
+
+@functools.cache
+def _timm_defaults() -> Mapping[str, str]:
+    """Return what a name without a tag means, as in timm."""
+    entries = json.loads(TIMM_PATH.read_text())["backbones"]
+    return {TIMM + entry["name"].partition(".")[0]: TIMM + entry["name"] for entry in entries if entry.get("default")}
+
+
+def find(name: str) -> Backbone:
+    """Return a backbone by its name; one of timm may be named without a tag, which means timm's default.
+
+    Raises UnknownBackbone, which names the nearest.
+    """
+    known = backbones()
+    full = _timm_defaults().get(name, name)
+    if full in known:
+        return known[full]
+    listed = [each.name for each in known.values() if not each.hidden]
+    raise errors.UnknownBackbone(
+        f"There is no backbone {name!r}.{_nearest(name, listed)} GET /v1/backbones lists all {len(listed)}."
+    )
+
+
+def license_of(backbone: str, weights: str) -> str | None:
+    """Return the license of weights by their name; None if it is not known, as of a file of one's own."""
+    known = backbones().get(backbone)
+    named = known and known.weights.get(weights)
+    return named.license if named else None
 
 
 def resolve_space(
@@ -182,48 +240,10 @@ def resolve_space(
     weights' own.
     Raises UnknownBackbone and UnknownWeights.
     """
-    chosen = _find_backbone(backbone or DEFAULT_BACKBONE)
+    chosen = find(backbone or DEFAULT_BACKBONE)
     found = _find_weights(chosen, weights or DEFAULT_WEIGHTS, weights_dir)
     preprocess = replace(found.preprocess, colors=colors).fitted(fit)
     return Space(chosen.name, found.name, found.digest, chosen.layer, preprocess, chosen.dim, precision)
-
-
-def weights_file(weights: str, weights_dir: Path) -> Path | None:
-    """Find a weights file by its path relative to `weights_dir`; None if no regular file lies there.
-
-    Links are followed first, so nothing outside `weights_dir` can be reached.
-    """
-    root = weights_dir.resolve()
-    try:
-        path = (root / weights).resolve()
-        return path if path.is_relative_to(root) and path.is_file() else None
-    except (OSError, ValueError, RuntimeError):  # a NUL in the name, a name too long, a loop of links
-        return None
-
-
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file's content in hex; a file that did not change is read once."""
-    status = path.stat()
-    return _digest(path, status.st_mtime_ns, status.st_size)
-
-
-@functools.lru_cache(maxsize=256)
-def _digest(path: Path, _mtime_ns: int, _size: int) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_READ_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _find_backbone(name: str) -> Backbone:
-    known = backbones()
-    if name in known:
-        return known[name]
-    listed = [each.name for each in known.values() if not each.hidden]
-    raise errors.UnknownBackbone(
-        f"There is no backbone {name!r}.{_nearest(name, listed)} GET /v1/backbones lists all {len(listed)}."
-    )
 
 
 def _find_weights(backbone: Backbone, name: str, weights_dir: Path) -> Weights:
@@ -231,20 +251,16 @@ def _find_weights(backbone: Backbone, name: str, weights_dir: Path) -> Weights:
     if short == DEFAULT_WEIGHTS and backbone.default_weights is not None:
         short = backbone.default_weights
     if short in backbone.weights:
-        return backbone.weights[short]
-    path = weights_file(name, weights_dir)
+        found = backbone.weights[short]
+        return replace(found, digest=hub.digest(backbone.name, found.hub, weights_dir)) if found.hub else found
+    path = files.below(weights_dir, name)
     if path is None:
+        has = f"It has {', '.join(sorted(backbone.weights))}." if backbone.weights else "Name a file: it has no others."
         raise errors.UnknownWeights(
             f"{backbone.name} has no weights {name!r}, and IMAGEKIN_WEIGHTS_DIR has no file of that name."
-            f"{_nearest(short, backbone.weights)} It has {', '.join(sorted(backbone.weights))}."
+            f"{_nearest(short, backbone.weights)} {has}"
         )
-    return Weights(name, None, file_digest(path), _default_preprocess(backbone))
-
-
-def _default_preprocess(backbone: Backbone) -> Preprocess:
-    if backbone.default_weights is None:
-        return FALLBACK_PREPROCESS
-    return backbone.weights[backbone.default_weights].preprocess
+    return Weights(name, None, files.digest(path), backbone.preprocess)
 
 
 def _short_name(backbone: Backbone, name: str) -> str:
@@ -264,4 +280,16 @@ def _backbone(entry: Mapping[str, Any]) -> Backbone:
         each["name"]: Weights(**{**each, "preprocess": Preprocess.from_json(each["preprocess"])})
         for each in entry["weights"]
     }
-    return Backbone(**{**entry, "weights": MappingProxyType(weights)})
+    return Backbone(**{**entry, "weights": MappingProxyType(weights), "source": Library(entry["source"])})
+
+
+def _timm(entry: Mapping[str, Any]) -> Backbone:
+    name, described = entry["name"], {key: entry[key] for key in ("resize", "crop", "interpolation")}
+    usual = {"mean": FALLBACK_PREPROCESS.mean, "std": FALLBACK_PREPROCESS.std}
+    described |= {key: list(entry.get(key, each)) for key, each in usual.items()}
+    preprocess = Preprocess.from_json({**described, "fit": entry.get("fit", Fit.CROP)})
+    tag = name.partition(".")[2] or DEFAULT_WEIGHTS
+    weights = Weights(tag, None, "", preprocess, entry.get("license"), entry["hub"])
+    return Backbone(
+        TIMM + name, entry["dim"], entry["layer"], MappingProxyType({tag: weights}), tag, source=Library.TIMM
+    )
