@@ -391,3 +391,85 @@ def test_a_verdict_that_cannot_be_is_a_problem(
     for wrong in ({"pairs": []}, {"pairs": [{**here, "verdict": "alike"}]}, {"pairs": [{"a": "x"}]}, {}):
         check_problem(client.post(VERDICTS, json=wrong), 422, "invalid_request")
     assert client.get(VERDICTS).json()["items"] == []
+
+
+def collapsed(client: httpx2.Client, crew: Crew, **body: Any) -> dict[str, Any]:
+    body = {"collection": "archive", "view": "raw", "collapse_duplicates": True, **body}
+    job = accepted(client.post("/v1/jobs/search", json=body))
+    crew.work()
+    return ended(client, job)
+
+
+def listed(result: dict[str, Any]) -> dict[str, list[str]]:
+    return {one["key"]: [each["key"] for each in one["duplicates"]] for one in result["neighbors"]}
+
+
+@pytest.mark.parametrize("view", ["raw", "calibrated"])
+def test_a_search_lists_copies_under_the_better_neighbor(
+    client: httpx2.Client, hand: Hand, crew: Crew, archive: dict[str, str], view: str
+) -> None:
+    """Which are copies of which is the same as in a duplicates job, whose line follows from the same median."""
+    groups = found(client, crew, view=view, threshold=None)["groups"]
+    group_of = {each["key"]: one["group"] for one in groups for each in one["members"]}
+    assert len(groups) == {"raw": 4, "calibrated": 3}[view]
+    for seed in range(4):
+        query = {"embedding": np.random.default_rng(seed).standard_normal(DIM).tolist()}
+        plain = accepted(
+            client.post("/v1/jobs/search", json={"collection": "archive", "view": view, "query": query, "top_k": 41})
+        )
+        crew.work()
+        order = ended(client, plain)["neighbors"]
+        assert len(order) == len(archive)
+        expected: dict[str, list[str]] = {}
+        leaders: dict[int, str] = {}
+        for each in order:
+            group = group_of.get(each["key"])
+            if group in leaders:
+                expected[leaders[group]].append(each["key"])
+            else:
+                expected[each["key"]] = []
+                if group is not None:
+                    leaders[group] = each["key"]
+        result = collapsed(client, crew, query=query, top_k=100, view=view)
+        assert listed(result) == expected
+        assert [one["rank"] for one in result["neighbors"]] == list(range(1, len(expected) + 1))
+        scores = {each["key"]: each["score"] for each in order}
+        for one in result["neighbors"]:
+            assert [scores[each["key"]] for each in one["duplicates"]] == [each["score"] for each in one["duplicates"]]
+            assert {each["id"] for each in one["duplicates"]} == {archive[each["key"]] for each in one["duplicates"]}
+        few = collapsed(client, crew, query=query, top_k=5, view=view)
+        assert listed(few) == dict(list(expected.items())[:5]) and few["looked_at"] == len(archive)
+
+
+@pytest.mark.usefixtures("archive")
+def test_ranks_are_filled_however_many_copies_there_are(
+    client: httpx2.Client, hand: Hand, crew: Crew, archive: dict[str, str]
+) -> None:
+    """A hundred copies of the best neighbor stand before the second; verdicts and the least score are obeyed."""
+    hand.store([image(f"copy {at:03}.jpg", 200 + at, like=0, cosine=0.999, looks=0) for at in range(100)])
+    query = {"image_key": "00.jpg"}
+    result = collapsed(client, crew, query=query, top_k=3)
+    first = result["neighbors"][0]
+    assert first["key"] == "bytes.jpg" and len(first["duplicates"]) == 100
+    assert [one["rank"] for one in result["neighbors"]] == [1, 2, 3]
+    assert not any(one["duplicates"] for one in result["neighbors"][1:])
+    assert listed(collapsed(client, crew, query=query, top_k=3, min_score=0.9)) == {
+        "bytes.jpg": listed(result)["bytes.jpg"]
+    }
+    several = collapsed(client, crew, positives=[query], top_k=3, exclude_query=False)
+    assert (
+        several["neighbors"][0]["key"] in ("00.jpg", "bytes.jpg") and len(several["neighbors"][0]["duplicates"]) == 101
+    )
+    assert several["ask"]
+    apart = {"a": archive["bytes.jpg"], "b": first["duplicates"][5]["id"], "verdict": "different"}
+    assert client.post("/v1/collections/archive/verdicts", json={"pairs": [apart]}).status_code == 200
+    ranked = listed(collapsed(client, crew, query=query, top_k=3))
+    assert first["duplicates"][5]["key"] in ranked and len(ranked["bytes.jpg"]) == 99
+    job = accepted(
+        client.post("/v1/jobs/search", json={"collection": "archive", "query": query, "collapse_duplicates": True})
+    )
+    crew.work()
+    table = client.get(f"/v1/jobs/{job['id']}/result", headers={"Accept": "text/csv"}).text
+    row = next(csv.DictReader(io.StringIO(table, newline="")))
+    assert len(json.loads(row["duplicates"])) >= 99
+    assert client.get(f"/v1/jobs/{job['id']}/sheet").content.startswith(b"\x89PNG")

@@ -35,7 +35,7 @@ def test_a_search_by_key_is_resolved_at_once(client: httpx2.Client, hand: Hand, 
         assert row(server, job["id"]).work == {"query": {"image_id": image}}
     assert job["params"] == {
         "query": {"image_id": image}, "top_k": 10, "min_score": None, "exclude_query": True,
-        "view": "calibrated", "filter": None, "crop": None,
+        "view": "calibrated", "filter": None, "crop": None, "collapse_duplicates": False,
     }  # fmt: skip
 
 
@@ -125,6 +125,7 @@ def test_a_search_by_embedding_must_fit_the_space(client: httpx2.Client, hand: H
         ({"query": {"image_id": "a"}, "exclude_query": 1}, "/exclude_query"),
         ({"query": {"image_id": "a"}, "callback_url": "ftp://example.org"}, "/callback_url"),
         ({"query": {"image_id": "a"}, "filter": {"a": "\0"}}, "/filter/a"),
+        ({"query": {"image_id": "a"}, "collapse_duplicates": "yes"}, "/collapse_duplicates"),
         ({"query": {"image_id": "a"}, "crop": [0, 0, 0.5, 0.5]}, "/crop"),
         ({"query": {"url": "https://example.org/a.jpg"}, "crop": [0, 0, 0.5]}, "/crop"),
         ({"query": {"url": "https://example.org/a.jpg"}, "crop": [0, 0, 0.5, 1.5]}, "/crop/3"),

@@ -108,9 +108,10 @@ def view_title(summary: Mapping[str, Any]) -> str | None:
     return f"{summary['view']['name']} view" if summary.get("view") else None
 
 
-def similarity_title(score: float) -> str:
-    """Return a neighbor's similarity in words."""
-    return f"{score:.4f}"
+def similarity_title(score: float, duplicates: int = 0) -> str:
+    """Return a neighbor's similarity in words, and how many near-duplicates it stands for."""
+    copies = f"  ·  {duplicates:,} {'duplicate' if duplicates == 1 else 'duplicates'}" if duplicates else ""
+    return f"{score:.4f}{copies}"
 
 
 def distance_title(distance: float) -> str:

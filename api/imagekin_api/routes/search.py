@@ -190,6 +190,7 @@ def _search_params(query: dict[str, Any], form: schemas.SearchFields) -> dict[st
         "view": form.view.value,
         "filter": form.filter,
         "crop": form.crop,
+        "collapse_duplicates": form.collapse_duplicates,
     }
 
 
@@ -200,7 +201,11 @@ def sheet(job: tables.Job, summary: dict[str, Any]) -> bytes:
     shown = neighbors[: sheets.MAX_TILES - 1]
     query, found = database.read(_search_pictures, job, [neighbor["id"] for neighbor in shown])
     tiles = [
-        sheets.Tile(found.get(neighbor["id"]), sheets.similarity_title(neighbor["score"]), neighbor["key"])
+        sheets.Tile(
+            found.get(neighbor["id"]),
+            sheets.similarity_title(neighbor["score"], len(neighbor.get("duplicates") or ())),
+            neighbor["key"],
+        )
         for neighbor in shown
     ]
     title, caption = sheets.view_title(summary), _query_caption(job)

@@ -55,6 +55,9 @@ def command(
             help="Of a file or URL, search for this part only: shares of the upright picture, such as 0.5,0,0.5,1.",
         ),
     ] = None,
+    collapse: Annotated[
+        bool, typer.Option("--collapse", help="List near-duplicates with the better one, without a rank of their own.")
+    ] = False,
     sheet: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a contact sheet (PNG).")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -74,6 +77,7 @@ def command(
             view=view,
             filter=wanted,
             crop=crop,
+            collapse_duplicates=collapse or None,
         )
     except errors.ImageNotFound:
         raise errors.ImageNotFound(
@@ -87,7 +91,11 @@ def command(
         output.data(result)
     else:
         rows = [(found.rank, f"{found.score:.4f}", found.key, found.id) for found in result.neighbors]
-        output.table(("rank", "score", "key", "id"), rows, right=("rank", "score"))
+        if collapse:
+            copies = ["; ".join(each.key for each in found.duplicates or ()) for found in result.neighbors]
+            rows = [(*row, listed) for row, listed in zip(rows, copies, strict=True)]
+        columns = ("rank", "score", "key", "id", *(("duplicates",) if collapse else ()))
+        output.table(columns, rows, right=("rank", "score"))
         if not rows:
             output.say("Nothing found.")
     if result.ask:

@@ -39,6 +39,7 @@ class Options(TypedDict, total=False):
     view: ViewName | str | None
     filter: Mapping[str, Any] | None
     crop: Sequence[float] | None
+    collapse_duplicates: bool | None
 
 
 def body(picture: Picture | None, collection: str, callback_url: str | None, options: Options) -> Body:

@@ -373,8 +373,9 @@ class Client:
         less similar than this in the view. view: `calibrated` (default) or `raw`; below 32 images it is `raw`.
         exclude_query: a stored image is not among its own neighbors (True). filter: only images whose metadata have
         these values; a list is any of them, None is not set, `!` before a name is the opposite. crop: of a picture or a
-        URL, only this part: x, y, width and height in shares of the upright picture. Waits for the answer; raises the
-        job's error when it fails.
+        URL, only this part: x, y, width and height in shares of the upright picture. collapse_duplicates: a
+        near-duplicate of a better neighbor is in that one's `duplicates` and takes no rank. Waits for the answer;
+        raises the job's error when it fails.
         """
         return self.search_job(picture, collection=collection, **options).result()
 

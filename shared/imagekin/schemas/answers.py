@@ -253,12 +253,20 @@ class ViewUsed(Wire):
     images: int
 
 
+class Copy(Wire):
+    id: str
+    key: str
+    score: float
+
+
 class Neighbor(Wire):
     rank: int
     id: str
     key: str
     score: float
     metadata: Metadata = {}
+    # where duplicates are collapsed: the near-duplicates of this one among the neighbors, best first
+    duplicates: list[Copy] | None = None
 
 
 class Asked(Wire):
@@ -275,6 +283,8 @@ class SearchResult(Wire):
     top_k: int
     # null: from a server that did not say, and knew `raw` only
     view: ViewUsed | None = None
+    # where duplicates are collapsed: the number of neighbors, ranked or not, among which they were looked for
+    looked_at: int | None = None
     neighbors: list[Neighbor]
     ask: list[Asked] = []
 

@@ -63,7 +63,7 @@ TRAITS: dict[JobKind, Traits] = {
         lane=Lane.INTERACTIVE,
         ttl="search_ttl_s",
         rows="neighbors",
-        columns=("rank", "id", "key", "score", "metadata"),
+        columns=("rank", "id", "key", "score", "metadata", "duplicates"),
     ),
     JobKind.CLUSTER: Traits(pins=True, rows="assignments", columns=("id", "key", "label", "distance", "name")),
     JobKind.ASSIGN: Traits(

@@ -353,6 +353,9 @@ class SearchFields(JobBody):
     view: ViewName = ViewName.CALIBRATED
     filter: Filter | None = None
     crop: Crop | None = None
+    collapse_duplicates: Annotated[
+        bool, Field(description="A near-duplicate of a better neighbor is listed with that one and takes no rank.")
+    ] = False
 
 
 class SearchForm(SearchFields):

@@ -28,7 +28,7 @@ def test_search(call, server: FakeServer, pictures: Path) -> None:
 def test_search_for_a_key_a_url_and_a_filter(call, server: FakeServer) -> None:
     server.add_collection("c")
     done = call("search", "stored/a.png", "-c", "c", "--filter", "year=1999", "--filter", "by=me", "--json")
-    assert json.loads(done.out)["neighbors"] == NEIGHBORS
+    assert json.loads(done.out)["neighbors"] == [{**each, "duplicates": None} for each in NEIGHBORS]
     call("search", "https://example.com/a.png", "-c", "c")
     first, second = (post.json for post in server.posts("/v1/jobs/search"))
     assert first["query"] == {"image_key": "stored/a.png"}
@@ -38,6 +38,16 @@ def test_search_for_a_key_a_url_and_a_filter(call, server: FakeServer) -> None:
     assert call("search", "a", "-c", "c", "--filter", "ok=true", "--filter", "n=NaN", "--filter", "m=1e999").code == 0
     assert server.posts("/v1/jobs/search")[-1].json["filter"] == {"ok": True, "n": "NaN", "m": "1e999"}
     assert call("search", "a", "-c", "c", "--filter", "nonsense").code == 2
+
+
+def test_search_with_duplicates_collapsed(call, server: FakeServer) -> None:
+    server.add_collection("c")
+    copies = [{"id": "i3", "key": "a-copy.png", "score": 0.9}, {"id": "i4", "key": "a-small.png", "score": 0.8}]
+    first, second = NEIGHBORS
+    server.results["search"]["neighbors"] = [{**first, "duplicates": copies}, {**second, "duplicates": []}]
+    done = call("search", "a.png", "-c", "c", "--collapse")
+    assert done.out.splitlines()[1:] == ["1\t0.9100\ta.png\ti1\ta-copy.png; a-small.png", "2\t0.5000\tb.png\ti2\t"]
+    assert server.posts("/v1/jobs/search")[0].json["collapse_duplicates"] is True
 
 
 def test_search_for_a_part(call, server: FakeServer) -> None:

@@ -30,7 +30,8 @@ from imagekin_worker.analysis import refinement
 from imagekin_worker.context import claim_log
 from imagekin_worker.context.lease import Lease
 from imagekin_worker.context.process_state import Node
-from imagekin_worker.kinds import projections
+from imagekin_worker.kinds import copies, projections
+from imagekin_worker.kinds.copies import Ranked
 from imagekin_worker.matrix import lengths
 from imagekin_worker.matrix import view as views
 from imagekin_worker.matrix.neighbors import Matrix, Neighbor
@@ -81,6 +82,10 @@ class Search:
         return self.job.params.get("view", RAW)
 
     @property
+    def collapses(self) -> bool:
+        return bool(self.job.params.get("collapse_duplicates"))
+
+    @property
     def several(self) -> bool:
         return "positives" in self.job.work
 
@@ -112,8 +117,8 @@ def run(node: Node, claims: Sequence[Claim], lease: Lease) -> None:
 def _answer(node: Node, searches: Sequence[Search], lease: Lease) -> None:
     groups: dict[tuple[str, str], list[Search]] = defaultdict(list)
     for search in _with_vectors(node, searches):
-        if search.several:
-            _answer_several(node, search, lease)
+        if search.several or search.collapses:
+            _answer_alone(node, search, lease)
         else:
             groups[search.claim.collection_id, search.view].append(search)
     for (collection_id, name), group in groups.items():
@@ -135,22 +140,50 @@ def _answer(node: Node, searches: Sequence[Search], lease: Lease) -> None:
             _finish(node, search, view, neighbors, lease)
 
 
-def _answer_several(node: Node, search: Search, lease: Lease) -> None:
+def _answer_alone(node: Node, search: Search, lease: Lease) -> None:
+    """Answer a search by several examples, or one whose neighbors are collapsed."""
     [among] = _among(node, [search])
     try:
-        view, (neighbors, ask) = node.residents.using(
-            search.claim.collection_id, search.view, lambda matrix: _refined(node, search, matrix, among)
+        view, (neighbors, ask, ranked) = node.residents.using(
+            search.claim.collection_id, search.view, lambda matrix: _answered(node, search, matrix, among)
         )
     except errors.ImagekinError as error:
         node.database.write(end.fail, search.claim.job_id, error.code, error.detail)
         return
-    _finish(node, search, view, neighbors, lease, ask)
+    _finish(node, search, view, neighbors, lease, ask, ranked)
+
+
+def _answered(
+    node: Node, search: Search, matrix: Matrix, among: set[str] | None
+) -> tuple[Sequence[Neighbor], Sequence[Neighbor], Ranked | None]:
+    """Return the neighbors, those to ask about, and the ranks without copies if they are collapsed."""
+    params, ask = search.job.params, list[Neighbor]()
+
+    def find(count: int) -> Sequence[Neighbor]:
+        if search.several:
+            found, asked = _refined(node, search, matrix, among, count)
+            ask[:] = asked
+            return found[:count]
+        excluded = [_excluded(search)]
+        [found] = matrix.search(
+            search.vectors,
+            count,
+            exclude=excluded,
+            among=[among],
+            keys=lambda ids: node.database.read(reading.keys, ids),
+        )
+        return found
+
+    if not search.collapses:
+        return find(params["top_k"]), ask, None
+    ranked = copies.collapsed(node, search.claim.owner, matrix, find, params["top_k"], params.get("min_score"))
+    return ranked.neighbors, ask, ranked
 
 
 def _refined(
-    node: Node, search: Search, matrix: Matrix, among: set[str] | None
+    node: Node, search: Search, matrix: Matrix, among: set[str] | None, count: int
 ) -> tuple[list[Neighbor], list[Neighbor]]:
-    """Return the neighbors of what the examples come to, and those whose verdict would teach most."""
+    """Return `count` neighbors of what the examples come to, or more, and those whose verdict would teach most."""
     params, judged = search.job.params, set(search.judged)
     view = matrix.view or views.raw(search.claim.space_id, matrix.dim, len(matrix))
     seen = view.exact(search.vectors)
@@ -163,7 +196,7 @@ def _refined(
         direction = refinement.rocchio(positives, negatives)
     [found] = matrix.along(
         direction[None],
-        max(params["top_k"], CANDIDATES) + len(judged),
+        max(count, CANDIDATES) + len(judged),
         exclude=[None],
         among=[among],
         keys=lambda ids: node.database.read(reading.keys, ids),
@@ -306,12 +339,13 @@ def _finish(
     neighbors: Sequence[Neighbor],
     lease: Lease,
     ask: Sequence[Neighbor] = (),
+    ranked: Ranked | None = None,
 ) -> None:
     params = search.job.params
     least = params.get("min_score")
     kept = [one for one in neighbors[: params["top_k"]] if least is None or one.score >= least]
     try:
-        node.database.write(_write, search, view, kept, ask)
+        node.database.write(_write, search, view, kept, ask, ranked)
     except errors.LeaseLost:
         lease.lose(search.claim)
         log.info("search_lost", **claim_log.about([search.claim]))
@@ -321,7 +355,12 @@ def _finish(
 
 
 def _write(
-    session: Session, search: Search, view: View, neighbors: Sequence[Neighbor], ask: Sequence[Neighbor]
+    session: Session,
+    search: Search,
+    view: View,
+    neighbors: Sequence[Neighbor],
+    ask: Sequence[Neighbor],
+    ranked: Ranked | None,
 ) -> None:
     """Write the result, with the neighbors' metadata as they are now. Raises LeaseLost."""
     metadata = _metadata(session, [one.id for one in neighbors])
@@ -334,6 +373,10 @@ def _write(
             for one in neighbors
         ],
     }
+    if ranked is not None:
+        summary["looked_at"] = ranked.looked_at
+        for row, one in zip(summary["neighbors"], neighbors, strict=True):
+            row["duplicates"] = copies.shown(ranked, one)
     if (crop := search.job.params.get("crop")) is not None:
         summary["crop"] = crop
     if search.several:
