@@ -17,13 +17,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test contract-postgresql faults benchmarks check page screens format docs clean
+.PHONY: help demo up test contract-postgresql examples faults benchmarks check page screens format docs clean
 
 help:
 	@echo 'make demo [IMAGES=<folder>]   embed, search and cluster 30 drawn pictures, or your own; KEEP=1: stay, to look at them'
 	@echo 'make up                       keep the service running on this machine'
 	@echo 'make test                     format, lint, types, import rules and all tests'
 	@echo 'make contract-postgresql      the tests of the HTTP API on PostgreSQL, those too that run on SQLite by default'
+	@echo 'make examples                  exports and examples against more of the packages that they are for'
 	@echo 'make faults [SECONDS=300]     kill, freeze and fill everything; or do so at random for that long'
 	@echo 'make benchmarks               measure against other libraries; `imagekin bench` measures this machine'
 	@echo 'make page                     build the web page from web/ into the package; needs Node 18'
@@ -55,6 +56,10 @@ ifdef SECONDS
 else
 	$(BIN)/python -m pytest tests/faults -m 'faults or not faults'
 endif
+
+examples: $(VENV)/.dev
+	$(PIP) install --editable '.[examples]'
+	$(BIN)/python -m pytest tests/e2e/service/test_example_tools.py tests/contract/test_picture_exports.py -n $(TESTS_AT_ONCE)
 
 benchmarks: $(VENV)/.dev
 	$(PIP) install --editable '.[benchmarks]'
