@@ -13,6 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from PIL import Image
 from playwright.sync_api import Browser, Page
 
 from imagekin import Client
@@ -23,6 +24,7 @@ from kit import gallery
 # In README and docs: which screens, and in which light.
 SHOWN = {"browse": False, "duplicates": False, "map": True}
 SHOWN_SIZE = (1120, 700)
+SHOWN_COLORS = 192
 
 
 def main() -> None:
@@ -42,7 +44,11 @@ def main() -> None:
         screens = gallery.screens(client, gallery.messy_pictures(Path(data) / "pictures"))
         if given.docs:
             for name, dark in SHOWN.items():
-                draw(browser, stack.url, {name: screens[name]}, dark, SHOWN_SIZE, given.folder / "gallery-{name}.png")
+                path = given.folder / f"gallery-{name}.png"
+                draw(browser, stack.url, {name: screens[name]}, dark, SHOWN_SIZE, path)
+                # a repository keeps every version of it: few colors are half of the bytes
+                with Image.open(path) as image:
+                    image.convert("RGB").quantize(SHOWN_COLORS, dither=Image.Dither.NONE).save(path, optimize=True)
             return
         for dark in (False, True):
             for size in (gallery.WIDE, gallery.NARROW):

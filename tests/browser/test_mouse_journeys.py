@@ -261,7 +261,7 @@ def test_labels_teach_and_the_set_is_taken_away(page: Page, client: Client, demo
     with table.open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 30 and {row["label"] for row in rows} == {"sofa", "table", "shelf"}
-    manifest = json.loads(saved(page, page.get_by_role("button", name="Manifest").click, tmp_path).read_text())
+    manifest = json.loads(saved(page, page.get_by_role("link", name="Manifest").click, tmp_path).read_text())
     assert len(manifest["files"]) == 30
     assert all(len(each["sha256"]) == 64 and each["split"] for each in manifest["files"])
     assert {"embed", "classify", "split"} <= {job["kind"] for job in manifest["jobs"]}

@@ -127,7 +127,7 @@ def label_demo(client: Client, name: str, each: int = 4) -> None:
 
 def screens(client: Client, pictures: Path) -> dict[str, tuple[str, str]]:
     """Return the address of each screen of a collection, and what is visible when the screen is there, by name."""
-    name = "gallery"
+    name = "furniture"
     embedded = client.embed(pictures, collection=name)
     embedded.wait()
     label_demo(client, name)

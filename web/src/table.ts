@@ -29,6 +29,16 @@ export class Texts {
     return decoder.decode(this.data.subarray(this.offsets[row], this.offsets[row + 1]));
   }
 
+  /** Tell whether other texts have the same one in a row. */
+  same(row: number, other: Texts): boolean {
+    const start = this.offsets[row];
+    const there = other.offsets[row];
+    const length = this.offsets[row + 1] - start;
+    if (row + 1 >= other.offsets.length || other.offsets[row + 1] - there !== length) return false;
+    for (let i = 0; i < length; i++) if (this.data[start + i] !== other.data[there + i]) return false;
+    return true;
+  }
+
   compare(one: number, other: number): number {
     const { offsets, data } = this;
     let a = offsets[one];
@@ -156,12 +166,14 @@ interface Head {
   columns: { name: string; type: "text" | "number" | "choice"; bytes: number; values?: unknown[] }[];
 }
 
+type Columns = Map<string, Texts | Choice | Float32Array>;
+
 /** Read the binary form of `columns`; the reference describes it. */
-export function decode(name: string, etag: string, buffer: ArrayBuffer): Table {
+function decode(buffer: ArrayBuffer): Columns {
   if (decoder.decode(new Uint8Array(buffer, 0, 4)) !== MAGIC) throw new Error("The service sent columns in a form that this page does not know.");
   const headBytes = new DataView(buffer).getUint32(4, true);
   const head: Head = JSON.parse(decoder.decode(new Uint8Array(buffer, 8, headBytes)));
-  const columns = new Map<string, Texts | Choice | Float32Array>();
+  const columns: Columns = new Map();
   let start = align(8 + headBytes);
   for (const column of head.columns) {
     if (column.type === "text") {
@@ -175,6 +187,10 @@ export function decode(name: string, etag: string, buffer: ArrayBuffer): Table {
     }
     start = align(start + column.bytes);
   }
+  return columns;
+}
+
+function ofColumns(name: string, etag: string, columns: Columns): Table {
   return new Table(
     name,
     etag,
@@ -216,10 +232,9 @@ export async function open(name: string): Promise<void> {
     await first;
   }
   const headers: HeadersInit = old ? { "If-None-Match": old.etag } : {};
-  const answer = await fetchColumns(name, headers, mine.signal);
+  const answer = await fetchColumns(name, COLUMNS, headers, mine.signal);
   if (!answer || mine.signal.aborted) return;
-  const buffer = await answer.arrayBuffer();
-  const fresh = decode(name, answer.headers.get("ETag") ?? "", buffer);
+  const fresh = ofColumns(name, answer.headers.get("ETag") ?? "", decode(await answer.arrayBuffer()));
   if (old && table.value === old) {
     // what waits for its deletion stays out of sight
     for (let row = 0; row < old.size; row++) {
@@ -245,8 +260,28 @@ export function whole(name: string): Promise<Table> {
   });
 }
 
-async function fetchColumns(name: string, headers: HeadersInit, signal: AbortSignal): Promise<Response | null> {
-  const path = `${at.collection(name)}/columns?names=${COLUMNS}`;
+/** Bring columns of numbers of a job's rows, such as x and y of a map, beside the rows of a table that they are for. */
+export async function numbers(from: Table, job: string, fields: string[], signal: AbortSignal): Promise<{ rows: Uint32Array; columns: Float32Array[] }> {
+  const names = fields.map((field) => `result.${job}.${field}`);
+  const answer = await fetchColumns(from.name, ["id", ...names].join(","), {}, signal);
+  const found = decode(await answer!.arrayBuffer());
+  const ids = found.get("id") as Texts;
+  const given = names.map((name) => found.get(name) as Float32Array);
+  const places: number[] = [];
+  const rows: number[] = [];
+  for (let i = 0; i < given[0].length; i++) {
+    // an image that came later has no place, and what was deleted since has no row
+    if (Number.isNaN(given[0][i])) continue;
+    const row = ids.same(i, from.ids) ? i : from.row(ids.at(i));
+    if (row === undefined) continue;
+    places.push(i);
+    rows.push(row);
+  }
+  return { rows: Uint32Array.from(rows), columns: given.map((column) => Float32Array.from(places, (i) => column[i])) };
+}
+
+async function fetchColumns(name: string, names: string, headers: HeadersInit, signal: AbortSignal): Promise<Response | null> {
+  const path = `${at.collection(name)}/columns?names=${names}`;
   const answer = await fetch(path, { headers, signal, credentials: "same-origin" });
   if (answer.status === 304) return null;
   // the errors are worded where all are

@@ -8,9 +8,8 @@ import { latest, start, watch } from "../jobs";
 import { useKeys } from "../keyboard";
 import { inside, Painter, pixel, type Camera, type Points } from "../points";
 import { go, here, note, query } from "../route";
-import { eachRow } from "../rows";
 import { add, selected } from "../selection";
-import { changes, NONE, open as openTable, table, type Table } from "../table";
+import { changes, NONE, numbers, open as openTable, table, whole, type Table } from "../table";
 import { Thumbnail } from "../tile";
 import { complain } from "../toasts";
 import { base, count, images } from "../words";
@@ -60,8 +59,8 @@ export function Map_({ name, id }: { name: string; id: string }) {
       job.value = shown;
       const ended = await watch(shown);
       if (ended.status !== "succeeded" && ended.status !== "partial") throw new Problem(0, "", ended.error?.detail ?? `The job was ${ended.status}.`);
-      await openTable(name);
-      const read = await load(table.value!, ended.id, gone.signal);
+      openTable(name).catch(complain);
+      const read = await load(await whole(name), ended.id, gone.signal);
       if (!gone.signal.aborted) layout.value = read;
     })().catch((error) => !gone.signal.aborted && (fault.value = error.message));
     return () => gone.abort();
@@ -90,23 +89,8 @@ export function Map_({ name, id }: { name: string; id: string }) {
 }
 
 async function load(from: Table, job: string, signal: AbortSignal): Promise<Layout> {
-  const x = new Float32Array(from.size);
-  const y = new Float32Array(from.size);
-  const rows = new Uint32Array(from.size);
-  let total = 0;
-  await eachRow<{ id: string; x: number; y: number }>(
-    job,
-    (point) => {
-      const row = from.row(point.id);
-      // what was deleted since has no place
-      if (row === undefined || total === rows.length) return;
-      x[total] = point.x;
-      y[total] = point.y;
-      rows[total++] = row;
-    },
-    signal,
-  );
-  return { x: x.slice(0, total), y: y.slice(0, total), rows: rows.slice(0, total) };
+  const { rows, columns } = await numbers(from, job, ["x", "y"], signal);
+  return { x: columns[0], y: columns[1], rows };
 }
 
 interface Colors {
@@ -162,10 +146,8 @@ function Plane({ name, table: from, layout, again }: { name: string; table: Tabl
       .then(async (job) => {
         if (!job) throw new Error("There is no grouping yet: make one on the Groups screen.");
         const codes = new Uint32Array(from.size).fill(NONE);
-        await eachRow<{ id: string; label: number }>(job.id, (each) => {
-          const row = from.row(each.id);
-          if (row !== undefined) codes[row] = each.label;
-        });
+        const found = await numbers(from, job.id, ["label"], new AbortController().signal);
+        found.rows.forEach((row, i) => (codes[row] = found.columns[0][i]));
         groups.value = codes;
       })
       .catch(complain);

@@ -2,7 +2,7 @@
 import { useSignal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { useEffect, useMemo } from "preact/hooks";
-import { at, get, over, Problem } from "../api";
+import { at, over, Problem } from "../api";
 import { LabelList, SelectionBar } from "../bar";
 import { labelEach } from "../deeds";
 import { Drawer, thumbnail } from "../drawer";
@@ -13,8 +13,8 @@ import { add, current, selected, toggle } from "../selection";
 import { changes, open as openTable, table } from "../table";
 import { Thumbnail } from "../tile";
 import { complain, offer } from "../toasts";
-import { base, count, download, images, percent } from "../words";
-import type { ClassifyResult, ClassifyRow, Collection, DuplicatesResult, Job, OutlierRow, SelectRow } from "../wire";
+import { base, count, images, percent } from "../words";
+import type { ClassifyResult, ClassifyRow, DuplicatesResult, Job, OutlierRow, SelectRow } from "../wire";
 import { Waiting } from "./waiting";
 
 const SHOWN = 60;
@@ -26,6 +26,8 @@ const FORMATS = [
   ["parquet", "Parquet", "with all vectors"],
   ["npz", "NumPy", "with all vectors"],
   ["safetensors", "safetensors", "with all vectors"],
+  ["imagefolder", "Image folder", "a zip of the pictures by split and label"],
+  ["webdataset", "WebDataset", "a tar of the pictures with what is known of each"],
 ] as const;
 /** Suggestions that were rejected: not shown again while the page is open. */
 const rejected = new Set<string>();
@@ -475,22 +477,6 @@ function Share({ name }: { name: string }) {
 
 function TakeAway({ name }: { name: string }) {
   const format = useSignal<string>(FORMATS[0][0]);
-  const manifest = async () => {
-    try {
-      const collection = await get<Collection>(at.collection(name));
-      const from = table.value!;
-      const files = [];
-      for (let row = 0; row < from.size; row++) {
-        if (from.hidden[row]) continue;
-        files.push({ key: from.keys.at(row), sha256: from.hashes.at(row), label: from.label.at(row), split: from.split.at(row) });
-      }
-      const jobs = await get<{ items: Job[] }>(`/v1/jobs?collection=${encodeURIComponent(name)}&limit=200`);
-      const made = jobs.items.filter((job) => job.kind !== "search" && job.status === "succeeded").map(({ id, kind, params, finished_at }) => ({ id, kind, params, finished_at }));
-      download(`${name}-manifest.json`, JSON.stringify({ collection, made_at: new Date().toISOString(), jobs: made, files }, null, 1), "application/json");
-    } catch (error) {
-      complain(error);
-    }
-  };
   return (
     <section class="panel" aria-labelledby="away-title">
       <h2 id="away-title">Take away</h2>
@@ -505,9 +491,13 @@ function TakeAway({ name }: { name: string }) {
         <a class="button primary" data-testid="take-away" download href={`${at.collection(name)}/export?format=${format.value}`}>
           Take away
         </a>
-        <button onClick={() => void manifest()}>Manifest</button>
+        <a class="button" download href={`${at.collection(name)}/export?format=manifest`}>
+          Manifest
+        </a>
       </div>
-      <p class="muted">The manifest has the hashes of all files, their labels and sides, and the parameters of every job that made this set.</p>
+      <p class="muted">
+        The manifest has the hash, label and split of every file, and each job with what it was asked. The pictures themselves can be taken away while the service still reads where they came from.
+      </p>
     </section>
   );
 }
