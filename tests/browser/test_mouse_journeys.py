@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -155,9 +156,13 @@ def test_a_picture_finds_its_kin_and_marks_refine(page: Page, demo: str, messy: 
 def test_groups_are_named_labelled_split_and_take_what_comes_later(page: Page, client: Client, demo: str, messy: Path):
     page.goto(f"/c/{demo}/groups")
     expect(page.get_by_text("Groups gather pictures that look similar.")).to_be_visible()
+    groups = page.get_by_test_id("group")
+    # the service chooses how many
+    page.get_by_role("button", name="Group", exact=True).click()
+    expect(groups.first).to_be_visible()
+    expect(page.get_by_role("heading", level=1)).to_have_text(re.compile(r"^\d+ groups$"))
     page.get_by_label("How many groups").fill("3")
     page.get_by_role("button", name="Group", exact=True).click()
-    groups = page.get_by_test_id("group")
     expect(groups).to_have_count(3)
     sizes = [int(each.get_attribute("data-size") or 0) for each in groups.all()]
     assert sizes == sorted(sizes, reverse=True) and sum(sizes) == 30

@@ -17,7 +17,8 @@ import type { Job } from "../wire";
 import { Waiting } from "./waiting";
 
 const STARTS_ITSELF = 20_000;
-const MARGIN = 0.9;
+// Room for half a picture around the outermost points.
+const MARGIN_PX = 40;
 const MAX_ZOOM = 400;
 const NEAR_PX = 14;
 const PICTURE_PX = 64;
@@ -167,7 +168,7 @@ function Plane({ name, table: from, layout, again }: { name: string; table: Tabl
       const { clientWidth: width, clientHeight: height } = element;
       if (!width || !height) return;
       painter.current!.resize(width, height);
-      const fit = MARGIN * Math.min(width, height);
+      const fit = Math.max(MARGIN_PX, Math.min(width, height) - 2 * MARGIN_PX);
       camera.current.scale = fitted.current ? (camera.current.scale / fitted.current) * fit : fit;
       fitted.current = fit;
       size.value = { width, height };
