@@ -160,7 +160,7 @@ class Frames:
         return 1000 * len(frames) / sum(frames), max(frames), tiles
 
 
-def test_first_tiles_scrolling_and_labelling(page: Page):
+def test_first_tiles_scrolling_and_labelling(page: Page) -> None:
     table = Table(f"{IMAGES:,} images in the gallery", "what", "measured", "bar")
     page.goto("/c/many", wait_until="commit")
     first_s = page.evaluate(FIRST_TILE) / 1000
@@ -204,7 +204,7 @@ def test_first_tiles_scrolling_and_labelling(page: Page):
         assert labelled_s < LABELLED_S
 
 
-def test_panning_the_map(page: Page, service: tuple[Stack, str]):
+def test_panning_the_map(page: Page, service: tuple[Stack, str]) -> None:
     table = Table(f"{IMAGES:,} points on the map", "what", "measured", "bar")
     page.goto(f"/c/many/map/{service[1]}", wait_until="commit")
     plane = page.get_by_test_id("map")
@@ -232,7 +232,7 @@ def test_panning_the_map(page: Page, service: tuple[Stack, str]):
         assert slowest >= FRAMES_PER_S
 
 
-def test_what_the_page_weighs(page: Page):
+def test_what_the_page_weighs(page: Page) -> None:
     """All JavaScript and CSS as they go over the wire."""
     page.goto("/")
     sizes = page.evaluate(

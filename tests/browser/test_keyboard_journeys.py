@@ -17,7 +17,7 @@ def press(page: Page, *keys: str) -> None:
         page.keyboard.press(key)
 
 
-def test_select_label_open_and_search(page: Page, client: Client, demo: str):
+def test_select_label_open_and_search(page: Page, client: Client, demo: str) -> None:
     page.goto(f"/c/{demo}")
     tiles = page.get_by_test_id("tile")
     expect(tiles).to_have_count(30)
@@ -72,7 +72,7 @@ def test_select_label_open_and_search(page: Page, client: Client, demo: str):
     expect(keys).to_have_count(0)
 
 
-def test_duplicates_are_decided_by_keys(page: Page, client: Client, messy: Path, tmp_path: Path):
+def test_duplicates_are_decided_by_keys(page: Page, client: Client, messy: Path, tmp_path: Path) -> None:
     client.embed(messy, collection="twins").wait()
     page.goto("/c/twins/duplicates")
     groups = page.locator(".rail").get_by_test_id("group")
@@ -121,7 +121,7 @@ def test_duplicates_are_decided_by_keys(page: Page, client: Client, messy: Path,
     until(lambda: groups.count() > 3 or None)
 
 
-def test_suggestions_are_accepted_and_rejected_by_keys(page: Page, client: Client, demo: str):
+def test_suggestions_are_accepted_and_rejected_by_keys(page: Page, client: Client, demo: str) -> None:
     gallery.label_demo(client, demo)
     page.goto(f"/c/{demo}/train")
     page.get_by_role("button", name="Suggest labels").press("Enter")

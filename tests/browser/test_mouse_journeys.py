@@ -32,7 +32,7 @@ def saved(page: Page, click: Callable[[], None], folder: Path) -> Path:
 
 def test_from_dropped_files_to_the_reasons_of_those_that_failed(
     page: Page, client: Client, messy: Path, tmp_path: Path
-):
+) -> None:
     page.goto("/")
     page.get_by_label("Name of the collection").fill("first")
     page.get_by_test_id("drop").set_input_files(sorted(messy.iterdir()))
@@ -54,7 +54,7 @@ def test_from_dropped_files_to_the_reasons_of_those_that_failed(
     expect(page.get_by_text("All of these pictures are in the collection already.")).to_be_visible()
 
 
-def test_select_label_undo_delete_and_look(page: Page, client: Client, demo: str):
+def test_select_label_undo_delete_and_look(page: Page, client: Client, demo: str) -> None:
     page.goto(f"/c/{demo}")
     expect(page.get_by_text("30 images", exact=True)).to_be_visible()
     # by name, then a click, a shift-click, and a frame dragged around some
@@ -104,7 +104,7 @@ def test_select_label_undo_delete_and_look(page: Page, client: Client, demo: str
     expect(drawer).to_have_count(0)
 
 
-def test_a_picture_finds_its_kin_and_marks_refine(page: Page, demo: str, messy: Path):
+def test_a_picture_finds_its_kin_and_marks_refine(page: Page, demo: str, messy: Path) -> None:
     page.goto(f"/c/{demo}/search")
     page.get_by_test_id("drop").set_input_files(messy / "brighter.jpg")
     answers = page.get_by_test_id("answer")
@@ -153,7 +153,9 @@ def test_a_picture_finds_its_kin_and_marks_refine(page: Page, demo: str, messy: 
     expect(page.get_by_test_id("selected-count")).to_have_text(str(left))
 
 
-def test_groups_are_named_labelled_split_and_take_what_comes_later(page: Page, client: Client, demo: str, messy: Path):
+def test_groups_are_named_labelled_split_and_take_what_comes_later(
+    page: Page, client: Client, demo: str, messy: Path
+) -> None:
     page.goto(f"/c/{demo}/groups")
     expect(page.get_by_text("Groups gather pictures that look similar.")).to_be_visible()
     groups = page.get_by_test_id("group")
@@ -188,7 +190,7 @@ def test_groups_are_named_labelled_split_and_take_what_comes_later(page: Page, c
     expect(page.get_by_text("1 image placed in 1 group and selected.")).to_be_visible()
 
 
-def test_the_map_shows_selects_and_opens(page: Page, client: Client, demo: str):
+def test_the_map_shows_selects_and_opens(page: Page, client: Client, demo: str) -> None:
     gallery.label_demo(client, demo)
     page.goto(f"/c/{demo}/map")
     plane = page.get_by_test_id("map")
@@ -222,7 +224,7 @@ def test_the_map_shows_selects_and_opens(page: Page, client: Client, demo: str):
     expect(page.get_by_role("dialog").locator(".kin button").first).to_be_visible()
 
 
-def test_labels_teach_and_the_set_is_taken_away(page: Page, client: Client, demo: str, tmp_path: Path):
+def test_labels_teach_and_the_set_is_taken_away(page: Page, client: Client, demo: str, tmp_path: Path) -> None:
     page.goto(f"/c/{demo}/train")
     expect(page.get_by_text("No image has a label yet.")).to_be_visible()
     page.get_by_role("button", name="Suggest labels").click()
@@ -274,7 +276,7 @@ def test_labels_teach_and_the_set_is_taken_away(page: Page, client: Client, demo
 
 def test_a_collection_is_deleted_only_after_the_time_to_undo(
     open_page: Callable[..., Watched], client: Client, demo: str
-):
+) -> None:
     watched = open_page()
     page = watched.page
     page.goto("/")

@@ -43,7 +43,7 @@ def hostile(client: Client, tmp_path_factory: pytest.TempPathFactory) -> str:
     return name
 
 
-def test_names_are_text_on_every_screen(open_page: Callable[..., Watched], client: Client, hostile: str):
+def test_names_are_text_on_every_screen(open_page: Callable[..., Watched], client: Client, hostile: str) -> None:
     grouped, drawn = client.cluster(hostile, n_clusters=2), client.map(hostile)
     grouped.wait()
     drawn.wait()
@@ -67,7 +67,7 @@ def test_names_are_text_on_every_screen(open_page: Callable[..., Watched], clien
         assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, address
 
 
-def test_the_page_waits_for_a_service_that_is_away(open_page: Callable[..., Watched], demo: str):
+def test_the_page_waits_for_a_service_that_is_away(open_page: Callable[..., Watched], demo: str) -> None:
     watched = open_page()
     page = watched.page
     page.goto(f"/c/{demo}")
@@ -86,7 +86,7 @@ def test_the_page_waits_for_a_service_that_is_away(open_page: Callable[..., Watc
     expect(page.locator(".tag")).to_have_count(1)
 
 
-def test_work_goes_on_without_the_screen_and_can_be_cancelled(page: Page, client: Client, demo: str):
+def test_work_goes_on_without_the_screen_and_can_be_cancelled(page: Page, client: Client, demo: str) -> None:
     # the worker of bulk jobs is kept busy, so that what comes later waits
     busy = [client.cluster(demo, n_clusters=25, n_init=100, seed=seed) for seed in range(3)]
     page.goto(f"/c/{demo}/groups")
@@ -108,7 +108,7 @@ def test_work_goes_on_without_the_screen_and_can_be_cancelled(page: Page, client
         each.wait()
 
 
-def test_an_archive_and_one_picture_more(page: Page, client: Client):
+def test_an_archive_and_one_picture_more(page: Page, client: Client) -> None:
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:
         for path in sorted(furniture.FOLDER.iterdir())[:5]:

@@ -23,7 +23,7 @@ def shown(client: Client, messy: Path) -> dict[str, tuple[str, str]]:
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_axe_finds_nothing(
     open_page: Callable[..., Watched], shown: dict[str, tuple[str, str]], dark: bool, size: tuple[int, int]
-):
+) -> None:
     watched = open_page(size=size, dark=dark, bypass_csp=True)
     page = watched.page
     for name, (address, ready) in shown.items():

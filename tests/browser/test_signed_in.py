@@ -39,7 +39,7 @@ def database(keyed: Stack, settings: Settings) -> Iterator[Database]:
 
 def test_a_key_signs_in_works_and_ends_with_its_revocation(
     open_page: Callable[..., Watched], keyed: Stack, database: Database, tmp_path: Path
-):
+) -> None:
     key, text = database.write(api_keys.create, "anna")
     watched = open_page(keyed.url)
     watched.expected.add(gallery.UNAUTHORIZED)

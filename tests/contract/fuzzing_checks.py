@@ -48,7 +48,9 @@ OTHERWISE = {401, 403, 404, 409, 410, 429, 503}
 
 
 @schemathesis.check
-def valid_requests_are_refused_only_for_what_is_there(ctx, response, case) -> None:
+def valid_requests_are_refused_only_for_what_is_there(
+    ctx: schemathesis.CheckContext, response: schemathesis.Response, case: schemathesis.Case
+) -> None:
     """Schemathesis's own positive_data_acceptance, which would have every valid request accepted."""
     if case.meta is None or not case.meta.generation.mode.is_positive:
         return

@@ -8,6 +8,7 @@ import tracemalloc
 import httpx2
 import numpy as np
 import pytest
+from sqlalchemy.orm import Session
 
 from imagekin.client import Client
 from kit.hand import Hand, item
@@ -95,7 +96,7 @@ def test_memory_does_not_grow_with_the_collection(server: Running, client: httpx
     for count in (5_000, 15_000):
         hand.store([item(f"{count}/{at}" + "x" * 200, at % 50) for at in range(count)])
 
-        def drain(session) -> int:
+        def drain(session: Session) -> int:
             return sum(
                 map(len, columns.write(session, collections.get(session, "admin", "archive"), ["id", "key"], {}))
             )

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import fuzzing_checks
 import pytest
 
 from kit.receiving import SECRET
+from kit.serving import Running
 from kit.wire import ADMIN_KEY
 
 # FUZZING_EXAMPLES=50 FUZZING_SEED=2 looks longer, and elsewhere
@@ -19,7 +21,7 @@ SEED = os.environ.get("FUZZING_SEED", "1")
 
 
 @pytest.mark.timeout(max(400, 50 * EXAMPLES))
-def test_schemathesis_finds_nothing(serve, tmp_path: Path):
+def test_schemathesis_finds_nothing(serve: Callable[..., Running], tmp_path: Path) -> None:
     # nothing listens for what is generated here; the rate limit has tests of its own
     server = serve(rate_limit_per_s=0, webhook_secret=SECRET)
     run = subprocess.run(

@@ -17,7 +17,7 @@ from imagekin.demo import furniture
 
 
 @pytest.mark.timeout(400)
-def test_the_demo_says_what_it_found_and_leaves_nothing_running(tmp_path: Path, hostile_folder: Path):
+def test_the_demo_says_what_it_found_and_leaves_nothing_running(tmp_path: Path, hostile_folder: Path) -> None:
     demo = subprocess.run(
         [sys.executable, "-P", "-m", "imagekin", "demo", "--data-dir", str(tmp_path / "demo")],
         cwd=hostile_folder,

@@ -22,6 +22,7 @@ from imagekin.enums import JobStatus
 from imagekin.settings import Settings
 from imagekin.stack import Stack
 from kit import s3
+from kit.databases import PostgreSQL
 
 PAGES = Path(__file__).parents[2] / "docs" / "how-to"
 ROOT = "s3://my-bucket/photos"
@@ -41,7 +42,7 @@ def variable(page: str, name: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def service(own_environment: None, postgresql, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def service(own_environment: None, postgresql: PostgreSQL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A service on PostgreSQL whose uploads are in a bucket and whose only root is another, set as the pages say."""
     name = f"service_{os.urandom(6).hex()}"
     settings = Settings(
@@ -80,7 +81,7 @@ def bucket() -> fsspec.AbstractFileSystem:
     return fsspec.filesystem("s3", use_listings_cache=False)
 
 
-def test_a_location(client: Client):
+def test_a_location(client: Client) -> None:
     job = client.embed("s3://my-bucket/photos/2024", collection="location", backbone="fake").wait()
     assert (job.status, job.progress.embedded, job.progress.ignored) == (JobStatus.SUCCEEDED, 3, 1)
     assert sorted(image.key for image in client.images("location")) == ["0.png", "1.png", "2.png"]
@@ -89,7 +90,7 @@ def test_a_location(client: Client):
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv"])
-def test_a_manifest_of_objects(client: Client, tmp_path: Path, kind: str):
+def test_a_manifest_of_objects(client: Client, tmp_path: Path, kind: str) -> None:
     rows = [
         {"path": f"{ROOT}/2024/0.png", "key": "zero"},
         {"path": "2024/1.png"},
@@ -124,13 +125,13 @@ def test_a_manifest_of_objects(client: Client, tmp_path: Path, kind: str):
     ["s3://my-bucket", "s3://my-bucket/secret", f"{ROOT}/../secret", f"{ROOT}2", "s3://other/photos", "gs://my-bucket/photos",
      "file:///etc", "http://169.254.169.254/photos", "simplecache::s3://my-bucket/photos", "s3://k:s@my-bucket/photos"],
 )  # fmt: skip
-def test_nothing_outside_of_the_root(service: Stack, collection: str, url: str):
+def test_nothing_outside_of_the_root(service: Stack, collection: str, url: str) -> None:
     body = {"collection": collection, "source": {"type": "location", "url": url}}
     answer = httpx2.post(f"{service.url}/v1/jobs/embed", json=body, trust_env=False)
     assert (answer.status_code, answer.json()["code"]) == (422, "source_refused")
 
 
-def test_uploads_are_in_the_bucket(client: Client, tmp_path: Path, bucket: fsspec.AbstractFileSystem):
+def test_uploads_are_in_the_bucket(client: Client, tmp_path: Path, bucket: fsspec.AbstractFileSystem) -> None:
     for seed in range(3):
         (tmp_path / f"{seed}.png").write_bytes(picture(seed))
     job = client.embed(tmp_path, collection="uploaded", backbone="fake", upload=True).wait()
@@ -143,7 +144,7 @@ def test_uploads_are_in_the_bucket(client: Client, tmp_path: Path, bucket: fsspe
     job.delete()
 
 
-def test_a_search_with_a_filter(client: Client, tmp_path: Path):
+def test_a_search_with_a_filter(client: Client, tmp_path: Path) -> None:
     """Where it asks PostgreSQL for what SQLite answers in other words."""
     pictures = [tmp_path / f"{number}.png" for number in range(4)]
     for number, path in enumerate(pictures):

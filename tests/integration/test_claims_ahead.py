@@ -68,7 +68,7 @@ def read(hand: Hand, job: tables.Job) -> tables.Job:
     return hand.database.read(lambda session: session.get_one(tables.Job, job.id))
 
 
-def test_one_run_goes_on_with_what_comes_next(hand: Hand, node: Node, job: tables.Job):
+def test_one_run_goes_on_with_what_comes_next(hand: Hand, node: Node, job: tables.Job) -> None:
     claims = node.claim("ring/x")
     assert sum(claim.size for claim in claims) == FIRST_IMAGES
     lease = do(node, claims)
@@ -77,7 +77,7 @@ def test_one_run_goes_on_with_what_comes_next(hand: Hand, node: Node, job: table
     assert (read(hand, job).status, read(hand, job).embedded) == (JobStatus.SUCCEEDED, CHUNKS * FIRST_IMAGES)
 
 
-def test_a_run_ends_in_time(hand: Hand, node: Node, job: tables.Job):
+def test_a_run_ends_in_time(hand: Hand, node: Node, job: tables.Job) -> None:
     node.settings = node.settings.model_copy(update={"soft_time_limit_s": 1e-9})
     assert len(do(node, node.claim("ring/x")).claims) == 1
     assert chunks(hand) == [("done", FIRST_IMAGES)] + [("ready", FIRST_IMAGES)] * (CHUNKS - 1)
@@ -85,7 +85,7 @@ def test_a_run_ends_in_time(hand: Hand, node: Node, job: tables.Job):
 
 def test_what_was_claimed_ahead_is_handed_back_where_there_is_no_time_for_it(
     hand: Hand, node: Node, job: tables.Job, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     """As where a fast worker planned chunks that take a slow one half of its time limit each."""
     monkeypatch.setattr(embed, "BEGIN_UNTIL", 0)
     lease = do(node, node.claim("ring/x"))
@@ -96,7 +96,7 @@ def test_what_was_claimed_ahead_is_handed_back_where_there_is_no_time_for_it(
     assert read(hand, job).status == JobStatus.SUCCEEDED
 
 
-def test_a_process_that_must_go_claims_no_more_and_hands_back(hand: Hand, node: Node, job: tables.Job):
+def test_a_process_that_must_go_claims_no_more_and_hands_back(hand: Hand, node: Node, job: tables.Job) -> None:
     claims = node.claim("ring/x")
     node.leaving.set()
     assert do(node, claims).claims == claims
@@ -104,7 +104,7 @@ def test_a_process_that_must_go_claims_no_more_and_hands_back(hand: Hand, node: 
 
 def test_a_database_that_is_away_just_then_costs_what_is_in_hand_nothing(
     hand: Hand, node: Node, job: tables.Job, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     claims = node.claim("ring/x")
 
     def away(*_: object, **__: object) -> list[claim.Claim]:
@@ -115,7 +115,7 @@ def test_a_database_that_is_away_just_then_costs_what_is_in_hand_nothing(
     assert chunks(hand)[0] == ("done", FIRST_IMAGES)
 
 
-def test_what_is_added_to_a_lease_while_it_is_renewed_is_held(hand: Hand, node: Node, job: tables.Job):
+def test_what_is_added_to_a_lease_while_it_is_renewed_is_held(hand: Hand, node: Node, job: tables.Job) -> None:
     first, second = node.claim("ring/x"), node.claim("ring/x")
     lease = Lease(node.database, first, lease_s=30, renew_s=0.01)
     renewed = sa.select(tables.Chunk.lease_until).filter_by(seq=second[0].seq, job_id=job.id)

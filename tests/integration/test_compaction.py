@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,21 +17,22 @@ from imagekin.maintenance import collection_deletion, compaction, forgetting, up
 from imagekin.schemas.kinds import JobKind
 from imagekin.store import ledger, reading, segments, signs
 from imagekin_worker.matrix.loaded import Residents, catch_up
-from kit.hand import vector
+from imagekin_worker.matrix.neighbors import Matrix
+from kit.hand import Hand, vector
 
 
 @pytest.fixture
-def keep(hand):
+def keep(hand: Hand) -> upkeep.Upkeep:
     return upkeep.Upkeep(hand.database, hand.storage)
 
 
-def forget_now(hand):
+def forget_now(hand: Hand) -> None:
     """Let an hour pass for the deleted, and the lives of all ledgers."""
     hand.sql("UPDATE images SET deleted_at = deleted_at - 7200")
     hand.sql("UPDATE jobs SET expires_at = 1")
 
 
-def test_images_posted_one_by_one_share_a_segment_in_the_end(hand, keep):
+def test_images_posted_one_by_one_share_a_segment_in_the_end(hand: Hand, keep: upkeep.Upkeep) -> None:
     for number in range(compaction.FEWEST_SMALL - 1):
         hand.embed([f"{number:02}"])
     assert keep.run(9) == {}
@@ -43,7 +45,7 @@ def test_images_posted_one_by_one_share_a_segment_in_the_end(hand, keep):
     assert keep.run(9) == {}
 
 
-def test_dead_rows_go_and_the_living_stay_bit_by_bit(hand, keep):
+def test_dead_rows_go_and_the_living_stay_bit_by_bit(hand: Hand, keep: upkeep.Upkeep) -> None:
     hand.embed([f"{number:03}" for number in range(80)], size=16)
     hand.delete(*[f"{number:03}" for number in range(0, 80, 3)])
     hand.embed([f"{number:03}" for number in range(1, 40, 3)], contents={f"{n:03}": f"new {n}" for n in range(40)})
@@ -54,7 +56,7 @@ def test_dead_rows_go_and_the_living_stay_bit_by_bit(hand, keep):
     hand.check()
 
 
-def test_signs_go_with_their_rows(hand, keep):
+def test_signs_go_with_their_rows(hand: Hand, keep: upkeep.Upkeep) -> None:
     names = [f"{number:03}" for number in range(40)]
     hand.embed(names, size=8)
     ids = hand.database.read(lambda session: dict(session.execute(sa.select(tables.Image.key, tables.Image.id)).all()))
@@ -77,25 +79,25 @@ def test_signs_go_with_their_rows(hand, keep):
     assert hand.count(tables.Signs) == 0
 
 
-def test_a_little_waste_is_left_alone(hand, keep):
+def test_a_little_waste_is_left_alone(hand: Hand, keep: upkeep.Upkeep) -> None:
     hand.embed([f"{number:03}" for number in range(100)], size=50)
     hand.delete("000", "001")
     assert keep.run(9) == {}
 
 
-def test_a_replaced_segment_goes_at_once(hand):
+def test_a_replaced_segment_goes_at_once(hand: Hand) -> None:
     hand.embed(["a"])
     hand.embed(["a"], contents={"a": "other"})
     assert hand.count(tables.Segment) == hand.count(tables.Thumbnails) == 1
     hand.check()
 
 
-def test_readers_never_miss_what_is_being_moved(hand, keep):
+def test_readers_never_miss_what_is_being_moved(hand: Hand, keep: upkeep.Upkeep) -> None:
     """Merge again and again under a reader that reads both ways."""
     faults: list[BaseException] = []
     stopped, reads = threading.Event(), 0
 
-    def read():
+    def read() -> None:
         nonlocal reads
         try:
             while not stopped.is_set():
@@ -121,7 +123,7 @@ def test_readers_never_miss_what_is_being_moved(hand, keep):
     hand.check()
 
 
-def test_a_segment_that_is_not_sound_is_left_for_the_doctor(hand, keep):
+def test_a_segment_that_is_not_sound_is_left_for_the_doctor(hand: Hand, keep: upkeep.Upkeep) -> None:
     for number in range(compaction.FEWEST_SMALL):
         hand.embed([f"{number:02}"])
     hand.sql("UPDATE segments SET checksum = 1 WHERE id = (SELECT min(id) FROM segments)")
@@ -130,7 +132,7 @@ def test_a_segment_that_is_not_sound_is_left_for_the_doctor(hand, keep):
     hand.check()
 
 
-def test_nothing_moves_under_a_clustering(hand, keep):
+def test_nothing_moves_under_a_clustering(hand: Hand, keep: upkeep.Upkeep) -> None:
     for number in range(compaction.FEWEST_SMALL):
         hand.embed([f"{number:02}"])
     job = hand.submit(kind=JobKind.CLUSTER)
@@ -139,12 +141,14 @@ def test_nothing_moves_under_a_clustering(hand, keep):
     assert keep.run(9) == {"segments_merged": compaction.FEWEST_SMALL}
 
 
-def test_what_a_clustering_held_up_is_done_after_it(hand, keep, monkeypatch):
+def test_what_a_clustering_held_up_is_done_after_it(
+    hand: Hand, keep: upkeep.Upkeep, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in range(compaction.FEWEST_SMALL):
         hand.embed([f"{number:02}"])
     choose, begun = compaction.choose, []
 
-    def beaten(*args):
+    def beaten(*args: Any) -> Any:
         """Choose, and let a clustering begin before what was chosen is merged."""
         chosen = choose(*args)
         begun.append(hand.submit(kind=JobKind.CLUSTER))
@@ -157,7 +161,7 @@ def test_what_a_clustering_held_up_is_done_after_it(hand, keep, monkeypatch):
     assert keep.run(9) == {"segments_merged": compaction.FEWEST_SMALL}
 
 
-def test_deleted_images_are_forgotten_when_no_ledger_names_them(hand, keep):
+def test_deleted_images_are_forgotten_when_no_ledger_names_them(hand: Hand, keep: upkeep.Upkeep) -> None:
     hand.embed(["a", "b", "c"])
     hand.delete("a", "b")
     hand.sql("UPDATE images SET deleted_at = deleted_at - 7200")
@@ -171,7 +175,7 @@ def test_deleted_images_are_forgotten_when_no_ledger_names_them(hand, keep):
     assert hand.collection().pruned_revision == hand.collection().revision
 
 
-def test_with_its_last_image_forgotten_a_segment_is_gone(hand):
+def test_with_its_last_image_forgotten_a_segment_is_gone(hand: Hand) -> None:
     hand.embed(["a"])
     hand.delete("a")
     forget_now(hand)
@@ -179,11 +183,11 @@ def test_with_its_last_image_forgotten_a_segment_is_gone(hand):
     assert hand.count(tables.Segment) == hand.count(tables.Thumbnails) == 0
 
 
-def keys_of(hand, matrix):
+def keys_of(hand: Hand, matrix: Matrix) -> list[str]:
     return sorted(hand.database.read(reading.keys, matrix.ids).values())
 
 
-def test_a_matrix_from_before_what_is_forgotten_reads_anew(hand):
+def test_a_matrix_from_before_what_is_forgotten_reads_anew(hand: Hand) -> None:
     hand.embed(["a", "b", "c"])
     residents = Residents(hand.database, 1 << 30)
     collection = hand.collection()
@@ -198,7 +202,7 @@ def test_a_matrix_from_before_what_is_forgotten_reads_anew(hand):
     np.testing.assert_array_equal(matrix.vector(image), vector("d"))
 
 
-def test_a_matrix_that_saw_the_deletion_catches_up(hand):
+def test_a_matrix_that_saw_the_deletion_catches_up(hand: Hand) -> None:
     hand.embed(["a", "b"])
     collection = hand.collection()
     hand.delete("b")
@@ -210,7 +214,9 @@ def test_a_matrix_that_saw_the_deletion_catches_up(hand):
     assert same is matrix and keys_of(hand, same) == ["a", "c"]
 
 
-def test_a_deleted_collection_goes_in_slices_and_leaves_nothing(hand, keep, monkeypatch):
+def test_a_deleted_collection_goes_in_slices_and_leaves_nothing(
+    hand: Hand, keep: upkeep.Upkeep, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(collection_deletion, "ROWS_PER_SLICE", 7)
     monkeypatch.setattr(collection_deletion, "SEGMENTS_PER_SLICE", 3)
     hand.embed([f"{number:02}" for number in range(40)], size=4)
@@ -230,7 +236,7 @@ def test_a_deleted_collection_goes_in_slices_and_leaves_nothing(hand, keep, monk
     assert hand.count(tables.Clustering) == hand.count(tables.ResultPart) == 0
     # who polls still learns how the job ended; its result has expired, as have the others'
     status = hand.database.read(lambda s: view.view(s, view.get(s, "ann", open_job.id)))
-    assert (status.status, status.error.code) == (JobStatus.CANCELLED, "collection_deleted")
+    assert (status.status, status.error and status.error.code) == (JobStatus.CANCELLED, "collection_deleted")
     assert status.expires_at is not None
     hand.sql("UPDATE collections SET deleted_at = deleted_at - 90000 WHERE deleted_at IS NOT NULL")
     keep.run(9)
@@ -238,7 +244,9 @@ def test_a_deleted_collection_goes_in_slices_and_leaves_nothing(hand, keep, monk
     hand.check("other")
 
 
-def test_upkeep_stops_when_its_time_is_up_and_goes_on(hand, keep, monkeypatch):
+def test_upkeep_stops_when_its_time_is_up_and_goes_on(
+    hand: Hand, keep: upkeep.Upkeep, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(collection_deletion, "ROWS_PER_SLICE", 1)
     hand.embed(["a", "b", "c"])
     hand.database.write(collection_deletion.delete, "ann", "photos")
@@ -250,7 +258,7 @@ def test_upkeep_stops_when_its_time_is_up_and_goes_on(hand, keep, monkeypatch):
     assert hand.count(tables.Image) == 0
 
 
-def test_half_written_files_are_removed(hand, keep, monkeypatch):
+def test_half_written_files_are_removed(hand: Hand, keep: upkeep.Upkeep, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upkeep, "ABANDONED_S", -1)
     hand.upload()
     part = hand.settings.data_dir / "storage" / "uploads" / ".x.part"
@@ -259,7 +267,7 @@ def test_half_written_files_are_removed(hand, keep, monkeypatch):
     assert not part.exists()
 
 
-def test_a_deleted_collection_is_not_compacted(hand):
+def test_a_deleted_collection_is_not_compacted(hand: Hand) -> None:
     hand.embed(["a"])
     collection = hand.collection()
     hand.database.write(collection_deletion.delete, "ann", "photos")
@@ -267,12 +275,12 @@ def test_a_deleted_collection_is_not_compacted(hand):
         hand.database.write(compaction.merge, collection.id, [])
 
 
-def test_ledgers_of_replaced_images_keep_their_ids(hand):
+def test_ledgers_of_replaced_images_keep_their_ids(hand: Hand) -> None:
     job = hand.embed(["a"])
     hand.embed(["a"], contents={"a": "other"})
     packed = hand.database.read(
         lambda s: s.scalar(sa.select(tables.Chunk.ledger).filter_by(job_id=job.id, kind="embed"))
     )
-    [record] = ledger.records(packed)
+    [record] = ledger.records(packed or b"")
     image = hand.database.read(lambda s: s.get_one(tables.Image, record.image_id))
     assert hand.database.read(segments.vector, image).tolist() == vector("other").tolist()

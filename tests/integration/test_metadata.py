@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from imagekin import schemas
+from imagekin.database.engine import Database
 from imagekin.enums import ItemStatus, OnConflict
+from imagekin.settings import Settings
 from imagekin.store import bulk, filters, images, ledger, reading, segments
 from kit.hand import Hand
 
@@ -17,7 +21,7 @@ METADATA = {
 
 
 @pytest.fixture
-def hand(database, settings):
+def hand(database: Database, settings: Settings) -> Hand:
     hand = Hand(database, settings)
     hand.embed([*METADATA, "bare"])
     for key, metadata in METADATA.items():
@@ -64,7 +68,7 @@ FILTERS = (
 )
 
 
-def test_a_filter_finds_what_passes_and_nothing_else(hand):
+def test_a_filter_finds_what_passes_and_nothing_else(hand: Hand) -> None:
     found = {hand.database.read(images.by_key, hand.collection(), key).id: key for key in [*METADATA, "bare"]}
     for wanted, expected in FILTERS:
         ids = hand.database.read(images.matching, hand.collection().id, wanted)
@@ -72,12 +76,12 @@ def test_a_filter_finds_what_passes_and_nothing_else(hand):
         assert {key for key in found.values() if filters.matches(METADATA.get(key, {}), wanted)} == expected, wanted
 
 
-def test_known_images_change_only_where_what_is_said_of_them_does(hand):
+def test_known_images_change_only_where_what_is_said_of_them_does(hand: Hand) -> None:
     collection, database = hand.collection(), hand.database
     before = database.read(reading.head, collection.id)
     ids = {key: database.read(images.by_key, collection, key).id for key in METADATA}
 
-    def again(metadata):
+    def again(metadata: dict[str, dict[str, Any]]) -> tuple[int, int]:
         known = [
             segments.Item(key, metadata=said, known=ledger.Record(key, ItemStatus.REUSED, ids[key]))
             for key, said in metadata.items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Callable, Iterator
+from typing import BinaryIO
 
 import pytest
 
@@ -96,7 +97,7 @@ def test_a_source_is_read_on_where_the_slice_before_left_it(
 ) -> None:
     opened: list[str] = []
 
-    def note(storage: Storage, name: str, real=Storage.open):
+    def note(storage: Storage, name: str, real: Callable[..., BinaryIO] = Storage.open) -> BinaryIO:
         opened.append(name)
         return real(storage, name)
 

@@ -73,7 +73,7 @@ def do(node: Node, claims: list[claim.Claim]) -> None:
         dispatch.do(node, claims, lease)
 
 
-def test_a_query_that_cannot_be_compared_fails_alone(hand: Hand, node, search: Search) -> None:
+def test_a_query_that_cannot_be_compared_fails_alone(hand: Hand, node: Callable[[Lane], Node], search: Search) -> None:
     huge, good = search(np.full(64, 1e30)), search(vector("b"))
     worker = node(Lane.INTERACTIVE)
     claims = worker.claim("ring/x")
@@ -86,7 +86,9 @@ def test_a_query_that_cannot_be_compared_fails_alone(hand: Hand, node, search: S
     assert found["neighbors"][0]["key"] == "b"
 
 
-def test_a_search_that_is_deleted_once_it_is_claimed_is_left_out(hand: Hand, node, search: Search) -> None:
+def test_a_search_that_is_deleted_once_it_is_claimed_is_left_out(
+    hand: Hand, node: Callable[[Lane], Node], search: Search
+) -> None:
     gone, good = search(vector("a")), search(vector("b"))
     worker = node(Lane.INTERACTIVE)
     claims = worker.claim("ring/x")
@@ -96,7 +98,9 @@ def test_a_search_that_is_deleted_once_it_is_claimed_is_left_out(hand: Hand, nod
     assert status(hand.database, good) == JobStatus.SUCCEEDED
 
 
-def test_images_whose_job_is_deleted_once_they_are_claimed_are_left_out(hand: Hand, node) -> None:
+def test_images_whose_job_is_deleted_once_they_are_claimed_are_left_out(
+    hand: Hand, node: Callable[[Lane], Node]
+) -> None:
     worker = node(Lane.BULK)
     source = {"type": "folder", "path": f"{hand.settings.source_roots[0]}/black.png"}
     gone, good = (hand.submit(name, work={"source": source}) for name in ("ones", "others"))

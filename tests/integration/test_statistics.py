@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
@@ -11,7 +13,7 @@ from imagekin.settings import Settings
 from kit.hand import Hand
 
 
-def test_tables_that_grew_are_analyzed_once(database: Database, tmp_path) -> None:
+def test_tables_that_grew_are_analyzed_once(database: Database, tmp_path: Path) -> None:
     hand = Hand(database, Settings(data_dir=tmp_path))
     hand.embed([f"{number}.png" for number in range(1200)], size=400)
 

@@ -11,7 +11,7 @@ import pytest
 
 
 @pytest.mark.parametrize("module", [["imagekin_api"], ["imagekin_worker", "--lane", "bulk"]], ids=["api", "worker"])
-def test_it_says_so_and_stops(module: list[str], tmp_path: Path):
+def test_it_says_so_and_stops(module: list[str], tmp_path: Path) -> None:
     environment = {
         **os.environ,
         "IMAGEKIN_DATA_DIR": str(tmp_path),

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 from imagekin import doctor
 from imagekin.database import tables
@@ -64,62 +65,62 @@ def fault(do: Callable[[Hand], object], found: set[str], left: set[str] | None =
 
 
 def rewrite_ledger(hand: Hand, change: Callable[[list[ledger.Record]], object]) -> None:
-    def rewrite(session):
+    def rewrite(session: Session) -> None:
         chunk = session.scalars(
             sa.select(tables.Chunk).filter_by(kind=JobKind.EMBED, status="done", failed=1, size=4)
         ).one()
-        records = ledger.records(chunk.ledger)
+        records = ledger.records(chunk.ledger or b"")
         changed = change(records)
         chunk.ledger = changed if isinstance(changed, bytes) else ledger.pack(records)
 
     hand.database.write(rewrite)
 
 
-def ledger_in_another_order(hand):
+def ledger_in_another_order(hand: Hand) -> None:
     rewrite_ledger(hand, lambda records: records.reverse())
 
 
-def ledger_with_another_status(hand):
+def ledger_with_another_status(hand: Hand) -> None:
     rewrite_ledger(hand, lambda r: r.__setitem__(0, r[0]._replace(status=ItemStatus.REUSED)))
 
 
-def ledger_of_noise(hand):
+def ledger_of_noise(hand: Hand) -> None:
     rewrite_ledger(hand, lambda _: b"noise")
 
 
-def segment_of(hand, change: Callable[[tables.Segment], None]) -> None:
-    def rewrite(session):
+def segment_of(hand: Hand, change: Callable[[tables.Segment], None]) -> None:
+    def rewrite(session: Session) -> None:
         image = session.scalars(sa.select(tables.Image).filter_by(key="06")).one()
         change(session.get_one(tables.Segment, image.segment_id))
 
     hand.database.write(rewrite)
 
 
-def vectors_of_nan(hand):
-    def change(segment):
+def vectors_of_nan(hand: Hand) -> None:
+    def change(segment: tables.Segment) -> None:
         segment.data = b"\xff" * len(segment.data)
         segment.checksum = vector_codec.checksum(segment.data)
 
     segment_of(hand, change)
 
 
-def one_bit_of_a_vector(hand):
-    def change(segment):
+def one_bit_of_a_vector(hand: Hand) -> None:
+    def change(segment: tables.Segment) -> None:
         segment.data = segment.data[:-1] + bytes([segment.data[-1] ^ 1])
 
     segment_of(hand, change)
 
 
-def a_segment_too_short(hand):
-    def change(segment):
+def a_segment_too_short(hand: Hand) -> None:
+    def change(segment: tables.Segment) -> None:
         segment.data = segment.data[:-4]
         segment.checksum = vector_codec.checksum(segment.data)
 
     segment_of(hand, change)
 
 
-def thumbnails_that_overlap(hand):
-    def change(session):
+def thumbnails_that_overlap(hand: Hand) -> None:
+    def change(session: Session) -> None:
         image = session.scalars(sa.select(tables.Image).filter_by(key="06")).one()
         pack = session.get_one(tables.Thumbnails, image.segment_id)
         ends = np.frombuffer(pack.offsets, "<u4").copy()
@@ -129,25 +130,25 @@ def thumbnails_that_overlap(hand):
     hand.database.write(change)
 
 
-def two_images_of_one_key(hand):
+def two_images_of_one_key(hand: Hand) -> None:
     hand.sql("DROP INDEX uq_images_collection_key")
     hand.sql("UPDATE images SET key = '07' WHERE key = '06'")
 
 
-def a_search_without_an_end(hand):
+def a_search_without_an_end(hand: Hand) -> None:
     hand.sql(f"UPDATE jobs SET status = 'running', finished_at = NULL, expires_at = NULL WHERE id = {SEARCH}")
 
 
-def a_search_without_result_or_end(hand):
+def a_search_without_result_or_end(hand: Hand) -> None:
     a_search_without_an_end(hand)
     hand.sql("DELETE FROM results")
 
 
-def a_job_without_its_chunks(hand):
+def a_job_without_its_chunks(hand: Hand) -> None:
     hand.sql(f"DELETE FROM chunks WHERE job_id = {EMBED}")
 
 
-def a_segment_that_nobody_needs(hand):
+def a_segment_that_nobody_needs(hand: Hand) -> None:
     hand.sql(
         "INSERT INTO segments (id, collection_id, count, dim, dtype, checksum, created_at, data)"
         f" SELECT 'lonely', collection_id, count, dim, dtype, checksum, created_at, data FROM segments"
@@ -155,28 +156,29 @@ def a_segment_that_nobody_needs(hand):
     )
 
 
-def a_file_without_an_upload(hand):
+def a_file_without_an_upload(hand: Hand) -> None:
     hand.storage.write("uploads/orphan", [b"bytes"], 100)
     os.utime(hand.settings.data_dir / "storage" / "uploads" / "orphan", (1, 1))
 
 
-def an_upload_without_its_file(hand):
-    hand.storage.delete(hand.database.read(lambda s: s.scalar(sa.select(sa.func.min(tables.Upload.path)))))
+def an_upload_without_its_file(hand: Hand) -> None:
+    path = hand.database.read(lambda s: s.scalar(sa.select(sa.func.min(tables.Upload.path))))
+    hand.storage.delete(path or "")
 
 
-def an_upload_past_its_life(hand):
+def an_upload_past_its_life(hand: Hand) -> None:
     path = hand.database.read(
-        lambda s: s.scalar(
+        lambda s: s.scalars(
             sa.select(tables.Upload.path).where(
                 tables.Upload.id.not_in(sa.select(tables.Job.upload_id).where(tables.Job.upload_id.is_not(None)))
             )
-        )
+        ).one()
     )
     assert hand.sql("UPDATE uploads SET expires_at = 1 WHERE path = :path", path=path) == 1
     assert hand.storage.exists(path)
 
 
-def a_collection_deleted_long_ago(hand):
+def a_collection_deleted_long_ago(hand: Hand) -> None:
     hand.sql("UPDATE collections SET deleted_at = deleted_at - 7200 WHERE deleted_at IS NOT NULL")
 
 

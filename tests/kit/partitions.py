@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -21,7 +23,7 @@ def noise(n: int = 500, dim: int = 12, seed: int = 2) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((n, dim), dtype=np.float32)
 
 
-def cluster(rows: np.ndarray, n_clusters: int, **options) -> Clustering:
+def cluster(rows: np.ndarray, n_clusters: int, **options: Any) -> Clustering:
     job = KMeans(rows, n_clusters, Options(**options))
     assert job.advance()
     return job.result()

@@ -14,6 +14,7 @@ from imagekin.enums import DType
 from imagekin_worker.matrix import file
 from imagekin_worker.matrix.file_cache import MatrixCache
 from imagekin_worker.matrix.loaded import Residents
+from imagekin_worker.matrix.neighbors import Matrix
 from kit.hand import Hand, vector
 
 DIM = 64
@@ -44,7 +45,7 @@ class Worker:
             assert [answer.key for answer in answers] == best
             assert [answer.score for answer in answers] == pytest.approx([scores[key] for key in best], abs=2e-6)
 
-    def matrix(self):
+    def matrix(self) -> Matrix:
         return self.residents.get(self.hand.collection().id, self.view)
 
     def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""The command line as its own process, on a terminal of the tests."""
+"""The command line in the tests' process, and as its own process on a terminal of the tests."""
 
 from __future__ import annotations
 
@@ -7,10 +7,23 @@ import os
 import pty
 import re
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
 
 from kit.fake_server import FakeServer
 
+Call: TypeAlias = Callable[..., "Done"]
 COMMAND = [sys.executable, "-c", "from imagekin.cli import main; main()"]
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a call of the command line ended: its exit code and what it printed."""
+
+    code: int
+    out: str
+    err: str
 
 
 def on_terminal(server: FakeServer, arguments: list[str], answers: dict[str, bytes]) -> tuple[int, str]:

@@ -41,24 +41,24 @@ def name(page: Path) -> str:
 
 
 @pytest.mark.parametrize("page", generate.pages())
-def test_reference_pages_are_those_of_the_code(page: str):
+def test_reference_pages_are_those_of_the_code(page: str) -> None:
     written = (DOCS / "reference" / page).read_text()
     assert written == generate.text(generate.pages()[page]), "run `make docs`"
 
 
-def test_the_map_is_that_of_the_modules():
+def test_the_map_is_that_of_the_modules() -> None:
     assert generate.MAP.read_text() == generate.text(generate.map_page), "run `make docs`"
 
 
 @pytest.mark.parametrize("package", generate.PACKAGES)
-def test_every_module_has_a_docstring(package: str):
+def test_every_module_has_a_docstring(package: str) -> None:
     lines = generate.module_lines(package)
     assert lines
     assert not [str(path) for path, line in lines.items() if not line]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_links_lead_somewhere(page: Path):
+def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         path, _, anchor = target.partition("#")
         if "://" in path:
@@ -73,7 +73,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_the_index_leads_to_every_page():
+def test_the_index_leads_to_every_page() -> None:
     index = (DOCS / "README.md").read_text()
     linked = {(DOCS / target.partition("#")[0]).resolve() for target in re.findall(r"\]\(([^)\s]+)\)", index)}
     missing = {name(page) for page in DOCS.rglob("*.md") if page != DOCS / "README.md" and page not in linked}
@@ -81,13 +81,13 @@ def test_the_index_leads_to_every_page():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_variables_are_settings(page: Path):
+def test_variables_are_settings(page: Path) -> None:
     known = {f"IMAGEKIN_{field.upper()}" for field in Settings.model_fields} | OTHER_VARIABLES
     assert set(re.findall(r"\bIMAGEKIN_[A-Z_]*[A-Z]\b", page.read_text())) - known == set()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_commands_and_their_options_are_there(page: Path):
+def test_commands_and_their_options_are_there(page: Path) -> None:
     known = {tuple(words): command for words, command in generate.commands()}
     for call in calls(page.read_text()):
         words = call.split()
@@ -121,7 +121,7 @@ def rules() -> list[tuple[re.Pattern[str], set[str]]]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_addresses_are_those_of_the_api(page: Path):
+def test_addresses_are_those_of_the_api(page: Path) -> None:
     known, text = rules(), page.read_text()
     for path in ANY_PATH.findall(text):
         assert any(pattern.fullmatch(path.rstrip(".")) for pattern, _ in known), path

@@ -61,7 +61,7 @@ def cluster() -> flask.Response:
     "Name a cluster",
     body=schemas.ClusterPatch,
     returns=schemas.Cluster,
-    errors=(*results_routes.UNFINISHED, errors.NotFound),
+    errors=(*results_routes.NO_RESULT, errors.NotFound),
 )
 def name_cluster(job_id: str, label: str) -> flask.Response:
     """Name a cluster; the job's results and sheets show it, and so do assignments to the clustering.

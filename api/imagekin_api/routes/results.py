@@ -28,7 +28,7 @@ blueprint = flask.Blueprint("results", __name__)
 
 # Kinds whose rows are images in clusters.
 CLUSTERED = (JobKind.CLUSTER, JobKind.ASSIGN)
-UNFINISHED = (errors.JobNotFound, errors.JobNotFinished, errors.ResultExpired, errors.Conflict)
+NO_RESULT = (errors.JobNotFound, errors.JobNotFinished, errors.ResultExpired, errors.Conflict)
 
 
 @blueprint.get("/jobs/<job_id>/result")
@@ -36,7 +36,7 @@ UNFINISHED = (errors.JobNotFound, errors.JobNotFinished, errors.ResultExpired, e
     "Get a job's result",
     returns=reduce(or_, RESULTS.values()),
     media={renditions.NDJSON: {"type": "string"}, renditions.CSV: {"type": "string"}},
-    errors=UNFINISHED,
+    errors=NO_RESULT,
 )
 def show(job_id: str) -> flask.Response:
     """Return JSON, or only the rows as `application/x-ndjson` or `text/csv`: neighbors, assignments or the summary."""
@@ -103,7 +103,7 @@ def _named(rows: Iterable[dict[str, Any]], names: Mapping[int, str | None]) -> I
     ),
     media={"image/png": BINARY},
     drawn=True,
-    errors=UNFINISHED,
+    errors=NO_RESULT,
 )
 def sheet(job_id: str) -> flask.Response:
     """Return a PNG. For a search: the query, then each neighbor with its similarity. For a clustering: one cluster.

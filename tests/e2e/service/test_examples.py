@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
@@ -26,8 +26,11 @@ EXAMPLES = Path(__file__).parents[3] / "examples"
 TIMEOUT_S = 60
 
 
+Start: TypeAlias = Callable[..., "subprocess.Popen[str]"]
+
+
 @pytest.fixture
-def start(service: Stack) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+def start(service: Stack) -> Iterator[Start]:
     """Start programs that know the service; what still runs at the end is killed."""
     started = []
     environment = {**os.environ, "IMAGEKIN_URL": service.url}
@@ -81,7 +84,7 @@ def keys(client: Client, collection: str) -> set[str]:
         return set()
 
 
-def test_a_watched_folder_is_embedded_across_restarts(start, client: Client, tmp_path: Path):
+def test_a_watched_folder_is_embedded_across_restarts(start: Start, client: Client, tmp_path: Path) -> None:
     folder = tmp_path / "inbox"
     draw(folder, 1, 2, seed=1)
     (folder / "notes.txt").write_text("no picture")
@@ -105,7 +108,9 @@ def test_a_watched_folder_is_embedded_across_restarts(start, client: Client, tmp
     assert sum(job.progress.reused for job in jobs) == 1
 
 
-def test_a_watched_picture_that_is_cut_while_it_is_sent_is_looked_at_again(client: Client, tmp_path: Path, capsys):
+def test_a_watched_picture_that_is_cut_while_it_is_sent_is_looked_at_again(
+    client: Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     watched = example("watch_folder")
     draw(tmp_path / "inbox", 1, seed=11)
     picture = tmp_path / "inbox" / "2.png"
@@ -142,7 +147,7 @@ def test_a_watched_picture_that_is_cut_while_it_is_sent_is_looked_at_again(clien
     assert "became shorter" in capsys.readouterr().err
 
 
-def test_a_script_ends_where_its_job_has_gone(start, client: Client, tmp_path: Path):
+def test_a_script_ends_where_its_job_has_gone(start: Start, client: Client, tmp_path: Path) -> None:
     """Polling fails for good; the script says what the server said."""
     server = tmp_path / "bin" / "curl"
     server.parent.mkdir()
@@ -161,7 +166,7 @@ def test_a_script_ends_where_its_job_has_gone(start, client: Client, tmp_path: P
     assert '"job_not_found"' in err
 
 
-def test_four_processes_ingest_the_same_batch_once(start, client: Client, tmp_path: Path):
+def test_four_processes_ingest_the_same_batch_once(start: Start, client: Client, tmp_path: Path) -> None:
     pictures = draw(tmp_path / "batch", *range(12), seed=2)
     client.create_collection("ingested")
     ingest = (sys.executable, EXAMPLES / "ingest.py", "--batch", 5, "ingested", *pictures)
@@ -173,7 +178,7 @@ def test_four_processes_ingest_the_same_batch_once(start, client: Client, tmp_pa
     assert client.collection("ingested").image_count == 12
 
 
-def test_a_training_set_is_gathered_by_example(start, client: Client, tmp_path: Path):
+def test_a_training_set_is_gathered_by_example(start: Start, client: Client, tmp_path: Path) -> None:
     pictures = draw(tmp_path / "archive", *range(6), seed=3)
     client.embed(tmp_path / "archive", "archive-of-examples", upload=True).wait()
     for image in client.images("archive-of-examples"):
@@ -203,7 +208,7 @@ def test_a_training_set_is_gathered_by_example(start, client: Client, tmp_path: 
     assert json.loads(line)["key"] == "4.png"
 
 
-def test_curl_alone(start, client: Client, tmp_path: Path):
+def test_curl_alone(start: Start, client: Client, tmp_path: Path) -> None:
     pictures = draw(tmp_path / "pictures", *range(4), seed=4)
     (tmp_path / "pictures" / "broken.png").write_bytes(b"\x89PNG")
     script = ("bash", EXAMPLES / "curl.sh", "by-curl", *pictures, tmp_path / "pictures" / "broken.png")

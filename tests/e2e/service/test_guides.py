@@ -21,6 +21,7 @@ from PIL import Image
 from imagekin import Client
 from imagekin.settings import Settings
 from imagekin.stack import Stack
+from kit.databases import PostgreSQL
 
 DOCS = Path(__file__).parents[3] / "docs"
 # Pages that show commands which the tests cannot run mark them `console`.
@@ -68,7 +69,7 @@ def run(page: str, folder: Path, url: str, **variables: str) -> list[str]:
     return printed
 
 
-def test_quick_start(service: Stack, here: Path):
+def test_quick_start(service: Stack, here: Path) -> None:
     embedded, found, clusters = run("quickstart.md", here, service.url)
     assert embedded in {"6 images: 5 embedded, 1 reused\n", "6 images: 6 embedded\n"}
     assert {line.split("\t")[2] for line in found.splitlines()[1:3]} == {"beach.jpg", "3.jpg"}
@@ -77,7 +78,7 @@ def test_quick_start(service: Stack, here: Path):
     assert len(list((here / "clusters").iterdir())) == 3
 
 
-def test_failures(service: Stack, client: Client, here: Path):
+def test_failures(service: Stack, client: Client, here: Path) -> None:
     (here / "photos" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more")
     job = client.embed(here / "photos", "with-failures", upload=True).wait()
     listed, items, retried, python = run("how-to/failures.md", here, service.url, JOB=job.id)
@@ -87,14 +88,14 @@ def test_failures(service: Stack, client: Client, here: Path):
     assert python.startswith("broken.jpg decode_error")
 
 
-def test_doctor(service: Stack, service_settings: Settings, here: Path):
+def test_doctor(service: Stack, service_settings: Settings, here: Path) -> None:
     (here / "imagekin-data").symlink_to(service_settings.data_dir)
     examined, repaired = run("how-to/doctor.md", here, service.url)
     for printed in (examined, repaired):
         assert "every segment is what was written" in printed
 
 
-def test_own_weights(service: Stack, service_settings: Settings, client: Client, here: Path):
+def test_own_weights(service: Stack, service_settings: Settings, client: Client, here: Path) -> None:
     service_settings.weights_dir.mkdir(exist_ok=True)
     (here / "weights").symlink_to(service_settings.weights_dir)
     _, shown = run("how-to/own-weights.md", here, service.url)
@@ -102,7 +103,7 @@ def test_own_weights(service: Stack, service_settings: Settings, client: Client,
     assert client.collection("products").image_count == 5
 
 
-def test_networks_of_timm(service: Stack, service_settings: Settings, client: Client, here: Path):
+def test_networks_of_timm(service: Stack, service_settings: Settings, client: Client, here: Path) -> None:
     service_settings.weights_dir.mkdir(exist_ok=True)
     (here / "weights").symlink_to(service_settings.weights_dir)
     _, shown = run("how-to/timm.md", here, service.url)
@@ -111,7 +112,7 @@ def test_networks_of_timm(service: Stack, service_settings: Settings, client: Cl
     assert (collection.dim, collection.image_count, collection.license) == (512, 5, "apache-2.0")
 
 
-def test_vectors(service: Stack, client: Client, here: Path):
+def test_vectors(service: Stack, client: Client, here: Path) -> None:
     client.embed(here / "photos", "furniture", upload=True).wait()
     (here / "more").mkdir()
     shutil.copy(here / "photos" / "4.jpg", here / "more" / "later.jpg")
@@ -125,7 +126,7 @@ def test_vectors(service: Stack, client: Client, here: Path):
 
 # some twenty commands, each a process
 @pytest.mark.timeout(420)
-def test_training_set(service: Stack, client: Client, here: Path):
+def test_training_set(service: Stack, client: Client, here: Path) -> None:
     printed = run("how-to/training-set.md", here, service.url)
     _, _, embedded, duplicates, deleted, outliers, labelled, suggested, labels, adapted, selected, leaks, taken, _ = (
         printed
@@ -166,12 +167,12 @@ def test_training_set(service: Stack, client: Client, here: Path):
     }
 
 
-def test_offline(here: Path):
+def test_offline(here: Path) -> None:
     (url,) = run("how-to/offline.md", here, "http://127.0.0.1:9")
     assert re.fullmatch(r"https://\S+/resnet50-\w+\.pth\n", url)
 
 
-def test_postgresql(postgresql, here: Path):
+def test_postgresql(postgresql: PostgreSQL, here: Path) -> None:
     name = f"docs_{os.urandom(6).hex()}"
     url = postgresql.create(name)
     page = (DOCS / "how-to" / "postgresql.md").read_text()
@@ -185,7 +186,7 @@ def test_postgresql(postgresql, here: Path):
         postgresql.drop(name)
 
 
-def test_backup_and_restore(service: Stack, service_settings: Settings, client: Client, here: Path):
+def test_backup_and_restore(service: Stack, service_settings: Settings, client: Client, here: Path) -> None:
     client.embed(here / "photos", "backed-up", upload=True).wait()
     (here / "imagekin-data").symlink_to(service_settings.data_dir)
     run("how-to/backup.md", here, service.url)
@@ -195,7 +196,7 @@ def test_backup_and_restore(service: Stack, service_settings: Settings, client: 
     assert (found.key, found.score) == ("2.jpg", 1)
 
 
-def test_the_original_classs_calls(client: Client, here: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_original_classs_calls(client: Client, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(here)
     text = (DOCS / "from-the-original-class.md").read_text()
     lines = re.findall(r"^\| .* \| `([^`]+)` \|$", text, re.M)

@@ -261,11 +261,11 @@ def _twice(image: bytes) -> bytes:
     return out.getvalue()
 
 
-def test_there_are_enough_of_them():
+def test_there_are_enough_of_them() -> None:
     assert len(pictures()) + len(archives()) >= 60
 
 
-def test_hostile_pictures(client: Client, unharmed, tmp_path: Path):
+def test_hostile_pictures(client: Client, unharmed: None, tmp_path: Path) -> None:
     expected = pictures()
     path = tmp_path / "pictures.zip"
     path.write_bytes(zipped({name: data for name, (data, _) in expected.items()}, zipfile.ZIP_STORED))
@@ -284,7 +284,7 @@ def test_hostile_pictures(client: Client, unharmed, tmp_path: Path):
     assert job.status == JobStatus.PARTIAL
 
 
-def test_hostile_archives(client: Client, unharmed, tmp_path: Path):
+def test_hostile_archives(client: Client, unharmed: None, tmp_path: Path) -> None:
     answers = {}
     for name, data in archives().items():
         (tmp_path / name).write_bytes(data)
@@ -304,7 +304,7 @@ def test_hostile_archives(client: Client, unharmed, tmp_path: Path):
     assert not any(key.startswith("/") or ".." in key.split("/") for key in keys)
 
 
-def test_odd_archives(client: Client, unharmed, tmp_path: Path):
+def test_odd_archives(client: Client, unharmed: None, tmp_path: Path) -> None:
     answers = {}
     for name, data in odd_archives().items():
         (tmp_path / name).write_bytes(data)

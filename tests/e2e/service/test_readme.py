@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imagekin.stack import Stack
+
 ROOT = Path(__file__).parents[3]
 README = (ROOT / "README.md").read_text()
 
@@ -54,25 +56,25 @@ def run(arguments: list[str], script: str, folder: Path, url: str) -> str:
     return done.stdout
 
 
-def test_command_line(service, here: Path):
+def test_command_line(service: Stack, here: Path) -> None:
     out = run(["bash", "-euc"], block("Command line"), here, service.url)
     assert "photos/2.jpg" in out or "2.jpg" in out
     assert (here / "neighbors.png").is_file()
     assert len(list((here / "clusters").glob("*.png"))) == 3
 
 
-def test_python(service, here: Path):
+def test_python(service: Stack, here: Path) -> None:
     out = run([sys.executable, "-c"], block("Python"), here, service.url)
     assert re.search(r"^1 1\.0 2\.jpg$", out, re.M)
     assert len(re.findall(r"^[012] \d+ \d\.jpg$", out, re.M)) == 3
 
 
-def test_curl(service, here: Path):
+def test_curl(service: Stack, here: Path) -> None:
     out = run(["bash", "-euc"], block("curl"), here, service.url)
     assert '"neighbors"' in out and '"2.jpg"' in out
     assert (here / "neighbors.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_links_lead_somewhere():
+def test_links_lead_somewhere() -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / target).exists(), target

@@ -7,6 +7,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def picture(name: str) -> Picture:
     return picture
 
 
-def save(image: Image.Image, path: Path, **options) -> Path:
+def save(image: Image.Image, path: Path, **options: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path, **options)
     return path
@@ -65,7 +66,7 @@ def embedding(client: Client, collection: str, key: str) -> np.ndarray:
     return client.embedding(collection, image.id)
 
 
-def test_a_folder_becomes_a_collection(client: Client, folder: Path, name: str):
+def test_a_folder_becomes_a_collection(client: Client, folder: Path, name: str) -> None:
     job = client.embed(folder, collection=name, upload=True).wait()
     assert job.status == JobStatus.PARTIAL
     progress = job.progress
@@ -81,7 +82,7 @@ def test_a_folder_becomes_a_collection(client: Client, folder: Path, name: str):
     assert client.collection(name).image_count == 12
 
 
-def test_the_same_again_is_reused(client: Client, folder: Path, name: str):
+def test_the_same_again_is_reused(client: Client, folder: Path, name: str) -> None:
     client.embed(folder, collection=name, upload=True).wait()
     again = client.embed(folder, collection=name, upload=True).wait()
     assert (again.progress.embedded, again.progress.reused, again.progress.failed) == (0, 12, 1)
@@ -91,7 +92,7 @@ def test_the_same_again_is_reused(client: Client, folder: Path, name: str):
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
-def test_archives(client: Client, folder: Path, tmp_path: Path, name: str, kind: str):
+def test_archives(client: Client, folder: Path, tmp_path: Path, name: str, kind: str) -> None:
     path = tmp_path / f"archive.{kind}"
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     if kind == "zip":
@@ -106,7 +107,7 @@ def test_archives(client: Client, folder: Path, tmp_path: Path, name: str, kind:
     assert (job.progress.embedded, job.progress.failed, job.progress.ignored) == (12, 1, 2)
 
 
-def test_a_folder_below_the_roots_is_read_in_place(client: Client, picture: Picture, readable: Path, name: str):
+def test_a_folder_below_the_roots_is_read_in_place(client: Client, picture: Picture, readable: Path, name: str) -> None:
     for seed in range(3):
         save(picture(seed), readable / f"{seed}.png")
     (readable / "notes.txt").write_text("not a picture")
@@ -117,7 +118,7 @@ def test_a_folder_below_the_roots_is_read_in_place(client: Client, picture: Pict
         client.embed("/etc", collection=name, upload=False)
 
 
-def test_every_file_that_is_named_has_an_answer(client: Client, picture: Picture, tmp_path: Path, name: str):
+def test_every_file_that_is_named_has_an_answer(client: Client, picture: Picture, tmp_path: Path, name: str) -> None:
     save(picture(1), tmp_path / ".hidden.png")
     save(picture(2), tmp_path / "no suffix.png")
     (tmp_path / "no suffix.png").rename(tmp_path / "no suffix")
@@ -137,7 +138,7 @@ def test_every_file_that_is_named_has_an_answer(client: Client, picture: Picture
     assert "Photoshop" in item.error.detail
 
 
-def test_what_is_ignored_is_told_with_its_reason(client: Client, picture: Picture, readable: Path, name: str):
+def test_what_is_ignored_is_told_with_its_reason(client: Client, picture: Picture, readable: Path, name: str) -> None:
     save(picture(1), readable / "a.png")
     (readable / "b.psd").write_bytes(b"8BPS\0\1" + bytes(90))
     (readable / "letter.pdf").write_bytes(b"%PDF-1.7\n")
@@ -155,7 +156,9 @@ def test_what_is_ignored_is_told_with_its_reason(client: Client, picture: Pictur
     assert [item.key for item in job.items()] == ["a.png", "b.psd"]
 
 
-def test_pictures_of_every_kind_give_right_embeddings(client: Client, picture: Picture, tmp_path: Path, name: str):
+def test_pictures_of_every_kind_give_right_embeddings(
+    client: Client, picture: Picture, tmp_path: Path, name: str
+) -> None:
     """Each odd picture must lie by the plain RGB picture that shows the same."""
     base = picture(1).resize((256, 192), Image.Resampling.BICUBIC)
     palette = base.quantize(64)
@@ -185,7 +188,7 @@ def test_pictures_of_every_kind_give_right_embeddings(client: Client, picture: P
         assert cosine > 0.97, (key, cosine)
 
 
-def test_search_is_brute_force(client: Client, folder: Path, name: str):
+def test_search_is_brute_force(client: Client, folder: Path, name: str) -> None:
     client.embed(folder, collection=name, upload=True).wait()
     vectors = {image.key: client.embedding(name, image.id).astype(np.float64) for image in client.images(name)}
     units = {key: vector / np.linalg.norm(vector) for key, vector in vectors.items()}
@@ -209,7 +212,7 @@ def test_search_is_brute_force(client: Client, folder: Path, name: str):
     assert client.collection(name).image_count == 12
 
 
-def test_a_search_sees_what_changed(client: Client, picture: Picture, tmp_path: Path, name: str):
+def test_a_search_sees_what_changed(client: Client, picture: Picture, tmp_path: Path, name: str) -> None:
     first = save(picture(1), tmp_path / "1.png")
     client.embed(first, collection=name, backbone="fake").wait()
     assert [found.key for found in client.search(first, collection=name).neighbors] == ["1.png"]
@@ -229,7 +232,7 @@ def test_a_search_sees_what_changed(client: Client, picture: Picture, tmp_path: 
 
 
 @pytest.mark.parametrize("on_conflict", ["replace", "skip", "fail"])
-def test_conflicts(client: Client, picture: Picture, tmp_path: Path, name: str, on_conflict: str):
+def test_conflicts(client: Client, picture: Picture, tmp_path: Path, name: str, on_conflict: str) -> None:
     path = save(picture(1), tmp_path / "1.png")
     client.embed(path, collection=name, backbone="fake").wait()
     before = embedding(client, name, "1.png")
@@ -244,7 +247,7 @@ def test_conflicts(client: Client, picture: Picture, tmp_path: Path, name: str, 
 
 @pytest.mark.parametrize("algorithm", ["kmeans", "kmeans-pytorch"])
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
-def test_clusters(client: Client, folder: Path, name: str, algorithm: str, metric: str):
+def test_clusters(client: Client, folder: Path, name: str, algorithm: str, metric: str) -> None:
     client.embed(folder, collection=name, upload=True).wait()
     jobs = [client.cluster(name, 3, metric=metric, algorithm=algorithm, n_init=2) for _ in range(2)]
     first, second = (job.result() for job in jobs)
@@ -268,13 +271,13 @@ def test_clusters(client: Client, folder: Path, name: str, algorithm: str, metri
     assert sheet.format == "PNG"
 
 
-def test_more_clusters_than_images_is_refused(client: Client, picture: Picture, tmp_path: Path, name: str):
+def test_more_clusters_than_images_is_refused(client: Client, picture: Picture, tmp_path: Path, name: str) -> None:
     client.embed(save(picture(1), tmp_path / "1.png"), collection=name, backbone="fake").wait()
     with pytest.raises(errors.InvalidRequest, match="2"):
         client.cluster(name, 2)
 
 
-def test_retry_takes_the_failed_ones(client: Client, picture: Picture, readable: Path, name: str):
+def test_retry_takes_the_failed_ones(client: Client, picture: Picture, readable: Path, name: str) -> None:
     save(picture(1), readable / "good.png")
     (readable / "late.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     job = client.embed(readable, collection=name, backbone="fake", upload=False).wait()
@@ -288,7 +291,7 @@ def test_retry_takes_the_failed_ones(client: Client, picture: Picture, readable:
 
 def test_jobs_of_many_owners_images_and_kinds_run_side_by_side(
     client: Client, picture: Picture, tmp_path: Path, name: str
-):
+) -> None:
     client.embed(save(picture(0), tmp_path / "0.png"), collection=name, backbone="fake").wait()
     small = [client.embed(save(picture(n), tmp_path / f"{n}.png"), collection=name) for n in range(1, 20)]
     searches = [client.search_job(tmp_path / "0.png", collection=name) for _ in range(20)]
@@ -299,7 +302,7 @@ def test_jobs_of_many_owners_images_and_kinds_run_side_by_side(
 
 def test_weights_that_cannot_be_had_fail_the_job_with_what_to_do(
     client: Client, picture: Picture, tmp_path: Path, name: str
-):
+) -> None:
     client.create_collection(name, backbone="resnet18")
     job = client.embed(save(picture(1), tmp_path / "1.png"), collection=name).wait(timeout_s=100)
     assert job.error is not None
@@ -307,7 +310,7 @@ def test_weights_that_cannot_be_had_fail_the_job_with_what_to_do(
     assert "resnet18" in job.error.detail and "weights" in job.error.detail
 
 
-def test_a_vector_of_another_space_is_refused(client: Client, picture: Picture, tmp_path: Path, name: str):
+def test_a_vector_of_another_space_is_refused(client: Client, picture: Picture, tmp_path: Path, name: str) -> None:
     client.embed(save(picture(1), tmp_path / "1.png"), collection=name, backbone="fake").wait()
     with pytest.raises(errors.InvalidRequest, match="64"):
         client.search(embedding=np.ones(1280, np.float32), collection=name)

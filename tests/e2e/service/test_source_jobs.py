@@ -46,7 +46,7 @@ def picture(name: str, seed: int) -> bytes:
     return target.getvalue()
 
 
-def test_addresses(client: Client, site: Web, name: str):
+def test_addresses(client: Client, site: Web, name: str) -> None:
     urls = [
         {"url": site.url("/0.png")},
         {"url": site.url("/moved"), "key": "moved", "metadata": {"year": 1999, "by": None}},
@@ -81,7 +81,7 @@ def test_addresses(client: Client, site: Web, name: str):
     assert metadata == {site.url("/0.png"): {}, "moved": {"year": 1999, "by": None}}
 
 
-def test_what_failed_is_fetched_again(client: Client, site: Web, name: str):
+def test_what_failed_is_fetched_again(client: Client, site: Web, name: str) -> None:
     site.pages["/late.png"] = web.body(b"", 503)
     job = client.embed([site.url("/0.png"), site.url("/late.png")], collection=name, backbone="fake").wait()
     assert [item.error and item.error.code for item in job.items(ItemStatus.FAILED)] == ["fetch_failed"]
@@ -91,7 +91,7 @@ def test_what_failed_is_fetched_again(client: Client, site: Web, name: str):
     assert client.collection(name).image_count == 2
 
 
-def test_slow_addresses_stop_nobody(client: Client, site: Web, name: str):
+def test_slow_addresses_stop_nobody(client: Client, site: Web, name: str) -> None:
     """More that never answer than threads, among others: each fails alone, in one try."""
     urls = [site.url(f"/{seed}.png") for seed in range(MANY)]
     for at in range(0, MANY, 5):
@@ -104,7 +104,7 @@ def test_slow_addresses_stop_nobody(client: Client, site: Web, name: str):
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv"])
-def test_manifests(client: Client, site: Web, readable: Path, tmp_path: Path, name: str, kind: str):
+def test_manifests(client: Client, site: Web, readable: Path, tmp_path: Path, name: str, kind: str) -> None:
     (readable / "local.png").write_bytes(picture(name, 50))
     rows = [
         {"url": site.url("/0.png"), "key": "zero", "metadata": {"year": 1999}},
@@ -133,7 +133,7 @@ def test_manifests(client: Client, site: Web, readable: Path, tmp_path: Path, na
     assert {image.key: image.metadata for image in client.images(name)} == {"zero": {"year": 1999}, "local": {}}
 
 
-def test_a_location(client: Client, readable: Path, name: str):
+def test_a_location(client: Client, readable: Path, name: str) -> None:
     for seed in range(3):
         (readable / f"{seed}.png").write_bytes(picture(name, seed))
     job = client.embed(readable.as_uri(), collection=name, backbone="fake").wait()
@@ -142,7 +142,7 @@ def test_a_location(client: Client, readable: Path, name: str):
         client.embed("s3://somebody/elses", collection=name)
 
 
-def test_search_by_address(client: Client, site: Web, name: str):
+def test_search_by_address(client: Client, site: Web, name: str) -> None:
     client.embed(
         [{"url": site.url(f"/{seed}.png"), "key": f"{seed}"} for seed in range(5)], name, backbone="fake"
     ).wait()

@@ -5,24 +5,28 @@ from __future__ import annotations
 import json
 import threading
 import tracemalloc
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import sqlalchemy as sa
 import typer
-from typer.testing import CliRunner
+from sqlalchemy.orm import Session
+from typer.testing import CliRunner, Result
 
 from imagekin.database import tables
+from imagekin.database.engine import Database
 from imagekin.doctor.command import doctor as command
 from imagekin.enums import DType, ItemStatus
 from imagekin.jobs import end
 from imagekin.maintenance import collection_deletion, compaction, upkeep
+from imagekin.settings import Settings
 from imagekin.store import ledger, vector_codec
 from kit.breakages import IMAGE, examine, found
 from kit.hand import Hand
 
 
-def test_a_healthy_system_has_no_findings(hand):
+def test_a_healthy_system_has_no_findings(hand: Hand) -> None:
     report = examine(hand)
     assert [(one.name, one.details) for one in report.outcomes.values() if one.found] == []
     assert report.ok
@@ -30,7 +34,7 @@ def test_a_healthy_system_has_no_findings(hand):
     assert unseen == {"deleted_collections"}
 
 
-def test_after_upkeep_it_is_healthy_still(hand, monkeypatch):
+def test_after_upkeep_it_is_healthy_still(hand: Hand, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compaction, "FEWEST_SMALL", 2)
     hand.sql("UPDATE images SET deleted_at = deleted_at - 7200")
     hand.sql("UPDATE jobs SET created_at = created_at - 7300")
@@ -39,11 +43,11 @@ def test_after_upkeep_it_is_healthy_still(hand, monkeypatch):
     assert found(examine(hand)) == set()
 
 
-def test_a_live_system_gives_no_false_alarm(hand):
+def test_a_live_system_gives_no_false_alarm(hand: Hand) -> None:
     """Examine again and again while images come, change, move and go."""
     stopped, faults, rounds = threading.Event(), [], 0
 
-    def live():
+    def live() -> None:
         nonlocal rounds
         try:
             while not stopped.is_set():
@@ -78,7 +82,7 @@ def test_a_live_system_gives_no_false_alarm(hand):
 
 
 @pytest.mark.parametrize("engine", ["sqlite"])
-def test_memory_does_not_grow_with_the_database(database, settings):
+def test_memory_does_not_grow_with_the_database(database: Database, settings: Settings) -> None:
     """Twenty thousand images, of which an examination never holds more than a part."""
     hand = Hand(database, settings, "ann", "photos")
     collection = hand.collection()
@@ -86,7 +90,7 @@ def test_memory_does_not_grow_with_the_database(database, settings):
     job = hand.submit()
     rng = np.random.default_rng(0)
 
-    def fill(session):
+    def fill(session: Session) -> None:
         fields = {"owner": "ann", "collection_id": collection.id, "space_id": collection.space_id, "lane": "bulk"}
         for seq in range(0, count, per_chunk):
             keys = [f"folder/of/images/{number:08}.jpg" for number in range(seq, seq + per_chunk)]
@@ -129,7 +133,7 @@ def test_memory_does_not_grow_with_the_database(database, settings):
 
 
 @pytest.fixture
-def run(hand, monkeypatch):
+def run(hand: Hand, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     app = typer.Typer()
     app.command()(command)
     for name in ("data_dir", "database_url"):
@@ -137,7 +141,7 @@ def run(hand, monkeypatch):
     return lambda *arguments: CliRunner().invoke(app, arguments)
 
 
-def test_the_command_says_what_it_found_and_exits_so(hand, run):
+def test_the_command_says_what_it_found_and_exits_so(hand: Hand, run: Callable[..., Result]) -> None:
     healthy = run()
     assert healthy.exit_code == 0 and "image_count" in healthy.stdout
     hand.sql("UPDATE collections SET image_count = image_count + 1 WHERE name = 'photos'")
@@ -156,7 +160,7 @@ def test_the_command_says_what_it_found_and_exits_so(hand, run):
     assert "ledger_images" in lost.stderr and "'06'" in lost.stderr
 
 
-def test_float16_collections_are_held_to_their_dtype(hand):
+def test_float16_collections_are_held_to_their_dtype(hand: Hand) -> None:
     hand.collection("small", DType.FLOAT16)
     hand.sql("UPDATE chunks SET lane = 'elsewhere' WHERE status IN ('ready', 'claimed')")
     hand.embed(["a", "b"], name="small")

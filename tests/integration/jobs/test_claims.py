@@ -25,7 +25,7 @@ def test_one_chunk_goes_to_one_claimant(hand: Hand, database: Database, settings
     hand.plan(numbered(60), size=1)
     taken, lock = [], threading.Lock()
 
-    def work(name):
+    def work(name: str) -> None:
         while True:
             pair = claim_step.Preference(most_images=2)
             claims = database.write(claim_step.claim, Lane.BULK, f"{name}-{len(taken)}/{name}", settings, pair)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from sqlalchemy import event
@@ -15,13 +17,13 @@ from kit.hand import Hand, numbered
 
 
 @pytest.fixture
-def plans(database):
+def plans(database: Database) -> list[str]:
     """SQLite's plans for what is run from now on."""
     if not database.is_sqlite:
         pytest.skip("PostgreSQL chooses its plans by the statistics of the table")
-    plans = []
+    plans: list[str] = []
 
-    def explain(connection, cursor, statement, parameters, context, many):
+    def explain(_connection: Any, cursor: Any, statement: str, parameters: Any, _context: Any, many: bool) -> None:
         if not many:
             cursor.execute("EXPLAIN QUERY PLAN " + statement, parameters)
             plans.extend(row[3] for row in cursor.fetchall())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 from imagekin.database import tables
 from imagekin.database.engine import Database
@@ -78,7 +79,7 @@ def test_the_sweep_forgets_what_is_past_its_life(hand: Hand, database: Database,
 
 
 def test_an_upload_lives_while_a_job_names_it(hand: Hand, database: Database, settings: Settings) -> None:
-    def add(session, id):
+    def add(session: Session, id: str) -> None:
         session.add(
             tables.Upload(id=id, owner="ann", path=f"uploads/{id}", sha256="", size=1, stored_bytes=1, expires_at=1)
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,7 +37,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     counts: list[int] = []
     changes = reading.changes
 
-    def counted(*args):
+    def counted(*args: Any) -> Iterator[reading.Change]:
         counts.append(0)
         for change in changes(*args):
             counts[-1] += len(change.ids)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+from typing import Any
 
 import pytest
 from sqlalchemy.exc import DataError
@@ -10,10 +11,12 @@ from sqlalchemy.exc import DataError
 from imagekin import errors
 from imagekin_worker.matrix import file_cache
 from imagekin_worker.matrix.file import HEADER_BYTES, MatrixFile, Writer
+from imagekin_worker.matrix.file_cache import MatrixCache
+from kit.hand import Hand
 from kit.processes import PLENTY, Worker, names, the_file
 
 
-def test_a_file_that_much_changed_beside_is_written_anew(hand, cache, view):
+def test_a_file_that_much_changed_beside_is_written_anew(hand: Hand, cache: MatrixCache, view: str) -> None:
     hand.embed(names(100))
     worker = Worker(hand, cache, 4096, view)
     worker.check()
@@ -31,7 +34,7 @@ def test_a_file_that_much_changed_beside_is_written_anew(hand, cache, view):
 
 @pytest.mark.parametrize("budget", [PLENTY, 1000])
 @pytest.mark.parametrize("place", [20, HEADER_BYTES + 1000, -3])
-def test_a_damaged_file_is_read_from_sql_again(hand, cache, budget, place):
+def test_a_damaged_file_is_read_from_sql_again(hand: Hand, cache: MatrixCache, budget: int, place: int) -> None:
     hand.embed(names(60))
     first = Worker(hand, cache, budget)
     first.check()
@@ -50,13 +53,15 @@ def test_a_damaged_file_is_read_from_sql_again(hand, cache, budget, place):
     assert len(file.vectors(0, 60)) == 60
 
 
-def test_what_changes_while_the_file_is_written_is_not_in_it(hand, cache, monkeypatch):
+def test_what_changes_while_the_file_is_written_is_not_in_it(
+    hand: Hand, cache: MatrixCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A row that is replaced under the writer would be half old and half new, under the old revision."""
     hand.embed(names(100))
     worker = Worker(hand, cache)
     add = Writer.add
 
-    def slow(self, *args):
+    def slow(self: Writer, *args: Any) -> None:
         hand.embed(["0000"], contents={"0000": "other"})
         worker.residents._held[hand.collection().id, "raw"].matrix.overwrites += 1
         add(self, *args)
@@ -71,10 +76,12 @@ def test_what_changes_while_the_file_is_written_is_not_in_it(hand, cache, monkey
 
 
 @pytest.mark.parametrize("budget", [PLENTY, 1000])
-def test_a_full_disk_is_no_reason_to_answer_wrong(hand, cache, monkeypatch, budget):
+def test_a_full_disk_is_no_reason_to_answer_wrong(
+    hand: Hand, cache: MatrixCache, monkeypatch: pytest.MonkeyPatch, budget: int
+) -> None:
     hand.embed(names(50))
 
-    def full(*_):
+    def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Writer, "publish", full)
@@ -91,12 +98,12 @@ def test_a_full_disk_is_no_reason_to_answer_wrong(hand, cache, monkeypatch, budg
     worker.stop()
 
 
-def test_closing_stops_the_writing(hand, cache, monkeypatch):
+def test_closing_stops_the_writing(hand: Hand, cache: MatrixCache, monkeypatch: pytest.MonkeyPatch) -> None:
     hand.embed(names(60))
     worker = Worker(hand, cache)
     add = Writer.add
 
-    def late(self, *args):
+    def late(self: Writer, *args: Any) -> None:
         add(self, *args)
         worker.residents._closed = True
 
@@ -107,11 +114,13 @@ def test_closing_stops_the_writing(hand, cache, monkeypatch):
     assert [path.suffix for path in cache.folder.iterdir()] == [".lock"]
 
 
-def test_a_database_that_goes_while_a_file_is_kept_is_no_later_searchs_trouble(hand, cache, monkeypatch):
+def test_a_database_that_goes_while_a_file_is_kept_is_no_later_searchs_trouble(
+    hand: Hand, cache: MatrixCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hand.embed(names(40))
     worker = Worker(hand, cache)
 
-    def away(_session, _ids):
+    def away(*_: Any) -> None:
         raise DataError("", {}, Exception("gone"))
 
     monkeypatch.setattr(file_cache, "living", away)

@@ -9,12 +9,16 @@ import pytest
 import sqlalchemy as sa
 
 from imagekin.database import tables
+from imagekin_worker.matrix.file_cache import MatrixCache
+from kit.hand import Hand
 from kit.processes import DIM, PLENTY, Worker, names, process, the_file
 
 
 @pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("budget", [PLENTY, 1000])
-def test_a_process_killed_before_the_rename_leaves_nothing_that_counts(hand, cache, budget):
+def test_a_process_killed_before_the_rename_leaves_nothing_that_counts(
+    hand: Hand, cache: MatrixCache, budget: int
+) -> None:
     hand.embed(names(60))
     killed = process(
         """
@@ -37,7 +41,7 @@ def test_a_process_killed_before_the_rename_leaves_nothing_that_counts(hand, cac
 
 
 @pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
-def test_processes_that_share_a_folder(hand, cache):
+def test_processes_that_share_a_folder(hand: Hand, cache: MatrixCache) -> None:
     """Two write and read the same file again and again, one in memory and one from the file, while images come."""
     hand.embed(names(64))
     script = """
@@ -67,7 +71,7 @@ def test_processes_that_share_a_folder(hand, cache):
 
 
 @pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
-def test_memory_is_bounded_whatever_the_collection(hand, cache):
+def test_memory_is_bounded_whatever_the_collection(hand: Hand, cache: MatrixCache) -> None:
     """120 MB of vectors under a budget of 8 MB, from SQL into the file and through searches."""
     hand.embed(["first"])
     count, dim = 24_000, 1280

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import sqlalchemy as sa
@@ -14,13 +18,16 @@ from imagekin.maintenance import collection_deletion, compaction, upkeep
 from imagekin.store import reading
 from imagekin_worker.matrix import file, loaded, scan
 from imagekin_worker.matrix import view as views
-from kit.hand import vector
+from imagekin_worker.matrix.file_cache import MatrixCache
+from kit.hand import Hand, vector
 from kit.processes import DIM, PLENTY, Worker, names
 
 
 @pytest.mark.parametrize("budget", [PLENTY, 1000])
 @pytest.mark.parametrize("dtype", [DType.FLOAT32, DType.FLOAT16])
-def test_a_worker_that_starts_reads_the_file_and_what_changed_since(hand, cache, reads, budget, dtype, view):
+def test_a_worker_that_starts_reads_the_file_and_what_changed_since(
+    hand: Hand, cache: MatrixCache, reads: list[int], budget: int, dtype: str, view: str
+) -> None:
     hand.collection(dtype=dtype)
     hand.embed(names(100), size=16)
     first = Worker(hand, cache, budget, view)
@@ -43,7 +50,7 @@ def test_a_worker_that_starts_reads_the_file_and_what_changed_since(hand, cache,
     second.stop()
 
 
-def test_beyond_the_budget_memory_holds_only_what_changed(hand, cache, view):
+def test_beyond_the_budget_memory_holds_only_what_changed(hand: Hand, cache: MatrixCache, view: str) -> None:
     hand.embed(names(200))
     worker = Worker(hand, cache, 4096, view)
     worker.check()
@@ -61,7 +68,7 @@ def test_beyond_the_budget_memory_holds_only_what_changed(hand, cache, view):
     worker.stop()
 
 
-def test_a_collection_that_outgrows_memory_goes_to_its_file(hand, cache, view):
+def test_a_collection_that_outgrows_memory_goes_to_its_file(hand: Hand, cache: MatrixCache, view: str) -> None:
     """With 20 and with 30 images it has no view of its own."""
     hand.embed(names(20))
     worker = Worker(hand, cache, 100 * (4 * DIM + 4), view)
@@ -75,7 +82,7 @@ def test_a_collection_that_outgrows_memory_goes_to_its_file(hand, cache, view):
     worker.stop()
 
 
-def test_a_revision_before_what_is_forgotten_starts_over(hand, cache, view):
+def test_a_revision_before_what_is_forgotten_starts_over(hand: Hand, cache: MatrixCache, view: str) -> None:
     hand.embed(names(100))
     for budget in (PLENTY, 1000):
         first = Worker(hand, cache, budget, view)
@@ -92,7 +99,7 @@ def test_a_revision_before_what_is_forgotten_starts_over(hand, cache, view):
             worker.stop()
 
 
-def test_compaction_changes_nothing(hand, cache, reads):
+def test_compaction_changes_nothing(hand: Hand, cache: MatrixCache, reads: list[int]) -> None:
     for number in range(6):
         hand.embed(names(8, first=10 * number))
     first = Worker(hand, cache)
@@ -108,7 +115,9 @@ def test_compaction_changes_nothing(hand, cache, reads):
     second.stop()
 
 
-def test_matrices_leave_memory_oldest_first_and_come_back_from_their_files(hand, cache, reads):
+def test_matrices_leave_memory_oldest_first_and_come_back_from_their_files(
+    hand: Hand, cache: MatrixCache, reads: list[int]
+) -> None:
     for name in ("a", "b", "c"):
         hand.embed(names(50), name=name, contents={key: f"{name} {key}" for key in names(50)})
     room = 2 * 50 * (4 * DIM + 4)
@@ -126,7 +135,7 @@ def test_matrices_leave_memory_oldest_first_and_come_back_from_their_files(hand,
     worker.stop()
 
 
-def test_without_a_cache_everything_is_in_memory(hand, tmp_path):
+def test_without_a_cache_everything_is_in_memory(hand: Hand, tmp_path: Path) -> None:
     hand.embed(names(50))
     worker = Worker(hand, None, budget_bytes=10)
     worker.check()
@@ -134,7 +143,7 @@ def test_without_a_cache_everything_is_in_memory(hand, tmp_path):
     worker.stop()
 
 
-def test_a_deleted_collection_is_said_to_be(hand, cache):
+def test_a_deleted_collection_is_said_to_be(hand: Hand, cache: MatrixCache) -> None:
     hand.embed(names(20))
     worker = Worker(hand, cache)
     worker.check()
@@ -145,7 +154,7 @@ def test_a_deleted_collection_is_said_to_be(hand, cache):
     worker.stop()
 
 
-def test_a_group_with_filters_is_one_product(hand, cache, monkeypatch):
+def test_a_group_with_filters_is_one_product(hand: Hand, cache: MatrixCache, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each query has its own filter, or none; only a narrow one is searched apart."""
     hand.embed(names(200))
     worker = Worker(hand, cache)
@@ -153,7 +162,7 @@ def test_a_group_with_filters_is_one_product(hand, cache, monkeypatch):
     scans: list[int] = []
     best = scan.Scanner.best
 
-    def counted(self, asked, *args):
+    def counted(self: scan.Scanner, asked: scan.Asked, *args: Any) -> Any:
         scans.append(len(asked))
         return best(self, asked, *args)
 
@@ -174,13 +183,13 @@ def test_a_group_with_filters_is_one_product(hand, cache, monkeypatch):
     worker.stop()
 
 
-def test_a_reading_that_broke_off_leaves_nothing_behind(hand, monkeypatch):
+def test_a_reading_that_broke_off_leaves_nothing_behind(hand: Hand, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the database runs again after a lost connection begins anew: nothing is there twice."""
     hand.embed(names(40), size=8)
     changes = reading.changes
     readings: list[tuple] = []
 
-    def lost(*args):
+    def lost(*args: Any) -> Iterator[reading.Change]:
         readings.append(args)
         for number, change in enumerate(changes(*args)):
             if len(readings) == 1 and number == 3:
@@ -196,7 +205,9 @@ def test_a_reading_that_broke_off_leaves_nothing_behind(hand, monkeypatch):
     worker.check()
 
 
-def test_a_view_stays_until_a_tenth_came_or_went_and_no_vector_is_read_again(hand, cache, reads):
+def test_a_view_stays_until_a_tenth_came_or_went_and_no_vector_is_read_again(
+    hand: Hand, cache: MatrixCache, reads: list[int]
+) -> None:
     hand.embed(names(100))
     worker, other = Worker(hand, cache, view="calibrated"), Worker(hand, cache, view="calibrated")
 
@@ -226,7 +237,7 @@ def test_a_view_stays_until_a_tenth_came_or_went_and_no_vector_is_read_again(han
     other.stop()
 
 
-def test_both_views_of_a_collection_are_searched_side_by_side(hand, cache):
+def test_both_views_of_a_collection_are_searched_side_by_side(hand: Hand, cache: MatrixCache) -> None:
     hand.embed(names(60))
     for view in ("raw", "calibrated", "raw"):
         worker = Worker(hand, cache, view=view)
@@ -235,7 +246,7 @@ def test_both_views_of_a_collection_are_searched_side_by_side(hand, cache):
     assert sorted(path.name.count(".calibrated.") for path in cache.folder.glob("*.matrix")) == [0, 1]
 
 
-def test_pictures_that_are_all_but_one_are_ranked_all_the_same(hand, cache):
+def test_pictures_that_are_all_but_one_are_ranked_all_the_same(hand: Hand, cache: MatrixCache) -> None:
     """Where nearly all are at the mean, float32 says nothing of the others' order."""
     hand.embed(names(80), contents=dict.fromkeys(names(80)[6:], "same"))
     worker = Worker(hand, cache, view="calibrated")

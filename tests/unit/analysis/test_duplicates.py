@@ -34,7 +34,9 @@ class Collection:
         for number in range(strangers):
             self.add(f"stranger {number:02}")
 
-    def add(self, key: str, like: str | None = None, cosine: float = 0.0, bits: int = 64, same: bool = False, **about):
+    def add(
+        self, key: str, like: str | None = None, cosine: float = 0.0, bits: int = 64, same: bool = False, **about: Any
+    ) -> None:
         row = self.random.standard_normal(DIM)
         code, mirror = (int(one) for one in self.random.integers(0, 1 << 63, 2))
         gray = self.random.integers(0, 256, hashes.GRAY_DIM).astype(np.uint8)
@@ -68,7 +70,7 @@ class Collection:
             column("created", 0, np.float64),
         )
 
-    def search(self, tmp_path: Path, threshold: float | None = 0.93, **options) -> Duplicates:
+    def search(self, tmp_path: Path, threshold: float | None = 0.93, **options: Any) -> Duplicates:
         grays = np.stack([gray for *_, gray in self.signs])
         options.setdefault("thumbnails", lambda index: grays[index])
         rows = np.stack(self.rows)
@@ -82,7 +84,7 @@ class Collection:
             **options,
         )
 
-    def found(self, tmp_path: Path, **options) -> Found:
+    def found(self, tmp_path: Path, **options: Any) -> Found:
         search = self.search(tmp_path, **options)
         search.advance()
         return search.result()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ def vectors(n: int = 400, seed: int = 0) -> np.ndarray:
     return np.concatenate([rows, 2 * random.standard_normal((5, 40))]).astype(np.float32)
 
 
-def ranked(rows: np.ndarray, tmp_path: Path, name: str = view.RAW, **options) -> Ranking:
+def ranked(rows: np.ndarray, tmp_path: Path, name: str = view.RAW, **options: Any) -> Ranking:
     search = Outliers(rows, view.of(rows, "space", name), memory_budget_bytes=BUDGET, folder=tmp_path, **options)
     search.advance()
     assert search.fraction == 1

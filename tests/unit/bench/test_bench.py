@@ -56,7 +56,7 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(call, capture_output=True, text=True, timeout=170, check=False)
 
 
-def test_a_quick_run_has_a_figure_or_a_reason_for_every_goal(tmp_path: Path):
+def test_a_quick_run_has_a_figure_or_a_reason_for_every_goal(tmp_path: Path) -> None:
     asked = [argument for name in (*CHEAP, "kmeans-gpu") for argument in ("--only", name)]
     run = bench("--quick", "--json", "--data-dir", str(tmp_path), *asked)
     assert run.returncode == 0, run.stderr
@@ -75,30 +75,30 @@ def test_a_quick_run_has_a_figure_or_a_reason_for_every_goal(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unknown_row_is_a_wrong_call_that_names_the_others():
+def test_an_unknown_row_is_a_wrong_call_that_names_the_others() -> None:
     with pytest.raises(typer.BadParameter, match=r"no row 'speed'.*large-photos"):
         command.bench(only=["speed"])
 
 
-def test_a_goal_is_a_bound_from_below_or_above():
+def test_a_goal_is_a_bound_from_below_or_above() -> None:
     assert Goal(2).met_by(2)
     assert not Goal(2).met_by(1.9)
     assert Goal(2, at_least=False).met_by(1.9)
     assert not Goal(2, at_least=False).met_by(2.1)
 
 
-def test_a_quality_that_speed_cost_breaks_the_goal():
+def test_a_quality_that_speed_cost_breaks_the_goal() -> None:
     row = Row("row", "what", "cpu", Goal(1), lambda _: pytest.fail("not called"))
     assert Outcome(row, Figure(2, 1, "ms", 2, "limit")).met is True
     assert Outcome(row, Figure(2, 1, "ms", 2, "limit", breach="cosine too low")).met is False
     assert Outcome(row, reason="no GPU").met is None
 
 
-def test_names_are_unique():
+def test_names_are_unique() -> None:
     assert len({row.name for row in rows.ROWS}) == len(rows.ROWS)
 
 
-def test_pictures_are_the_same_each_time_and_no_two_alike(tmp_path: Path):
+def test_pictures_are_the_same_each_time_and_no_two_alike(tmp_path: Path) -> None:
     first, again = (pictures.draw(tmp_path / name, 6, (64, 48), seed=1, drawn=2) for name in ("first", "again"))
     contents = [path.read_bytes() for path in first]
     assert contents == [path.read_bytes() for path in again]
@@ -109,13 +109,13 @@ def test_pictures_are_the_same_each_time_and_no_two_alike(tmp_path: Path):
     assert not np.array_equal(shown[0], shown[1])
 
 
-def test_a_rate_counts_the_work_of_all_threads():
+def test_a_rate_counts_the_work_of_all_threads() -> None:
     one = timing.rate(lambda: time.sleep(0.005) or 1, 0.1)
     assert 50 < one <= 200
     assert timing.rate(lambda: time.sleep(0.005) or 1, 0.1, threads=4) > 2 * one
 
 
-def test_measuring_in_turns_gives_medians():
+def test_measuring_in_turns_gives_medians() -> None:
     order: list[str] = []
     values = iter([1.0, 10.0, 3.0, 30.0, 2.0, 20.0])
 
@@ -127,11 +127,11 @@ def test_measuring_in_turns_gives_medians():
     assert order == ["a", "b"] * 3
 
 
-def test_what_others_do_with_the_cores_is_a_share():
+def test_what_others_do_with_the_cores_is_a_share() -> None:
     assert 0 <= measuring.busy_share(0.05) <= 1
 
 
-def test_a_pass_is_held_against_the_product_of_its_own_threads():
+def test_a_pass_is_held_against_the_product_of_its_own_threads() -> None:
     lanes, joint = forward.Configuration(2, 1, 4), forward.Configuration(1, 2, 8)
     survey = forward.Survey(8.0, {lanes: 20.0, joint: 16.0}, 10.0, {(2, 1): 250.0, (1, 2): 240.0})
     assert (survey.best, survey.gain, survey.product, survey.ceiling) == (lanes, 2.5, 250.0, 25.0)
@@ -144,7 +144,7 @@ def workbench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workbench]:
         yield opened
 
 
-def test_on_a_gpu_everything_is_fast_and_compiled(tmp_path: Path):
+def test_on_a_gpu_everything_is_fast_and_compiled(tmp_path: Path) -> None:
     """As the goals have it: half precision against eager half precision."""
     with Workbench(tmp_path, sizes.QUICK, Settings(), "cuda", ()) as bench:
         assert bench.space(DEFAULT).precision is Precision.FAST
@@ -154,19 +154,19 @@ def test_on_a_gpu_everything_is_fast_and_compiled(tmp_path: Path):
         assert bench.settings.compile_after_s == 0
 
 
-def test_the_operations_of_a_pass_are_counted(workbench: Workbench):
+def test_the_operations_of_a_pass_are_counted(workbench: Workbench) -> None:
     # torchvision's documentation: 4.09e9 products, of which the head has 2 million
     assert forward.gflop(workbench, RESNET) == pytest.approx(2 * 4.09, rel=0.01)
 
 
-def test_the_class_says_what_its_memory_costs(workbench: Workbench, tmp_path: Path):
+def test_the_class_says_what_its_memory_costs(workbench: Workbench, tmp_path: Path) -> None:
     files = pictures.draw(tmp_path, 2, (300, 240), seed=1)
     cost = original.cost(files, workbench.space(RESNET), workbench.settings, "cpu")
     assert 0 < cost.decode_ms < 1000 / cost.rate
     assert cost.new_mib > 20
 
 
-def test_activity_tells_work_from_rest():
+def test_activity_tells_work_from_rest() -> None:
     over = threading.Event()
 
     def spin() -> None:

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from imagekin.cli.app import app
 from kit.answers import CLUSTERS, ITEMS, NEIGHBORS
 from kit.fake_server import PNG, FakeServer
+from kit.terminal import Call, Done
 
 
 @pytest.fixture
@@ -21,15 +22,8 @@ def server() -> Iterator[FakeServer]:
         yield server
 
 
-class Done:
-    """How a call ended: exit code and what it printed."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
 @pytest.fixture
-def call(server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def call(server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
     monkeypatch.setenv("IMAGEKIN_URL", server.url)
     monkeypatch.chdir(tmp_path)
 

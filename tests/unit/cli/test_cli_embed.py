@@ -14,9 +14,10 @@ import pytest
 from imagekin.client import uploads
 from kit.answers import PARTIAL
 from kit.fake_server import PNG, Answer, FakeServer, problem, progress, unpack
+from kit.terminal import Call
 
 
-def test_embed_makes_the_collection_and_sums_up(call, server: FakeServer, pictures: Path) -> None:
+def test_embed_makes_the_collection_and_sums_up(call: Call, server: FakeServer, pictures: Path) -> None:
     done = call("embed", str(pictures), "-c", "new", "--backbone", "resnet50", "--on-conflict", "skip")
     assert (done.code, done.out) == (0, "2 images: 2 embedded\n")
     assert "New collection new: resnet50" in done.err
@@ -25,7 +26,7 @@ def test_embed_makes_the_collection_and_sums_up(call, server: FakeServer, pictur
     assert server.posts("/v1/jobs/embed")[-1].json["on_conflict"] == "skip"
 
 
-def test_embed_partly(call, server: FakeServer, pictures: Path) -> None:
+def test_embed_partly(call: Call, server: FakeServer, pictures: Path) -> None:
     server.steps = PARTIAL
     done = call("embed", str(pictures), "-c", "new")
     assert (done.code, done.out) == (3, "4 images: 2 embedded, 1 reused, 1 failed\n")
@@ -33,21 +34,21 @@ def test_embed_partly(call, server: FakeServer, pictures: Path) -> None:
     assert "b.png: Broken. [decode_error]" in done.err
 
 
-def test_embed_failed(call, server: FakeServer, pictures: Path) -> None:
+def test_embed_failed(call: Call, server: FakeServer, pictures: Path) -> None:
     server.steps = [{"status": "failed", "error": {"code": "empty_source", "detail": "Nothing in it."}}]
     done = call("embed", str(pictures), "-c", "new")
     assert done.code == 1
     assert "Nothing in it. [empty_source]" in done.err
 
 
-def test_embed_as_json(call, server: FakeServer, pictures: Path) -> None:
+def test_embed_as_json(call: Call, server: FakeServer, pictures: Path) -> None:
     server.steps = PARTIAL
     done = call("embed", str(pictures), "-c", "new", "--json")
     assert done.code == 3
     assert json.loads(done.out)["progress"]["failed"] == 1
 
 
-def test_embed_without_waiting_prints_the_id(call, server: FakeServer, pictures: Path) -> None:
+def test_embed_without_waiting_prints_the_id(call: Call, server: FakeServer, pictures: Path) -> None:
     server.steps = [{"status": "running"}] * 9
     done = call("embed", str(pictures), "-c", "new", "--no-wait")
     assert (done.code, done.out) == (0, "j1\n")
@@ -55,14 +56,14 @@ def test_embed_without_waiting_prints_the_id(call, server: FakeServer, pictures:
     assert not any(request.path == "/v1/jobs/j1" for request in server.requests)
 
 
-def test_embed_of_nothing_makes_no_collection(call, server: FakeServer) -> None:
+def test_embed_of_nothing_makes_no_collection(call: Call, server: FakeServer) -> None:
     done = call("embed", "nowhere", "-c", "new")
     assert done.code == 1
     assert "nowhere: No such file or directory" in done.err
     assert not server.posts("/v1/collections")
 
 
-def test_a_bad_name_of_a_collection_is_a_wrong_call(call, server: FakeServer, pictures: Path) -> None:
+def test_a_bad_name_of_a_collection_is_a_wrong_call(call: Call, server: FakeServer, pictures: Path) -> None:
     done = call("embed", str(pictures), "-c", "a b")
     assert done.code == 2
     assert "starts with a letter" in " ".join(done.err.replace("│", "").split())
@@ -76,14 +77,14 @@ def test_a_bad_name_of_a_collection_is_a_wrong_call(call, server: FakeServer, pi
      ("fetch_refused", False), ("duplicate_key", False), ("decompression_bomb", False)],
 )  # fmt: skip
 def test_only_what_may_pass_is_to_be_tried_again(
-    call, server: FakeServer, pictures: Path, code: str, passes: bool
+    call: Call, server: FakeServer, pictures: Path, code: str, passes: bool
 ) -> None:
     server.steps = PARTIAL
     server.items = [{"key": "b.png", "status": "failed", "image_id": None, "error": {"code": code, "detail": "So."}}]
     assert ("imagekin jobs retry j1" in call("embed", str(pictures), "-c", "new").err) is passes
 
 
-def test_one_failure_of_many_that_may_pass_is_enough(call, server: FakeServer, pictures: Path) -> None:
+def test_one_failure_of_many_that_may_pass_is_enough(call: Call, server: FakeServer, pictures: Path) -> None:
     server.steps = PARTIAL
     server.items = [
         {"key": f"{n}.png", "status": "failed", "image_id": None, "error": {"code": code, "detail": "So."}}
@@ -94,7 +95,7 @@ def test_one_failure_of_many_that_may_pass_is_enough(call, server: FakeServer, p
     assert "30.png" not in done.err
 
 
-def test_a_collection_that_was_just_made_by_another_is_used(call, server: FakeServer, pictures: Path) -> None:
+def test_a_collection_that_was_just_made_by_another_is_used(call: Call, server: FakeServer, pictures: Path) -> None:
     missing = problem(404, "collection_not_found")
     server.faults += [Answer(), missing, problem(409, "collection_exists")]
     server.add_collection("new")
@@ -103,14 +104,14 @@ def test_a_collection_that_was_just_made_by_another_is_used(call, server: FakeSe
     assert "New collection" not in done.err
 
 
-def test_a_new_collection_that_stays_empty_is_told(call, server: FakeServer, pictures: Path) -> None:
+def test_a_new_collection_that_stays_empty_is_told(call: Call, server: FakeServer, pictures: Path) -> None:
     server.steps = [{"status": "failed", "error": {"code": "empty_source", "detail": "Nothing in it."}}]
     told = "The new collection new is empty. Remove it: imagekin collections delete new\n"
     assert told in call("embed", str(pictures), "-c", "new").err
     assert told not in call("embed", str(pictures), "-c", "new").err, "it was there"
 
 
-def test_a_folder_without_pictures_makes_no_collection(call, server: FakeServer, tmp_path: Path) -> None:
+def test_a_folder_without_pictures_makes_no_collection(call: Call, server: FakeServer, tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     (tmp_path / "none" / "notes.md").write_text("nothing")
     done = call("embed", "none", "-c", "new")
@@ -130,7 +131,9 @@ UNREAD = {
 
 
 @pytest.mark.parametrize("name", UNREAD)
-def test_archives_that_are_not_read_are_told_what_they_are(call, server: FakeServer, tmp_path: Path, name: str) -> None:
+def test_archives_that_are_not_read_are_told_what_they_are(
+    call: Call, server: FakeServer, tmp_path: Path, name: str
+) -> None:
     (tmp_path / name).write_bytes(UNREAD[name][0])
     done = call("embed", name, "-c", "new")
     assert done.code == 1
@@ -139,7 +142,7 @@ def test_archives_that_are_not_read_are_told_what_they_are(call, server: FakeSer
     assert not server.posts("/v1/collections")
 
 
-def test_what_is_not_a_file_is_not_waited_for(call, server: FakeServer, tmp_path: Path) -> None:
+def test_what_is_not_a_file_is_not_waited_for(call: Call, server: FakeServer, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     assert "is not a regular file" in call("embed", "pipe.png", "-c", "new").err
     assert "An empty text is not a path" in call("embed", "", "-c", "new").err
@@ -147,7 +150,7 @@ def test_what_is_not_a_file_is_not_waited_for(call, server: FakeServer, tmp_path
     assert not server.posts("/v1/collections")
 
 
-def test_several_archives_are_one_command(call, server: FakeServer, pictures: Path, tmp_path: Path) -> None:
+def test_several_archives_are_one_command(call: Call, server: FakeServer, pictures: Path, tmp_path: Path) -> None:
     for name in ("0.tar", "1.tar.gz", "2.zip", "list.csv"):
         (tmp_path / name).write_bytes(b"as it is " + name.encode())
     server.steps = [{"status": "succeeded", "progress": progress(total=3, done=3, embedded=3)}]
@@ -165,7 +168,7 @@ def test_several_archives_are_one_command(call, server: FakeServer, pictures: Pa
     assert done.out == "j6\nj7\n"
 
 
-def test_one_archive_of_several_fails_alone(call, server: FakeServer, tmp_path: Path) -> None:
+def test_one_archive_of_several_fails_alone(call: Call, server: FakeServer, tmp_path: Path) -> None:
     for name in ("0.tar", "1.tar"):
         (tmp_path / name).write_bytes(b"as it is")
     server.steps = [{"status": "failed", "error": {"code": "source_unreadable", "detail": "Nothing in it."}}]
@@ -174,7 +177,7 @@ def test_one_archive_of_several_fails_alone(call, server: FakeServer, tmp_path: 
     assert "Nothing in it. [source_unreadable]" in done.err
 
 
-def test_what_is_there_is_not_sent_again(call, server: FakeServer, pictures: Path) -> None:
+def test_what_is_there_is_not_sent_again(call: Call, server: FakeServer, pictures: Path) -> None:
     (pictures / "b.png").write_bytes(PNG + b"b")
     (pictures / "c.png").write_bytes(PNG + b"c")
     server.add_collection("c")
@@ -207,7 +210,7 @@ def test_what_is_there_is_not_sent_again(call, server: FakeServer, pictures: Pat
 
 
 def test_a_folder_in_parts_is_one_result(
-    call, server: FakeServer, pictures: Path, monkeypatch: pytest.MonkeyPatch
+    call: Call, server: FakeServer, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(uploads, "PART_FILES", 1)
     (pictures / "b.png").write_bytes(PNG + b"b")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from kit.fake_server import FakeServer, problem
+from kit.terminal import Call
 
 
-def test_an_unknown_collection_brings_its_nearest(call, server: FakeServer) -> None:
+def test_an_unknown_collection_brings_its_nearest(call: Call, server: FakeServer) -> None:
     assert "no collection yet" in call("collections", "show", "archive").err
     server.add_collection("archive")
     server.add_collection("zebra")
@@ -18,7 +19,7 @@ def test_an_unknown_collection_brings_its_nearest(call, server: FakeServer) -> N
     assert "There are: archive, zebra." in call("cluster", "-c", "123", "-k", "2").err
 
 
-def test_a_server_that_is_down(call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_down(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     with FakeServer() as gone:
         monkeypatch.setenv("IMAGEKIN_URL", gone.url)
     done = call("jobs", "list")
@@ -27,7 +28,7 @@ def test_a_server_that_is_down(call, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "imagekin up" in done.err
 
 
-def test_a_missing_key(call, server: FakeServer) -> None:
+def test_a_missing_key(call: Call, server: FakeServer) -> None:
     server.faults += [problem(200, "ok"), problem(401, "unauthorized", "A key is needed.")]
     done = call("jobs", "list")
     assert done.code == 1
@@ -35,7 +36,7 @@ def test_a_missing_key(call, server: FakeServer) -> None:
     assert "IMAGEKIN_API_KEY" in done.err
 
 
-def test_an_unknown_job(call) -> None:
+def test_an_unknown_job(call: Call) -> None:
     done = call("jobs", "show", "j9")
     assert done.code == 1
     assert "imagekin jobs list" in done.err

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 
 from kit.fake_server import FakeServer
+from kit.terminal import Call
 
 
-def test_images_are_listed_and_deleted(call, server: FakeServer) -> None:
+def test_images_are_listed_and_deleted(call: Call, server: FakeServer) -> None:
     server.add_collection("c")
     server.add_images(3)
     server.images[0]["metadata"] = {"label": "Stühle"}
@@ -28,7 +29,7 @@ def test_images_are_listed_and_deleted(call, server: FakeServer) -> None:
     assert (server.requests[-1].method, server.requests[-1].json) == ("DELETE", {"image_keys": ["a.png", "b.png"]})
 
 
-def test_labels_are_given_taken_and_counted(call, server: FakeServer) -> None:
+def test_labels_are_given_taken_and_counted(call: Call, server: FakeServer) -> None:
     server.add_collection("c")
     server.add_images(3)
     assert call("label", "-c", "c").out.splitlines() == ["label\timages", "chair\t2", "7\t1"]

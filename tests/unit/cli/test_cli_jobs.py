@@ -6,9 +6,10 @@ import json
 
 from kit.answers import PARTIAL
 from kit.fake_server import NOW, Answer, FakeServer, progress
+from kit.terminal import Call
 
 
-def test_backbones(call, server: FakeServer) -> None:
+def test_backbones(call: Call, server: FakeServer) -> None:
     lite = {"name": "lite", "dim": 1280, "weights": ["A", "B"], "default": True}
     own = {"name": "timm/x.y", "dim": 8, "weights": ["y"], "source": "timm", "license": "z", "non_commercial": True}
     server.faults = [Answer(200, {}), Answer(200, {"items": [lite, own], "next_cursor": None})]
@@ -25,7 +26,7 @@ def test_backbones(call, server: FakeServer) -> None:
     }  # fmt: skip
 
 
-def test_jobs(call, server: FakeServer) -> None:
+def test_jobs(call: Call, server: FakeServer) -> None:
     server.steps = []
     server.add_job("embed", {"collection": "c"}, status="partial", progress=PARTIAL[1]["progress"])
     server.add_job("cluster", {"collection": "d"}, status="succeeded")
@@ -49,7 +50,7 @@ def test_jobs(call, server: FakeServer) -> None:
     assert call("jobs", "cancel", "j1").out == "j1\tcancelled\n"
 
 
-def test_jobs_retry(call, server: FakeServer) -> None:
+def test_jobs_retry(call: Call, server: FakeServer) -> None:
     server.steps = []
     server.add_job("embed", {"collection": "c"}, status="partial")
     server.steps = [{"status": "succeeded", "progress": progress(total=1, done=1, embedded=1)}]
@@ -59,7 +60,7 @@ def test_jobs_retry(call, server: FakeServer) -> None:
     assert call("jobs", "retry", "j1", "--no-wait").out == "j3\n"
 
 
-def test_collections(call, server: FakeServer) -> None:
+def test_collections(call: Call, server: FakeServer) -> None:
     server.add_collection("c", image_count=3)
     assert call("collections", "list").out.splitlines() == [
         "name\timages\tbackbone\tweights\tdim\tcreated",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -13,7 +15,7 @@ from imagekin.database.engine import Database
 
 
 @pytest.fixture
-def call(migrated_url: str, monkeypatch: pytest.MonkeyPatch):
+def call(migrated_url: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     monkeypatch.setenv("IMAGEKIN_DATABASE_URL", migrated_url)
 
     def call(*arguments: str) -> Result:
@@ -22,7 +24,7 @@ def call(migrated_url: str, monkeypatch: pytest.MonkeyPatch):
     return call
 
 
-def test_a_key_is_printed_once_and_lets_its_owner_in(call, database: Database) -> None:
+def test_a_key_is_printed_once_and_lets_its_owner_in(call: Callable[..., Result], database: Database) -> None:
     done = call("create", "ada")
     assert done.exit_code == 0, done.stderr
     text = done.stdout.strip()
@@ -33,7 +35,7 @@ def test_a_key_is_printed_once_and_lets_its_owner_in(call, database: Database) -
     assert text not in done.stderr + call("list").output + call("list", "--json").output
 
 
-def test_keys_are_json_for_programs(call, database: Database) -> None:
+def test_keys_are_json_for_programs(call: Callable[..., Result], database: Database) -> None:
     made = json.loads(call("create", "ada", "--json").stdout)
     assert made.keys() == {"id", "owner", "created_at", "last_used_at", "revoked_at", "key"}
     assert database.read(api_keys.find, made["key"]) is not None
@@ -45,7 +47,7 @@ def test_keys_are_json_for_programs(call, database: Database) -> None:
     assert listed["revoked_at"].endswith("Z")
 
 
-def test_a_revoked_key_is_dead_and_listed(call, database: Database) -> None:
+def test_a_revoked_key_is_dead_and_listed(call: Callable[..., Result], database: Database) -> None:
     text = call("create", "ada").stdout.strip()
     key_id = call("list").stdout.splitlines()[1].split("\t")[0]
     assert call("revoke", key_id).exit_code == 0
@@ -64,7 +66,9 @@ def test_a_revoked_key_is_dead_and_listed(call, database: Database) -> None:
         (("revoke", "none"), 1, "imagekin keys list"),
     ],
 )
-def test_wrong_calls_say_what_is_wrong(call, arguments: tuple[str, ...], code: int, said: str) -> None:
+def test_wrong_calls_say_what_is_wrong(
+    call: Callable[..., Result], arguments: tuple[str, ...], code: int, said: str
+) -> None:
     done = call(*arguments)
     assert done.exit_code == code
     assert said in " ".join(done.stderr.split())
@@ -72,7 +76,9 @@ def test_wrong_calls_say_what_is_wrong(call, arguments: tuple[str, ...], code: i
 
 
 @pytest.mark.parametrize("engine", ["sqlite"])
-def test_without_tables_it_says_what_to_do(call, monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+def test_without_tables_it_says_what_to_do(
+    call: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("IMAGEKIN_DATABASE_URL", f"sqlite:///{tmp_path / 'empty.db'}")
     done = call("create", "ada")
     assert done.exit_code == 1

@@ -9,9 +9,10 @@ import pytest
 
 from kit.answers import NEIGHBORS
 from kit.fake_server import PNG, Answer, FakeServer, problem
+from kit.terminal import Call
 
 
-def test_search(call, server: FakeServer, pictures: Path) -> None:
+def test_search(call: Call, server: FakeServer, pictures: Path) -> None:
     server.add_collection("c")
     done = call("search", str(pictures / "a.png"), "-c", "c", "-k", "2", "--sheet", "out/sheet.png")
     assert done.code == 0
@@ -25,7 +26,7 @@ def test_search(call, server: FakeServer, pictures: Path) -> None:
     assert b'name="top_k"\r\n\r\n2\r\n' in server.posts("/v1/jobs/search")[0].body
 
 
-def test_search_for_a_key_a_url_and_a_filter(call, server: FakeServer) -> None:
+def test_search_for_a_key_a_url_and_a_filter(call: Call, server: FakeServer) -> None:
     server.add_collection("c")
     done = call("search", "stored/a.png", "-c", "c", "--filter", "year=1999", "--filter", "by=me", "--json")
     assert json.loads(done.out)["neighbors"] == [{**each, "duplicates": None} for each in NEIGHBORS]
@@ -40,7 +41,7 @@ def test_search_for_a_key_a_url_and_a_filter(call, server: FakeServer) -> None:
     assert call("search", "a", "-c", "c", "--filter", "nonsense").code == 2
 
 
-def test_search_with_duplicates_collapsed(call, server: FakeServer) -> None:
+def test_search_with_duplicates_collapsed(call: Call, server: FakeServer) -> None:
     server.add_collection("c")
     copies = [{"id": "i3", "key": "a-copy.png", "score": 0.9}, {"id": "i4", "key": "a-small.png", "score": 0.8}]
     first, second = NEIGHBORS
@@ -50,7 +51,7 @@ def test_search_with_duplicates_collapsed(call, server: FakeServer) -> None:
     assert server.posts("/v1/jobs/search")[0].json["collapse_duplicates"] is True
 
 
-def test_search_for_a_part(call, server: FakeServer) -> None:
+def test_search_for_a_part(call: Call, server: FakeServer) -> None:
     server.add_collection("c")
     Path("a.png").write_bytes(PNG)
     assert call("search", "a.png", "-c", "c", "--crop", "0.5,0,.25,1").code == 0
@@ -62,7 +63,7 @@ def test_search_for_a_part(call, server: FakeServer) -> None:
     assert done.code == 1 and "crop: It must be a part of the picture" in done.err
 
 
-def test_search_for_what_is_neither_file_nor_key(call, server: FakeServer) -> None:
+def test_search_for_what_is_neither_file_nor_key(call: Call, server: FakeServer) -> None:
     server.add_collection("c")
     server.faults += [problem(200, "ok"), problem(404, "image_not_found")]
     done = call("search", "nope.png", "-c", "c")
@@ -79,14 +80,14 @@ def test_search_for_what_is_neither_file_nor_key(call, server: FakeServer) -> No
         (".", "There is no file .; it is a folder."),
     ],
 )
-def test_search_by_a_path_that_is_no_file(call, server: FakeServer, given: str, said: str) -> None:
+def test_search_by_a_path_that_is_no_file(call: Call, server: FakeServer, given: str, said: str) -> None:
     server.add_collection("c")
     done = call("search", given, "-c", "c")
     assert done.code == 1
     assert said in done.err
 
 
-def test_search_failed(call, server: FakeServer) -> None:
+def test_search_failed(call: Call, server: FakeServer) -> None:
     server.add_collection("c")
     server.steps = [{"status": "failed", "error": {"code": "decode_error", "detail": "No picture."}}]
     done = call("search", "a.png", "-c", "c")
@@ -94,7 +95,7 @@ def test_search_failed(call, server: FakeServer) -> None:
     assert "No picture. [decode_error]" in done.err
 
 
-def test_cluster(call, server: FakeServer) -> None:
+def test_cluster(call: Call, server: FakeServer) -> None:
     server.add_collection("c")
     done = call("cluster", "-c", "c", "-k", "2", "--metric", "cosine", "--seed", "7", "--sheet", "sheets")
     assert done.code == 0
@@ -109,7 +110,7 @@ def test_cluster(call, server: FakeServer) -> None:
     assert json.loads(call("cluster", "-c", "c", "-k", "2", "--json").out)["clusters"][0]["size"] == 3
 
 
-def test_a_number_of_clusters_is_chosen_and_clusters_are_named(call, server: FakeServer) -> None:
+def test_a_number_of_clusters_is_chosen_and_clusters_are_named(call: Call, server: FakeServer) -> None:
     server.add_collection("c")
     server.results["cluster"]["silhouettes"] = [{"n_clusters": 2, "score": 0.4}, {"n_clusters": 3, "score": 0.25}]
     done = call("cluster", "-c", "c", "-k", "auto", "--max-clusters", "3")
@@ -128,7 +129,7 @@ def test_a_number_of_clusters_is_chosen_and_clusters_are_named(call, server: Fak
     assert json.loads(call("clusters", "list", "j1", "--json").out)["items"][1]["name"] is None
 
 
-def test_assign(call, server: FakeServer) -> None:
+def test_assign(call: Call, server: FakeServer) -> None:
     server.add_collection("c")
     found = {"id": "i9", "key": "new.png", "label": 1, "distance": 0.25}
     server.results["assign"] = {"clustering_id": "j1", "metric": "euclidean", "assignments": [found]}
@@ -153,7 +154,7 @@ def test_assign(call, server: FakeServer) -> None:
     assert "It is gone. [collection_deleted]" in done.err
 
 
-def test_assign_to_what_is_no_finished_clustering(call, server: FakeServer) -> None:
+def test_assign_to_what_is_no_finished_clustering(call: Call, server: FakeServer) -> None:
     done = call("assign", "j9")
     assert done.code == 1
     assert "imagekin jobs list" in done.err
@@ -164,7 +165,7 @@ def test_assign_to_what_is_no_finished_clustering(call, server: FakeServer) -> N
     assert call("assign", "j9", "--key", "a", "--id", "b").code == 2
 
 
-def test_select(call, server: FakeServer) -> None:
+def test_select(call: Call, server: FakeServer) -> None:
     server.add_collection("c")
     server.results["select"] = {
         "method": "diverse",
@@ -196,7 +197,7 @@ def test_select(call, server: FakeServer) -> None:
     assert call("select", "-c", "c", "-n", "1").code == 1
 
 
-def test_map(call, server: FakeServer) -> None:
+def test_map(call: Call, server: FakeServer) -> None:
     server.add_collection("c")
     server.results["map"] = {
         "seed": 7,
@@ -213,7 +214,7 @@ def test_map(call, server: FakeServer) -> None:
     assert json.loads(call("map", "-c", "c", "--json").out)["rows"][0]["x"] == 0.25
 
 
-def test_classify(call, server: FakeServer) -> None:
+def test_classify(call: Call, server: FakeServer) -> None:
     server.add_collection("c")
     server.results["classify"] = {
         "field": "kind",
@@ -236,7 +237,7 @@ def test_classify(call, server: FakeServer) -> None:
     assert (done.code, "Add labels. [too_few_labels]" in done.err) == (1, True)
 
 
-def test_duplicates(call, server: FakeServer) -> None:
+def test_duplicates(call: Call, server: FakeServer) -> None:
     server.add_collection("c")
     signs = {"hash_bits": 2, "correlation": 0.99, "width": 3, "height": 2}
     server.results["duplicates"] = {
@@ -277,7 +278,7 @@ def test_duplicates(call, server: FakeServer) -> None:
     assert call("duplicates", "-c", "c").code == 1
 
 
-def test_outliers(call, server: FakeServer) -> None:
+def test_outliers(call: Call, server: FakeServer) -> None:
     server.add_collection("c")
     row = {"rank": 1, "id": "i1", "key": "a.png", "score": 0.5, "percentile": 99.0}
     server.results["outliers"] = {
@@ -304,7 +305,7 @@ def test_outliers(call, server: FakeServer) -> None:
     assert call("outliers", "-c", "c").code == 1
 
 
-def test_split(call, server: FakeServer) -> None:
+def test_split(call: Call, server: FakeServer) -> None:
     server.add_collection("c")
     classes = [{"label": "sofa", "count": 2}, {"label": None, "count": 1}]
     server.results["split"] = {
@@ -344,7 +345,7 @@ def test_split(call, server: FakeServer) -> None:
     assert call("split", "-c", "c").code == 1
 
 
-def test_search_by_several(call, server: FakeServer, tmp_path) -> None:
+def test_search_by_several(call: Call, server: FakeServer, tmp_path: Path) -> None:
     """Keys and URLs are examples; a file is not."""
     server.add_collection("c")
     neighbor = {"rank": 1, "id": "i1", "key": "a", "score": 0.9, "metadata": {}}
@@ -376,7 +377,7 @@ def test_search_by_several(call, server: FakeServer, tmp_path) -> None:
     assert call("search", str(picture), "-c", "c", "--also", "b").code == 2
 
 
-def test_adapt(call, server: FakeServer) -> None:
+def test_adapt(call: Call, server: FakeServer) -> None:
     server.add_collection("c")
     server.results["adapt"] = {
         "collection": "taught",

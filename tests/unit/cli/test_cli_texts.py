@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
@@ -13,6 +14,7 @@ from imagekin import errors, schemas
 from imagekin.cli import output
 from imagekin.client import Client
 from kit.fake_server import FakeServer
+from kit.terminal import Call
 
 ID = "0197b3c4d5e6f708192a3b4c5d6e7f80"
 
@@ -57,7 +59,7 @@ def test_fields_are_never_folded(shown: io.StringIO) -> None:
 
 
 @pytest.mark.parametrize("name", ["a b", "", "-a", "a" * 129, "é", "a/b", "a\n", ".hidden"])
-def test_a_bad_name_is_told_in_a_sentence(call, server: FakeServer, name: str) -> None:
+def test_a_bad_name_is_told_in_a_sentence(call: Call, server: FakeServer, name: str) -> None:
     with pytest.raises(ValidationError) as caught:
         TypeAdapter(schemas.Name).validate_python(name)
     message = caught.value.errors()[0]["msg"]
@@ -74,13 +76,13 @@ def test_the_schema_of_names_still_says_what_they_are() -> None:
     assert (schema["minLength"], schema["maxLength"], schema["type"]) == (1, 128, "string")
 
 
-def test_a_source_root_that_is_not_there_is_told(call) -> None:
+def test_a_source_root_that_is_not_there_is_told(call: Call) -> None:
     done = call("up", "--source-root", "/nope")
     assert done.code == 2
     assert "there is no folder /nope" in " ".join(done.err.split())
 
 
-def test_a_job_whose_collection_was_deleted_says_so(call, server: FakeServer, pictures) -> None:
+def test_a_job_whose_collection_was_deleted_says_so(call: Call, server: FakeServer, pictures: Path) -> None:
     error = {"code": "collection_deleted", "detail": errors.CollectionDeleted().detail}
     server.steps = [{"status": "cancelled", "error": error}]
     done = call("embed", str(pictures), "-c", "new")

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from kit.fake_server import FakeServer
-from kit.terminal import COMMAND
+from kit.terminal import COMMAND, Call
 
 
 @pytest.mark.parametrize("command", ["api", "worker", "db", "keys", "doctor"])
-def test_short_help_of_the_services_commands(call, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_short_help_of_the_services_commands(call: Call, command: str, capsys: pytest.CaptureFixture[str]) -> None:
     done = call(command, "-h")
     assert done.code == 0
     assert f"Usage: imagekin {command}" in done.out or f"Usage: root {command}" in done.out
@@ -32,7 +32,7 @@ def test_short_help_of_the_services_commands(call, command: str, capsys: pytest.
         ("demo", "no-such-folder"),
     ],
 )
-def test_usage(call, server: FakeServer, arguments: tuple[str, ...]) -> None:
+def test_usage(call: Call, server: FakeServer, arguments: tuple[str, ...]) -> None:
     done = call(*arguments)
     assert (done.code, done.out) == (2, "")
     assert done.err
@@ -70,7 +70,7 @@ def test_completion(server: FakeServer, words: str, offered: set[str]) -> None:
     assert done.stderr == ""
 
 
-def test_version(call) -> None:
+def test_version(call: Call) -> None:
     from importlib import metadata
 
     assert call("--version").out == f"imagekin {metadata.version('imagekin')}\n"

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from kit.answers import PARTIAL
 from kit.fake_server import Answer, FakeServer, problem
+from kit.terminal import Call
 
 
-def test_import(call, server: FakeServer, tmp_path: Path) -> None:
+def test_import(call: Call, server: FakeServer, tmp_path: Path) -> None:
     server.add_collection("c")
     (tmp_path / "c.npz").write_bytes(b"vectors")
     done = call("import", "c.npz", "-c", "c", "--on-conflict", "skip")
@@ -27,7 +28,7 @@ def test_import(call, server: FakeServer, tmp_path: Path) -> None:
     assert call("import", "c.npz", "-c", "c", "--no-wait").out == "j3\n"
 
 
-def test_import_of_nothing_or_into_nothing_sends_nothing(call, server: FakeServer, tmp_path: Path) -> None:
+def test_import_of_nothing_or_into_nothing_sends_nothing(call: Call, server: FakeServer, tmp_path: Path) -> None:
     server.add_collection("archive")
     done = call("import", "nowhere.npz", "-c", "archive")
     assert done.code == 1
@@ -39,7 +40,7 @@ def test_import_of_nothing_or_into_nothing_sends_nothing(call, server: FakeServe
     assert not server.posts("/v1/uploads")
 
 
-def test_export(call, server: FakeServer, tmp_path: Path) -> None:
+def test_export(call: Call, server: FakeServer, tmp_path: Path) -> None:
     done = call("export", "-c", "c", "-o", "vectors.npz")
     assert (done.code, done.out) == (0, "vectors.npz\n")
     size = (tmp_path / "vectors.npz").stat().st_size
@@ -58,7 +59,7 @@ def test_export(call, server: FakeServer, tmp_path: Path) -> None:
     assert not (tmp_path / "x.npz").exists()
 
 
-def test_an_export_says_what_is_not_in_it(call, server: FakeServer, tmp_path: Path) -> None:
+def test_an_export_says_what_is_not_in_it(call: Call, server: FakeServer, tmp_path: Path) -> None:
     listed = b"".join(
         json.dumps({"id": f"i{at}", "key": f"{at}.png", "reason": "It is gone."}).encode() + b"\n" for at in range(2)
     )

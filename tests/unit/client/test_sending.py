@@ -13,7 +13,7 @@ import pytest
 from imagekin import errors
 from imagekin.client import Client, JobGroup, Sending, Unreachable, uploads
 from imagekin.enums import JobStatus
-from kit.fake_server import BREAK, FakeServer, problem, progress, unpack
+from kit.fake_server import BREAK, Answer, FakeServer, Request, problem, progress, unpack
 
 FILE_BYTES = 100
 
@@ -136,7 +136,7 @@ def test_an_upload_that_breaks_keeps_what_was_sent(server: FakeServer, client: C
     seen: list[Sending] = []
     answer, uploaded = server.answer, itertools.count()
 
-    def break_third(request):
+    def break_third(request: Request) -> Answer:
         return BREAK if request.path == "/v1/uploads" and next(uploaded) in (2, 3) else answer(request)
 
     server.answer = break_third
@@ -152,7 +152,7 @@ def test_bytes_are_counted_once_where_an_attempt_broke(server: FakeServer, clien
     seen: list[int] = []
     answer, uploaded = server.answer, itertools.count()
 
-    def break_second(request):
+    def break_second(request: Request) -> Answer:
         return BREAK if request.path == "/v1/uploads" and next(uploaded) == 1 else answer(request)
 
     server.answer = break_second
@@ -164,7 +164,7 @@ def test_bytes_are_counted_once_where_an_attempt_broke(server: FakeServer, clien
 def test_a_full_queue_is_waited_out(server: FakeServer, client: Client, photos: Path) -> None:
     answer, posted = server.answer, itertools.count()
 
-    def full(request):
+    def full(request: Request) -> Answer:
         if request.path == "/v1/jobs/embed" and next(posted) in (1, 2):
             return problem(429, "quota_exceeded", Retry_After="0")
         if request.path == "/v1/jobs/j1":
@@ -179,7 +179,7 @@ def test_a_full_queue_is_waited_out(server: FakeServer, client: Client, photos: 
 def test_a_quota_without_jobs_to_wait_for_is_told(server: FakeServer, client: Client, photos: Path) -> None:
     answer = server.answer
 
-    def full(request):
+    def full(request: Request) -> Answer:
         if request.path == "/v1/uploads":
             return problem(429, "quota_exceeded", Retry_After="0")
         return answer(request)

@@ -22,7 +22,7 @@ def node(tmp_path: Path) -> Iterator[Node]:
     node.close()
 
 
-def test_a_claim_follows_the_measured_speed(node: Node):
+def test_a_claim_follows_the_measured_speed(node: Node) -> None:
     assert node.images_per_claim("new") == FIRST_IMAGES
     node.note_speed("new", 100, 1.0)
     assert node.images_per_claim("new") == 150
@@ -31,11 +31,11 @@ def test_a_claim_follows_the_measured_speed(node: Node):
     assert 10 <= node.images_per_claim("new") <= 20
 
 
-def test_a_slow_backbone_still_gets_an_image(node: Node):
+def test_a_slow_backbone_still_gets_an_image(node: Node) -> None:
     node.note_speed("slow", 1, 100.0)
     assert node.images_per_claim("slow") == 1
 
 
-def test_warming_measures(node: Node):
+def test_warming_measures(node: Node) -> None:
     node.warm()
     assert any(speed > 0 for speed in node._images_per_s.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -202,7 +203,7 @@ def test_what_is_refused() -> None:
         KMeans(rows, 2, Options(n_init=0))
 
 
-def test_memory_map(tmp_path) -> None:
+def test_memory_map(tmp_path: Path) -> None:
     rows = blobs()
     rows.tofile(tmp_path / "rows")
     mapped = np.memmap(tmp_path / "rows", np.float32, "r", shape=rows.shape)

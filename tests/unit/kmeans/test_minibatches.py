@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -88,7 +89,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 """
 
 
-def test_mini_batches_of_a_mapped_file_take_a_part_of_its_size(tmp_path) -> None:
+def test_mini_batches_of_a_mapped_file_take_a_part_of_its_size(tmp_path: Path) -> None:
     budget = 32 << 20
     with (tmp_path / "rows").open("wb") as file:
         for seed in range(40):

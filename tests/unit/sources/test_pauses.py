@@ -6,7 +6,7 @@ import io
 import json
 import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import fsspec
@@ -76,7 +76,7 @@ def check(source: Source, pauses: int, *, from_each: bool = True) -> None:
             assert found(later) == found(steps[at + 1 :]), at
 
 
-def found(steps) -> list[tuple[str, object]]:
+def found(steps: Iterable[Entry | Pause]) -> list[tuple[str, object]]:
     return [(step.key, step.metadata) for step in steps if isinstance(step, Entry)]
 
 

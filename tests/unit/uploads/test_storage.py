@@ -8,7 +8,7 @@ import os
 import random
 import resource
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -172,7 +172,9 @@ def test_a_compressed_tar_that_ends_in_a_run_is_stored_to_its_last_byte(local: S
 
 
 @pytest.mark.parametrize("break_it", [lambda d: d[:-1], lambda d: d[:-9], lambda d: d[:-8] + b"\0\0\0\0" + d[-4:]])
-def test_broken_gzip_of_a_tar_is_a_bad_request(local: Storage, tmp_path: Path, break_it) -> None:
+def test_broken_gzip_of_a_tar_is_a_bad_request(
+    local: Storage, tmp_path: Path, break_it: Callable[[bytes], bytes]
+) -> None:
     with pytest.raises(errors.BadRequest, match="gzip"):
         local.write("a", [break_it(gzip.compress(tar_bytes()))], MAX_BYTES)
     assert files(tmp_path) == []

@@ -56,7 +56,9 @@ class Original:
     `whole`: resnet50, vgg19 or efficientnet_b0 with its head; `transform`: the weights' own.
     """
 
-    def __init__(self, architecture: str, whole: nn.Module, transform: Callable[[Image.Image], Tensor], device: str):
+    def __init__(
+        self, architecture: str, whole: nn.Module, transform: Callable[[Image.Image], Tensor], device: str
+    ) -> None:
         self.dataset: dict[str, Tensor] = {}
         self._transform = transform
         self._device = device

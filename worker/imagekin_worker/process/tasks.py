@@ -6,11 +6,12 @@ import os
 import signal
 import threading
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
-from celery import shared_task
+from celery import Task, shared_task
 from celery.signals import worker_process_init, worker_process_shutdown
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
@@ -24,6 +25,9 @@ from imagekin_worker.context import claim_log
 from imagekin_worker.network import allocator
 from imagekin_worker.process import LANE_VARIABLE
 
+if TYPE_CHECKING:
+    from imagekin_worker.context.process_state import Node
+
 log = structlog.get_logger()
 
 # The parent sends it at a shutdown; what Celery itself sends to children means something else.
@@ -31,7 +35,7 @@ LEAVE_SIGNAL = signal.SIGUSR2
 # Half of the grace that the embedded stack gives.
 PATIENCE_S = 4.0
 
-_node = None
+_node: Node | None = None
 
 
 @worker_process_init.connect
@@ -77,7 +81,7 @@ def stop(**_: object) -> None:
 
 
 @shared_task(name=doorbell.RING, bind=True)
-def ring(self) -> None:
+def ring(self: Task) -> None:
     """Answer a ring: do at most one claim."""
     assert _node is not None
     node = _node
@@ -97,7 +101,7 @@ def ring(self) -> None:
     node.doorbell.ring(node.lane)
 
 
-def _work(node, claims: Sequence[claim.Claim]) -> None:
+def _work(node: Node, claims: Sequence[claim.Claim]) -> None:
     """Do the claimed chunks; failures are recorded in their jobs."""
     from imagekin_worker.process import dispatch
 
@@ -137,5 +141,5 @@ def _work(node, claims: Sequence[claim.Claim]) -> None:
         log.info("handed_back", chunks=node.database.write(claim.release, lease.claims))
 
 
-def _blame(node, claims: Sequence[claim.Claim], reason: str) -> None:
+def _blame(node: Node, claims: Sequence[claim.Claim], reason: str) -> None:
     node.database.write(blame.died, claims[0].claimed_by, reason, node.settings)
