@@ -17,10 +17,12 @@ def kinds(
     return np.maximum(rows, 0).astype(np.float32), labels
 
 
-def some_labelled(labels: np.ndarray, examples: int) -> np.ndarray:
-    """Return the labels with all but the first `examples` of each kind taken away (-1)."""
+def some_labelled(labels: np.ndarray, examples: int, seed: int | None = None) -> np.ndarray:
+    """Return the labels with all but the first `examples` of each kind, or some by chance, taken away (-1)."""
+    random = None if seed is None else np.random.default_rng(seed)
     found = np.full(len(labels), -1, np.int64)
     for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)[:examples]
-        found[members] = label
+        members = np.flatnonzero(labels == label)
+        members = members if random is None else random.permutation(members)
+        found[members[:examples]] = label
     return found

@@ -543,10 +543,16 @@ class NeighborFigures(Wire):
 
 
 class Gains(Wire):
-    """The 95 % intervals of what is gained, by bootstrap."""
+    """The 95 % intervals of what is gained, by bootstrap.
+
+    `examples` is what the space was judged by: how much more of the learned examples nearest to one that was held out
+    are of its class, with the interval of repeated cross-validation.
+    """
 
     precision_at_5: tuple[float | None, float | None]
     map: tuple[float | None, float | None]
+    # null: from a server that did not say
+    examples: tuple[float | None, float | None] | None = None
 
 
 class AdaptResult(Wire):

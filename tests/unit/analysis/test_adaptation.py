@@ -64,6 +64,27 @@ def test_labels_without_meaning_are_refused() -> None:
     assert not made.result(force=True).better
 
 
+def test_few_labels_with_meaning_pass_and_chance_does_not() -> None:
+    """Five labels a class, of which half would be too few to prove a gain."""
+    passed, by_chance = 0, 0
+    for seed in range(10):
+        given = some_labelled(LABELS, 5, seed)
+        passed += finished(adapting(given)).result(force=True).better
+        given[given >= 0] = np.random.default_rng(seed).permutation(given[given >= 0])
+        by_chance += finished(adapting(given)).result(force=True).better
+    assert passed >= 8 and by_chance <= 1
+
+
+def test_an_example_finds_those_of_its_class_among_the_learned() -> None:
+    rows = torch.from_numpy(VIEW.transform(ROWS[:120]))
+    labels = torch.from_numpy(LABELS[:120])
+    found = adaptation.found_kin(rows[:30], labels[:30], rows[30:], labels[30:])
+    for query in range(30):
+        order = np.argsort(-(rows[30:] @ rows[query]).numpy(), kind="stable")
+        kin = LABELS[30:120][order] == LABELS[query]
+        assert found[query] == pytest.approx(kin[: kin.sum()].mean())
+
+
 def test_two_examples_a_class_prove_nothing() -> None:
     made = finished(adapting(some_labelled(LABELS, 2)))
     with pytest.raises(errors.NotBetter, match="three"):
@@ -79,6 +100,7 @@ def test_it_goes_on_after_a_kill() -> None:
         adapting(), lambda state: Adaptation.resume(ROWS, VIEW, GIVEN, state, memory_budget_bytes=BUDGET), 4
     ).result()
     assert (found.before, found.after, found.map_gain) == (whole.before, whole.after, whole.map_gain)
+    assert found.examples_gain == whole.examples_gain
     assert found.projection.fingerprint == whole.projection.fingerprint
     state = adapting().state()
     with pytest.raises(errors.JobError):

@@ -38,3 +38,12 @@ def test_the_bootstrap_draws_whole_groups() -> None:
     # said four times it is not surer
     again = folds.bootstrap(np.tile(values, 4), np.tile(np.arange(100), 4), 1)
     assert again == pytest.approx((low, high), abs=1e-9)
+
+
+def test_overlapping_parts_widen_the_interval() -> None:
+    """By hand: mean 0.25, variance 1/60 of four parts, of which each held out one row of five; t of 3 is 3.1824."""
+    low, high = folds.corrected(np.array([0.1, 0.2, 0.3, 0.4]), np.ones(4), np.full(4, 4)) or (0, 0)
+    half = 3.182446 * ((1 / 4 + 1 / 4) / 60) ** 0.5
+    assert (low, high) == (pytest.approx(0.25 - half), pytest.approx(0.25 + half))
+    assert folds.corrected(np.ones(2), np.ones(2), np.ones(2)) is None
+    assert folds.corrected(np.zeros(10), np.ones(10), np.ones(10)) == (0, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from scipy import special
 
 from imagekin_worker.kmeans import seeding
 
@@ -33,6 +34,21 @@ def wilson(hits: int, total: int) -> tuple[float, float]:
     middle = (share + square / (2 * total)) / (1 + square / total)
     half = Z / (1 + square / total) * math.sqrt(share * (1 - share) / total + square / (4 * total * total))
     return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def corrected(differences: np.ndarray, tested: np.ndarray, trained: np.ndarray) -> tuple[float, float] | None:
+    """Return the 95 % interval of the mean of `differences` (j,), each of one part of repeated cross-validation.
+
+    `tested` (j,) and `trained` (j,): how many rows were in the part and outside. Parts share most of what they learn
+    from, so their variance is corrected (Nadeau and Bengio 2003). None for fewer than three parts.
+    """
+    count = len(differences)
+    if count < 3:
+        return None
+    mean = float(differences.mean())
+    variance = (1 / count + float((tested / trained).mean())) * float(differences.var(ddof=1))
+    half = float(special.stdtrit(count - 1, 0.975)) * math.sqrt(variance)
+    return mean - half, mean + half
 
 
 def bootstrap(differences: np.ndarray, groups: np.ndarray, seed: int) -> tuple[float, float]:

@@ -77,7 +77,11 @@ class Adapt(pins.Analysis[Learning]):
             "field": self._params["field"],
             "before": _known(found.before),
             "after": _known(found.after),
-            "gain": {"precision_at_5": _numbers(found.precision_gain), "map": _numbers(found.map_gain)},
+            "gain": {
+                "precision_at_5": _numbers(found.precision_gain),
+                "map": _numbers(found.map_gain),
+                "examples": _numbers(found.examples_gain or (math.nan, math.nan)),
+            },
             "better": found.better,
         }, []
 
