@@ -24,7 +24,7 @@ help:
 	@echo 'make up                       keep the service running on this machine'
 	@echo 'make test                     format, lint, types, import rules and all tests'
 	@echo 'make contract-postgresql      the tests of the HTTP API on PostgreSQL, those too that run on SQLite by default'
-	@echo 'make examples                  exports and examples against more of the packages that they are for'
+	@echo 'make examples                  examples/ against the packages that they are for, in an environment of their own'
 	@echo 'make faults [SECONDS=300]     kill, freeze and fill everything; or do so at random for that long'
 	@echo 'make benchmarks               measure against other libraries; `imagekin bench` measures this machine'
 	@echo 'make page                     build the web page from web/ into the package; needs Node 18'
@@ -58,8 +58,9 @@ else
 endif
 
 examples: $(VENV)/.dev
-	$(PIP) install --editable '.[examples]'
-	$(BIN)/python -m pytest tests/e2e/service/test_example_tools.py tests/contract/test_picture_exports.py -n $(TESTS_AT_ONCE)
+	$(PYTHON) -m venv $(VENV)/examples
+	$(VENV)/examples/bin/python -m pip --quiet --disable-pip-version-check install '.[examples]'
+	EXAMPLES_PYTHON=$(VENV)/examples/bin/python $(BIN)/python -m pytest tests/e2e/service/test_example_tools.py
 
 benchmarks: $(VENV)/.dev
 	$(PIP) install --editable '.[benchmarks]'

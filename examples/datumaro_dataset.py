@@ -14,6 +14,12 @@ from pathlib import Path
 from datumaro import Dataset
 
 
+def side(folder: Path) -> Dataset:
+    """Return the pictures of a split, whose folders are their labels."""
+    found = Dataset.import_from(str(folder), "imagenet")
+    return found.transform("map_subsets", mapping={"default": folder.name})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("file", type=Path)
@@ -22,7 +28,9 @@ def main() -> None:
     given = parser.parse_args()
     with zipfile.ZipFile(given.file) as packed:
         packed.extractall(given.folder / "set")
-    dataset = Dataset.import_from(str(given.folder / "set"), "imagenet_with_subset_dirs")
+    sides = [side(folder) for folder in sorted((given.folder / "set").iterdir()) if folder.is_dir()]
+    # a small side may be without one of the labels
+    dataset = Dataset.from_extractors(*sides, merge_policy="union")
     labels = dataset.categories()[next(iter(dataset.categories()))]
     counts = Counter((item.subset, labels[each.label].name) for item in dataset for each in item.annotations)
     for (subset, label), count in sorted(counts.items()):

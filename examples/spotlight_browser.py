@@ -1,7 +1,7 @@
 """Look at a collection in Spotlight, by our vectors: python examples/spotlight_browser.py COLLECTION [--port 8080]
 
 Opens a table with thumbnails, metadata, labels and embeddings, from which Spotlight draws its own map. Written for
-renumics-spotlight 1.7, in an environment of its own (it wants older packages).
+renumics-spotlight 1.8, in an environment of its own (it wants older packages).
 """
 
 from __future__ import annotations

@@ -166,7 +166,7 @@ def test_folders_are_the_labels_of_a_split(client: httpx2.Client, tmp_path: Path
     with zipfile.ZipFile(io.BytesIO(flat)) as found:
         # the same name from two folders
         assert found.namelist() == ["ß 1.jpg", "b.jpg", "b.png", "b%2Fß 1.JPG"]
-    datasets = pytest.importorskip("datasets", reason="datasets is not installed: `make examples` has it")
+    datasets = pytest.importorskip("datasets", reason="datasets is not installed")
     loaded = datasets.load_dataset("imagefolder", data_dir=str(tmp_path / "set"), cache_dir=str(tmp_path / "cache"))
     assert {name: len(part) for name, part in loaded.items()} == {"train": 4, "test": 2}
     names = loaded["train"].features["label"].names

@@ -1,24 +1,43 @@
-"""The examples for other tools, as processes of their own, against these tools where they are installed."""
+"""The examples for other tools, as processes of their own, against these tools where they are installed.
+
+EXAMPLES_PYTHON names the Python of an environment that has them, as `make examples` makes it; by default this one.
+"""
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import os
+import socket
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import httpx2
 import pyarrow.parquet as pq
 import pytest
 
 from imagekin import Client
 from imagekin.demo import furniture
 from imagekin.stack import Stack
+from kit.patience import until
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
-# Which of them need more than imagekin has itself, and where they come from.
-IN_DEV, IN_EXAMPLES, ELSEWHERE = "`make test`", "`make examples`", "an environment of its own"
+PYTHON = os.environ.get("EXAMPLES_PYTHON", sys.executable)
+VALIDATE = """
+import json, sys
+from pathlib import Path
+from label_studio_sdk.label_interface import LabelInterface
+interface = LabelInterface(Path(sys.argv[1]).with_suffix(".xml").read_text())
+for task in json.loads(Path(sys.argv[1]).read_text()):
+    assert interface.validate_task({"data": task["data"]}), task
+    for made in (*task.get("predictions", ()), *task.get("annotations", ())):
+        assert not (errors := interface.validate_prediction(made, return_errors=True)), errors
+        made["result"][0]["value"]["choices"] = ["another"]
+        assert interface.validate_prediction(made, return_errors=True)
+print("validated")
+"""
 
 
 @pytest.fixture(scope="module")
@@ -41,16 +60,26 @@ def labelled(collection: str, client: Client) -> Counter[tuple[str, str]]:
     return Counter((image.metadata["split"], image.metadata["label"]) for image in images)
 
 
-def needs(package: str, where: str) -> None:
-    if importlib.util.find_spec(package) is None:
-        pytest.skip(f"{package} is not installed; {where} has it")
+def has(package: str) -> bool:
+    look = f"import importlib.util as u, sys; sys.exit(u.find_spec({package!r}) is None)"
+    return subprocess.run([PYTHON, "-c", look], check=False).returncode == 0
+
+
+def needs(package: str) -> None:
+    if not has(package):
+        pytest.skip(f"{package} is not installed; `make examples` has it")
+
+
+def program(service: Stack, *arguments: object) -> dict[str, Any]:
+    """Return what starts a program of the environment that has the tools."""
+    environment = {"IMAGEKIN_URL": service.url, "HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin"}
+    return {"args": [PYTHON, *map(str, arguments)], "env": environment}
 
 
 def run(service: Stack, name: str, *arguments: object) -> list[list[str]]:
     """Run an example and return what it printed, cut at tabs."""
     done = subprocess.run(
-        [sys.executable, str(EXAMPLES / f"{name}.py"), *map(str, arguments)],
-        env={"IMAGEKIN_URL": service.url, "HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin"},
+        **program(service, EXAMPLES / f"{name}.py", *arguments),
         capture_output=True,
         text=True,
         timeout=120,
@@ -63,7 +92,7 @@ def run(service: Stack, name: str, *arguments: object) -> list[list[str]]:
 def test_webdataset_has_batches_of_a_shard(
     service: Stack, collection: str, client: Client, labelled: Counter[tuple[str, str]], tmp_path: Path
 ) -> None:
-    needs("webdataset", IN_DEV)
+    needs("webdataset")
     client.export(collection, tmp_path / "train.tar", filter={"split": "train"})
     assert run(service, "webdataset_batches", tmp_path / "train.tar", "--batch", 4) == [
         [kind, str(labelled["train", kind])] for kind in ("shelf", "sofa", "table")
@@ -71,7 +100,7 @@ def test_webdataset_has_batches_of_a_shard(
 
 
 def test_coco_is_counted(service: Stack, collection: str, client: Client, tmp_path: Path) -> None:
-    needs("pycocotools", IN_DEV)
+    needs("pycocotools")
     file = client.export(collection, tmp_path / "coco.json", format="coco")
     assert run(service, "coco_classes", file) == [["shelf", "7"], ["sofa", "7"], ["table", "7"]]
     images = client.images(collection, filter={"label": "sofa"}, order="key")
@@ -83,7 +112,7 @@ def test_coco_is_counted(service: Stack, collection: str, client: Client, tmp_pa
 def test_datasets_has_splits_and_labels(
     service: Stack, collection: str, client: Client, labelled: Counter[tuple[str, str]], tmp_path: Path
 ) -> None:
-    needs("datasets", IN_EXAMPLES)
+    needs("datasets")
     file = client.export(collection, tmp_path / "set.zip")
     found = run(service, "imagefolder_dataset", file, tmp_path / "set")
     names = {"val": "validation"}
@@ -95,7 +124,7 @@ def test_datasets_has_splits_and_labels(
 def test_datumaro_writes_another_format(
     service: Stack, collection: str, client: Client, labelled: Counter[tuple[str, str]], tmp_path: Path
 ) -> None:
-    needs("datumaro", ELSEWHERE)
+    needs("datumaro")
     file = client.export(collection, tmp_path / "set.zip")
     found = run(service, "datumaro_dataset", file, tmp_path, "--format", "datumaro")
     assert found == [[*pair, str(count)] for pair, count in sorted(labelled.items())]
@@ -113,14 +142,11 @@ def test_label_studio_gets_predictions_and_gives_labels(
     for key, [prediction] in predicted.items():
         assert prediction["result"][0]["value"] == {"choices": [furniture.label(key)[0]]}
         assert 1 / 3 < prediction["score"] <= 1
-    if importlib.util.find_spec("label_studio_sdk") is not None:
-        from label_studio_sdk.label_interface import LabelInterface  # pyright: ignore[reportMissingImports]
-
-        interface = LabelInterface(file.with_suffix(".xml").read_text())
-        for task in tasks:
-            assert interface.validate_task({"data": task["data"]})
-            for made in (*task.get("predictions", ()), *task.get("annotations", ())):
-                assert interface.validate_prediction(made, return_errors=True) == []
+    if has("label_studio_sdk"):
+        validated = subprocess.run(
+            **program(service, "-c", VALIDATE, file), capture_output=True, text=True, check=False
+        )
+        assert validated.stdout == "validated\n", validated.stderr
     # a person accepted them all, and cancelled one
     for task in tasks:
         task["annotations"] = [{"result": made["result"]} for made in task.pop("predictions", ())]
@@ -145,3 +171,29 @@ def test_the_atlas_gets_a_map_and_neighbors(service: Stack, collection: str, cli
         found = client.search(image_key=row["key"], collection=collection, top_k=10, view="raw").neighbors
         assert [each["key"] for each in near[:5]] == [each.key for each in found[:5]]
         assert row["neighbors"]["distances"][0] == pytest.approx(1 - found[0].score, abs=1e-4)
+
+
+@pytest.mark.timeout(300)
+def test_spotlight_shows_our_vectors(service: Stack, collection: str, client: Client) -> None:
+    needs("renumics")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    address = f"http://127.0.0.1:{port}/api/table/"
+
+    def shown() -> dict[str, Any] | None:
+        try:
+            return httpx2.get(address, trust_env=False).raise_for_status().json()
+        except httpx2.HTTPError:
+            return None
+
+    started = program(service, EXAMPLES / "spotlight_browser.py", collection, "--port", port)
+    with subprocess.Popen(**started, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as spotlight:
+        try:
+            until(lambda: shown() is not None, "the table", timeout_s=240)
+            columns = {column["name"]: column for column in (shown() or {})["columns"]}
+        finally:
+            spotlight.terminate()
+    ids, keys, embeddings = client.vectors(collection)
+    assert columns["key"]["values"] == keys and columns["embedding"]["dtype"]["name"] == "Embedding"
+    assert columns["thumbnail"]["dtype"]["name"] == "Image" and columns["label"]["dtype"]["name"] == "Category"
+    assert len(columns["embedding"]["values"]) == len(embeddings) == len(ids)
