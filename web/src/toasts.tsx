@@ -85,6 +85,8 @@ export function undoLast(): void {
 }
 
 export function Toasts() {
+  // what was done last is taken back first
+  const newest = toasts.value.findLast((toast) => toast.undo);
   return (
     <div class="toasts" role="status" aria-live="polite">
       {toasts.value.map((toast) => (
@@ -95,7 +97,7 @@ export function Toasts() {
               {toast.link.text}
             </a>
           )}
-          {toast.undo && (
+          {toast.undo && toast === newest && (
             <button data-testid="undo" onClick={toast.undo}>
               Undo <kbd>z</kbd>
             </button>

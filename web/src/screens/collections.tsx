@@ -144,7 +144,7 @@ function Card({ collection, erase }: { collection: Collection; erase: (name: str
   const pictures = mosaic.value.length >= MOSAIC ? mosaic.value : mosaic.value.slice(0, mosaic.value.length >= 4 ? 4 : 1);
   return (
     <li class="card" data-testid="collection" data-name={name}>
-      <a href={here(name)} aria-label={`${name}, ${images(collection.image_count)}`}>
+      <a href={here(name)}>
         <div class={`mosaic of-${pictures.length}`}>
           {pictures.map((image) => (
             <Thumbnail key={image.id} src={at.thumbnail(name, image.id, image.content_hash)} alt="" />

@@ -77,7 +77,7 @@ export function Search({ name }: { name: string }) {
       answers.value = found.neighbors;
       ask.value = (found.ask ?? []).map((each) => each.id);
       least.value = null;
-      if (picture.value) note({ job: made.id });
+      note({ job: picture.value || box.value ? made.id : "" });
     } catch (error) {
       if (mine === ticket.current) complain(error);
     } finally {
@@ -87,13 +87,19 @@ export function Search({ name }: { name: string }) {
 
   // the address says what is searched for; a picture of one's own has no address, its job has
   const wanted = `${name} ${plus} ${minus} ${url} ${top} ${collapse}`;
+  const opened = useRef(job ? wanted : "");
+  const found = !picture.value && !box.value && job !== "" && opened.current === wanted;
   useEffect(() => {
+    if (found) {
+      get<SearchResult>(`/v1/jobs/${job}/result`).then((kept) => {
+        answers.value = kept.neighbors;
+        ask.value = (kept.ask ?? []).map((each) => each.id);
+      }, complain);
+      return undefined;
+    }
     if (picture.value || plus.length || url) {
       const timer = setTimeout(run, REFINE_MS);
       return () => clearTimeout(timer);
-    }
-    if (job) {
-      get<SearchResult>(`/v1/jobs/${job}/result`).then((found) => (answers.value = found.neighbors), complain);
     }
     return undefined;
   }, [wanted, picture.value, box.value]);
@@ -190,6 +196,7 @@ export function Search({ name }: { name: string }) {
           <span class="muted">or drop or paste one</span>
         </div>
         {single && <Crop key={typeof single === "string" ? single : single.name + single.size} picture={single} box={box.value} change={(next) => (box.value = next)} />}
+        {found && <p class="muted">Found by a picture, or by a part of one, that is not kept here; choose it again to refine with it.</p>}
         {url && <p class="muted query-url"><bdi>{url}</bdi></p>}
         <Marks name={name} ids={single && !picture.value ? [] : plus} sign="+" drop={(id) => mark(id, true)} />
         <Marks name={name} ids={minus} sign="−" drop={(id) => mark(id, false)} />
@@ -292,7 +299,7 @@ function Answer(props: { name: string; answer: Neighbor; sign: number; mark: (id
         <Thumbnail src={thumbnail(name, id)} alt="" />
       </button>
       <span class="score">{answer.score.toFixed(3)}</span>
-      {twins > 0 && <span class="twins" title={answer.duplicates!.map((each) => each.key).join("\n")}>{twins} duplicates</span>}
+      {twins > 0 && <span class="twins" title={answer.duplicates!.map((each) => each.key).join("\n")}>{twins === 1 ? "1 duplicate" : `${count(twins)} duplicates`}</span>}
       <span class="caption">{base(key)}</span>
       <span class="verdict">
         <button data-testid="plus" aria-label={`More like ${base(key)}`} aria-pressed={sign > 0} onClick={() => mark(id, true)}>
