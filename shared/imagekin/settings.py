@@ -46,8 +46,8 @@ class Settings(BaseSettings):
     )
     spool_dir: str = Field(
         default="",
-        description="Folder for large request bodies until they are complete; an upload is on disk "
-        "twice for a moment; empty: `spool` in the data folder.",
+        description="Folder for large request bodies until they are complete (an upload is there twice for a moment), "
+        "and for the lists of exports with pictures; empty: `spool` in the data folder.",
     )
     weights_dir: Path = Field(default=Path("weights"), description="The only folder that weights files are read from.")
     source_roots: Annotated[tuple[str, ...], NoDecode] = Field(

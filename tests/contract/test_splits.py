@@ -12,7 +12,8 @@ import httpx2
 import pytest
 
 from imagekin.jobs import results
-from imagekin.store import segments
+from imagekin.maintenance import sweep
+from imagekin.store import bulk, segments
 from imagekin_worker.kinds import pinned
 from kit.analyses import asked, ended, failure_of, result_of, resumed
 from kit.calls import accepted
@@ -124,6 +125,43 @@ def test_slices_and_another_process_give_the_same_split(
     assert client.patch("/v1/collections/archive/images", json=body).status_code == 200
     found = resumed(server, client, "split", processes=30, stratify="label")
     assert {**found, "revision": 0} == {**whole, "revision": 0}
+    assert sides(client) == written
+
+
+class Killed(BaseException):
+    """What ends a worker's process."""
+
+
+@pytest.mark.usefixtures("archive")
+def test_a_worker_that_dies_among_the_images_changes_nothing(
+    client: httpx2.Client, server: Running, hand: Hand, crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, written = result_of(client, crew, "split", stratify="label"), sides(client)
+    body = {"metadata": {"split": None}, "filter": {}}
+    assert client.patch("/v1/collections/archive/images", json=body).status_code == 200
+    monkeypatch.setattr(results, "ROWS_PER_PART", 16)
+    job, merge, left = accepted(asked(client, "split", stratify="label")), bulk.merge, 5
+
+    def dies(*arguments: Any) -> int:
+        nonlocal left
+        left -= 1
+        if not left:
+            raise Killed
+        return merge(*arguments)
+
+    monkeypatch.setattr(bulk, "merge", dies)
+    with pytest.raises(Killed):
+        crew.step()
+    some = sides(client)
+    # a transaction has a part's images or none of them
+    assert 0 < sum(side is not None for side in some.values()) < ALL
+    monkeypatch.setattr(bulk, "merge", merge)
+    hand.sql("UPDATE chunks SET lease_until = 0")
+    server.database.write(sweep.sweep, server.settings)
+    other = Crew(server.settings)
+    other.work()
+    other.close()
+    assert {**ended(client, job), "revision": 0} == {**whole, "revision": 0}
     assert sides(client) == written
 
 
