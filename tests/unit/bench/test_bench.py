@@ -18,7 +18,7 @@ from PIL import Image
 
 from imagekin.enums import Precision
 from imagekin.settings import Settings
-from imagekin_worker.bench import command, forward, measuring, original, pictures, rows, sizes, timing
+from imagekin_worker.bench import analyses, command, forward, measuring, original, pictures, rows, sizes, timing
 from imagekin_worker.bench.activity import Activity
 from imagekin_worker.bench.errors import NotMeasured
 from imagekin_worker.bench.report import Figure, Goal, Outcome, Row
@@ -96,6 +96,16 @@ def test_a_quality_that_speed_cost_breaks_the_goal() -> None:
 
 def test_names_are_unique() -> None:
     assert len({row.name for row in rows.ROWS}) == len(rows.ROWS)
+
+
+def test_analyses_are_held_against_the_products_of_their_own_rows(workbench: Workbench) -> None:
+    rows, which = analyses.rows_of(400)
+    again, _ = analyses.rows_of(400)
+    assert np.array_equal(rows, again) and rows.shape == (400, 1280) and rows.min() >= 0
+    assert np.allclose(rows[1::50], rows[:-1:50] * 1.01) and len(set(which)) > 100
+    found = analyses.diverse(workbench)
+    assert found.ratio == found.measured / found.ideal > 0
+    assert found.details == {"rows": sizes.QUICK.pair_rows, "selected": sizes.QUICK.selected}
 
 
 def test_pictures_are_the_same_each_time_and_no_two_alike(tmp_path: Path) -> None:

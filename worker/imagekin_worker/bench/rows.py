@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from imagekin_worker.bench import forward, kmeans, large, latency, load, memory, pipeline, search
+from imagekin_worker.bench import analyses, forward, kmeans, large, latency, load, memory, pipeline, search
 from imagekin_worker.bench.report import Goal, Row
 
 CPU = (
@@ -28,6 +28,14 @@ CPU = (
         kmeans.against_product),
     Row("kmeans-pytorch", "kmeans-pytorch's time over ours, same rows and k", "cpu", Goal(10),
         kmeans.against_package),
+    Row("duplicates", "all pairs above the line of near-duplicates, over the bare products of all rows", "cpu",
+        Goal(1.3, at_least=False), analyses.duplicates),
+    Row("outliers", "the 10 nearest rows of each, over the bare products of all rows", "cpu",
+        Goal(1.3, at_least=False), analyses.outliers),
+    Row("diverse", "a diverse selection over the bare products of the chosen with all rows", "cpu",
+        Goal(2, at_least=False), analyses.diverse),
+    Row("map", "a map over 60 s", "cpu", Goal(1, at_least=False), analyses.layout),
+    Row("labels", "the slower of classify and adapt over 30 s", "cpu", Goal(1, at_least=False), analyses.labels),
     Row("load", "reading a raw file's time over a load from SQL into the resident matrix", "cpu", Goal(0.5),
         load.figure),
     Row("memory", "the peak of a large job over that of a small one", "cpu", Goal(1.1, at_least=False),
