@@ -19,7 +19,11 @@ FILTERS = (
     Parameter(
         "source", "Only those of this library.", {"type": "string", "enum": [library.value for library in Library]}
     ),
-    Parameter("dim", "Only those with embeddings of this length.", {"type": "integer"}),
+    Parameter(
+        "dim",
+        "Only those with embeddings of this length.",
+        {"type": "integer", "minimum": 0, "maximum": 10**_DIM_DIGITS - 1},
+    ),
     Parameter("license", "Only those whose default weights have this license, such as `apache-2.0`."),
 )
 
