@@ -282,10 +282,10 @@ export async function numbers(from: Table, job: string, fields: string[], signal
 
 async function fetchColumns(name: string, names: string, headers: HeadersInit, signal: AbortSignal): Promise<Response | null> {
   const path = `${at.collection(name)}/columns?names=${names}`;
-  const answer = await fetch(path, { headers, signal, credentials: "same-origin" });
-  if (answer.status === 304) return null;
+  const answer = await fetch(path, { headers, signal, credentials: "same-origin" }).catch(() => null);
+  if (answer?.status === 304) return null;
   // the errors are worded where all are
-  return answer.ok ? answer : request("GET", path, { signal });
+  return answer?.ok ? answer : request("GET", path, { signal });
 }
 
 /** Tell whether an image is there still, as far as the page knows; what is gone has no thumbnail to ask for. */

@@ -1,7 +1,7 @@
 // Search by a picture, by several, by a part of one; refined with + and -.
 import { useComputed, useSignal } from "@preact/signals";
 import { useEffect, useMemo, useRef } from "preact/hooks";
-import { at, get, sendBody } from "../api";
+import { at, get, request, sendBody } from "../api";
 import { SelectionBar } from "../bar";
 import { Crop, type Box } from "../crop";
 import { Drawer, thumbnail } from "../drawer";
@@ -239,7 +239,7 @@ export function Search({ name }: { name: string }) {
 
 /** The service keeps vectors and thumbnails of its images: a part is looked at in the thumbnail. */
 async function stored(name: string, id: string): Promise<File> {
-  const answer = await fetch(at.thumbnail(name, id), { credentials: "same-origin" });
+  const answer = await request("GET", at.thumbnail(name, id));
   return new File([await answer.blob()], "part.jpg", { type: "image/jpeg" });
 }
 
