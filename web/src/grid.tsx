@@ -76,7 +76,7 @@ export function Grid(props: { table: Table; rows: Uint32Array; open: (id: string
 
   const move = (by: number, extend: boolean) => {
     if (!rows.length) return;
-    const next = Math.max(0, Math.min(rows.length - 1, position < 0 ? 0 : position + by));
+    const next = Math.max(0, Math.min(rows.length - 1, position < 0 ? (by === rows.length ? by : 0) : position + by));
     current.value = table.ids.at(rows[next]);
     if (extend) {
       if (anchor.current < 0) anchor.current = Math.max(0, position);
@@ -167,7 +167,7 @@ export function Grid(props: { table: Table; rows: Uint32Array; open: (id: string
               data-id={id}
               role="option"
               aria-selected={chosen.has(id)}
-              aria-label={label ? `${key}, ${label}` : key}
+              aria-label={label ? `${label}, ${key}` : key}
               aria-posinset={index + 1}
               aria-setsize={rows.length}
               class={index === position ? "tile current" : "tile"}
