@@ -250,10 +250,18 @@ function Review(props: { name: string; job: string; result: DuplicatesResult; sa
   );
 }
 
+/** Verdicts and what takes them back reach the service in the order in which they were said. */
+let turn: Promise<unknown> = Promise.resolve();
+function inTurn<T>(call: () => Promise<T>): Promise<T> {
+  const sent = turn.then(call);
+  turn = sent.catch(() => undefined);
+  return sent;
+}
+
 /** Keep a verdict on pairs, and offer at once to take it back. */
 function judge(name: string, pairs: { a: string; b: string }[], word: "same" | "different", lasts: boolean, back: () => void): void {
   const path = `${at.collection(name)}/verdicts`;
-  const sent = send("POST", path, { pairs: pairs.map((pair) => ({ ...pair, verdict: word })) });
+  const sent = inTurn(() => send("POST", path, { pairs: pairs.map((pair) => ({ ...pair, verdict: word })) }));
   const failed = (error: unknown) => {
     back();
     complain(error);
@@ -262,7 +270,7 @@ function judge(name: string, pairs: { a: string; b: string }[], word: "same" | "
   const said = word === "same" ? "The same picture, all are kept." : "Different pictures.";
   offer(lasts ? `${said} It is not asked again.` : `${said} The same bytes are asked about each time.`, () => {
     back();
-    sent.then(() => send("DELETE", path, { pairs })).catch(complain);
+    inTurn(() => sent.then(() => send("DELETE", path, { pairs }))).catch(complain);
   });
 }
 
