@@ -163,8 +163,10 @@ def test_groups_are_named_labelled_split_and_take_what_comes_later(
     page.get_by_role("button", name="Group", exact=True).click()
     expect(groups.first).to_be_visible()
     expect(page.get_by_role("heading", level=1)).to_have_text(re.compile(r"^\d+ groups$"))
+    chosen = page.url
     page.get_by_label("How many groups").fill("3")
     page.get_by_role("button", name="Group", exact=True).click()
+    page.wait_for_url(lambda url: url != chosen)
     expect(groups).to_have_count(3)
     sizes = [int(each.get_attribute("data-size") or 0) for each in groups.all()]
     assert sizes == sorted(sizes, reverse=True) and sum(sizes) == 30

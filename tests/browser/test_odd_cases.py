@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from imagekin import Client
 from imagekin.demo import furniture
@@ -123,3 +123,24 @@ def test_an_archive_and_one_picture_more(page: Page, client: Client) -> None:
     page.get_by_test_id("drop").set_input_files(sorted(furniture.FOLDER.iterdir())[7])
     expect(page.get_by_test_id("tile")).to_have_count(6)
     assert client.collection("my-pictures").image_count == 6
+
+
+def test_what_is_deleted_early_stays_out_of_sight(page: Page, client: Client, demo: str) -> None:
+    """The first page of images is there before all of them are, and may be worked with."""
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/columns?*", hold)
+    page.goto(f"/c/{demo}")
+    tiles = page.get_by_test_id("tile")
+    expect(tiles).to_have_count(30)
+    tiles.nth(0).click()
+    page.keyboard.press("Delete")
+    expect(tiles).to_have_count(29)
+    held[0].continue_()
+    expect(page.get_by_text("29 images", exact=True)).to_be_visible()
+    page.keyboard.press("z")
+    expect(page.get_by_text("30 images", exact=True)).to_be_visible()
+    assert client.collection(demo).image_count == 30

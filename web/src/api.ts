@@ -56,6 +56,15 @@ export async function send<T>(method: string, path: string, body?: unknown): Pro
   return answer.status === 204 ? (undefined as T) : answer.json();
 }
 
+let before: Promise<unknown> = Promise.resolve();
+
+/** Do one thing after the other: what is said, taken back and said again would else come in any order. */
+export function inOrder<T>(work: () => Promise<T>): Promise<T> {
+  const done = before.then(work);
+  before = done.catch(() => undefined);
+  return done;
+}
+
 /** Send a form, telling how much of it is on its way (0 to 1). */
 export function sendBody<T>(path: string, body: Blob | FormData, tell: (share: number) => void): Promise<T> {
   return new Promise((resolve, reject) => {

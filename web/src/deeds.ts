@@ -1,5 +1,5 @@
 // What changes images: labels and deletions, each with its undo.
-import { at, request, send } from "./api";
+import { at, inOrder, request, send } from "./api";
 import { remove } from "./selection";
 import { hide, whole, write } from "./table";
 import { complain, later, offer } from "./toasts";
@@ -35,9 +35,10 @@ export async function labelEach(name: string, wanted: Map<string | null, string[
     before.get(old)!.push(id);
   }
   const set = (labels: Map<string | null, string[]>) => labels.forEach((ids, value) => write("label", ids, value));
-  const store = async (labels: Map<string | null, string[]>) => {
-    for (const [value, ids] of labels) await patch(name, ids, { label: value });
-  };
+  const store = (labels: Map<string | null, string[]>) =>
+    inOrder(async () => {
+      for (const [value, ids] of labels) await patch(name, ids, { label: value });
+    });
   set(wanted);
   try {
     await store(wanted);

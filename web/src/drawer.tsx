@@ -1,6 +1,6 @@
 // Everything about one image, and its nearest kin.
 import { useSignal } from "@preact/signals";
-import { useEffect, useRef } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
 import { at, get } from "./api";
 import { erase, label } from "./deeds";
 import { start, result } from "./jobs";
@@ -48,7 +48,8 @@ export function Drawer(props: { name: string; id: string; open: (id: string) => 
     };
   }, [name, id]);
 
-  useEffect(() => {
+  // at once when it closes: Preact ends other effects later, and the focus would be taken from what was pressed since
+  useLayoutEffect(() => {
     const before = document.activeElement as HTMLElement | null;
     box.current?.focus();
     return () => before?.focus?.();

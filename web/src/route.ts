@@ -30,7 +30,10 @@ function read(): void {
 
 export function go(to: string, replace = false): void {
   history[replace ? "replaceState" : "pushState"](null, "", to);
-  read();
+  // not read back: a browser ignores changes of the address that come too quickly
+  const next = new URL(to, location.href);
+  path.value = next.pathname;
+  query.value = next.searchParams;
 }
 
 /** Change what the address says after the `?`; empty values leave it. */

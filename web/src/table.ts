@@ -235,13 +235,10 @@ export async function open(name: string): Promise<void> {
   const answer = await fetchColumns(name, COLUMNS, headers, mine.signal);
   if (!answer || mine.signal.aborted) return;
   const fresh = ofColumns(name, answer.headers.get("ETag") ?? "", decode(await answer.arrayBuffer()));
-  if (old && table.value === old) {
-    // what waits for its deletion stays out of sight
-    for (let row = 0; row < old.size; row++) {
-      if (!old.hidden[row]) continue;
-      const now = fresh.row(old.ids.at(row));
-      if (now !== undefined) fresh.hidden[now] = 1;
-    }
+  // what waits for its deletion stays out of sight
+  for (const id of waiting) {
+    const row = fresh.row(id);
+    if (row !== undefined) fresh.hidden[row] = 1;
   }
   table.value = fresh;
   changes.value++;
@@ -306,12 +303,16 @@ export function write(field: "label" | "split", ids: Iterable<string>, value: st
   changes.value++;
 }
 
+/** Images whose deletion waits for the time to undo it. */
+const waiting = new Set<string>();
+
 export function hide(ids: Iterable<string>, hidden: boolean): void {
   const here = table.value;
-  if (!here) return;
   for (const id of ids) {
-    const row = here.row(id);
-    if (row !== undefined) here.hidden[row] = hidden ? 1 : 0;
+    if (hidden) waiting.add(id);
+    else waiting.delete(id);
+    const row = here?.row(id);
+    if (row !== undefined) here!.hidden[row] = hidden ? 1 : 0;
   }
   changes.value++;
 }

@@ -1,7 +1,7 @@
 // Near-duplicates: one group at a time, what to keep and why, decided by keys alone.
 import { useSignal } from "@preact/signals";
 import { useEffect, useMemo } from "preact/hooks";
-import { all, at, get, send } from "../api";
+import { all, at, get, inOrder, send } from "../api";
 import { SelectionBar } from "../bar";
 import { erase } from "../deeds";
 import { thumbnail } from "../drawer";
@@ -250,27 +250,17 @@ function Review(props: { name: string; job: string; result: DuplicatesResult; sa
   );
 }
 
-/** Verdicts and what takes them back reach the service in the order in which they were said. */
-let turn: Promise<unknown> = Promise.resolve();
-function inTurn<T>(call: () => Promise<T>): Promise<T> {
-  const sent = turn.then(call);
-  turn = sent.catch(() => undefined);
-  return sent;
-}
-
 /** Keep a verdict on pairs, and offer at once to take it back. */
 function judge(name: string, pairs: { a: string; b: string }[], word: "same" | "different", lasts: boolean, back: () => void): void {
   const path = `${at.collection(name)}/verdicts`;
-  const sent = inTurn(() => send("POST", path, { pairs: pairs.map((pair) => ({ ...pair, verdict: word })) }));
-  const failed = (error: unknown) => {
+  inOrder(() => send("POST", path, { pairs: pairs.map((pair) => ({ ...pair, verdict: word })) })).catch((error) => {
     back();
     complain(error);
-  };
-  sent.catch(failed);
+  });
   const said = word === "same" ? "The same picture, all are kept." : "Different pictures.";
   offer(lasts ? `${said} It is not asked again.` : `${said} The same bytes are asked about each time.`, () => {
     back();
-    inTurn(() => sent.then(() => send("DELETE", path, { pairs }))).catch(complain);
+    inOrder(() => send("DELETE", path, { pairs })).catch(complain);
   });
 }
 
