@@ -86,8 +86,9 @@ def fit(image: Image.Image, preprocess: Preprocess, *, exact: bool = True) -> tu
     proportions, otherwise the whole; an elongated one is not resized as a whole either.
     """
     (height, width), size = preprocess.shape, _resized_size(image.size, preprocess)
-    cropped = preprocess.fit is Fit.CROP
-    if cropped and max(image.size) >= ELONGATED * min(image.size) and size[0] >= width and size[1] >= height:
+    if preprocess.fit is Fit.CROP and max(image.size) >= ELONGATED * min(image.size):
+        if size[0] < width or size[1] < height:  # the crop has a border
+            return image, fit(_middle(image, size, (width, height)), preprocess, exact=exact)[1]
         kept = _resize_kept(image, size, (width, height), _INTERPOLATIONS[preprocess.interpolation])
         return image, np.asarray(kept)
     resized = image
@@ -165,6 +166,18 @@ def _center(image: Image.Image, shape: tuple[int, int], border: tuple[int, int, 
         padded = Image.new("RGB", (max(image.width, width), max(image.height, height)), border)
         padded.paste(image, before)
         return _center(padded, shape, border)
+    return image.crop((left, top, left + width, top + height))
+
+
+def _middle(image: Image.Image, resized: tuple[int, int], shape: tuple[int, int]) -> Image.Image:
+    """Cut out the part of an elongated picture that a crop to (width, height) sees, at most ELONGATED."""
+    width, height = (
+        min(length, math.ceil(kept * length / after) + 1)
+        for length, kept, after in zip(image.size, shape, resized, strict=True)
+    )
+    most = max(int(ELONGATED * min(width, height)) - 1, 1)
+    width, height = min(width, most), min(height, most)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))
 
 
