@@ -138,7 +138,7 @@ def test_a_search_by_a_picture_stores_it_for_the_worker(client: httpx2.Client, h
     job = accepted(answer)
     assert job["params"] == {
         "query": {"image": "query.png"}, "top_k": 5, "min_score": None, "exclude_query": False, "view": "calibrated",
-        "filter": {"year": 1969},
+        "filter": {"year": 1969}, "crop": None, "collapse_duplicates": False,
     }  # fmt: skip
     query = row(server, job["id"]).work["query"]
     assert query["filename"] == "query.png"
