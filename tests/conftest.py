@@ -26,7 +26,7 @@ from imagekin.settings import Settings
 pytest.register_assert_rewrite("kit")
 
 from kit import distribution  # noqa: E402 - asserts of what is registered are told with their values
-from kit.databases import PostgreSQL, migrated  # noqa: E402
+from kit.databases import PostgreSQL, migrated  # noqa: E402 - the same
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

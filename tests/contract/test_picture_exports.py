@@ -83,7 +83,7 @@ def exported(client: httpx2.Client, format: str, **params: Any) -> bytes:
 
 def members(data: bytes) -> dict[str, bytes]:
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-        return {each.name: tar.extractfile(each).read() for each in tar}  # type: ignore[union-attr]
+        return {each.name: tar.extractfile(each).read() for each in tar}  # type: ignore[union-attr] - files alone
 
 
 # webdataset leaves the files that it read to the garbage

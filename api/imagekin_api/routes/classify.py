@@ -12,9 +12,6 @@ from imagekin import schemas
 from imagekin.database import tables
 from imagekin.jobs import results
 from imagekin.schemas.kinds import JobKind
-from imagekin.store import collections
-from imagekin_api.http import bodies
-from imagekin_api.http.idempotency import Idempotency
 from imagekin_api.http.operations import IDEMPOTENCY_KEY, operation
 from imagekin_api.render import sheets
 from imagekin_api.routes import intake, pictures
@@ -32,17 +29,7 @@ from imagekin_api.wiring import service
 )
 def classify() -> flask.Response:
     """Learned from the images whose metadata have `field`; how well it is known comes by cross-validation."""
-    data = bodies.read_json()
-    body = bodies.parse(schemas.ClassifyBody, data)
-    intake.check_callback(body.callback_url)
-    request = Idempotency.of_json(data)
-    if (answer := intake.known(request)) is not None:
-        return answer
-    collection = service.current().database.read(collections.get, service.owner(), body.collection)
-    if not collection.image_count:
-        raise intake.invalid("/collection", "The collection has no images to classify.")
-    params = body.model_dump(mode="json", exclude={"collection", "callback_url"})
-    return intake.accept(intake.submission(JobKind.CLASSIFY, collection, params, {}, request, body.callback_url))
+    return intake.on_collection(JobKind.CLASSIFY, schemas.ClassifyBody, "classify")
 
 
 @pictures.sheet_of(JobKind.CLASSIFY)

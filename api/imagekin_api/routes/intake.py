@@ -19,9 +19,10 @@ from imagekin.jobs.submit import lane
 from imagekin.net import webhooks
 from imagekin.schemas.kinds import JobKind
 from imagekin.settings import Settings
+from imagekin.store import collections
 from imagekin.uploads import rows
 from imagekin.uploads.files import Readable, Stored
-from imagekin_api.http import answers, idempotency, multipart
+from imagekin_api.http import answers, bodies, idempotency, multipart
 from imagekin_api.http.idempotency import Idempotency
 from imagekin_api.wiring import service
 
@@ -138,6 +139,24 @@ def _submit(
     elif new and submission.upload_id is not None:
         rows.get(session, submission.owner, submission.upload_id, lock=True)
     return view.view(session, job), new
+
+
+def on_collection(kind: JobKind, model: type[schemas.JobBody], purpose: str) -> flask.Response:
+    """Accept a job on a collection with images; what its body says beside that are its parameters.
+
+    `purpose` ends the sentence that refuses an empty collection. Raises InvalidRequest and what REFUSED names.
+    """
+    data = bodies.read_json()
+    body = bodies.parse(model, data)
+    check_callback(body.callback_url)
+    request = Idempotency.of_json(data)
+    if (answer := known(request)) is not None:
+        return answer
+    collection = service.current().database.read(collections.get, service.owner(), body.collection)
+    if not collection.image_count:
+        raise invalid("/collection", f"The collection has no images to {purpose}.")
+    params = body.model_dump(mode="json", exclude={"collection", "callback_url"})
+    return accept(submission(kind, collection, params, {}, request, body.callback_url))
 
 
 def check_callback(url: str | None) -> None:

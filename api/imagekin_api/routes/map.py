@@ -10,9 +10,6 @@ from imagekin import schemas
 from imagekin.database import tables
 from imagekin.jobs import results
 from imagekin.schemas.kinds import JobKind
-from imagekin.store import collections
-from imagekin_api.http import bodies
-from imagekin_api.http.idempotency import Idempotency
 from imagekin_api.http.operations import IDEMPOTENCY_KEY, operation
 from imagekin_api.render import maps
 from imagekin_api.routes import intake, pictures
@@ -30,17 +27,7 @@ from imagekin_api.wiring import service
 )
 def map_() -> flask.Response:
     """Lay out the images by t-SNE, x and y of each, so that similar ones lie together, deterministic by `seed`."""
-    data = bodies.read_json()
-    body = bodies.parse(schemas.MapBody, data)
-    intake.check_callback(body.callback_url)
-    request = Idempotency.of_json(data)
-    if (answer := intake.known(request)) is not None:
-        return answer
-    collection = service.current().database.read(collections.get, service.owner(), body.collection)
-    if not collection.image_count:
-        raise intake.invalid("/collection", "The collection has no images to lay out.")
-    params = body.model_dump(mode="json", exclude={"collection", "callback_url"})
-    return intake.accept(intake.submission(JobKind.MAP, collection, params, {}, request, body.callback_url))
+    return intake.on_collection(JobKind.MAP, schemas.MapBody, "lay out")
 
 
 @pictures.sheet_of(JobKind.MAP)

@@ -12,9 +12,6 @@ from imagekin import schemas
 from imagekin.database import tables
 from imagekin.jobs import results
 from imagekin.schemas.kinds import JobKind
-from imagekin.store import collections
-from imagekin_api.http import bodies
-from imagekin_api.http.idempotency import Idempotency
 from imagekin_api.http.operations import IDEMPOTENCY_KEY, operation
 from imagekin_api.render import sheets
 from imagekin_api.routes import intake, pictures
@@ -41,17 +38,7 @@ def split() -> flask.Response:
     Each image gets the name of its share as the `field` of its metadata. With `stratify`, the shares have the same
     mixture of the values of that field, as well as groups of near-duplicates allow.
     """
-    data = bodies.read_json()
-    body = bodies.parse(schemas.SplitBody, data)
-    intake.check_callback(body.callback_url)
-    request = Idempotency.of_json(data)
-    if (answer := intake.known(request)) is not None:
-        return answer
-    collection = service.current().database.read(collections.get, service.owner(), body.collection)
-    if not collection.image_count:
-        raise intake.invalid("/collection", "The collection has no images to split.")
-    params = body.model_dump(mode="json", exclude={"collection", "callback_url"})
-    return intake.accept(intake.submission(JobKind.SPLIT, collection, params, {}, request, body.callback_url))
+    return intake.on_collection(JobKind.SPLIT, schemas.SplitBody, "split")
 
 
 @pictures.sheet_of(JobKind.SPLIT)

@@ -1,4 +1,7 @@
-"""What clients send."""
+"""What clients send.
+
+Long because it is a list: one model for each body, and what its fields refuse.
+"""
 
 from __future__ import annotations
 
