@@ -131,7 +131,8 @@ def test_training_set(service: Stack, client: Client, here: Path) -> None:
     _, _, embedded, duplicates, deleted, outliers, labelled, suggested, labels, adapted, selected, leaks, taken, _ = (
         printed
     )
-    assert embedded == "35 images: 35 embedded\n"
+    # another test may have embedded the demo's pictures before
+    assert embedded in {"35 images: 35 embedded\n", "35 images: 5 embedded, 30 reused\n"}
     copies = {line.split("\t")[3] for line in duplicates.splitlines()[1:] if not line.split("\t")[1].startswith("keep")}
     assert copies == {f"copy-{how}.jpg" for how in ("small", "gray", "mirrored", "cropped")}
     assert deleted == "4 deleted\n"
