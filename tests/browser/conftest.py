@@ -21,7 +21,8 @@ def service(own_environment: None, tmp_path_factory: pytest.TempPathFactory) -> 
     """A running service in local mode."""
     gallery.chromium()
     folder = tmp_path_factory.mktemp("gallery")
-    with Stack(Settings(data_dir=folder, port=0, warm=("efficientnet_lite0",)), log=lambda _: None) as stack:
+    settings = Settings(data_dir=folder, port=0, warm=("efficientnet_lite0",), fetch_allow=("127.0.0.1",))
+    with Stack(settings, log=lambda _: None) as stack:
         yield stack
 
 

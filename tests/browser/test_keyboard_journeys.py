@@ -21,7 +21,7 @@ def test_select_label_open_and_search(page: Page, client: Client, demo: str) -> 
     page.goto(f"/c/{demo}")
     tiles = page.get_by_test_id("tile")
     expect(tiles).to_have_count(30)
-    # the first is current; two to the right, one selected; then a row on the way down
+    # the first is current; two to the right, one selected; then more on the way to the right
     press(page, "ArrowRight", "ArrowRight", "ArrowRight", "x")
     expect(page.get_by_test_id("selected-count")).to_have_text("1")
     assert tiles.nth(2).get_attribute("aria-selected") == "true"
@@ -45,11 +45,11 @@ def test_select_label_open_and_search(page: Page, client: Client, demo: str) -> 
     expect(key).not_to_have_text(before)
     press(page, "Escape")
     expect(drawer).to_have_count(0)
-    # find by name; the keys of the page are back when the box is left
+    # find by name; Enter leads on to the pictures
     press(page, "/")
     page.keyboard.type("table-dining")
     expect(page.get_by_label("Find by name")).to_have_value("table-dining")
-    press(page, "Escape", "a")
+    press(page, "Enter", "a")
     count = page.get_by_test_id("selected-count")
     expect(count).to_be_visible()
     assert int(count.inner_text()) == tiles.count() < 30
@@ -70,6 +70,39 @@ def test_select_label_open_and_search(page: Page, client: Client, demo: str) -> 
     expect(keys.get_by_text("More like this")).to_be_visible()
     press(page, "Escape")
     expect(keys).to_have_count(0)
+
+
+def test_the_list_of_keys_and_what_escape_lets_go_of(page: Page, demo: str) -> None:
+    page.goto(f"/c/{demo}")
+    tiles, count = page.get_by_test_id("tile"), page.get_by_test_id("selected-count")
+    expect(tiles).to_have_count(30)
+    # all keys are in the list, those too that need a selection
+    press(page, "?")
+    listed = page.get_by_role("dialog", name="Keys on this screen").locator("kbd").all_inner_texts()
+    assert {*"/xlas?z←→↑↓", "Del", "Enter", "Esc", "Home", "End", "⇧ ←"} <= set(listed)
+    press(page, "Escape")
+    # what is marked may be labelled without being selected before
+    press(page, "ArrowRight", "l")
+    expect(page.get_by_test_id("label-input")).to_be_focused()
+    expect(count).to_have_text("1")
+    # Escape leaves the box, then lets go of the selection
+    press(page, "Escape", "Escape")
+    expect(count).to_have_count(0)
+    # of a selection it lets go before it does of the name; in the box, of the name
+    press(page, "/")
+    page.keyboard.type("sofa")
+    press(page, "Enter", "a")
+    expect(count).to_have_text("10")
+    press(page, "Escape")
+    expect(count).to_have_count(0)
+    expect(tiles).to_have_count(10)
+    press(page, "Escape")
+    expect(tiles).to_have_count(30)
+    press(page, "/")
+    page.keyboard.type("sofa")
+    expect(tiles).to_have_count(10)
+    press(page, "Escape")
+    expect(tiles).to_have_count(30)
 
 
 def test_duplicates_are_decided_by_keys(page: Page, client: Client, messy: Path, tmp_path: Path) -> None:
@@ -135,3 +168,11 @@ def test_suggestions_are_accepted_and_rejected_by_keys(page: Page, client: Clien
     expect(suggestions).to_have_count(16)
     press(page, "z")
     expect(suggestions).to_have_count(17)
+    # or another label, one that was not there
+    press(page, "ArrowRight", "l")
+    other = page.locator("[data-testid=suggestion].chosen").get_attribute("data-key")
+    expect(page.get_by_test_id("label-input")).to_be_focused()
+    page.keyboard.type("stool")
+    press(page, "Enter")
+    expect(suggestions).to_have_count(16)
+    until(lambda: [each.metadata.get("label") for each in client.images(demo) if each.key == other] == ["stool"])

@@ -224,9 +224,22 @@ def test_the_map_shows_selects_and_opens(page: Page, client: Client, demo: str) 
     middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page.mouse.click(*min(centers, key=lambda center: math.dist(center, middle)))
     expect(page.get_by_role("dialog").locator(".kin button").first).to_be_visible()
+    page.keyboard.press("Escape")
+    # wherever one goes, something is to be seen, and one button shows all of it again
+    shown = page.locator(".map-pictures > div")
+    expect(shown).not_to_have_count(30)
+    page.mouse.move(box["x"] + box["width"] - 3, box["y"] + box["height"] - 3)
+    for _ in range(8):
+        page.mouse.wheel(0, -900)
+    for _ in range(40):
+        page.keyboard.press("ArrowRight")
+    expect(shown.first).to_be_visible()
+    expect(shown.first).to_be_in_viewport()
+    page.get_by_role("button", name="Whole map").click()
+    until(lambda: shown.count() > 9)
 
 
-def test_labels_teach_and_the_set_is_taken_away(page: Page, client: Client, demo: str, tmp_path: Path) -> None:
+def test_labels_teach(page: Page, client: Client, demo: str) -> None:
     page.goto(f"/c/{demo}/train")
     expect(page.get_by_text("No image has a label yet.")).to_be_visible()
     page.get_by_role("button", name="Suggest labels").click()
@@ -239,6 +252,13 @@ def test_labels_teach_and_the_set_is_taken_away(page: Page, client: Client, demo
     suggestions = page.get_by_test_id("suggestion")
     expect(suggestions).to_have_count(18)
     assert 0.5 < float(page.get_by_test_id("accuracy").get_attribute("data-value") or 0) <= 1
+    # what to label next: where the labels say least, or the middles of groups
+    page.get_by_role("button", name="The least sure").click()
+    expect(page.get_by_role("button", name="Select these 18")).to_be_visible()
+    next_ones = page.get_by_role("region", name="What to label next").locator("li[data-id]")
+    assert next_ones.nth(0).get_attribute("data-id") == suggestions.nth(17).get_attribute("data-id")
+    page.get_by_role("button", name="Typical ones").click()
+    expect(page.get_by_role("button", name="Select these 30")).to_be_visible()
     key, label = suggestions.nth(0).get_attribute("data-key"), suggestions.nth(0).get_attribute("data-label")
     suggestions.nth(0).get_by_test_id("accept").click()
     expect(suggestions).to_have_count(17)
@@ -253,6 +273,12 @@ def test_labels_teach_and_the_set_is_taken_away(page: Page, client: Client, demo
 
     page.get_by_role("button", name="Outliers").click()
     expect(page.get_by_role("button", name="Select these 30")).to_be_visible()
+
+
+def test_an_adapted_collection_and_a_set_without_leaks(page: Page, client: Client, demo: str, tmp_path: Path) -> None:
+    gallery.label_demo(client, demo, each=10)
+    client.classify(demo).wait()
+    page.goto(f"/c/{demo}/train")
     page.get_by_test_id("adapt").click()
     force = page.get_by_role("button", name="Make it anyway")
     page.locator(".before-after").or_(force).wait_for()
@@ -266,6 +292,11 @@ def test_labels_teach_and_the_set_is_taken_away(page: Page, client: Client, demo
     page.get_by_role("button", name="Check for leaks").click()
     expect(page.get_by_text("No near-duplicate lies on two sides.")).to_be_visible()
 
+    # all that the service writes can be taken away
+    call = page.request.get("/openapi.json").json()["paths"]["/v1/collections/{name}/export"]["get"]
+    written = next(each["schema"]["enum"] for each in call["parameters"] if each["name"] == "format")
+    offered = page.get_by_label("Format").locator("option")
+    assert {each.get_attribute("value") for each in offered.all()} == set(written)
     table = saved(page, page.get_by_test_id("take-away").click, tmp_path)
     with table.open() as file:
         rows = list(csv.DictReader(file))

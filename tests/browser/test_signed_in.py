@@ -15,6 +15,7 @@ from imagekin.settings import Settings
 from imagekin.stack import Stack
 from kit import gallery
 from kit.gallery import Watched
+from kit.patience import until
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,8 @@ def test_a_key_signs_in_works_and_ends_with_its_revocation(
     page.get_by_test_id("label-input").fill("mine")
     page.get_by_test_id("apply-label").click()
     expect(page.get_by_text("1 image labelled “mine”.")).to_be_visible()
-    page.wait_for_function("[...document.querySelectorAll('[data-testid=tile] img')].every(i => i.naturalWidth > 0)")
+    loaded = "[...document.querySelectorAll('[data-testid=tile] img')].every(i => i.naturalWidth > 0)"
+    until(lambda: page.evaluate(loaded))
     # no script can read what opens the service, and the page keeps the key nowhere
     assert page.evaluate("document.cookie") == ""
     assert text not in page.evaluate("JSON.stringify([localStorage, sessionStorage, location.href])")

@@ -38,6 +38,21 @@ def test_every_address_of_the_page_gives_the_same_page(server: Running, address:
     assert answer.content == page.files()["index.html"].content
 
 
+def test_a_browser_at_an_address_of_nothing_gets_the_page_which_says_so(server: Running) -> None:
+    client = server.client()
+    client.headers["Accept"] = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+    for address in ("/nothing", "/jobs/a/b", "/%3Cscript%3E"):
+        answer = client.get(address)
+        assert answer.status_code == 404
+        assert answer.content == page.files()["index.html"].content
+        assert answer.headers["Content-Security-Policy"] == POLICY
+    # below /v1 and for programs an error stays an error
+    check_problem(client.get("/v1/nothing"), 401, "unauthorized")
+    check_problem(client.post("/nothing"), 404, "not_found")
+    check_problem(client.get("/nothing", headers={"Accept": "*/*"}), 404, "not_found")
+    check_problem(client.get("/nothing", headers={"Accept": "application/json, text/html;q=0.9"}), 404, "not_found")
+
+
 def test_the_page_has_the_headers_that_keep_it_safe(server: Running) -> None:
     headers = server.client().get("/c/archive").headers
     assert headers["Content-Security-Policy"] == POLICY

@@ -24,7 +24,9 @@ FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-backgroun
 AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
 # Chromium tells of every call that fails; tests in which some do say how, in `Watched.expected`.
 FAILED = "Failed to load resource: "
-NOT_FOUND, UNAUTHORIZED = (f"the server responded with a status of {status}" for status in (404, 401))
+NOT_FOUND, UNAUTHORIZED, UNPROCESSABLE = (
+    f"the server responded with a status of {status}" for status in (404, 401, 422)
+)
 AWAY = "net::ERR_INTERNET_DISCONNECTED"
 
 

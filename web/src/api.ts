@@ -22,12 +22,10 @@ export class Problem extends Error {
 
 async function problem(answer: Response): Promise<Problem> {
   if (answer.status === 401) signedOut.value = true;
-  const text = await answer.text();
-  if (answer.headers.get("Content-Type")?.includes("json")) {
-    const body = JSON.parse(text);
-    return new Problem(answer.status, body.code ?? "", body.detail ?? answer.statusText);
-  }
-  return new Problem(answer.status, "", text || `The service answered ${answer.status}.`);
+  const body = await answer.json().catch(() => null);
+  // what a proxy on the way says is a page of its own, and never a sentence for this one
+  const said = typeof body?.detail === "string" ? body.detail : `The service answered ${answer.status} and not why. Try again; if it stays so, ask its operator.`;
+  return new Problem(answer.status, body?.code ?? "", said);
 }
 
 /** Call the service; raises Problem for its errors and for a service that does not answer. */

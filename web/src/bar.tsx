@@ -1,17 +1,28 @@
 // What is selected and what can be done with it; the same bar on every screen.
 import { useSignal } from "@preact/signals";
-import { useRef } from "preact/hooks";
+import type { RefObject } from "preact";
+import { useLayoutEffect, useRef } from "preact/hooks";
 import { erase, label } from "./deeds";
+import { toGrid } from "./grid";
 import { useKeys } from "./keyboard";
 import { go, here } from "./route";
-import { clear, selected } from "./selection";
+import { clear, selected, set } from "./selection";
 import { changes, table } from "./table";
 import { count, csv, download } from "./words";
 
 const MOST_QUERIES = 64;
 
-/** The labels of the collection, for choosing one that is there. */
-export function LabelList() {
+/** Set while the box for a label is to have the focus as soon as it is there. */
+let wanted = false;
+
+/** Select images alone, and have their label typed. */
+export function askLabel(ids: string[]): void {
+  wanted = true;
+  set(ids);
+}
+
+/** The labels of the collection, for choosing one that is there; any other may be typed. */
+function LabelList() {
   void changes.value;
   const counts = table.value?.label.counts(table.value.hidden) ?? [];
   return (
@@ -23,14 +34,40 @@ export function LabelList() {
   );
 }
 
-export function SelectionBar({ name }: { name: string }) {
+/** `marked` tells which image the screen marks: the keys are about it where nothing is selected. */
+export function SelectionBar({ name, marked = () => "" }: { name: string; marked?: () => string }) {
   const ids = selected.value;
-  if (!ids.size) return null;
-  return <Bar name={name} ids={ids} />;
+  const any = ids.size > 0;
+  const input = useRef<HTMLInputElement>(null);
+  useLayoutEffect(() => {
+    if (!wanted) return;
+    wanted = false;
+    input.current?.focus();
+  });
+  const when = () => any;
+  useKeys(
+    [
+      { key: "l", does: "Label what is selected, or the marked image", when: () => any || marked() !== "", run: () => (any ? input.current?.focus() : askLabel([marked()])) },
+      { key: "Delete", does: "Delete what is selected", when, run: () => erase(name, [...ids]) },
+      { key: "s", does: "Search with what is selected", when, run: () => search(name, ids) },
+      { key: "Escape", does: "Let go of the selection", when, run: clear },
+    ],
+    any,
+  );
+  return (
+    <>
+      {any && <Bar name={name} ids={ids} input={input} />}
+      <LabelList />
+    </>
+  );
 }
 
-function Bar({ name, ids }: { name: string; ids: ReadonlySet<string> }) {
-  const input = useRef<HTMLInputElement>(null);
+function search(name: string, ids: ReadonlySet<string>): void {
+  const images = [...ids].slice(0, MOST_QUERIES).join(",");
+  go(`${here(name, "search")}?images=${images}`);
+}
+
+function Bar({ name, ids, input }: { name: string; ids: ReadonlySet<string>; input: RefObject<HTMLInputElement | null> }) {
   const text = useSignal("");
   const busy = useSignal(false);
 
@@ -42,9 +79,8 @@ function Bar({ name, ids }: { name: string; ids: ReadonlySet<string> }) {
     busy.value = false;
     if (!done) return;
     clear();
-    (document.querySelector("[role=listbox]") as HTMLElement | null)?.focus();
+    toGrid();
   };
-  const erased = () => erase(name, [...ids]);
   const list = () => {
     const here = table.value;
     const rows = [...ids].map((id) => {
@@ -53,17 +89,6 @@ function Bar({ name, ids }: { name: string; ids: ReadonlySet<string> }) {
     });
     download(`${name}-selected.csv`, csv([["id", "key", "label", "content_hash"], ...rows]), "text/csv");
   };
-  const search = () => {
-    const images = [...ids].slice(0, MOST_QUERIES).join(",");
-    go(`${here(name, "search")}?images=${images}`);
-  };
-
-  useKeys([
-    { key: "l", does: "Label what is selected", run: () => input.current?.focus() },
-    { key: "Delete", does: "Delete what is selected", run: erased },
-    { key: "s", does: "Search with what is selected", run: search },
-    { key: "Escape", does: "Let go of the selection", run: clear },
-  ]);
 
   return (
     <div class="bar" role="region" aria-label="Selection">
@@ -93,17 +118,16 @@ function Bar({ name, ids }: { name: string; ids: ReadonlySet<string> }) {
         </button>
       </form>
       <button onClick={() => void label(name, [...ids], null)}>No label</button>
-      <button onClick={search} title={ids.size > MOST_QUERIES ? `The first ${MOST_QUERIES} of them` : ""}>
+      <button onClick={() => search(name, ids)} title={ids.size > MOST_QUERIES ? `The first ${MOST_QUERIES} of them` : ""}>
         Search
       </button>
       <button onClick={list}>List</button>
-      <button class="danger" onClick={erased}>
+      <button class="danger" onClick={() => erase(name, [...ids])}>
         Delete
       </button>
       <button class="quiet" aria-label="Let go of the selection" onClick={clear}>
         ×
       </button>
-      <LabelList />
     </div>
   );
 }

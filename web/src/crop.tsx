@@ -1,17 +1,21 @@
 // The picture that is searched for, and a box on it for a part of it.
 import { useSignal } from "@preact/signals";
 import { useEffect, useMemo, useRef } from "preact/hooks";
+import { useKeys } from "./keyboard";
 
 /** x, y, width and height in shares of the upright picture. */
 export type Box = [number, number, number, number];
 
 const LEAST = 0.05;
 const STEP = 0.05;
+const STEPS: Record<string, [number, number]> = { ArrowLeft: [-STEP, 0], ArrowRight: [STEP, 0], ArrowUp: [0, -STEP], ArrowDown: [0, STEP] };
+const FIRST: Box = [0.25, 0.25, 0.5, 0.5];
 
 export function Crop({ picture, box, change }: { picture: File | string; box: Box | null; change: (box: Box | null) => void }) {
   const url = useMemo(() => (typeof picture === "string" ? picture : URL.createObjectURL(picture)), [picture]);
   useEffect(() => () => void (typeof picture !== "string" && URL.revokeObjectURL(url)), [url]);
   const frame = useRef<HTMLDivElement>(null);
+  const broken = useSignal(false);
   const draft = useSignal<Box | null>(null);
   const from = useRef<[number, number] | null>(null);
   const place = (event: PointerEvent): [number, number] => {
@@ -25,17 +29,23 @@ export function Crop({ picture, box, change }: { picture: File | string; box: Bo
     from.current = draft.value = null;
     if (next[2] >= LEAST && next[3] >= LEAST) change(next);
   };
-  const keys = (event: KeyboardEvent) => {
-    const by: Record<string, [number, number]> = { ArrowLeft: [-STEP, 0], ArrowRight: [STEP, 0], ArrowUp: [0, -STEP], ArrowDown: [0, STEP] };
-    const step = by[event.key];
-    if (!step) return;
-    event.preventDefault();
-    event.stopPropagation();
-    const [x, y, width, height] = box ?? [0.25, 0.25, 0.5, 0.5];
-    if (event.shiftKey) change([x, y, round(Math.max(LEAST, Math.min(1 - x, width + step[0]))), round(Math.max(LEAST, Math.min(1 - y, height + step[1])))]);
-    else change([round(Math.max(0, Math.min(1 - width, x + step[0]))), round(Math.max(0, Math.min(1 - height, y + step[1]))), width, height]);
-  };
+  const [x, y, width, height] = box ?? FIRST;
+  const move = ({ key }: KeyboardEvent) => change([round(Math.max(0, Math.min(1 - width, x + STEPS[key][0]))), round(Math.max(0, Math.min(1 - height, y + STEPS[key][1]))), width, height]);
+  const resize = ({ key }: KeyboardEvent) => change([x, y, round(Math.max(LEAST, Math.min(1 - x, width + STEPS[key][0]))), round(Math.max(LEAST, Math.min(1 - y, height + STEPS[key][1])))]);
+  const arrows = Object.keys(STEPS);
+  useKeys([
+    { key: arrows.join(" "), does: "On the picture: move the box for a part of it", within: frame, run: move },
+    { key: arrows.map((key) => `Shift+${key}`).join(" "), does: "On the picture: resize the box", within: frame, run: resize },
+  ]);
   const shown = draft.value ?? box;
+  if (broken.value) {
+    if (typeof picture === "string") return null;
+    return (
+      <p class="muted">
+        This browser cannot show <bdi>{picture.name}</bdi>; it is searched for as a whole.
+      </p>
+    );
+  }
   return (
     <figure class="crop">
       <div
@@ -43,7 +53,6 @@ export function Crop({ picture, box, change }: { picture: File | string; box: Bo
         role="group"
         tabIndex={0}
         aria-label="The picture that is searched for. Drag, or use arrows and Shift with arrows, to search for a part of it."
-        onKeyDown={keys}
         onPointerDown={(event) => {
           if (event.button !== 0) return;
           event.preventDefault();
@@ -54,7 +63,7 @@ export function Crop({ picture, box, change }: { picture: File | string; box: Bo
         onPointerUp={end}
         onPointerCancel={() => (from.current = draft.value = null)}
       >
-        <img src={url} alt="Query" draggable={false} />
+        <img src={url} alt="Query" draggable={false} onError={() => (broken.value = true)} />
         {shown && <span class="box" style={{ left: `${100 * shown[0]}%`, top: `${100 * shown[1]}%`, width: `${100 * shown[2]}%`, height: `${100 * shown[3]}%` }} />}
       </div>
       <figcaption>

@@ -10,7 +10,7 @@ import { selected, toggle } from "./selection";
 import { changes, table } from "./table";
 import { Thumbnail } from "./tile";
 import { complain } from "./toasts";
-import { base } from "./words";
+import { base, lines } from "./words";
 import type { Image, Neighbor, SearchResult } from "./wire";
 
 const KIN = 12;
@@ -22,6 +22,7 @@ export function Drawer(props: { name: string; id: string; open: (id: string) => 
   const missing = useSignal("");
   const box = useRef<HTMLDivElement>(null);
   const text = useSignal("");
+  const input = useRef<HTMLInputElement>(null);
   void changes.value;
 
   useEffect(() => {
@@ -58,6 +59,7 @@ export function Drawer(props: { name: string; id: string; open: (id: string) => 
   useKeys([
     { key: "Escape", does: "Close the image", run: close },
     { key: "x", does: "Select or let go", run: () => toggle(id) },
+    { key: "l", does: "Label the image", run: () => input.current?.focus() },
     ...(step
       ? [
           { key: "ArrowLeft ArrowUp", does: "Previous image", run: () => step(-1) },
@@ -94,7 +96,7 @@ export function Drawer(props: { name: string; id: string; open: (id: string) => 
               save();
             }}
           >
-            <input aria-label="Label of this image" placeholder="Label" list="labels" maxLength={1000} autocomplete="off" value={text.value} onInput={(event) => (text.value = event.currentTarget.value)} />
+            <input ref={input} aria-label="Label of this image" placeholder="Label" list="labels" maxLength={1000} autocomplete="off" value={text.value} onInput={(event) => (text.value = event.currentTarget.value)} />
             <button>Save</button>
           </form>
           <div class="row wrap">
@@ -140,13 +142,13 @@ export function Drawer(props: { name: string; id: string; open: (id: string) => 
           </dd>
           <dt>Size</dt>
           <dd>{found.width && found.height ? `${found.width} × ${found.height}` : "not known"}{found.format ? `, ${found.format}` : ""}</dd>
-          {Object.entries(found.metadata).map(([field, value]) => (
+          {lines(found.metadata).map(([field, value]) => (
             <>
               <dt>
                 <bdi>{field}</bdi>
               </dt>
               <dd>
-                <bdi>{typeof value === "string" ? value : JSON.stringify(value)}</bdi>
+                <bdi>{value}</bdi>
               </dd>
             </>
           ))}

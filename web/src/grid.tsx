@@ -18,6 +18,11 @@ const SCRUBBING_ROWS = 2;
 
 export const tileSize = { wide: 168, narrow: 112 };
 
+/** Give the keyboard to the grid, where the screen has one. */
+export function toGrid(): void {
+  document.querySelector<HTMLElement>("[role=listbox]")?.focus();
+}
+
 interface Cell {
   index: number;
   row: number;

@@ -1,5 +1,6 @@
-// Keys: each screen says what its keys do, and `?` shows them all.
+// Keys: each screen says what its keys do, and `?` shows these same ones: there is no other list.
 import { signal } from "@preact/signals";
+import type { RefObject } from "preact";
 import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
 import { undoLast } from "./toasts";
 
@@ -7,6 +8,10 @@ export interface Key {
   key: string;
   does: string;
   run: (event: KeyboardEvent) => void;
+  /** Otherwise the key is for what lies below; `?` shows it all the same. */
+  when?: () => boolean;
+  /** Only while this has the focus, and then before all others. */
+  within?: RefObject<HTMLElement | null>;
 }
 
 interface Layer {
@@ -16,24 +21,29 @@ interface Layer {
 const layers = signal<Layer[]>([]);
 export const helping = signal(false);
 
-/** Let keys do something while the component is there; what came last is asked first. */
-export function useKeys(keys: Key[]): void {
+/** Let keys do something while the component is there; what came last is asked first, what is not on top after all others. */
+export function useKeys(keys: Key[], top = true): void {
   const now = useRef(keys);
   now.current = keys;
   // before the screen is painted: what can be seen can be pressed
   useLayoutEffect(() => {
     const layer = { keys: () => now.current };
-    layers.value = [...layers.value, layer];
+    layers.value = top ? [...layers.value, layer] : [layer, ...layers.value];
     return () => {
       layers.value = layers.value.filter((each) => each !== layer);
     };
-  }, []);
+  }, [top]);
 }
 
 const EVERYWHERE: Key[] = [
   { key: "?", does: "All keys", run: () => (helping.value = !helping.value) },
   { key: "z", does: "Undo", run: undoLast },
 ];
+
+/** All keys of the screen, in the order in which they are asked. */
+function asked(): Key[] {
+  return [...layers.value.toReversed().flatMap((layer) => layer.keys()), ...EVERYWHERE];
+}
 
 const SLIDES = new Set(["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "Home", "End", "PageUp", "PageDown"]);
 
@@ -51,21 +61,21 @@ function onKey(event: KeyboardEvent): void {
     helping.value = false;
     return;
   }
+  const target = event.target as HTMLElement;
   if (typing(event)) {
-    if (event.key === "Escape") (event.target as HTMLElement).blur();
-    return;
+    if (event.key !== "Escape") return;
+    target.blur();
+    // what a search box looks for is let go of like all else
+    if ((target as HTMLInputElement).type !== "search") return;
   }
   // Enter and space on a button or a link are the browser's
-  if ((event.key === "Enter" || event.key === " ") && (event.target as HTMLElement).closest("button, a, summary")) return;
+  if ((event.key === "Enter" || event.key === " ") && target.closest("button, a, summary")) return;
   const wanted = event.shiftKey && event.key.length > 1 ? `Shift+${event.key}` : event.key;
-  for (const layer of [...layers.value.toReversed(), { keys: () => EVERYWHERE }]) {
-    const found = layer.keys().find((each) => each.key.split(" ").includes(wanted));
-    if (found) {
-      event.preventDefault();
-      found.run(event);
-      return;
-    }
-  }
+  const able = asked().filter((each) => each.key.split(" ").includes(wanted) && (each.when?.() ?? true));
+  const found = able.find((each) => each.within?.current?.contains(target)) ?? able.find((each) => !each.within);
+  if (!found) return;
+  event.preventDefault();
+  found.run(event);
 }
 
 export function listen(): void {
@@ -79,20 +89,20 @@ export function Help() {
     if (open) dialog.current?.showModal();
   }, [open]);
   if (!open) return null;
-  const seen = new Set<string>();
-  const rows = [...layers.value.toReversed().flatMap((layer) => layer.keys()), ...EVERYWHERE].filter((each) => {
-    const fresh = each.does && !seen.has(each.key);
-    seen.add(each.key);
-    return fresh;
+  const taken = new Set<string>();
+  const rows = asked().flatMap((each) => {
+    const free = each.key.split(" ").filter((key) => !taken.has(key));
+    if (!each.when && !each.within) for (const key of free) taken.add(key);
+    return free.length ? [{ keys: free, does: each.does }] : [];
   });
   return (
     <dialog ref={dialog} class="help" aria-labelledby="help-title" onClose={() => (helping.value = false)}>
       <h2 id="help-title">Keys on this screen</h2>
       <dl>
         {rows.map((each) => (
-          <div key={each.key}>
+          <div key={each.keys.join(" ") + each.does}>
             <dt>
-              {each.key.split(" ").map((key) => (
+              {each.keys.map((key) => (
                 <kbd key={key}>{spelled(key)}</kbd>
               ))}
             </dt>

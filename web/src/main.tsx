@@ -2,7 +2,7 @@
 import { render } from "preact";
 import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
-import { get, Problem, send, session, signedOut } from "./api";
+import { at, get, Problem, send, session, signedOut } from "./api";
 import { resume } from "./jobs";
 import * as keyboard from "./keyboard";
 import { listen, path, route } from "./route";
@@ -20,9 +20,19 @@ import { Header } from "./shell";
 import { complain, Toasts } from "./toasts";
 import type { Session } from "./wire";
 
-function App() {
+function App({ fault }: { fault: string }) {
   if (signedOut.value) return <SignIn />;
-  if (!session.value) return <main class="page" aria-busy="true" />;
+  if (!session.value) {
+    return (
+      <main class="page" aria-busy={!fault}>
+        {fault && (
+          <p class="fault" role="alert">
+            {fault} <button onClick={() => location.reload()}>Try again</button>
+          </p>
+        )}
+      </main>
+    );
+  }
   return (
     <>
       <Header />
@@ -35,8 +45,19 @@ function App() {
 
 function Screen() {
   const { screen, collection, id } = route.value;
+  const fault = useSignal("");
   enter(collection);
+  useEffect(() => {
+    fault.value = "";
+    if (!collection) return undefined;
+    const gone = new AbortController();
+    get(at.collection(collection), gone.signal).catch((error) => {
+      if (error instanceof Problem && error.code === "collection_not_found") fault.value = error.message;
+    });
+    return () => gone.abort();
+  }, [collection]);
   document.title = [collection || (screen === "collections" ? "" : screen), "imagekin"].filter(Boolean).join(" · ");
+  if (fault.value) return <Missing title={collection} text={fault.value} to="/" where="All collections" />;
   switch (screen) {
     case "collections":
       return <Collections />;
@@ -101,6 +122,7 @@ function SignIn() {
 }
 
 function Root() {
+  const fault = useSignal("");
   useEffect(() => {
     get<Session>("/session").then(
       (found) => {
@@ -110,11 +132,11 @@ function Root() {
       },
       (error) => {
         if (error instanceof Problem && error.status === 401) signedOut.value = true;
-        else complain(error);
+        else fault.value = error.message;
       },
     );
   }, []);
-  return <App />;
+  return <App fault={fault.value} />;
 }
 
 listen();

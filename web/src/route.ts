@@ -13,7 +13,7 @@ export const path = signal(location.pathname);
 export const query = signal(new URLSearchParams(location.search));
 
 export const route = computed<Route>(() => {
-  const parts = path.value.split("/").filter(Boolean).map(decodeURIComponent);
+  const parts = path.value.split("/").filter(Boolean).map(decoded);
   if (parts.length === 0) return { screen: "collections", collection: "", id: "" };
   if (parts[0] === "jobs") return { screen: parts[1] ? "job" : "jobs", collection: "", id: parts[1] ?? "" };
   if (parts[0] === "c" && parts[1]) {
@@ -22,6 +22,15 @@ export const route = computed<Route>(() => {
   }
   return { screen: "missing", collection: "", id: "" };
 });
+
+/** A part of the address as a text; what is no encoding of one stands as it is. */
+function decoded(part: string): string {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
+}
 
 function read(): void {
   path.value = location.pathname;

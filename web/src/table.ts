@@ -291,6 +291,13 @@ export function stored(id: string): boolean {
   return !here?.whole || here.row(id) !== undefined;
 }
 
+/** Tell whether an image is there and has no label yet. */
+export function unlabelled(id: string): boolean {
+  const from = table.value;
+  const row = from?.row(id);
+  return row !== undefined && !from!.hidden[row] && from!.label.at(row) === null;
+}
+
 /** Write labels into the open table, so that the page shows them at once. */
 export function write(field: "label" | "split", ids: Iterable<string>, value: string | null): void {
   const here = table.value;

@@ -9,6 +9,11 @@ interface Props {
   style?: Record<string, string>;
 }
 
+/** What has no picture, as imported vectors have none, shows the ground of its place. */
+function hide(event: Event): void {
+  (event.currentTarget as HTMLElement).style.visibility = "hidden";
+}
+
 export function Thumbnail({ src, alt, wait, class: name, style }: Props) {
   const image = useRef<HTMLImageElement>(null);
   useLayoutEffect(() => {
@@ -17,5 +22,5 @@ export function Thumbnail({ src, alt, wait, class: name, style }: Props) {
       if (!element.complete) element.removeAttribute("src");
     };
   }, []);
-  return <img ref={image} class={name} style={style} src={wait ? undefined : src} alt={alt} decoding="async" draggable={false} loading="lazy" />;
+  return <img ref={image} class={name} style={style} src={wait ? undefined : src} alt={alt} decoding="async" draggable={false} loading="lazy" onError={hide} />;
 }

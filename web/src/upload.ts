@@ -2,13 +2,17 @@
 import { signal } from "@preact/signals";
 import { at, Problem, send, sendBody } from "./api";
 import { start } from "./jobs";
+import { say } from "./toasts";
+import { count } from "./words";
 import type { Job } from "./wire";
 
 const BLOCK = 512;
 const ASKED_AT_ONCE = 5000;
 const NAME_BYTES = 100;
 const ARCHIVE = /\.(zip|tar|tgz|tar\.gz)$/i;
-const PICTURE = /\.(jpe?g|png|gif|webp|bmp|tiff?|heic|heif|avif|jfif|jp2)$/i;
+// the names that the service takes for pictures; what a file really is, its content says there
+const PICTURE = /\.(avif|bmp|gif|hei[cf]|hif|jfif|jpe|jpe?g|jxl|png|tiff?|webp)$/i;
+export const READABLE = "JPEG, PNG, WebP, GIF, BMP and TIFF";
 
 export interface Sending {
   collection: string;
@@ -23,16 +27,23 @@ addEventListener("beforeunload", (event) => {
   if (sending.value) event.preventDefault();
 });
 
-interface Entry {
+export interface Entry {
   key: string;
   file: File;
+}
+
+/** Tell whether a file may be a picture, by its name or by what the system says of it. */
+export function isPicture({ key, file }: Entry): boolean {
+  return PICTURE.test(key) || file.type.startsWith("image/");
 }
 
 /** Bring files into a collection, which is made if it is new; returns the job, or null where all were known. */
 export async function upload(collection: string, files: Entry[], isNew: boolean): Promise<Job | null> {
   const archive = files.length === 1 && ARCHIVE.test(files[0].key);
-  const pictures = archive ? files : files.filter(({ key, file }) => PICTURE.test(key) || file.type.startsWith("image/"));
-  if (!pictures.length) throw new Error("None of these files is a picture. JPEG, PNG, WebP, GIF, BMP, TIFF and archives of them can be embedded.");
+  const pictures = archive ? files : files.filter(isPicture);
+  if (!pictures.length) throw new Error(`None of these files is a picture. ${READABLE}, and archives of them, can be embedded.`);
+  const others = files.length - pictures.length;
+  if (others) say(`${count(others)} ${others === 1 ? "file that is not a picture is" : "files that are not pictures are"} left out.`);
   const tell = (step: string, share: number | null) => (sending.value = { collection, step, share });
   try {
     tell("Preparing", null);

@@ -1,4 +1,5 @@
 // Numbers, sizes and times as people read them.
+const SHOWN_OF_A_LIST = 20;
 const COUNT = new Intl.NumberFormat("en-US");
 
 export function count(value: number): string {
@@ -11,6 +12,11 @@ export function images(value: number): string {
 
 export function percent(share: number, digits = 0): string {
   return `${(100 * share).toFixed(digits)} %`;
+}
+
+/** A number in words, or that there is none. */
+export function known(value: number | null, words: (value: number) => string): string {
+  return value === null ? "not measured" : words(value);
 }
 
 export function duration(seconds: number): string {
@@ -31,6 +37,16 @@ export function ago(time: string): string {
 /** The end of a key, which tells images of one folder apart. */
 export function base(key: string): string {
   return key.slice(key.lastIndexOf("/") + 1) || key;
+}
+
+/** A value of any depth as pairs of a name and a text; what is not set has none. */
+export function lines(value: unknown, name = ""): [string, string][] {
+  if (value === null || value === undefined) return [];
+  if (typeof value !== "object") return [[name, String(value)]];
+  if (Array.isArray(value) && value.every((each) => typeof each !== "object")) {
+    return [[name, value.length > SHOWN_OF_A_LIST ? `${count(value.length)} of them` : value.join(", ")]];
+  }
+  return Object.entries(value).flatMap(([field, each]) => lines(each, name ? `${name} › ${field}` : field));
 }
 
 export function csv(rows: unknown[][]): string {

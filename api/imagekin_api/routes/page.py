@@ -9,9 +9,10 @@ from functools import cache
 from importlib import resources
 
 import flask
+from werkzeug.exceptions import NotFound
 
 from imagekin import errors
-from imagekin_api.http import auth
+from imagekin_api.http import auth, problems
 
 blueprint = flask.Blueprint("page", __name__)
 
@@ -69,6 +70,19 @@ def page(**_place: str) -> flask.Response:
     answer = _file(PAGE)
     answer.headers.update(HEADERS)
     answer.headers["Cache-Control"] = ASKED_AGAIN
+    return answer
+
+
+@blueprint.app_errorhandler(404)
+def elsewhere(error: NotFound) -> flask.Response:
+    """Answer an address that is not there: a person's browser with the page, which says so, others with a problem."""
+    accepted = flask.request.accept_mimetypes
+    programs = max(accepted["application/json"], accepted[problems.MEDIA_TYPE])
+    visits = flask.request.method == "GET" and accepted["text/html"] > programs
+    if not visits or flask.request.path.startswith("/v1/"):
+        return problems.of_error(errors.NotFound())
+    answer = flask.Response(files()[PAGE].content, 404, mimetype="text/html")
+    answer.headers.update(HEADERS)
     return answer
 
 

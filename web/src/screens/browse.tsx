@@ -4,12 +4,12 @@ import { useEffect, useMemo, useRef } from "preact/hooks";
 import { over } from "../api";
 import { SelectionBar } from "../bar";
 import { Drawer } from "../drawer";
-import { Grid } from "../grid";
+import { Grid, toGrid } from "../grid";
 import { BRINGS, ends, running } from "../jobs";
 import { useKeys } from "../keyboard";
 import { note, query } from "../route";
 import { current } from "../selection";
-import { changes, open, rows, table } from "../table";
+import { changes, NONE, open, rows, table } from "../table";
 import { complain, say } from "../toasts";
 import { sending, upload } from "../upload";
 import { count, images } from "../words";
@@ -66,7 +66,11 @@ export function Browse({ name }: { name: string }) {
     const next = shown![Math.max(0, Math.min(shown!.length - 1, at + by))];
     show(here!.ids.at(next));
   };
-  useKeys([{ key: "/", does: "Find by name", run: () => document.getElementById("find")?.focus() }]);
+  const showAll = () => note({ key: "", label: null });
+  useKeys([
+    { key: "/", does: "Find by name (Enter: on to the pictures)", run: () => document.getElementById("find")?.focus() },
+    { key: "Escape", does: "Show all images again", when: () => part !== "" || label !== null, run: showAll },
+  ]);
 
   if (fault.value) return <Missing title={name} text={fault.value} to="/" where="All collections" />;
   const total = here?.whole ? here.shown() : null;
@@ -75,7 +79,7 @@ export function Browse({ name }: { name: string }) {
     <main class={image ? "browse with-drawer" : "browse"} {...dropTarget(take)}>
       <h1 class="hidden-text">{name}</h1>
       <div class="tools" role="toolbar" aria-label="Filters">
-        <input id="find" type="search" aria-label="Find by name" placeholder="Find by name  /" value={part} onInput={(event) => note({ key: event.currentTarget.value })} />
+        <input id="find" type="search" aria-label="Find by name" placeholder="Find by name  /" value={part} onInput={(event) => note({ key: event.currentTarget.value })} onKeyDown={(event) => event.key === "Enter" && toGrid()} />
         <select aria-label="Filter by label" value={label === null ? "*" : `=${label}`} onChange={(event) => filter(event.currentTarget.value)}>
           <option value="*">All labels</option>
           <option value="=">Without a label</option>
@@ -106,13 +110,13 @@ export function Browse({ name }: { name: string }) {
         <p class="empty big">Nothing here yet. Drop pictures, a folder or an archive onto this page, or press “Add pictures”.</p>
       ) : here && shown && !shown.length && !empty ? (
         <p class="empty big">
-          No image fits. <button onClick={() => note({ key: "", label: null })}>Show all</button>
+          No image fits. <button onClick={showAll}>Show all</button>
         </p>
       ) : (
         here && shown && <Grid table={here} rows={shown} open={show} />
       )}
       {image && <Drawer name={name} id={image} open={show} close={() => show("")} step={step} />}
-      <SelectionBar name={name} />
+      <SelectionBar name={name} marked={() => (here && shown?.includes(here.row(current.value) ?? NONE) ? current.value : "")} />
     </main>
   );
 }

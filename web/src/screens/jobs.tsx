@@ -5,7 +5,7 @@ import { all, follow, get, over, pause } from "../api";
 import { cancel, retry, running, share, VERBS } from "../jobs";
 import { go, here } from "../route";
 import { complain } from "../toasts";
-import { ago, count, csv, download, duration, images, percent } from "../words";
+import { ago, count, csv, download, duration, images, lines, percent } from "../words";
 import type { Item, Job, Page } from "../wire";
 import { Missing } from "./missing";
 
@@ -81,7 +81,7 @@ function Bar({ job, part }: { job: Job; part: number | null }) {
 export function summary(job: Job): string {
   const { progress } = job;
   const parts: string[] = [];
-  if (job.status === "queued" && job.queue_position !== null) parts.push(job.queue_position ? `${job.queue_position} before it` : "next in the queue");
+  if (job.status === "queued" && job.queue_position !== null) parts.push(job.queue_position > 1 ? `number ${count(job.queue_position)} in the queue` : "next in the queue");
   if (progress.total) parts.push(over(job) ? images(progress.done) : `${count(progress.done)} of ${count(progress.total)}`);
   else if (!over(job) && progress.fraction) parts.push(percent(progress.fraction));
   if (progress.reused) parts.push(`${count(progress.reused)} reused`);
@@ -158,7 +158,16 @@ export function JobScreen({ id }: { id: string }) {
       ))}
       <details>
         <summary>Parameters</summary>
-        <pre>{JSON.stringify(now.params, null, 2)}</pre>
+        <dl class="facts">
+          {lines(now.params).map(([name, value]) => (
+            <>
+              <dt>{name}</dt>
+              <dd>
+                <bdi>{value}</bdi>
+              </dd>
+            </>
+          ))}
+        </dl>
       </details>
     </main>
   );

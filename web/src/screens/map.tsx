@@ -20,6 +20,10 @@ const STARTS_ITSELF = 20_000;
 // Room for half a picture around the outermost points.
 const MARGIN_PX = 40;
 const MAX_ZOOM = 400;
+// So near that even in a dense place few images share the window; farther in there is nothing to see.
+const DENSE = 4;
+// What is nearest stays that far inside of the window, wherever one moves.
+const IN_SIGHT_PX = 40;
 const NEAR_PX = 14;
 const PICTURE_PX = 64;
 const MOST_PICTURES = 140;
@@ -201,6 +205,23 @@ function Plane({ name, table: from, layout, again }: { name: string; table: Tabl
     return [x + (px - size.value.width / 2) / scale, y + (py - size.value.height / 2) / scale];
   };
 
+  /** Bring the nearest image to the edge of the window where there would be none in it. */
+  const keepInSight = () => {
+    const { width, height } = size.value;
+    const [midX, midY] = [width / 2, height / 2];
+    const [farX, farY] = [Math.max(0, midX - IN_SIGHT_PX), Math.max(0, midY - IN_SIGHT_PX)];
+    let [offX, offY, least] = [0, 0, Infinity];
+    for (let i = 0; i < layout.x.length && least; i++) {
+      if (colored.of[i] === 255) continue;
+      const [x, y] = onScreen(i);
+      const [overX, overY] = [beyond(x - midX, farX), beyond(y - midY, farY)];
+      const distance = overX * overX + overY * overY;
+      if (distance < least) [offX, offY, least] = [overX, overY, distance];
+    }
+    camera.current.x += offX / camera.current.scale;
+    camera.current.y += offY / camera.current.scale;
+  };
+
   /** Choose the pictures that have room: one of each cell of the window, if they are few enough to be seen. */
   const choose = () => {
     const { width, height } = size.value;
@@ -230,13 +251,20 @@ function Plane({ name, table: from, layout, again }: { name: string; table: Tabl
 
   const zoom = (factor: number, px = size.value.width / 2, py = size.value.height / 2) => {
     const [x, y] = onMap(px, py);
-    const next = Math.max(fitted.current * 0.5, Math.min(fitted.current * MAX_ZOOM, camera.current.scale * factor));
+    const most = Math.min(MAX_ZOOM, DENSE * Math.sqrt(layout.x.length));
+    const next = Math.max(fitted.current * 0.5, Math.min(fitted.current * most, camera.current.scale * factor));
     camera.current = { x: x - (px - size.value.width / 2) / next, y: y - (py - size.value.height / 2) / next, scale: next };
+    keepInSight();
+    changed();
+  };
+  const showAll = () => {
+    camera.current = { x: 0.5, y: 0.5, scale: fitted.current };
     changed();
   };
   const pan = (dx: number, dy: number) => {
     camera.current.x -= dx / camera.current.scale;
     camera.current.y -= dy / camera.current.scale;
+    keepInSight();
     changed();
   };
   const nearest = (px: number, py: number): number => {
@@ -273,7 +301,7 @@ function Plane({ name, table: from, layout, again }: { name: string; table: Tabl
     { key: "ArrowUp ArrowDown", does: "Move the map", run: (event) => pan(0, event.key === "ArrowUp" ? 80 : -80) },
     { key: "+ =", does: "Closer", run: () => zoom(1.5) },
     { key: "-", does: "Farther", run: () => zoom(1 / 1.5) },
-    { key: "0", does: "The whole map", run: () => { camera.current = { x: 0.5, y: 0.5, scale: fitted.current }; changed(); } },
+    { key: "0", does: "The whole map", run: showAll },
     { key: "m", does: "Drag selects, or moves the map", run: () => (moving.value = !moving.value) },
     { key: "a", does: "Select all that is in sight", run: () => add(seen()) },
   ]);
@@ -361,6 +389,9 @@ function Plane({ name, table: from, layout, again }: { name: string; table: Tabl
         <button aria-label="Farther" onClick={() => zoom(1 / 1.5)}>
           −
         </button>
+        <button title="All images again (0)" onClick={showAll}>
+          Whole map
+        </button>
         <span class="muted wide" role="status">
           {images(layout.rows.length)}. Drag around some to select them, scroll to come closer.
         </span>
@@ -414,6 +445,11 @@ function Plane({ name, table: from, layout, again }: { name: string; table: Tabl
       <SelectionBar name={name} />
     </main>
   );
+}
+
+/** How far a value is beyond a distance from 0, with its sign; 0 within it. */
+function beyond(value: number, far: number): number {
+  return Math.sign(value) * Math.max(0, Math.abs(value) - far);
 }
 
 function span(polygon: number[]): [number, number] {

@@ -1,7 +1,7 @@
 // Search by a picture, by several, by a part of one; refined with + and -.
 import { useComputed, useSignal } from "@preact/signals";
 import { useEffect, useMemo, useRef } from "preact/hooks";
-import { at, get, request, sendBody } from "../api";
+import { at, get, Problem, request, sendBody } from "../api";
 import { SelectionBar } from "../bar";
 import { Crop, type Box } from "../crop";
 import { Drawer, thumbnail } from "../drawer";
@@ -10,9 +10,10 @@ import { result, start, watch } from "../jobs";
 import { useKeys } from "../keyboard";
 import { note, query as address } from "../route";
 import { add, current, selected, toggle } from "../selection";
-import { open as openTable, whole } from "../table";
+import { open as openTable, whole, type Table } from "../table";
 import { Thumbnail } from "../tile";
 import { complain } from "../toasts";
+import { chosen, isPicture, READABLE, type Entry } from "../upload";
 import { base, count } from "../words";
 import type { Job, Neighbor, SearchResult } from "../wire";
 import { dropTarget, FileButtons } from "./collections";
@@ -20,11 +21,21 @@ import { dropTarget, FileButtons } from "./collections";
 const TOP = [60, 200, 1000];
 const REFINE_MS = 250;
 const ASKED = 4;
+/** What to do about a search that failed, by the service's code for it. */
+const ADVICE: Record<string, string> = {
+  fetch_refused: "Save the picture and drop it here, or ask the operator of the service to allow this host.",
+  fetch_failed: "Check the address, or save the picture and drop it here.",
+  timeout: "Try again, or save the picture and drop it here.",
+  image_not_found: "Search for another one.",
+  unsupported_format: "Choose another file.",
+  decode_error: "Choose another file.",
+};
 
 export function Search({ name }: { name: string }) {
   const picture = useSignal<File | null>(null);
   const box = useSignal<Box | null>(null);
-  const text = useSignal("");
+  const text = useSignal(address.value.get("url") ?? "");
+  const fault = useSignal("");
   const answers = useSignal<Neighbor[] | null>(null);
   const ask = useSignal<string[]>([]);
   const busy = useSignal(false);
@@ -32,6 +43,7 @@ export function Search({ name }: { name: string }) {
   const drawer = useSignal("");
   const input = useRef<HTMLInputElement>(null);
   const ticket = useRef(0);
+  const tries = useSignal(0);
 
   const list = (field: string) => (address.value.get(field) ?? "").split(",").filter(Boolean);
   const plus = list("images");
@@ -67,9 +79,15 @@ export function Search({ name }: { name: string }) {
     return start("search", { ...options(), query: url ? { url } : { image_id: plus[0] }, ...(url && box.value ? { crop: box.value } : {}) });
   };
 
+  const fail = (error: unknown) => {
+    if (error instanceof DOMException && error.name === "AbortError") return;
+    answers.value = null;
+    fault.value = `${(error as Error).message} ${error instanceof Problem ? (ADVICE[error.code] ?? "") : ""}`;
+  };
   const run = async () => {
     const mine = ++ticket.current;
     busy.value = true;
+    fault.value = "";
     try {
       const made = await post();
       const found = await result<SearchResult>(made);
@@ -79,7 +97,7 @@ export function Search({ name }: { name: string }) {
       least.value = null;
       note({ job: picture.value || box.value ? made.id : "" });
     } catch (error) {
-      if (mine === ticket.current) complain(error);
+      if (mine === ticket.current) fail(error);
     } finally {
       if (mine === ticket.current) busy.value = false;
     }
@@ -94,7 +112,7 @@ export function Search({ name }: { name: string }) {
       get<SearchResult>(`/v1/jobs/${job}/result`).then((kept) => {
         answers.value = kept.neighbors;
         ask.value = (kept.ask ?? []).map((each) => each.id);
-      }, complain);
+      }, fail);
       return undefined;
     }
     if (picture.value || plus.length || url) {
@@ -102,20 +120,33 @@ export function Search({ name }: { name: string }) {
       return () => clearTimeout(timer);
     }
     return undefined;
-  }, [wanted, picture.value, box.value]);
+  }, [wanted, picture.value, box.value, tries.value]);
 
-  const take = (files: { file: File }[]) => {
-    box.value = null;
-    answers.value = null;
-    note({ images: "", minus: "", url: "", job: "" });
-    picture.value = files[0].file;
+  const fresh = (picked: File | null, said: Record<string, string>) => {
+    // what is still on its way is an answer to something else
+    ticket.current++;
+    tries.value++;
+    busy.value = false;
+    box.value = answers.value = null;
+    ask.value = [];
+    fault.value = "";
+    picture.value = picked;
+    note({ url: "", images: "", minus: "", job: "", ...said });
+    // the keys are about the answers now
+    input.current?.blur();
+  };
+  const take = (files: Entry[]) => {
+    const found = files.find(isPicture);
+    text.value = "";
+    if (found) fresh(found.file, {});
+    else fault.value = `“${base(files[0].key)}” is not a picture. Choose a file that is one: ${READABLE} can be read.`;
   };
   useEffect(() => {
     const paste = (event: ClipboardEvent) => {
-      const file = [...(event.clipboardData?.files ?? [])].find((each) => each.type.startsWith("image/"));
-      if (!file) return;
+      const files = chosen(event.clipboardData?.files ?? []);
+      if (!files.length) return;
       event.preventDefault();
-      take([{ file }]);
+      take(files);
     };
     addEventListener("paste", paste);
     return () => removeEventListener("paste", paste);
@@ -124,22 +155,19 @@ export function Search({ name }: { name: string }) {
   const byText = async () => {
     const wanted = text.value.trim();
     if (!wanted) return;
-    const fresh = { url: "", images: "", minus: "", job: "" };
-    if (/^https?:\/\//.test(wanted)) {
-      start_(() => note({ ...fresh, url: wanted }));
+    // one that cannot be fetched is refused with a reason
+    if (/^[a-z][a-z0-9+.-]*:\/\//i.test(wanted)) {
+      fresh(null, { url: wanted });
       return;
     }
     const here = await whole(name);
-    const row = here.keys.having(wanted).indexOf(1);
-    if (row < 0) complain(new Error(`No image of this collection has “${wanted}” in its name.`));
-    else start_(() => note({ ...fresh, images: here.ids.at(row) }));
-  };
-  const start_ = (said: () => void) => {
-    picture.value = null;
-    box.value = null;
-    answers.value = null;
+    const row = named(here, wanted);
+    if (row === undefined) {
+      fault.value = `No image of this collection has “${wanted}” in its name. Type a part of a name as Browse shows it, or an address that begins with http:// or https://.`;
+      return;
+    }
     text.value = "";
-    said();
+    fresh(null, { images: here.ids.at(row) });
   };
 
   const mark = (id: string, good: boolean) => {
@@ -164,16 +192,18 @@ export function Search({ name }: { name: string }) {
     const tops = [...document.querySelectorAll<HTMLElement>(".answers > li")].map((each) => each.offsetTop);
     return Math.max(1, tops.filter((each) => each === tops[0]).length);
   };
-  const marked = (good: boolean) => () => current.value && mark(current.value, good);
+  const marked = () => shown.value.find((each) => each.id === current.value)?.id ?? "";
+  const any = () => marked() !== "";
   useKeys([
     { key: "/", does: "Search box", run: () => input.current?.focus() },
     { key: "ArrowLeft ArrowRight", does: "Move", run: (event) => move(event.key === "ArrowLeft" ? -1 : 1) },
     { key: "ArrowUp ArrowDown", does: "Move by a row", run: (event) => move(event.key === "ArrowUp" ? -across() : across()) },
-    { key: "+ =", does: "More like this", run: marked(true) },
-    { key: "-", does: "Less like this", run: marked(false) },
-    { key: "x", does: "Select or let go", run: () => current.value && toggle(current.value) },
+    { key: "+ =", does: "More like this", when: any, run: () => mark(marked(), true) },
+    { key: "-", does: "Less like this", when: any, run: () => mark(marked(), false) },
+    { key: "x", does: "Select or let go", when: any, run: () => toggle(marked()) },
     { key: "a", does: "Select all that is shown", run: () => add(shown.value.map((each) => each.id)) },
-    { key: "Enter", does: "Open", run: () => current.value && (drawer.value = current.value) },
+    { key: "Enter", does: "Open", when: any, run: () => (drawer.value = marked()) },
+    { key: "Escape", does: "Empty the search box", when: () => text.value !== "", run: () => (text.value = "") },
   ]);
 
   const single = picture.value ?? (plus.length === 1 && !minus.length && !url ? thumbnail(name, plus[0]) : null);
@@ -223,7 +253,13 @@ export function Search({ name }: { name: string }) {
         {shown.value.length > 0 && <button onClick={() => add(shown.value.map((each) => each.id))}>Select these {count(shown.value.length)}</button>}
       </section>
       <section class="found" aria-label="Answers" aria-busy={busy.value}>
-        {!answers.value && !busy.value && <p class="empty big">Drop or paste a picture, type a name of one, or select some in Browse and press s.</p>}
+        {fault.value && (
+          <p class="fault" role="alert">
+            {fault.value}
+          </p>
+        )}
+        {!answers.value && busy.value && <div class="waiting big" />}
+        {!answers.value && !busy.value && !fault.value && <p class="empty big">Drop or paste a picture, type a name of one, or select some in Browse and press s.</p>}
         {answers.value && !answers.value.length && <p class="empty big">Nothing is like it here.</p>}
         <ul class="answers">
           {shown.value.map((each) => (
@@ -232,9 +268,21 @@ export function Search({ name }: { name: string }) {
         </ul>
       </section>
       {drawer.value && <Drawer name={name} id={drawer.value} open={(id) => (drawer.value = id)} close={() => (drawer.value = "")} />}
-      <SelectionBar name={name} />
+      <SelectionBar name={name} marked={marked} />
     </main>
   );
+}
+
+/** The row of the image that a text names: by its id, its key, or a part of that. */
+function named(from: Table, text: string): number | undefined {
+  const having = from.keys.having(text);
+  let found: number | undefined;
+  for (let row = having.indexOf(1); row >= 0; row = having.indexOf(1, row + 1)) {
+    if (from.hidden[row]) continue;
+    found ??= row;
+    if ([from.keys.at(row), base(from.keys.at(row))].includes(text)) return row;
+  }
+  return found ?? from.row(text);
 }
 
 /** The service keeps vectors and thumbnails of its images: a part is looked at in the thumbnail. */
@@ -292,15 +340,28 @@ function Answer(props: { name: string; answer: Neighbor; sign: number; mark: (id
   const { name, answer, sign, mark, open } = props;
   const { id, key } = answer;
   const chosen = selected.value.has(id);
-  const twins = answer.duplicates?.length ?? 0;
+  const twins = answer.duplicates ?? [];
   return (
     <li data-testid="answer" data-key={key} data-id={id} data-score={answer.score} class={["answer", sign > 0 && "plus", sign < 0 && "minus", chosen && "chosen"].filter(Boolean).join(" ")}>
       <button id={`answer-${id}`} class="picture" aria-label={`${key}, score ${answer.score.toFixed(3)}`} title={key} onFocus={() => (current.value = id)} onClick={() => open(id)}>
         <Thumbnail src={thumbnail(name, id)} alt="" />
       </button>
       <span class="score">{answer.score.toFixed(3)}</span>
-      {twins > 0 && <span class="twins" title={answer.duplicates!.map((each) => each.key).join("\n")}>{twins === 1 ? "1 duplicate" : `${count(twins)} duplicates`}</span>}
       <span class="caption">{base(key)}</span>
+      {twins.length > 0 && (
+        <details class="twins">
+          <summary>{twins.length === 1 ? "1 duplicate" : `${count(twins.length)} duplicates`}</summary>
+          <ul class="marks">
+            {twins.map((each) => (
+              <li key={each.id}>
+                <button title={each.key} aria-label={`${each.key}, score ${each.score.toFixed(3)}`} onClick={() => open(each.id)}>
+                  <Thumbnail src={thumbnail(name, each.id)} alt="" />
+                </button>
+              </li>
+            ))}
+          </ul>
+        </details>
+      )}
       <span class="verdict">
         <button data-testid="plus" aria-label={`More like ${base(key)}`} aria-pressed={sign > 0} onClick={() => mark(id, true)}>
           +
