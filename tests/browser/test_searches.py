@@ -94,7 +94,7 @@ def test_what_cannot_be_searched_for_is_told_in_words(
     expect(alert).to_contain_text("“notes.txt” is not a picture.")
     page.get_by_test_id("drop").set_input_files(notes.rename(tmp_path / "notes.jpg"))
     expect(alert).to_contain_text("Choose another file.")
-    expect(page.get_by_text("This browser cannot show notes.jpg")).to_be_visible()
+    expect(page.get_by_text("This browser cannot show “notes.jpg”")).to_be_visible()
     assert "{" not in page.locator("main").inner_text()
     assert page.evaluate("[...document.images].filter(i => i.complete && i.src && !i.naturalWidth).length") == 0
     # another search, and nothing is said any more

@@ -42,7 +42,7 @@ export function Crop({ picture, box, change }: { picture: File | string; box: Bo
     if (typeof picture === "string") return null;
     return (
       <p class="muted">
-        This browser cannot show <bdi>{picture.name}</bdi>; it is searched for as a whole.
+        This browser cannot show “<bdi>{picture.name}</bdi>”; it is searched for as a whole.
       </p>
     );
   }

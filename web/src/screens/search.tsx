@@ -227,7 +227,7 @@ export function Search({ name }: { name: string }) {
         </div>
         {single && <Crop key={typeof single === "string" ? single : single.name + single.size} picture={single} box={box.value} change={(next) => (box.value = next)} />}
         {found && <p class="muted">Found by a picture, or by a part of one, that is not kept here; choose it again to refine with it.</p>}
-        {url && <p class="muted query-url"><bdi>{url}</bdi></p>}
+        {url && url !== text.value && <p class="muted query-url"><bdi>{url}</bdi></p>}
         <Marks name={name} ids={single && !picture.value ? [] : plus} sign="+" drop={(id) => mark(id, true)} />
         <Marks name={name} ids={minus} sign="−" drop={(id) => mark(id, false)} />
         <Asked name={name} ids={ask.value.filter((id) => !plus.includes(id) && !minus.includes(id)).slice(0, ASKED)} mark={mark} />
@@ -258,7 +258,11 @@ export function Search({ name }: { name: string }) {
             {fault.value}
           </p>
         )}
-        {!answers.value && busy.value && <div class="waiting big" />}
+        {!answers.value && busy.value && (
+          <p class="waiting big" role="status">
+            Searching…
+          </p>
+        )}
         {!answers.value && !busy.value && !fault.value && <p class="empty big">Drop or paste a picture, type a name of one, or select some in Browse and press s.</p>}
         {answers.value && !answers.value.length && <p class="empty big">Nothing is like it here.</p>}
         <ul class="answers">
@@ -348,6 +352,17 @@ function Answer(props: { name: string; answer: Neighbor; sign: number; mark: (id
       </button>
       <span class="score">{answer.score.toFixed(3)}</span>
       <span class="caption">{base(key)}</span>
+      <span class="verdict">
+        <button data-testid="plus" aria-label={`More like ${base(key)}`} aria-pressed={sign > 0} onClick={() => mark(id, true)}>
+          +
+        </button>
+        <button data-testid="minus" aria-label={`Less like ${base(key)}`} aria-pressed={sign < 0} onClick={() => mark(id, false)}>
+          −
+        </button>
+        <button aria-label={`Select ${base(key)}`} aria-pressed={chosen} onClick={() => toggle(id)}>
+          ✓
+        </button>
+      </span>
       {twins.length > 0 && (
         <details class="twins">
           <summary>{twins.length === 1 ? "1 duplicate" : `${count(twins.length)} duplicates`}</summary>
@@ -362,17 +377,6 @@ function Answer(props: { name: string; answer: Neighbor; sign: number; mark: (id
           </ul>
         </details>
       )}
-      <span class="verdict">
-        <button data-testid="plus" aria-label={`More like ${base(key)}`} aria-pressed={sign > 0} onClick={() => mark(id, true)}>
-          +
-        </button>
-        <button data-testid="minus" aria-label={`Less like ${base(key)}`} aria-pressed={sign < 0} onClick={() => mark(id, false)}>
-          −
-        </button>
-        <button aria-label={`Select ${base(key)}`} aria-pressed={chosen} onClick={() => toggle(id)}>
-          ✓
-        </button>
-      </span>
     </li>
   );
 }
