@@ -100,11 +100,12 @@ class Colors(StrEnum):
 
 
 class Library(StrEnum):
-    """Where a network comes from: imagekin itself, torchvision, or timm, which is an extra."""
+    """Where a network comes from: imagekin itself, torchvision, timm (an extra), or a file of one's own."""
 
     IMAGEKIN = "imagekin"
     TORCHVISION = "torchvision"
     TIMM = "timm"
+    OWN = "own"
 
 
 class Fit(StrEnum):

@@ -91,11 +91,12 @@ class Memory:
 
     def _watch(self) -> None:
         while not self._stopped.wait(LOOK_S):
-            sizes = [_own_mib(process) for process in _descendants(os.getpid())]
+            sizes = [_own_mib(process) for process in descendants(os.getpid())]
             self._largest, self._all = max(self._largest, *sizes, 0), max(self._all, sum(sizes))
 
 
-def _descendants(process: int) -> list[int]:
+def descendants(process: int) -> list[int]:
+    """Return the ids of all processes below one."""
     children = defaultdict(list)
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,6 +82,34 @@ def test_a_license_that_allows_no_commerce_is_said_at_creation(
         body = create(client, backbone="timm/convnextv2_atto.fcmae").json()
         assert (body["license"], body["non_commercial"], body["dim"]) == ("cc-by-nc-4.0", True, 320)
         assert create(client, name="own").json()["license"] is None
+
+
+def test_networks_of_ones_own_are_listed_and_used(make_settings: Callable[..., Settings], tmp_path: Path) -> None:
+    """The API needs no torch for it: the JSON says how long the vectors are."""
+    put = tmp_path / "own/shop/first.onnx"
+    put.parent.mkdir(parents=True)
+    put.write_bytes(b"any content has a digest")
+    described = {"dim": 24, "input": 64, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "fit": "pad"}
+    put.with_suffix(".json").write_text(json.dumps(described))
+    with running(make_settings(weights_dir=tmp_path)) as api:
+        client = api.client(ADMIN_KEY)
+        (item,) = client.get("/v1/backbones", params={"source": "own"}).json()["items"]
+        assert (item["name"], item["dim"], item["weights"]) == ("own/shop/first", 24, ["first.onnx"])
+        names = [each["name"] for each in client.get("/v1/backbones").json()["items"]]
+        assert names.index("own/shop/first") == 4, "after those that most ask for"
+        body = create(client, backbone="own/shop/first").json()
+        assert (body["dim"], body["weights"], body["fit"]) == (24, "first.onnx", "pad")
+        again = create(client, name="again", backbone="own/shop/first").json()
+        put.write_bytes(b"other content")
+        changed = create(client, name="changed", backbone="own/shop/first").json()
+        assert body["space_id"] == again["space_id"] != changed["space_id"]
+        put.with_suffix(".json").write_text(json.dumps(described | {"mean": [120, 110, 100]}))
+        problem = check_problem(create(client, name="no", backbone="own/shop/first"), 422, "unknown_backbone")
+        assert problem["detail"].startswith("own/shop/first.json: `mean` is wrong")
+        put.unlink()
+        for name in ("own/shop/first", "own/shop/second", "own/../own/shop/first", "own/../../etc/passwd"):
+            problem = check_problem(create(client, name="no", backbone=name), 422, "unknown_backbone")
+            assert name in problem["detail"]
 
 
 def test_weights_that_are_not_here_say_where_to_put_them(client: httpx2.Client) -> None:

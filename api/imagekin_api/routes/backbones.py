@@ -10,6 +10,7 @@ from imagekin import catalog, errors, schemas
 from imagekin.enums import Library
 from imagekin_api.http import answers, pagination
 from imagekin_api.http.operations import PAGED, Parameter, operation
+from imagekin_api.wiring import service
 
 blueprint = flask.Blueprint("backbones", __name__)
 
@@ -17,7 +18,9 @@ _DIM_DIGITS = 9
 FILTERS = (
     Parameter("name", "Only those with this in their names."),
     Parameter(
-        "source", "Only those of this library.", {"type": "string", "enum": [library.value for library in Library]}
+        "source",
+        "Only those of this library, or `own`: files of your own.",
+        {"type": "string", "enum": [library.value for library in Library]},
     ),
     Parameter(
         "dim",
@@ -36,13 +39,15 @@ ORIGINAL = frozenset({"efficientnet_b0", "resnet50", "vgg19"})
 def index() -> flask.Response:
     """List the networks without their heads, with the length of their embeddings and the available weights.
 
-    The default comes first, then `resnet50`, `vgg19` and `efficientnet_b0`, then torchvision's others by name, then
-    timm's. `name`: a part of the name. Workers need the extra `timm` for networks of that source.
+    The default comes first, then `resnet50`, `vgg19` and `efficientnet_b0`, then the networks of your own that this
+    machine has below IMAGEKIN_WEIGHTS_DIR, then torchvision's others by name, then timm's. `name`: a part of the name.
+    Workers need the extra `timm` for networks of that source.
     """
     after, limit = pagination.cursor("backbones"), pagination.limit()
     wanted = _wanted()
+    own = catalog.own_backbones(service.current().settings.weights_dir)
     listed = sorted(
-        (each for each in catalog.backbones().values() if not each.hidden and wanted(each)),
+        (each for each in (*catalog.backbones().values(), *own) if not each.hidden and wanted(each)),
         key=lambda each: _rank(each.name),
     )
     following = [each for each in listed if after is None or _rank(each.name) > _rank(after)]
@@ -63,8 +68,14 @@ def index() -> flask.Response:
     return answers.of(schemas.Page[schemas.Backbone](items=items, next_cursor=cursor))
 
 
-def _rank(name: str) -> tuple[bool, bool, bool, str]:
-    return name != catalog.DEFAULT_BACKBONE, name not in ORIGINAL, name.startswith(catalog.TIMM), name
+def _rank(name: str) -> tuple[bool, bool, bool, bool, str]:
+    return (
+        name != catalog.DEFAULT_BACKBONE,
+        name not in ORIGINAL,
+        not name.startswith(catalog.OWN),
+        name.startswith(catalog.TIMM),
+        name,
+    )
 
 
 def _wanted() -> Callable[[catalog.Backbone], bool]:

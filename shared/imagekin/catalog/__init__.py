@@ -1,11 +1,12 @@
 """The backbones by name, and the spaces that can be made from them, available without torch.
 
 `torchvision.json` and `timm.json` next to this file are written by `python -m imagekin_worker.network.catalog` from the
-registries of these libraries.
+registries of these libraries; networks of one's own are files (`own`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import hashlib
@@ -17,7 +18,7 @@ from types import MappingProxyType
 from typing import Any
 
 from imagekin import errors
-from imagekin.catalog import files, hub
+from imagekin.catalog import files, hub, own
 from imagekin.enums import Colors, Fit, Library, Precision
 
 DEFAULT_BACKBONE = "efficientnet_lite0"
@@ -28,6 +29,10 @@ TIMM_PATH = Path(__file__).with_name("timm.json")
 
 # How the names of timm's networks begin, so that no name means two networks.
 TIMM = "timm/"
+
+# And those of one's own; the layer of these is their output, or one of several: `output.NAME`.
+OWN = own.OWN
+OUTPUT = "output"
 
 # Licenses of weights that allow no commercial use, by timm's names for them.
 NON_COMMERCIAL = frozenset({"apple-amlr", "cc-by-nc-4.0", "fair-noncommercial-research-license", "seer-license"})
@@ -144,7 +149,8 @@ class Backbone:
 class Space:
     """Everything that determines what an embedding's numbers mean; vectors of different spaces are never mixed.
 
-    `projection` names what labels added to the network (an adapted space); its `dim` is that of the vectors behind it.
+    `projection` names what labels added to the network (an adapted space); its `dim` is that of the vectors behind it,
+    and `network_dim` that of a network which is not in the catalog.
     """
 
     backbone: str
@@ -155,6 +161,7 @@ class Space:
     dim: int
     precision: Precision
     projection: str | None = None
+    network_dim: int | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -167,14 +174,21 @@ class Space:
     @property
     def base(self) -> Space:
         """The space that the network itself embeds into."""
-        return self if self.projection is None else replace(self, projection=None, dim=backbones()[self.backbone].dim)
+        if self.projection is None:
+            return self
+        dim = self.network_dim or backbones()[self.backbone].dim
+        return replace(self, projection=None, dim=dim, network_dim=None)
+
+    def adapted(self, projection: str, dim: int) -> Space:
+        """Return the space that a projection makes of this one, with vectors of `dim` numbers."""
+        network_dim = None if self.backbone in backbones() else self.base.dim
+        return replace(self, projection=projection, dim=dim, network_dim=network_dim)
 
     def to_json(self) -> dict[str, Any]:
         """Return the space as JSON values."""
         described = asdict(self) | {"preprocess": self.preprocess.to_json(), "precision": self.precision.value}
-        if self.projection is None:
-            del described["projection"]
-        return described
+        newer = ("projection", "network_dim")
+        return {name: each for name, each in described.items() if each is not None or name not in newer}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Space:
@@ -190,7 +204,7 @@ def is_adapted(fingerprint: str) -> bool:
 
 @functools.cache
 def backbones() -> Mapping[str, Backbone]:
-    """Return every backbone by name; those marked `hidden` are for tests and not listed."""
+    """Return the libraries' backbones by name; those marked `hidden` are for tests and not listed."""
     torchvision = (_backbone(entry) for entry in json.loads(TORCHVISION_PATH.read_text())["backbones"])
     timm = (_timm(entry) for entry in json.loads(TIMM_PATH.read_text())["backbones"])
     return MappingProxyType({each.name: each for each in (*torchvision, *timm)})
@@ -203,8 +217,17 @@ def _timm_defaults() -> Mapping[str, str]:
     return {TIMM + entry["name"].partition(".")[0]: TIMM + entry["name"] for entry in entries if entry.get("default")}
 
 
+def own_backbones(weights_dir: Path) -> list[Backbone]:
+    """Return the networks of one's own by name, without the digests of their files; those with faults are left out."""
+    found = []
+    for name in own.names(weights_dir):
+        with contextlib.suppress(errors.UnknownBackbone):
+            found.append(_own(name, own.find(name, weights_dir)))
+    return found
+
+
 def find(name: str) -> Backbone:
-    """Return a backbone by its name; one of timm may be named without a tag, which means timm's default.
+    """Return a library's backbone by its name; one of timm may be named without a tag, which means timm's default.
 
     Raises UnknownBackbone, which names the nearest.
     """
@@ -235,12 +258,13 @@ def resolve_space(
 ) -> Space:
     """Make a space from a caller's choices.
 
-    `backbone`: a name, by default DEFAULT_BACKBONE. `weights`: `DEFAULT`, a name such as `IMAGENET1K_V2` or
-    `ResNet50_Weights.IMAGENET1K_V2`, or the path of a file relative to `weights_dir`. `fit`: by default the
-    weights' own.
+    `backbone`: a name, by default DEFAULT_BACKBONE, or that of a network below `weights_dir`, `own/NAME`. `weights`:
+    `DEFAULT`, a name such as `IMAGENET1K_V2` or `ResNet50_Weights.IMAGENET1K_V2`, or the path of a file relative to
+    `weights_dir`. `fit`: by default the weights' own.
     Raises UnknownBackbone and UnknownWeights.
     """
-    chosen = find(backbone or DEFAULT_BACKBONE)
+    name = backbone or DEFAULT_BACKBONE
+    chosen = _own(name, own.find(name, weights_dir)) if name.startswith(OWN) else find(name)
     found = _find_weights(chosen, weights or DEFAULT_WEIGHTS, weights_dir)
     preprocess = replace(found.preprocess, colors=colors).fitted(fit)
     return Space(chosen.name, found.name, found.digest, chosen.layer, preprocess, chosen.dim, precision)
@@ -252,7 +276,13 @@ def _find_weights(backbone: Backbone, name: str, weights_dir: Path) -> Weights:
         short = backbone.default_weights
     if short in backbone.weights:
         found = backbone.weights[short]
+        if backbone.source is Library.OWN:
+            return replace(found, digest=files.digest(own.find(backbone.name, weights_dir).path))
         return replace(found, digest=hub.digest(backbone.name, found.hub, weights_dir)) if found.hub else found
+    if backbone.source is Library.OWN:
+        raise errors.UnknownWeights(
+            f"{backbone.name} has the weights that are in its file, {backbone.default_weights}, and no others."
+        )
     path = files.below(weights_dir, name)
     if path is None:
         has = f"It has {', '.join(sorted(backbone.weights))}." if backbone.weights else "Name a file: it has no others."
@@ -293,3 +323,13 @@ def _timm(entry: Mapping[str, Any]) -> Backbone:
     return Backbone(
         TIMM + name, entry["dim"], entry["layer"], MappingProxyType({tag: weights}), tag, source=Library.TIMM
     )
+
+
+def _own(name: str, network: own.Network) -> Backbone:
+    said = network.description
+    size = own.sides(said.input)
+    resize = size if said.resize is None else own.sides(said.resize)
+    preprocess = Preprocess(resize, size, said.interpolation, said.mean, said.std, fit=said.fit)
+    weights = Weights(network.path.name, None, "", preprocess)
+    layer = OUTPUT if said.output is None else f"{OUTPUT}.{said.output}"
+    return Backbone(name, said.dim, layer, MappingProxyType({weights.name: weights}), weights.name, source=Library.OWN)

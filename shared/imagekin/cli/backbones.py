@@ -16,7 +16,9 @@ def list_backbones(
     name: Annotated[str | None, typer.Argument(help="A part of the name, such as dinov2.")] = None,
     source: Annotated[
         Library | None,
-        typer.Option(help="Those of this library.", show_default="without a name, all but timm's"),
+        typer.Option(
+            help="Those of this library, or own: files of your own.", show_default="without a name, all but timm's"
+        ),
     ] = None,
     dim: Annotated[int | None, typer.Option(help="Those with embeddings of this length.")] = None,
     license: Annotated[str | None, typer.Option(help="Those whose weights have this license.")] = None,

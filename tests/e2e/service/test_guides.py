@@ -112,6 +112,19 @@ def test_networks_of_timm(service: Stack, service_settings: Settings, client: Cl
     assert (collection.dim, collection.image_count, collection.license) == (512, 5, "apache-2.0")
 
 
+def test_from_training_to_collection(service: Stack, service_settings: Settings, client: Client, here: Path) -> None:
+    service_settings.weights_dir.mkdir(exist_ok=True)
+    (here / "weights").symlink_to(service_settings.weights_dir)
+    _, printed = run("how-to/own-network.md", here, service.url)
+    listed, embedded, *found = printed.splitlines()[1:]
+    assert listed.split("\t")[:3] == ["own/furniture", "512", "furniture.pt2"]
+    # another test may have embedded the demo's pictures before, in other spaces
+    assert embedded == "30 images: 30 embedded"
+    assert [line.split("\t")[2].partition("-")[0] for line in found[1:]] == ["sofa"] * 5
+    collection = client.collection("trained")
+    assert (collection.dim, collection.image_count, collection.weights) == (512, 30, "furniture.pt2")
+
+
 def test_vectors(service: Stack, client: Client, here: Path) -> None:
     client.embed(here / "photos", "furniture", upload=True).wait()
     (here / "more").mkdir()

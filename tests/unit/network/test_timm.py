@@ -12,17 +12,15 @@ import numpy as np
 import pytest
 import timm
 import torch
-from PIL import Image
-from safetensors.torch import save_file
 from timm.data.config import resolve_data_config
 from timm.data.transforms_factory import create_transform
-from torch import nn
 
 from imagekin import catalog, errors
 from imagekin.catalog import Space
 from imagekin.enums import Fit, Library, Precision
 from imagekin.settings import Settings
 from imagekin_worker.network import backbones, preprocess, timm_catalog
+from kit.networks import cosines, keep, of_timm, pictures
 
 # One of each family, the smallest that it has; all with weights by chance.
 FAMILIES = [
@@ -48,31 +46,6 @@ def empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
 
 
-def by_chance(name: str, **options: Any) -> nn.Module:
-    torch.manual_seed(0)
-    network = timm.create_model(name, **options).eval()
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None and module.running_var is not None:
-            module.running_mean.uniform_(-0.1, 0.1)
-            module.running_var.uniform_(0.2, 0.6)
-            nn.init.uniform_(module.weight, 0.8, 1.2)
-    return network
-
-
-def keep(network: nn.Module, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous().clone() for name, tensor in network.state_dict().items()}, path)
-
-
-def pictures() -> list[Image.Image]:
-    random = np.random.default_rng(5)
-    coarse = [random.integers(0, 256, (6, 6, 3), dtype=np.uint8) for _ in range(3)]
-    sizes = [(640, 427), (300, 500), (90, 80)]
-    return [
-        Image.fromarray(each).resize(size, Image.Resampling.BICUBIC) for each, size in zip(coarse, sizes, strict=True)
-    ]
-
-
 def ours(space: Space, settings: Settings) -> np.ndarray:
     pixels = []
     for picture in pictures():
@@ -82,13 +55,9 @@ def ours(space: Space, settings: Settings) -> np.ndarray:
     return backbones.load(space, settings).embed(np.stack(pixels))
 
 
-def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
-
-
 @pytest.mark.parametrize("name", FAMILIES)
 def test_embeddings_are_timms_own(name: str, tmp_path: Path) -> None:
-    network = by_chance(name)
+    network = of_timm(name)
     keep(network, tmp_path / f"timm/{name}.safetensors")
     space = catalog.resolve_space(f"timm/{name}", None, Precision.EXACT, tmp_path)
     found = ours(space, Settings(weights_dir=tmp_path, device="cpu"))
@@ -150,7 +119,7 @@ def test_weights_that_are_not_here_name_the_place_for_them(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("classes", [0, 7])
 def test_weights_of_ones_own_may_have_any_head(classes: int, tmp_path: Path) -> None:
-    network = by_chance("resnet10t", num_classes=classes)
+    network = of_timm("resnet10t", num_classes=classes)
     keep(network, tmp_path / "own.safetensors")
     settings = Settings(weights_dir=tmp_path, device="cpu")
     space = catalog.resolve_space("timm/resnet10t", "own.safetensors", Precision.EXACT, tmp_path)
@@ -163,14 +132,14 @@ def test_weights_of_ones_own_may_have_any_head(classes: int, tmp_path: Path) -> 
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
-    keep(by_chance("resnet10t"), tmp_path / "other.safetensors")
+    keep(of_timm("resnet10t"), tmp_path / "other.safetensors")
     space = catalog.resolve_space("timm/resnet18.a1_in1k", "other.safetensors", Precision.EXACT, tmp_path)
     with pytest.raises(errors.WeightsUnavailable, match=r"do not fit timm/resnet18\.a1_in1k"):
         backbones.load(space, Settings(weights_dir=tmp_path, device="cpu"))
 
 
 def test_a_worker_without_timm_names_the_extra(tmp_path: Path) -> None:
-    keep(by_chance("resnet10t"), tmp_path / "timm/resnet10t.c3_in1k.safetensors")
+    keep(of_timm("resnet10t"), tmp_path / "timm/resnet10t.c3_in1k.safetensors")
     code = (
         "import sys; sys.modules['timm'] = None\n"
         "from pathlib import Path\n"

@@ -22,8 +22,9 @@ from imagekin.settings import Settings
 from imagekin_worker.network import backbones, preprocess
 from imagekin_worker.pictures import decoding
 from imagekin_worker.pipeline.lanes import Arrangement, Pipeline, arrangement_of
-from imagekin_worker.tuning import cache_key, compile
+from imagekin_worker.tuning import cache_key, compile, compiled
 from imagekin_worker.tuning import tuner as tuner_module
+from kit import networks
 from kit.patience import until
 
 LEAST_COSINE = 0.9999
@@ -161,6 +162,20 @@ def test_without_a_compiler_it_stays_as_it_is(
     assert begun == []
 
 
+def test_a_network_that_cannot_be_compiled_is_not(
+    make_tuner: Callable[..., tuner_module.Tuner],
+    backbone: backbones.TorchBackbone,
+    begun: list[compile.Order],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As TorchScript and ONNX."""
+    monkeypatch.setattr(backbone, "compiles", False)
+    tuner = make_tuner(compile_after_s=1)
+    tuner.arrangement(backbone)
+    tuner.worked(backbone, 1, 2)
+    assert begun == []
+
+
 def test_a_file_that_is_no_library_is_left_alone(
     make_tuner: Callable[..., tuner_module.Tuner], backbone: backbones.TorchBackbone
 ) -> None:
@@ -232,6 +247,59 @@ def test_a_compiled_network_takes_over_and_computes_the_same(
     another = load(space, settings)
     make_tuner(**options).arrangement(another)
     assert another.compiled_batch == 2, "it is kept for other processes"
+
+
+def small(weights: Path) -> tuple[str, torch.nn.Module]:
+    """A network of one's own, as a program of torch.export."""
+    path, network = weights / "own/small.pt2", networks.Small()
+    networks.export(network, path)
+    networks.describe(path)
+    return "own/small", network
+
+
+def of_timm(name: str) -> Callable[[Path], tuple[str, torch.nn.Module]]:
+    """A network of timm, without its head."""
+
+    def make(weights: Path) -> tuple[str, torch.nn.Module]:
+        networks.keep(networks.of_timm(name), weights / f"timm/{name}.safetensors")
+        return f"timm/{name}", networks.of_timm(name, num_classes=0)
+
+    return make
+
+
+FAMILIES = (
+    "resnet10t.c3_in1k",
+    "convnextv2_atto.fcmae",
+    "mobilenetv4_conv_small.e2400_r224_in1k",
+    "vit_small_patch16_dinov3.lvd1689m",
+)
+
+
+@pytest.mark.skipif(tuner_module._compiler() is None, reason="there is no C++ compiler")
+@pytest.mark.faults
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("make", [small, *(pytest.param(of_timm(each), id=each) for each in FAMILIES)])
+def test_networks_of_all_libraries_compute_the_same_compiled(
+    make: Callable[[Path], tuple[str, torch.nn.Module]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held to the network itself, whether it is faster here or not."""
+    monkeypatch.setattr(compile, "LEAST_GAIN", 0)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    name, network = make(tmp_path)
+    space = catalog.resolve_space(name, None, Precision.EXACT, tmp_path)
+    order = compile.Order(space, tmp_path, "cpu", 2, 1, tmp_path / "network.so")
+    compile.compile_network(order, tmp_path)
+    backbone = load(space, Settings(device="cpu", weights_dir=tmp_path))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, *space.preprocess.shape), np.uint8)
+    before = backbone.embed(pixels)
+    backbone.switch(compiled.load(order.path, torch.device("cpu"), 2, lanes=1))
+    after = backbone.embed(pixels)
+    mean, std = (torch.tensor(each)[:, None, None] for each in (space.preprocess.mean, space.preprocess.std))
+    with torch.inference_mode():
+        expected = network.eval()((torch.from_numpy(pixels) / 255 - mean) / std).numpy()
+    assert networks.cosines(before, expected).min() >= LEAST_COSINE
+    assert networks.cosines(after, expected).min() >= LEAST_COSINE
+    assert not np.array_equal(before, after), "it was not the compiled network that computed them"
 
 
 def embed(backbone: backbones.TorchBackbone, arrangement: Arrangement) -> np.ndarray:

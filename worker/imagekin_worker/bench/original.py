@@ -69,7 +69,7 @@ class Original:
         return self._network(self.pixels(path))
 
     def pixels(self, path: Path) -> Tensor:
-        """Read and transform one picture into (3, crop, crop)."""
+        """Read and transform one picture into (3, height, width)."""
         return self._transform(Image.open(path)).to(self._device).unsqueeze(0)
 
     def embed_dataset(self, source: Path | Sequence[Path]) -> None:
@@ -106,7 +106,7 @@ class Original:
 
 
 def transform_of(architecture: str) -> Callable[[Image.Image], Tensor]:
-    """Return the transforms of a network's default weights, from a picture to (3, crop, crop); it loads no weights."""
+    """Return the transforms of a network's default weights, from a picture to (3, height, width), not the weights."""
     from torchvision import models
 
     return models.get_model_weights(architecture)["DEFAULT"].transforms()

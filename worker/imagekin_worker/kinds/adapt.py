@@ -143,7 +143,7 @@ def _made(session: Session, claim: Claim, found: Adapted, summary: dict[str, Any
     job = fence.hold(session, claim)
     source = session.get_one(tables.Collection, claim.collection_id)
     base = Space.from_json(session.get_one(tables.Space, source.space_id).description)
-    space = replace(base, projection=found.projection.fingerprint, dim=found.projection.dim)
+    space = base.adapted(found.projection.fingerprint, found.projection.dim)
     name = summary["collection"]
     collections.create(session, job.owner, name, space, DType(source.dtype), found.projection.saved())
     made = collections.get(session, job.owner, name)

@@ -52,7 +52,7 @@ CANDIDATES = 300
 class Example:
     """A query, or one of several: what it is, as the job has it, and its vector (dim,) once that is known.
 
-    `pixels` (crop, crop, 3): the picture that a URL leads to, once it is fetched.
+    `pixels` (height, width, 3): the picture that a URL leads to, once it is fetched.
     """
 
     what: dict[str, Any]
@@ -322,7 +322,7 @@ def _uploaded(node: Node, each: Example) -> bytes:
 
 
 def _pixels(node: Node, search: Search, each: Example, space: Space, data: bytes) -> np.ndarray:
-    """Decode the query's picture (crop, crop, 3) for the space; keep a thumbnail, as it is stored nowhere else."""
+    """Decode the query's picture (height, width, 3) for the space; keep a thumbnail, as it is stored nowhere else."""
     # among several, the part is one of the picture that was sent
     crop = search.job.params.get("crop") if "upload" in each.what or not search.several else None
     with metrics.WORK.decode_seconds.time():

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from imagekin import catalog
 from imagekin.catalog import Preprocess, Space
 from imagekin.settings import Settings
-from imagekin_worker.network import checkpoints, devices, fake, fusion, lite0, slots, timm_networks
+from imagekin_worker.network import checkpoints, devices, fake, fusion, lite0, own_networks, slots, timm_networks
 
 log = structlog.get_logger()
 
@@ -64,11 +64,18 @@ def load(space: Space, settings: Settings, *, device: torch.device | None = None
     """
     if space.backbone == catalog.FAKE_BACKBONE:
         return fake.load(space, settings)
-    return TorchBackbone(space, _filled(space, settings), device or devices.choose(settings), reference=reference)
+    device = device or devices.choose(settings)
+    if space.backbone.startswith(catalog.OWN):
+        network = own_networks.load(space, settings, device, reference=reference)
+        return TorchBackbone(space, network, network.device, reference=reference)
+    return TorchBackbone(space, _filled(space, settings), device, reference=reference)
 
 
 def scaled(space: Space, settings: Settings, device: torch.device) -> Scaled:
     """Build the input of a compiler: the folded network with its scaling. Raises WeightsUnavailable."""
+    if space.backbone.startswith(catalog.OWN):
+        own = own_networks.load(space, settings, device)
+        return Scaled(own, space.preprocess).to(device).eval()
     dtype = devices.numbers(device, space.precision)
     network = _filled(space, settings)
     if not space.backbone.startswith(catalog.TIMM):
@@ -156,16 +163,23 @@ class Scaled(nn.Module):
 
 
 class TorchBackbone:
-    """A network on a device. `exact`: float32. `fast`: half of that on a GPU; on a CPU that is slower than float32."""
+    """A network on a device. `exact`: float32. `fast`: half of that on a GPU; on a CPU that is slower than float32.
+
+    One's own networks are float32 always, as they were exported. `compiles`: whether PyTorch can compile the network.
+    """
 
     def __init__(self, space: Space, network: nn.Module, device: torch.device, *, reference: bool = False) -> None:
         self.space = space
         self.device = device
         self.on_gpu = device.type == "cuda"
         self.batch_size = GPU_BATCH if self.on_gpu else CPU_BATCH
+        self.compiles = True
         self._reference = reference
         self._layout = torch.contiguous_format if reference else torch.channels_last
         self._dtype = torch.float32 if reference else devices.numbers(device, space.precision)
+        if isinstance(network, own_networks.Own):
+            self.batch_size, self.compiles = network.batch(self.batch_size), network.compiles
+            self._dtype = torch.float32
         self._network, self.nbytes = self._made(network)
         self.scaled = Scaled(self._network, space.preprocess, self._dtype).to(device)
         self._compiled: Compiled | None = None
@@ -200,6 +214,8 @@ class TorchBackbone:
 
     def _made(self, network: nn.Module) -> tuple[nn.Module, int]:
         """Prepare the network for the device; with the bytes of its numbers."""
+        if isinstance(network, own_networks.Own):
+            return network, network.nbytes
         if self._reference:
             return self._on_device(network)
         if not self.space.backbone.startswith(catalog.TIMM):

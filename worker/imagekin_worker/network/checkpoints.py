@@ -30,12 +30,17 @@ def read(space: Space, settings: Settings) -> Mapping[str, Tensor]:
     Raises WeightsUnavailable.
     """
     path = locate(space, settings)
+    verify(path, space)
+    return _tensors(path)
+
+
+def verify(path: Path, space: Space) -> None:
+    """Hold a file to the digest of a space's weights. Raises WeightsUnavailable."""
     if not files.digest(path).startswith(space.weights_digest):
         raise errors.WeightsUnavailable(
             f"{path} is not the file that this space was made with: its SHA-256 does not begin with "
             f"{space.weights_digest[:16]}. Put the right file there, or make a new collection."
         )
-    return _tensors(path)
 
 
 def locate(space: Space, settings: Settings) -> Path:
@@ -45,7 +50,7 @@ def locate(space: Space, settings: Settings) -> Path:
     """
     named = catalog.backbones()[space.backbone].weights.get(space.weights)
     if named is None:
-        return _placed(space.weights, settings)
+        return placed(space.weights, settings)
     if named.hub is not None:
         found = hub.placed(space.backbone, settings.weights_dir) or hub.cached(named.hub)
         return found or hub.download(space.backbone, named.hub, settings.weights_dir)
@@ -93,7 +98,8 @@ def _matters(name: str) -> bool:
     return not name.endswith("num_batches_tracked") and not name.startswith(("aux1.", "aux2.", "AuxLogits."))
 
 
-def _placed(weights: str, settings: Settings) -> Path:
+def placed(weights: str, settings: Settings) -> Path:
+    """Find a file by its path below IMAGEKIN_WEIGHTS_DIR. Raises WeightsUnavailable."""
     path = files.below(settings.weights_dir, weights)
     if path is None:
         raise errors.WeightsUnavailable(

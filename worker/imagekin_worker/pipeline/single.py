@@ -32,7 +32,7 @@ class Passes:
         self._times: dict[tuple[str, int], dict[int, list[float]]] = {}
 
     def embed(self, backbone: Backbone, batch: Batch) -> NDArray[np.float32]:
-        """Embed pictures (n, 3, crop, crop) into (n, dim), as `Backbone.embed` does."""
+        """Embed pictures (n, 3, height, width) into (n, dim), as `Backbone.embed` does."""
         if backbone.on_gpu:
             return backbone.embed(batch)
         work = backbone.space.fingerprint, len(batch)

@@ -97,6 +97,9 @@ class Tuner:
         if self._use_compiled(backbone) or backbone.space.fingerprint in self._begun:
             return
         self._begun.add(backbone.space.fingerprint)
+        if not backbone.compiles:
+            log.info("not_compiled", backbone=backbone.space.backbone, reason="its file cannot be compiled")
+            return
         if backbone.device.type == "cpu" and _compiler() is None:
             log.info("not_compiled", backbone=backbone.space.backbone, reason="there is no C++ compiler")
             return
