@@ -171,8 +171,12 @@ def test_suggestions_are_accepted_and_rejected_by_keys(page: Page, client: Clien
     # or another label, one that was not there
     press(page, "ArrowRight", "l")
     other = page.locator("[data-testid=suggestion].chosen").get_attribute("data-key")
+    place = [each.get_attribute("data-key") for each in suggestions.all()].index(other)
     expect(page.get_by_test_id("label-input")).to_be_focused()
     page.keyboard.type("stool")
     press(page, "Enter")
     expect(suggestions).to_have_count(16)
     until(lambda: [each.metadata.get("label") for each in client.images(demo) if each.key == other] == ["stool"])
+    # and on from where one was
+    press(page, "ArrowRight")
+    expect(suggestions.nth(place).locator(".picture")).to_be_focused()

@@ -237,6 +237,12 @@ def test_the_map_shows_selects_and_opens(page: Page, client: Client, demo: str) 
     expect(shown.first).to_be_in_viewport()
     page.get_by_role("button", name="Whole map").click()
     until(lambda: shown.count() > 9)
+    # by keys: the image in the middle is opened, a number leads to another screen
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog").locator(".kin button").first).to_be_visible()
+    page.keyboard.press("Escape")
+    page.keyboard.press("1")
+    page.wait_for_url(f"**/c/{demo}")
 
 
 def test_labels_teach(page: Page, client: Client, demo: str) -> None:

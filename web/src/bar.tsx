@@ -4,7 +4,7 @@ import type { RefObject } from "preact";
 import { useLayoutEffect, useRef } from "preact/hooks";
 import { erase, label } from "./deeds";
 import { toGrid } from "./grid";
-import { useKeys } from "./keyboard";
+import { LEVELS, useKeys } from "./keyboard";
 import { go, here } from "./route";
 import { clear, selected, set } from "./selection";
 import { changes, table } from "./table";
@@ -35,7 +35,7 @@ function LabelList() {
 }
 
 /** `marked` tells which image the screen marks: the keys are about it where nothing is selected. */
-export function SelectionBar({ name, marked = () => "" }: { name: string; marked?: () => string }) {
+export function SelectionBar({ name, marked }: { name: string; marked?: () => string }) {
   const ids = selected.value;
   const any = ids.size > 0;
   const input = useRef<HTMLInputElement>(null);
@@ -47,12 +47,12 @@ export function SelectionBar({ name, marked = () => "" }: { name: string; marked
   const when = () => any;
   useKeys(
     [
-      { key: "l", does: "Label what is selected, or the marked image", when: () => any || marked() !== "", run: () => (any ? input.current?.focus() : askLabel([marked()])) },
+      { key: "l", does: marked ? "Label what is selected, or the marked image" : "Label what is selected", when: () => any || Boolean(marked?.()), run: () => (any ? input.current?.focus() : askLabel([marked!()])) },
       { key: "Delete", does: "Delete what is selected", when, run: () => erase(name, [...ids]) },
       { key: "s", does: "Search with what is selected", when, run: () => search(name, ids) },
       { key: "Escape", does: "Let go of the selection", when, run: clear },
     ],
-    any,
+    any ? LEVELS.selection : LEVELS.last,
   );
   return (
     <>

@@ -4,7 +4,7 @@ import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
 import { at, get } from "./api";
 import { erase, label } from "./deeds";
 import { start, result } from "./jobs";
-import { useKeys } from "./keyboard";
+import { LEVELS, useKeys } from "./keyboard";
 import { here } from "./route";
 import { selected, toggle } from "./selection";
 import { changes, table } from "./table";
@@ -56,17 +56,21 @@ export function Drawer(props: { name: string; id: string; open: (id: string) => 
     return () => before?.focus?.();
   }, []);
 
-  useKeys([
-    { key: "Escape", does: "Close the image", run: close },
-    { key: "x", does: "Select or let go", run: () => toggle(id) },
-    { key: "l", does: "Label the image", run: () => input.current?.focus() },
-    ...(step
-      ? [
-          { key: "ArrowLeft ArrowUp", does: "Previous image", run: () => step(-1) },
-          { key: "ArrowRight ArrowDown", does: "Next image", run: () => step(1) },
-        ]
-      : []),
-  ]);
+  const steps = step
+    ? [
+        { key: "ArrowLeft ArrowUp", does: "Previous image", run: () => step(-1) },
+        { key: "ArrowRight ArrowDown", does: "Next image", run: () => step(1) },
+      ]
+    : [];
+  useKeys(
+    [
+      { key: "Escape", does: "Close the image", run: close },
+      { key: "x", does: "Select or let go", run: () => toggle(id) },
+      { key: "l", does: "Label the image", run: () => input.current?.focus() },
+      ...steps,
+    ],
+    LEVELS.over,
+  );
 
   const found = image.value;
   const row = table.value?.name === name ? table.value.row(id) : undefined;

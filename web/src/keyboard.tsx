@@ -14,25 +14,28 @@ export interface Key {
   within?: RefObject<HTMLElement | null>;
 }
 
+/** Whose keys come first: what lies over the screen, then the selection, then the screen. */
+export const LEVELS = { over: 2, selection: 1, screen: 0, last: -1 };
+
 interface Layer {
-  keys: () => Key[];
+  keys: Key[];
+  level: number;
 }
 
-const layers = signal<Layer[]>([]);
+const layers = signal<{ current: Layer }[]>([]);
 export const helping = signal(false);
 
-/** Let keys do something while the component is there; what came last is asked first, what is not on top after all others. */
-export function useKeys(keys: Key[], top = true): void {
-  const now = useRef(keys);
-  now.current = keys;
+/** Let keys do something while the component is there; of a level, what came last is asked first. */
+export function useKeys(keys: Key[], level = LEVELS.screen): void {
+  const now = useRef<Layer>({ keys, level });
+  now.current = { keys, level };
   // before the screen is painted: what can be seen can be pressed
   useLayoutEffect(() => {
-    const layer = { keys: () => now.current };
-    layers.value = top ? [...layers.value, layer] : [layer, ...layers.value];
+    layers.value = [...layers.value, now];
     return () => {
-      layers.value = layers.value.filter((each) => each !== layer);
+      layers.value = layers.value.filter((each) => each !== now);
     };
-  }, [top]);
+  }, []);
 }
 
 const EVERYWHERE: Key[] = [
@@ -42,7 +45,8 @@ const EVERYWHERE: Key[] = [
 
 /** All keys of the screen, in the order in which they are asked. */
 function asked(): Key[] {
-  return [...layers.value.toReversed().flatMap((layer) => layer.keys()), ...EVERYWHERE];
+  const ordered = layers.value.map((each) => each.current).reverse().sort((a, b) => b.level - a.level);
+  return [...ordered.flatMap((layer) => layer.keys), ...EVERYWHERE];
 }
 
 const SLIDES = new Set(["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "Home", "End", "PageUp", "PageDown"]);

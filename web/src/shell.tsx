@@ -3,8 +3,8 @@ import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { get, over, send, session } from "./api";
 import { running, share, VERBS } from "./jobs";
-import { helping } from "./keyboard";
-import { here, route } from "./route";
+import { helping, LEVELS, useKeys } from "./keyboard";
+import { go, here, route } from "./route";
 import { sending } from "./upload";
 import { percent } from "./words";
 import type { Collection, Page } from "./wire";
@@ -20,6 +20,10 @@ const TABS = [
 
 export function Header() {
   const { screen, collection } = route.value;
+  useKeys(
+    collection ? [{ key: TABS.map((_, i) => i + 1).join(" "), does: TABS.map(([, , title]) => title).join(", "), run: ({ key }) => go(here(collection, TABS[Number(key) - 1][1])) }] : [],
+    LEVELS.last,
+  );
   return (
     <header class="top">
       <a class="logo" href="/" aria-label="imagekin, all collections">

@@ -12,7 +12,7 @@ const NAME_BYTES = 100;
 const ARCHIVE = /\.(zip|tar|tgz|tar\.gz)$/i;
 // the names that the service takes for pictures; what a file really is, its content says there
 const PICTURE = /\.(avif|bmp|gif|hei[cf]|hif|jfif|jpe|jpe?g|jxl|png|tiff?|webp)$/i;
-export const READABLE = "JPEG, PNG, WebP, GIF, BMP and TIFF";
+export const READABLE = "JPEG, PNG, WebP, GIF, TIFF, BMP and AVIF";
 
 export interface Sending {
   collection: string;

@@ -62,6 +62,11 @@ export function Collections() {
         </div>
         {sending.value && <Sending />}
       </section>
+      {found.value && !shown.length && (
+        <p class="empty">
+          Then look through them: what is alike, which are duplicates, which groups there are. Label a few, let these teach the rest, and take the set away.
+        </p>
+      )}
       <ul class="cards">
         {shown.map((each) => (
           <Card key={each.name} collection={each} erase={erase} />

@@ -359,7 +359,7 @@ function Group(props: {
             →
           </button>
           <button aria-pressed={overlay.value} onClick={() => (overlay.value = !overlay.value)}>
-            Difference <kbd>o</kbd>
+            Overlay <kbd>o</kbd>
           </button>
           <button onClick={() => verdict("different")}>
             Different <kbd>n</kbd>

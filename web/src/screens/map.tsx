@@ -1,5 +1,6 @@
 // All images by kinship: points from afar, pictures from near, a lasso for both.
 import { useSignal } from "@preact/signals";
+import type { RefObject } from "preact";
 import { useEffect, useLayoutEffect, useMemo, useRef } from "preact/hooks";
 import { at, get, Problem } from "../api";
 import { SelectionBar } from "../bar";
@@ -22,8 +23,9 @@ const MARGIN_PX = 40;
 const MAX_ZOOM = 400;
 // So near that even in a dense place few images share the window; farther in there is nothing to see.
 const DENSE = 4;
-// What is nearest stays that far inside of the window, wherever one moves.
+// What is nearest stays that far inside of the window, wherever one moves: beside the legend and above the bar.
 const IN_SIGHT_PX = 40;
+const BAR_PX = 90;
 const NEAR_PX = 14;
 const PICTURE_PX = 64;
 const MOST_PICTURES = 140;
@@ -131,6 +133,7 @@ function colors(from: Table, layout: Layout, by: string, groups: Uint32Array | n
 
 function Plane({ name, table: from, layout, again }: { name: string; table: Table; layout: Layout; again: () => void }) {
   const canvas = useRef<HTMLCanvasElement>(null);
+  const legend = useRef<HTMLDetailsElement>(null);
   const painter = useRef<Painter | null>(null);
   const camera = useRef<Camera>({ x: 0.5, y: 0.5, scale: 1 });
   const size = useSignal({ width: 0, height: 0 });
@@ -208,13 +211,13 @@ function Plane({ name, table: from, layout, again }: { name: string; table: Tabl
   /** Bring the nearest image to the edge of the window where there would be none in it. */
   const keepInSight = () => {
     const { width, height } = size.value;
-    const [midX, midY] = [width / 2, height / 2];
-    const [farX, farY] = [Math.max(0, midX - IN_SIGHT_PX), Math.max(0, midY - IN_SIGHT_PX)];
+    const { offsetLeft = 0, offsetWidth = 0 } = legend.current ?? {};
+    const left = Math.min(width / 2, offsetLeft + offsetWidth + IN_SIGHT_PX);
     let [offX, offY, least] = [0, 0, Infinity];
     for (let i = 0; i < layout.x.length && least; i++) {
       if (colored.of[i] === 255) continue;
       const [x, y] = onScreen(i);
-      const [overX, overY] = [beyond(x - midX, farX), beyond(y - midY, farY)];
+      const [overX, overY] = [beyond(x, left, width - IN_SIGHT_PX), beyond(y, IN_SIGHT_PX, height - BAR_PX)];
       const distance = overX * overX + overY * overY;
       if (distance < least) [offX, offY, least] = [overX, overY, distance];
     }
@@ -267,7 +270,7 @@ function Plane({ name, table: from, layout, again }: { name: string; table: Tabl
     keepInSight();
     changed();
   };
-  const nearest = (px: number, py: number): number => {
+  const nearest = (px: number, py: number, within = NEAR_PX): number => {
     // what lies on top is what one points at
     const half = pictureSide() / 2;
     const shown = pictures.value.findLast((i) => {
@@ -276,7 +279,7 @@ function Plane({ name, table: from, layout, again }: { name: string; table: Tabl
     });
     if (shown !== undefined) return shown;
     let best = -1;
-    let least = NEAR_PX * NEAR_PX;
+    let least = within * within;
     for (let i = 0; i < layout.x.length; i++) {
       if (colored.of[i] === 255) continue;
       const [x, y] = onScreen(i);
@@ -287,6 +290,7 @@ function Plane({ name, table: from, layout, again }: { name: string; table: Tabl
   };
   const pictureSide = () => Math.max(28, Math.min(96, PICTURE_PX * 0.9 * Math.sqrt(camera.current.scale / (fitted.current || 1))));
   const idOf = (i: number) => from.ids.at(layout.rows[i]);
+  const open = (i: number) => i >= 0 && note({ image: idOf(i) });
   const seen = () => {
     const found: string[] = [];
     for (let i = 0; i < layout.x.length; i++) {
@@ -304,6 +308,7 @@ function Plane({ name, table: from, layout, again }: { name: string; table: Tabl
     { key: "0", does: "The whole map", run: showAll },
     { key: "m", does: "Drag selects, or moves the map", run: () => (moving.value = !moving.value) },
     { key: "a", does: "Select all that is in sight", run: () => add(seen()) },
+    { key: "Enter", does: "Open the image in the middle", run: () => open(nearest(size.value.width / 2, size.value.height / 2, Infinity)) },
   ]);
 
   const pointers = useRef(new Map<number, [number, number]>());
@@ -348,8 +353,7 @@ function Plane({ name, table: from, layout, again }: { name: string; table: Tabl
     if (!start_) return;
     if (drawn.length <= 6 || Math.hypot(...span(drawn)) < CLICK_PX) {
       if (Math.hypot(x - start_.x, y - start_.y) > CLICK_PX) return;
-      const near = nearest(x, y);
-      if (near >= 0) note({ image: idOf(near) });
+      open(nearest(x, y));
       return;
     }
     const polygon: number[] = [];
@@ -430,16 +434,7 @@ function Plane({ name, table: from, layout, again }: { name: string; table: Tabl
           </svg>
         )}
         {hover.value >= 0 && !down.current && <Tip table={from} row={layout.rows[hover.value]} at={onScreen(hover.value)} />}
-        <ul class="legend" aria-label="Colors">
-          {colored.legend.map((each) => (
-            <li key={each.text}>
-              <button onClick={() => add(each.ids())} title="Select these">
-                <span class="swatch" style={{ background: each.color || undefined }} />
-                <bdi>{each.text}</bdi> <span class="muted">{count(each.count)}</span>
-              </button>
-            </li>
-          ))}
-        </ul>
+        <Legend box={legend} colors={colored} />
       </div>
       {drawer && <Drawer name={name} id={drawer} open={(id) => note({ image: id })} close={() => note({ image: null })} />}
       <SelectionBar name={name} />
@@ -447,9 +442,28 @@ function Plane({ name, table: from, layout, again }: { name: string; table: Tabl
   );
 }
 
-/** How far a value is beyond a distance from 0, with its sign; 0 within it. */
-function beyond(value: number, far: number): number {
-  return Math.sign(value) * Math.max(0, Math.abs(value) - far);
+/** What each color means; folded where it would hide the map. */
+function Legend({ box, colors: { legend } }: { box: RefObject<HTMLDetailsElement | null>; colors: Colors }) {
+  return (
+    <details ref={box} class="legend" open={matchMedia("(width > 900px)").matches}>
+      <summary>Colors</summary>
+      <ul aria-label="Colors">
+        {legend.map((each) => (
+          <li key={each.text}>
+            <button onClick={() => add(each.ids())} title="Select these">
+              <span class="swatch" style={{ background: each.color || undefined }} />
+              <bdi>{each.text}</bdi> <span class="muted">{count(each.count)}</span>
+            </button>
+          </li>
+        ))}
+      </ul>
+    </details>
+  );
+}
+
+/** How far a value is outside of two limits, below 0 under the lower one. */
+function beyond(value: number, low: number, high: number): number {
+  return Math.min(0, value - low) + Math.max(0, value - high);
 }
 
 function span(polygon: number[]): [number, number] {

@@ -42,8 +42,10 @@ export function Search({ name }: { name: string }) {
   const least = useSignal<number | null>(null);
   const drawer = useSignal("");
   const input = useRef<HTMLInputElement>(null);
+  const alert = useRef<HTMLParagraphElement>(null);
   const ticket = useRef(0);
   const tries = useSignal(0);
+  const place = useRef(0);
 
   const list = (field: string) => (address.value.get(field) ?? "").split(",").filter(Boolean);
   const plus = list("images");
@@ -55,6 +57,8 @@ export function Search({ name }: { name: string }) {
 
   useEffect(() => void openTable(name).catch(complain), [name]);
   useEffect(() => () => void ticket.current++, []);
+  // on a phone it stands below the window
+  useEffect(() => alert.current?.scrollIntoView({ block: "nearest" }), [fault.value]);
 
   const options = () => ({ collection: name, top_k: top, ...(collapse ? { collapse_duplicates: true } : {}) });
 
@@ -126,6 +130,7 @@ export function Search({ name }: { name: string }) {
     // what is still on its way is an answer to something else
     ticket.current++;
     tries.value++;
+    place.current = 0;
     busy.value = false;
     box.value = answers.value = null;
     ask.value = [];
@@ -183,7 +188,9 @@ export function Search({ name }: { name: string }) {
   const move = (by: number) => {
     const list = shown.value;
     const now = list.findIndex((each) => each.id === current.value);
-    const next = list[Math.max(0, Math.min(list.length - 1, now < 0 ? 0 : now + by))];
+    // what was marked has left the answers: the next one stands in its place
+    place.current = Math.max(0, Math.min(list.length - 1, now < 0 ? place.current : now + by));
+    const next = list[place.current];
     if (!next) return;
     current.value = next.id;
     document.getElementById(`answer-${next.id}`)?.focus();
@@ -254,7 +261,7 @@ export function Search({ name }: { name: string }) {
       </section>
       <section class="found" aria-label="Answers" aria-busy={busy.value}>
         {fault.value && (
-          <p class="fault" role="alert">
+          <p ref={alert} class="fault" role="alert">
             {fault.value}
           </p>
         )}

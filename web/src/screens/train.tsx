@@ -1,6 +1,6 @@
 // Teach a few labels, look at what the service makes of them, take the set away.
 import { useSignal } from "@preact/signals";
-import { useEffect, useMemo } from "preact/hooks";
+import { useEffect, useMemo, useRef } from "preact/hooks";
 import { askLabel, SelectionBar } from "../bar";
 import { labelEach } from "../deeds";
 import { Drawer, thumbnail } from "../drawer";
@@ -30,8 +30,8 @@ export function Train({ name }: { name: string }) {
     <main class={drawer.value ? "page train with-drawer" : "page train"}>
       <h1 class="hidden-text">Train on {name}</h1>
       <Labels name={name} />
-      <Suggestions name={name} taught={taught} open={open} />
       <Pick name={name} taught={taught} open={open} />
+      <Suggestions name={name} taught={taught} open={open} />
       <Adapt name={name} />
       <Share name={name} />
       <TakeAway name={name} />
@@ -104,7 +104,11 @@ function Suggestions({ name, taught, open }: { name: string; taught: Kept<Classi
     return (found.value?.rows ?? []).filter(wanted);
   }, [found.value, only.value, changes.value, done.value, from]);
   const shown = left.slice(0, SHOWN);
-  const now = Math.max(0, shown.findIndex((each) => each.id === current.value));
+  // where one was, though what stood there has got its label
+  const place = useRef(-1);
+  const at = shown.findIndex((each) => each.id === current.value);
+  if (at >= 0) place.current = at;
+  const now = Math.max(0, Math.min(place.current, shown.length - 1));
   const focus = (index: number) => {
     const next = shown[Math.max(0, Math.min(shown.length - 1, index))];
     if (!next) return;
@@ -138,7 +142,7 @@ function Suggestions({ name, taught, open }: { name: string; taught: Kept<Classi
   const when = () => shown.length > 0;
   useKeys([
     { key: "ArrowLeft ArrowUp", does: "Previous suggestion", when, run: () => focus(now - 1) },
-    { key: "ArrowRight ArrowDown", does: "Next suggestion", when, run: () => focus(now + 1) },
+    { key: "ArrowRight ArrowDown", does: "Next suggestion", when, run: () => focus(at < 0 && place.current >= 0 ? now : now + 1) },
     { key: "y", does: "Accept the suggestion", when, run: () => settle(shown[now], true) },
     { key: "n", does: "Reject the suggestion", when, run: () => settle(shown[now], false) },
     { key: "x", does: "Select or let go", when, run: () => toggle(shown[now].id) },
