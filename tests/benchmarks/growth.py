@@ -3,12 +3,13 @@
     python tests/benchmarks/growth.py --sizes 1000 10000 100000 [--parts tables vectors] [--json]
 
 `service`: whole jobs of tiny pictures through the real stack with the fake backbone. `tables`: planning, claiming,
-looking up and storing a chunk while the tables already hold so many images. `chunks`: storing chunks of several sizes,
-which locks their collection. `vectors`: storing, loading, searching, clustering and exporting a collection of so many
-vectors (1,280 dimensions); `walk` and `memory` are what a load reads and the new memory that it fills, `last` and
-`unindexed` storing 10,240 vectors more, with and without the index of contents. `batches`: k-means in mini-batches and
-whole. `_cpu_` columns are CPU time, which other work on the machine disturbs less: of all processes of the service in
-`service`, of this process and PostgreSQL's in `tables`, of this process in `vectors`. A plain program, not a test.
+looking up and storing a chunk while the tables already hold so many images. `chunks`: storing chunks of several sizes
+into one collection, whose lock writers wait for. `vectors`: storing, loading, searching, clustering and exporting a
+collection of so many vectors (1,280 dimensions); `walk` and `memory` are what a load reads and the new memory that it
+fills, `last` and `unindexed` storing 10,240 vectors more, with and without the index of contents. `batches`: k-means in
+mini-batches and whole. `_cpu_` columns are CPU time, which other work on the machine disturbs less: of all processes of
+the service in `service`, of this process and PostgreSQL's in `tables`, of this process in `vectors`. A plain program,
+not a test.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import multiprocessing
 import os
 import sys
 import tempfile
@@ -34,6 +36,7 @@ from sqlalchemy import orm
 
 import imagekin_migrations
 from imagekin.cli import output
+from imagekin.database import analyze
 from imagekin.database import tables as sql_tables
 from imagekin.database.engine import Database
 from imagekin.enums import OnConflict
@@ -57,6 +60,7 @@ SEGMENT_ROWS = 512
 WARMING_CHUNKS, MEASURED_CHUNKS = 5, 50
 # Of the chunks whose storing is compared; as they are, and as if their blobs lay elsewhere.
 CHUNK_SIZES = (64, 512)
+WRITERS = (1, 2, 4)
 BLOBS = {"in the database": (storage.DIM, storage.THUMBNAIL_BYTES), "next to none": (storage.FEW_DIM, 0)}
 CLUSTERS, ITERATIONS = 100, 10
 # Mini-batches are measured as if only one in so many vectors had room.
@@ -158,21 +162,69 @@ def _bytes_of_an_image(session: orm.Session) -> float:
 
 
 def chunks(_: list[int], database: str) -> Iterator[Row]:
-    """Measure how many images a second one collection takes: who stores a chunk holds its lock nearly throughout."""
+    """Measure how many images a second one collection takes, from one writer and from several at once."""
     for images in CHUNK_SIZES:
         for where, (dim, thumbnail_bytes) in BLOBS.items():
-            with tempfile.TemporaryDirectory(prefix="growth-") as folder, _database(Path(folder), database) as url:
-                opened = Database(url)
-                settings = Settings(data_dir=Path(folder))
-                writing = storage.Writing(
-                    opened, settings, dim=dim, thumbnail_bytes=thumbnail_bytes, chunk_images=images
-                )
-                writing.add(WARMING_CHUNKS * images)
-                writing.forget()
-                writing.add(MEASURED_CHUNKS * images)
-                opened.dispose()
-                each = writing.seconds.store / MEASURED_CHUNKS
-                yield {"chunk": images, "blobs": where, "store_ms": 1000 * each, "images_per_s": images / each}
+            for writers in WRITERS:
+                with tempfile.TemporaryDirectory(prefix="growth-") as folder, _database(Path(folder), database) as url:
+                    rate, store_s = _together(Path(folder), url, writers, images, dim, thumbnail_bytes)
+                about = {"chunk": images, "blobs": where, "writers": writers}
+                yield about | {"store_ms": 1000 * store_s, "images_per_s": rate}
+
+
+def _together(folder: Path, url: str, writers: int, images: int, dim: int, thumbnail_bytes: int) -> tuple[float, float]:
+    """Have processes store into one collection at the same time; return images a second, and a chunk's seconds."""
+    opened = Database(url)
+    made = storage.Writing(opened, Settings(data_dir=folder), dim=dim, thumbnail_bytes=thumbnail_bytes)
+    name = made.collections["ours"].name
+    spawn = multiprocessing.get_context("spawn")
+    with ExitStack() as stack:
+        pipes = []
+        for number in range(writers):
+            pipe, theirs = spawn.Pipe()
+            process = spawn.Process(
+                target=_store_when_told,
+                args=(theirs, folder, url, name, number, images, dim, thumbnail_bytes),
+            )
+            process.start()
+            stack.callback(process.join)
+            # one after the other: each claims what it has planned
+            pipe.send("prepare")
+            pipe.recv()
+            pipes.append(pipe)
+        # as the sweep does every few seconds
+        opened.write(analyze.refresh)
+        for pipe in pipes:
+            pipe.send("store")
+        spans = [pipe.recv() for pipe in pipes]
+    opened.dispose()
+    took = max(end for _, end, _ in spans) - min(start for start, _, _ in spans)
+    return writers * MEASURED_CHUNKS * images / took, sum(each for *_, each in spans) / writers
+
+
+def _store_when_told(
+    pipe: Any, folder: Path, url: str, name: str, number: int, images: int, dim: int, thumbnail_bytes: int
+) -> None:
+    """Be one of several writers: tell when it started and ended, by the machine's clock, and what a chunk took."""
+    opened = Database(url)
+    writing = storage.Writing(
+        opened, Settings(data_dir=folder), dim=dim, thumbnail_bytes=thumbnail_bytes, chunk_images=images
+    )
+    writing.share(name, number)
+    pipe.recv()
+    # as many as PostgreSQL's statistics are first made of
+    warming = max(WARMING_CHUNKS, 2 * analyze.FEW_ROWS // images)
+    chunks = writing.ready((warming + MEASURED_CHUNKS) * images)
+    for claim, items in chunks[:warming]:
+        writing.store(claim, items)
+    writing.forget()
+    pipe.send("ready")
+    pipe.recv()
+    started = time.monotonic()
+    for claim, items in chunks[warming:]:
+        writing.store(claim, items)
+    pipe.send((started, time.monotonic(), writing.seconds.store / MEASURED_CHUNKS))
+    opened.dispose()
 
 
 def vectors(sizes: list[int], database: str) -> Iterator[Row]:

@@ -151,7 +151,7 @@ def a_job_without_its_chunks(hand: Hand) -> None:
 def a_segment_that_nobody_needs(hand: Hand) -> None:
     hand.sql(
         "INSERT INTO segments (id, collection_id, count, dim, dtype, checksum, created_at, data)"
-        f" SELECT 'lonely', collection_id, count, dim, dtype, checksum, created_at, data FROM segments"
+        f" SELECT 'lonely', collection_id, count, dim, dtype, checksum, created_at - 7200, data FROM segments"
         f" WHERE id = {SEGMENT}"
     )
 

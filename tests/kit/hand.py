@@ -184,9 +184,13 @@ class Hand:
                 one.vector, one.known = None, answer
             elif answer is not None:
                 one.vector, one.thumbnail, one.reused = answer.vector, answer.thumbnail, True
-        self.database.write(finish_step.images, claim, made)
+        self._end(claim, made)
         held = self.contents.setdefault(name, {})
         held |= {one.key: (contents or {}).get(one.key, one.key) for one in made if one.error is None}
+
+    def _end(self, claim: claim_step.Claim, items: list[segments.Item]) -> None:
+        job = self.database.read(lambda session: session.get_one(tables.Job, claim.job_id))
+        finish_step.chunk(self.database, claim, items, OnConflict(job.params["on_conflict"]))
 
     def embed(
         self,
@@ -209,7 +213,7 @@ class Hand:
         pieces = [entries] if entries else []
         self.database.write(plan_step.add, self.claim(), pieces, ignored=1, cursor=None, finished=True)
         if entries:
-            self.database.write(finish_step.images, self.claim(), list(items))
+            self._end(self.claim(), list(items))
 
     def finish_search(self, summary: dict[str, Any], thumbnail: bytes | None = None) -> None:
         self.database.write(finish_step.result, self.claim(Lane.INTERACTIVE), summary, thumbnail=thumbnail)

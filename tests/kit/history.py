@@ -160,5 +160,7 @@ def _segments(session: Session, collection_id: str) -> Iterator[tuple[tables.Seg
     query = sa.select(tables.Segment).options(undefer(tables.Segment.data)).filter_by(collection_id=collection_id)
     for segment in session.scalars(query.execution_options(yield_per=16)):
         images = sa.select(tables.Image).filter_by(segment_id=segment.id)
-        yield segment, list(session.scalars(images))
+        # without any it was staged, and its worker killed before it named it: the sweep drops it when it is old
+        if pointing := list(session.scalars(images)):
+            yield segment, pointing
         session.expunge(segment)

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from imagekin import catalog, errors
 from imagekin.database import tables
 from imagekin.doctor.checks import Batch, Check, Finding, System, walk
+from imagekin.maintenance import expiry, upkeep
 from imagekin.store import segments, thumbnails
 from imagekin.store import vector_codec as codec
 
@@ -115,8 +116,8 @@ def blobs(system: System) -> Iterator[Batch]:
     return walk(system, _blobs, "")
 
 
-def _blobs(session: Session, batch: Batch, after: str, _: System) -> str | None:
-    used = sa.exists().where(Image.segment_id == Segment.id)
+def _blobs(session: Session, batch: Batch, after: str, system: System) -> str | None:
+    used = sa.not_(expiry.segment_abandoned(system.patience_s + upkeep.SELDOM_S))
     query = (
         sa.select(Segment, Space.dim, Collection.dtype, Collection.id.label("collection_id"), used.label("used"))
         .join(Collection, Collection.id == Segment.collection_id)
@@ -207,7 +208,7 @@ CHECKS = (
     Check("revisions", "no image is at a later revision than its collection"),
     Check("unique_keys", "no two live images of a collection have one key"),
     Check("images_resolve", "every live image has a row of its own in a segment of its collection"),
-    Check("segments_used", "every segment has an image", drop_unused),
+    Check("segments_used", "every segment that is not just being written has an image", drop_unused),
     Check("segment_shape", "every segment has its collection's dim and dtype, and bytes for its count"),
     Check("segment_checksum", "every segment is what was written"),
     Check("vectors_finite", "no vector has a number that is not finite"),

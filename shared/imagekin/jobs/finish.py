@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from imagekin import errors
 from imagekin.database import sql, tables
+from imagekin.database.engine import Database
 from imagekin.database.tables import CHUNKS, JOBS
 from imagekin.enums import COUNTED, TERMINAL, ChunkStatus, ItemStatus, JobStatus, OnConflict
 from imagekin.jobs import checkpoint, end, fence, results, view
@@ -26,7 +29,7 @@ _BEGIN = (
     sa.select(JOBS.c.status, JOBS.c.params, CHUNKS.c.status.label("chunk"))
     .join(CHUNKS, CHUNKS.c.job_id == JOBS.c.id)
     .where(*fence.MINE)
-    .with_for_update(of=JOBS)
+    .with_for_update(of=JOBS, key_share=True)
 )
 _FINISH = (
     sa.update(CHUNKS)
@@ -47,25 +50,52 @@ _COUNT = (
 )
 
 
-def images(session: Session, claim: Claim, items: Sequence[segments.Item]) -> Counter[ItemStatus]:
+def chunk(
+    database: Database, claim: Claim, items: Sequence[segments.Item], on_conflict: OnConflict
+) -> Counter[ItemStatus]:
     """Store a chunk's images, write what became of each, and end the chunk and, with the last one, its job.
 
-    Returns how many images ended how. Raises LeaseLost, which leaves nothing of it behind.
+    Workers that store into one collection wait for each other only in the last of its transactions: what is there
+    is looked up, and blobs are written, before. SQLite has one writer at a time, so there blobs come with the rest.
+    Returns how many images ended how. Raises LeaseLost, which leaves nothing but blobs that the sweep drops.
+    """
+    try:
+        look = partial(database.read, segments.draft) if database.is_sqlite else partial(database.write, segments.stage)
+        drafted = look(claim.collection_id, items, on_conflict)
+        return database.write(images, claim, items, drafted)
+    except (segments.Stale, errors.CollectionDeleted, IntegrityError):
+        # others were at the same images, or the blobs lay for so long that the sweep took them
+        return database.write(images, claim, items)
+
+
+def images(
+    session: Session, claim: Claim, items: Sequence[segments.Item], drafted: segments.Draft | None = None
+) -> Counter[ItemStatus]:
+    """Do what `chunk` does in one transaction, with what was looked up before it, else under the collection's lock.
+
+    Raises LeaseLost, which leaves nothing of it behind, and segments.Stale.
     """
     mine = fence.names(claim)
+    packed = None if drafted is None else ledger.pack(drafted.records)
     found = session.execute(_BEGIN, mine).first()
     if found is not None and found.chunk == ChunkStatus.DONE:  # our own commit whose answer got lost
         return Counter()
     if found is None or found.status in TERMINAL:
         raise errors.LeaseLost()
-    records = segments.store(session, claim.collection_id, items, OnConflict(found.params["on_conflict"]))
+    if drafted is None:
+        drafted = segments.draft(
+            session, claim.collection_id, items, OnConflict(found.params["on_conflict"]), locked=True
+        )
+    records = drafted.records
     counts = Counter(record.status for record in records)
     mine |= {f"count_{name}": counts[name] for name in COUNTED}
-    # the fence: what it does not let through is rolled back, images and all
-    if session.execute(_FINISH, {**mine, "records": ledger.pack(records)}).first() is None:
+    # the fence: what it does not let through is rolled back
+    if session.execute(_FINISH, {**mine, "records": packed or ledger.pack(records)}).first() is None:
         raise errors.LeaseLost()
     if session.scalar(_COUNT, mine) and (job := end.lock(session, claim.job_id)) is not None:
         end.settle(session, job)
+    # last, so that the collection is locked for the shortest time
+    segments.write(session, drafted)
     sql.after_commit(session, lambda: _count(records, counts))
     return counts
 

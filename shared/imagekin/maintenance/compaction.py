@@ -56,7 +56,9 @@ def choose(session: Session, collection_id: str) -> list[list[str]]:
         return []
     live = sa.select(sa.func.count()).where(Image.segment_id == Segment.id, Image.deleted_at.is_(None))
     query = sa.select(Segment.id, Segment.count, live.correlate(Segment).scalar_subquery())
-    query = query.where(Segment.collection_id == collection_id).order_by(Segment.id)
+    # one that no image points to is staged, and its images are about to come
+    named = sa.exists().where(Image.segment_id == Segment.id)
+    query = query.where(Segment.collection_id == collection_id, named).order_by(Segment.id)
     if not wasteful:
         query = query.where(Segment.count < SMALL_ROWS)
     found = (Candidate(*row) for row in session.execute(query))

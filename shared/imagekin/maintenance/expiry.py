@@ -10,7 +10,13 @@ import sqlalchemy as sa
 from imagekin.database import sql, tables
 from imagekin.enums import TERMINAL
 
-Chunk, Collection, Job, Upload = tables.Chunk, tables.Collection, tables.Job, tables.Upload
+Chunk, Collection, Image, Job, Segment, Upload = (
+    tables.Chunk, tables.Collection, tables.Image, tables.Job, tables.Segment, tables.Upload
+)  # fmt: skip
+
+# From when blobs are staged until images point to them it takes milliseconds, and never longer than a lease that is
+# renewed lasts: what is as old as this was left by a process that died.
+STAGED_S = 3600.0
 
 
 def job_lives(late_s: float = 0) -> sa.ColumnElement[bool]:
@@ -37,6 +43,16 @@ def upload_past(late_s: float = 0) -> sa.ColumnElement[bool]:
 def page_session_past() -> sa.ColumnElement[bool]:
     """Return the condition that a session of the web page has expired."""
     return tables.PageSession.expires_at < sql.clock()
+
+
+def segment_abandoned(late_s: float = 0) -> sa.ColumnElement[bool]:
+    """Return the condition that no image points to a segment, and none will: it was staged long ago.
+
+    Where images leave a segment, it goes in the same transaction. A staged one whose worker died waits here.
+    """
+    return sa.and_(
+        Segment.created_at < sql.clock() - STAGED_S - late_s, sa.not_(sa.exists().where(Image.segment_id == Segment.id))
+    )
 
 
 def lease_past(late_s: float = 0) -> sa.ColumnElement[bool]:

@@ -10,7 +10,7 @@ from imagekin.maintenance import expiry
 from imagekin.schemas.kinds import STORING
 from imagekin.store import segments
 
-Collection, Image, Job = tables.Collection, tables.Image, tables.Job
+Collection, Image, Job, Segment = tables.Collection, tables.Image, tables.Job, tables.Segment
 
 # Resident matrices that are older than this read their collection anew; younger ones catch up.
 FORGET_S = 3600.0
@@ -27,6 +27,24 @@ def forgettable(session: Session) -> list[str]:
             .distinct()
         )
     )
+
+
+def abandoned(session: Session, since: float) -> tuple[float, list[tuple[str, str]]]:
+    """Return (collection, segment) of the segments that were staged after `since`, and to which no image will point.
+
+    With them comes the time, of the database's clock, that the next look begins at: without it each would go through
+    all segments.
+    """
+    now = session.scalars(sa.select(sql.clock())).one()
+    rows = sa.select(Segment.collection_id, Segment.id).join(Collection, Collection.id == Segment.collection_id)
+    mine = rows.where(Collection.deleted_at.is_(None), Segment.created_at > since, expiry.segment_abandoned())
+    return now - expiry.STAGED_S, [(collection_id, id) for collection_id, id in session.execute(mine)]
+
+
+def drop_abandoned(session: Session, collection_id: str, segment_id: str) -> int:
+    """Drop a segment if no image points to it; return whether that was so, as a number. Raises CollectionDeleted."""
+    segments.lock(session, collection_id)
+    return segments.drop_unused(session, [segment_id])
 
 
 def forget(session: Session, collection_id: str) -> int:

@@ -31,6 +31,7 @@ class Upkeep:
         self._storage = storage
         self._looked: dict[str, int] = {}
         self._due_at = 0.0
+        self._abandoned_since = 0.0
 
     def run(self, seconds: float) -> Counter[str]:
         """Work for about `seconds`, and return how many of each kind were done; the next call continues."""
@@ -58,6 +59,10 @@ class Upkeep:
             for collection_id in self._database.read(forgetting.forgettable):
                 while count := self._in(collection_id, forgetting.forget):
                     yield "images_forgotten", count
+            looked, found = self._database.read(forgetting.abandoned, self._abandoned_since)
+            for collection_id, segment_id in found:
+                yield "segments_abandoned", self._in(collection_id, forgetting.drop_abandoned, segment_id) or 0
+            self._abandoned_since = looked
             yield "files_abandoned", self._storage.remove_abandoned(ABANDONED_S)
             self._due_at = time.monotonic() + SELDOM_S
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import numpy as np
 import sqlalchemy as sa
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.orm import Session
 
 from imagekin import errors
@@ -19,17 +21,29 @@ from imagekin.store.ledger import Record
 
 # What each chunk runs is made once, of tables rather than classes: making a statement costs several times what
 # running it does, and the session would make an object's worth of each row.
-_HEAD = (
-    sa.select(COLLECTIONS.c.revision, COLLECTIONS.c.dtype)
-    .where(COLLECTIONS.c.id == sa.bindparam("collection"), COLLECTIONS.c.deleted_at.is_(None))
-    .with_for_update()
-)
+_ALIVE = (COLLECTIONS.c.id == sa.bindparam("collection"), COLLECTIONS.c.deleted_at.is_(None))
+_DTYPE = sa.select(COLLECTIONS.c.dtype).where(*_ALIVE)
+# Of PostgreSQL's locks the one that its checks of foreign keys pass: blobs are written beside it.
+_LOCK = _DTYPE.with_for_update(key_share=True)
 _GROW = (
     sa.update(COLLECTIONS)
-    .where(COLLECTIONS.c.id == sa.bindparam("collection"))
+    .where(*_ALIVE)
     .values(revision=COLLECTIONS.c.revision + 1, image_count=COLLECTIONS.c.image_count + sa.bindparam("added"))
+    .returning(COLLECTIONS.c.revision)
 )
-_ADD_IMAGES, _ADD_SEGMENT, _ADD_THUMBNAILS = map(sa.insert, (IMAGES, SEGMENTS, THUMBNAILS))
+_ADD_SEGMENT, _ADD_THUMBNAILS = map(sa.insert, (SEGMENTS, THUMBNAILS))
+_ADD_IMAGES = sqlite.insert(IMAGES).on_conflict_do_nothing()
+_OF_AN_IMAGE = ("id", "key", "content_hash", "width", "height", "format", "nbytes", "metadata", "row")
+# One statement with a list for each column takes a third of what one for each row takes.
+_ADD_IMAGES_POSTGRESQL = sa.text(
+    f"INSERT INTO images ({', '.join(_OF_AN_IMAGE)}, collection_id, segment_id, revision, created_at)"
+    f" SELECT {', '.join(_OF_AN_IMAGE)}, :collection_id, :segment_id, :revision,"
+    " extract(epoch from clock_timestamp())::double precision"
+    " FROM unnest(CAST(:id AS text[]), CAST(:key AS text[]), CAST(:content_hash AS text[]), CAST(:width AS integer[]),"
+    " CAST(:height AS integer[]), CAST(:format AS text[]), CAST(:nbytes AS bigint[]), CAST(:metadata AS jsonb[]),"
+    f" CAST(:row AS integer[])) AS given ({', '.join(_OF_AN_IMAGE)})"
+    " ON CONFLICT (collection_id, key) WHERE deleted_at IS NULL DO NOTHING"
+)
 
 
 @dataclass
@@ -54,64 +68,152 @@ class Item:
     thumbnail: bytes | None = None
 
 
+class Stale(Exception):
+    """What a draft looked up has changed since; nothing of it may be written."""
+
+
+@dataclass
+class Draft:
+    """A chunk's images, ready to be written: looked up, decided, encoded.
+
+    `records` says what becomes of each. `segment` and `thumbnails` are rows with their blobs, None if no vector is
+    written; `staged`: they are in the database. `inserts` are rows of images without their revision; `updates` are
+    (id, the segment that the image leaves or None, values).
+    """
+
+    collection_id: str
+    records: list[Record] = field(default_factory=list)
+    segment: dict[str, Any] | None = field(default=None, repr=False)
+    thumbnails: dict[str, Any] | None = field(default=None, repr=False)
+    staged: bool = False
+    inserts: list[dict[str, Any]] = field(default_factory=list)
+    updates: list[tuple[str, str | None, dict[str, Any]]] = field(default_factory=list)
+
+
 def store(session: Session, collection_id: str, items: Sequence[Item], on_conflict: OnConflict) -> list[Record]:
     """Write a chunk's images into the collection, as one segment, and return what became of each.
 
-    The collection's row is locked, so what was looked up before is looked up again: another job may have stored the key
-    since. Raises CollectionDeleted.
+    All of it under the lock of the collection's row: `draft`, `stage` and `write` do most of it before. Raises
+    CollectionDeleted.
     """
-    head = session.execute(_HEAD, {"collection": collection_id}).first()
-    if head is None:
+    drafted = draft(session, collection_id, items, on_conflict, locked=True)
+    write(session, drafted)
+    return drafted.records
+
+
+def draft(
+    session: Session, collection_id: str, items: Sequence[Item], on_conflict: OnConflict, *, locked: bool = False
+) -> Draft:
+    """Return what storing a chunk's images comes to, as the collection is now; `locked`: and stays for the transaction.
+
+    What was looked up for the items is looked up again: another job may have stored the key since. Raises
+    CollectionDeleted.
+    """
+    dtype = session.scalar(_LOCK if locked else _DTYPE, {"collection": collection_id})
+    if dtype is None:
         raise errors.CollectionDeleted()
     looked_up = [item.key for item in items if item.vector is not None or item.metadata is not None]
     here = reuse.by_key(session, collection_id, looked_up)
     segment_id = tables.new_id()
-    revision = head.revision + 1
-    records: list[Record] = []
+    drafted = Draft(collection_id)
     rows: list[Item] = []
-    inserts: list[dict[str, Any]] = []
-    updates: list[tuple[str, dict[str, Any]]] = []
     for item in items:
         image = here.get(item.key)
         record = _settled(item, image, on_conflict)
         if record is None:
-            values = _pointing(item, segment_id, len(rows), revision)
+            values = _pointing(item, len(rows))
             rows.append(item)
             if image is None:
                 id = tables.new_id()
-                metadata = item.metadata or {}
-                inserts.append(
-                    values | {"id": id, "collection_id": collection_id, "key": item.key, "metadata": metadata}
-                )
+                drafted.inserts.append(values | {"id": id, "key": item.key, "metadata": item.metadata or {}})
             else:
                 id = image.id
-                updates.append((id, values if item.metadata is None else values | {"metadata": item.metadata}))
+                annotated = {} if item.metadata is None else {"metadata": item.metadata}
+                drafted.updates.append((id, image.segment_id, {**values, **annotated, "segment_id": segment_id}))
             record = Record(item.key, ItemStatus.REUSED if item.reused else ItemStatus.EMBEDDED, id)
         elif record.status == ItemStatus.REUSED and record.image_id and _annotates(item, image):
-            updates.append((record.image_id, {"metadata": item.metadata}))
-        records.append(record)
+            drafted.updates.append((record.image_id, None, {"metadata": item.metadata}))
+        drafted.records.append(record)
     if rows:
-        _write(session, collection_id, head.dtype, segment_id, rows)
-    left = {image.segment_id for image in here.values()}
-    if inserts:
-        session.execute(_ADD_IMAGES, inserts)
-    _update(session, updates)
-    if rows:
-        drop_unused(session, left)
-    if inserts or updates:
-        session.execute(_GROW, {"collection": collection_id, "added": len(inserts)})
-    return records
+        drafted.segment = _segment(collection_id, dtype, segment_id, rows)
+        drafted.thumbnails = {"segment_id": segment_id, **thumbnails.pack([item.thumbnail or b"" for item in rows])}
+    return drafted
 
 
-def _update(session: Session, updates: Sequence[tuple[str, dict[str, Any]]]) -> None:
+def stage(session: Session, collection_id: str, items: Sequence[Item], on_conflict: OnConflict) -> Draft:
+    """Return the draft of a chunk's images, whose blobs are written and wait for `write` to point images to them.
+
+    They are most of what a chunk writes, and this takes no lock that another waits for. If `write` never comes, the
+    sweep drops them. Raises CollectionDeleted.
+    """
+    drafted = draft(session, collection_id, items, on_conflict)
+    _add_blobs(session, drafted)
+    drafted.staged = True
+    return drafted
+
+
+def _add_blobs(session: Session, drafted: Draft) -> None:
+    if drafted.segment is not None:
+        session.execute(_ADD_SEGMENT, drafted.segment)
+        session.execute(_ADD_THUMBNAILS, drafted.thumbnails)
+
+
+def write(session: Session, drafted: Draft) -> None:
+    """Write a draft, its blobs only if they are not staged, and raise the collection's revision.
+
+    The collection's row is locked from here to the end of the transaction, so the revisions of its images come in the
+    order of the commits. Raises Stale if a key was stored, or an image deleted, moved or replaced since it was looked
+    up, or the collection was deleted.
+    """
+    if not drafted.inserts and not drafted.updates:
+        return
+    if not drafted.staged:
+        _add_blobs(session, drafted)
+    grown = {"collection": drafted.collection_id, "added": len(drafted.inserts)}
+    revision = session.scalar(_GROW, grown)
+    if revision is None:
+        raise Stale()
+    _add(session, drafted, revision)
+    _update(session, drafted, revision)
+    drop_unused(session, {left for _, left, _ in drafted.updates if left is not None})
+
+
+def _add(session: Session, drafted: Draft, revision: int) -> None:
+    if not drafted.inserts:
+        return
+    assert drafted.segment is not None
+    shared = {
+        "collection_id": drafted.collection_id,
+        "segment_id": drafted.segment["id"],
+        "revision": revision,
+    }
+    kept = {"preserve_rowcount": True}
+    if session.get_bind().dialect.name == "sqlite":
+        rows: Any = [row | shared for row in drafted.inserts]
+        added = session.execute(_ADD_IMAGES, rows, execution_options=kept)
+    else:
+        lists = {name: [row[name] for row in drafted.inserts] for name in _OF_AN_IMAGE}
+        lists["metadata"] = [json.dumps(value) for value in lists["metadata"]]
+        added = session.execute(_ADD_IMAGES_POSTGRESQL, shared | lists, execution_options=kept)
+    if cast(sa.CursorResult[Any], added).rowcount != len(drafted.inserts):
+        raise Stale()
+
+
+def _update(session: Session, drafted: Draft, revision: int) -> None:
     """Write the values of some images by id, one statement for all that change the same columns."""
-    alike: dict[frozenset[str], list[dict[str, Any]]] = {}
-    for id, values in updates:
-        alike.setdefault(frozenset(values), []).append({"image_id": id, **values})
-    for rows in alike.values():
+    alike: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for id, left, values in drafted.updates:
+        moved = {} if left is None else {"left": left, "revision": revision}
+        alike.setdefault((*sorted(values), *moved), []).append({"image_id": id, **values, **moved})
+    for columns, rows in alike.items():
         # a deleted image stays deleted
         live = sa.update(IMAGES).where(IMAGES.c.id == sa.bindparam("image_id"), IMAGES.c.deleted_at.is_(None))
-        session.execute(live, rows)
+        if "left" not in columns:
+            session.execute(live, rows)
+            continue
+        changed = session.execute(live.where(IMAGES.c.segment_id == sa.bindparam("left")), rows)
+        if cast(sa.CursorResult[Any], changed).rowcount != len(rows):
+            raise Stale()
 
 
 def _annotates(item: Item, image: sa.Row | None) -> bool:
@@ -131,31 +233,21 @@ def _settled(item: Item, image: sa.Row | None, on_conflict: OnConflict) -> Recor
     return None if on_conflict == OnConflict.REPLACE else reuse.refusal(item.key, image.id, on_conflict)
 
 
-def _pointing(item: Item, segment_id: str, row: int, revision: int) -> dict[str, Any]:
+def _pointing(item: Item, row: int) -> dict[str, Any]:
     return {
         "content_hash": item.content_hash,
         "width": item.width,
         "height": item.height,
         "format": item.format,
         "nbytes": item.nbytes,
-        "segment_id": segment_id,
         "row": row,
-        "revision": revision,
     }
 
 
-def lock(session: Session, collection_id: str) -> tables.Collection:
-    """Return the collection with its row locked, for a change of its revision; raises CollectionDeleted."""
-    collection = session.get(tables.Collection, collection_id, with_for_update=True, populate_existing=True)
-    if collection is None or collection.deleted_at is not None:
-        raise errors.CollectionDeleted()
-    return collection
-
-
-def _write(session: Session, collection_id: str, dtype: str, segment_id: str, items: Sequence[Item]) -> None:
+def _segment(collection_id: str, dtype: str, segment_id: str, items: Sequence[Item]) -> dict[str, Any]:
     matrix = np.stack([item.vector for item in items if item.vector is not None])
     data = vector_codec.encode(matrix, dtype)
-    segment = {
+    return {
         "id": segment_id,
         "collection_id": collection_id,
         "count": len(items),
@@ -164,9 +256,15 @@ def _write(session: Session, collection_id: str, dtype: str, segment_id: str, it
         "checksum": vector_codec.checksum(data),
         "data": data,
     }
-    session.execute(_ADD_SEGMENT, segment)
-    pack = thumbnails.pack([item.thumbnail or b"" for item in items])
-    session.execute(_ADD_THUMBNAILS, {"segment_id": segment_id, **pack})
+
+
+def lock(session: Session, collection_id: str) -> tables.Collection:
+    """Return the collection with its row locked, for a change of its revision; raises CollectionDeleted."""
+    locked = {"key_share": True}
+    collection = session.get(tables.Collection, collection_id, with_for_update=locked, populate_existing=True)
+    if collection is None or collection.deleted_at is not None:
+        raise errors.CollectionDeleted()
+    return collection
 
 
 def drop_unused(session: Session, segment_ids: Iterable[str]) -> int:

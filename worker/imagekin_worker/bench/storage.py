@@ -86,6 +86,25 @@ class Writing:
             database.write(collections.create, OWNER, name, space, DType.FLOAT32)
             self.collections[way] = database.read(collections.get, OWNER, name)
 
+    def share(self, name: str, number: int) -> None:
+        """Store into the collection of that name from now on, as the writer of that number, with keys of its own."""
+        self.collections["ours"] = self.database.read(collections.get, OWNER, name)
+        self._stored = number * 10**8
+
+    def ready(self, images: int) -> list[tuple[claim_step.Claim, list[segments.Item]]]:
+        """Plan and claim `images` more and return the chunks with what they are to store.
+
+        What other writers have planned must be claimed.
+        """
+        keys = self._keys(images)
+        self._plan(keys)
+        pieces = [keys[at : at + self.chunk_images] for at in range(0, images, self.chunk_images)]
+        return [(self._claim(), self.items(piece)) for piece in pieces]
+
+    def store(self, claim: claim_step.Claim, items: list[segments.Item]) -> None:
+        """Store a chunk and finish it."""
+        self._timed("store", lambda: finish.chunk(self.database, claim, items, OnConflict.REPLACE))
+
     def forget(self) -> None:
         """Reset the measurements."""
         self.seconds, self.cpu = Seconds(), Seconds()
@@ -155,10 +174,12 @@ class Writing:
             for key, vector in zip(keys, matrix, strict=True)
         ]  # fmt: skip
 
+    def _claim(self) -> claim_step.Claim:
+        [claim] = self.database.write(claim_step.claim, Lane.BULK, tables.new_id(), self.settings)
+        return claim
+
     def _ours(self, items: list[segments.Item]) -> None:
-        [claim] = self._timed(
-            "claim", lambda: self.database.write(claim_step.claim, Lane.BULK, tables.new_id(), self.settings)
-        )
+        claim = self._timed("claim", self._claim)
         contents = [(item.key, item.content_hash) for item in items]
         collection = self.collections["ours"]
         known = self._timed(
@@ -166,7 +187,7 @@ class Writing:
             lambda: self.database.read(reuse.known, collection, contents, OnConflict.REPLACE),
         )
         assert not any(known)
-        self._timed("store", lambda: self.database.write(finish.images, claim, items))
+        self.store(claim, items)
 
 
 def _rows(items: list[segments.Item], collection_id: str, dim: int) -> tuple[tuple, tuple, list[tuple]]:

@@ -293,7 +293,7 @@ def _finish(node: Node, work: Work, lease: Lease) -> None:
     try:
         # the job may end with it, which is told in there
         with structlog.contextvars.bound_contextvars(**claim_log.about([work.claim])):
-            counts = node.database.write(finish.images, work.claim, items)
+            counts = finish.chunk(node.database, work.claim, items, OnConflict(work.job.params["on_conflict"]))
     except errors.LeaseLost:
         lease.lose(work.claim)
         log.info("chunk_lost", **claim_log.about([work.claim]))

@@ -11,7 +11,7 @@ import structlog
 
 from imagekin import errors, sources
 from imagekin.database import tables
-from imagekin.enums import DType
+from imagekin.enums import DType, OnConflict
 from imagekin.jobs import finish
 from imagekin.jobs.claim import Claim
 from imagekin.store import ledger, vector_codec
@@ -37,7 +37,7 @@ def run(node: Node, claims: Sequence[Claim], lease: Lease) -> None:
         items = [embed.refused(entry) or _item(entry, source, collection) for entry in ledger.unpack(manifest)]
     finally:
         source.close()
-    node.database.write(finish.images, claim, items)
+    finish.chunk(node.database, claim, items, OnConflict(job.params["on_conflict"]))
 
 
 def _item(entry: dict[str, Any], source: sources.Source, collection: tables.Collection) -> Item:
