@@ -186,7 +186,7 @@ def test_choosing_goes_on_in_other_processes_and_stops_when_cancelled(
     hand.store([near(f"{at:02}.jpg", at) for at in range(40)])
     body = {"n_clusters": "auto", "max_clusters": 5, "n_init": 2}
     whole = result_of(client, crew, "cluster", **body)
-    monkeypatch.setattr("imagekin_worker.kinds.cluster.SLICE_S", 0.0)
+    monkeypatch.setattr("imagekin_worker.kinds.pinned.SLICE_S", 0.0)
     job, fractions = accepted(asked(client, "cluster", **body)), [0.0]
     while True:
         # each claim in a process of its own, which remembers nothing

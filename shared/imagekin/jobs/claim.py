@@ -109,6 +109,11 @@ def claim(
     return sorted(claims, key=lambda claim: (claim.job_id, claim.seq))
 
 
+def waiting(session: Session, lane: Lane, settings: Settings) -> bool:
+    """Tell whether work in the lane waits for a claim."""
+    return session.scalar(sa.select(sa.exists().where(_claimable(lane, settings)))) or False
+
+
 def _may_join(first: sa.Row, like: Claim) -> bool:
     return not first.deaths and not like.deaths and (first.kind, first.space_id) == (like.kind, like.space_id)
 

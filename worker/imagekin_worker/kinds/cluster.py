@@ -24,7 +24,6 @@ from imagekin_worker.kmeans.kmeans import KMeans
 from imagekin_worker.kmeans.measure import Clustering, Options
 from imagekin_worker.matrix.view import RAW
 
-SLICE_S = 4.0
 # kmeans-pytorch cannot be cut into slices: it must be through before the task's own limit.
 SHARE_OF_TIME_LIMIT = 0.75
 # Of the progress, where the number of clusters is to be chosen first.
@@ -66,7 +65,7 @@ class Slice:
 
 
 def run(node: Node, claims: Sequence[Claim], lease: Lease) -> None:
-    """Work on a cluster job for a slice; the last one writes the result.
+    """Work on a cluster job for a turn; the last one writes the result.
 
     Raises InvalidRequest and JobError if it cannot be done, LeaseLost.
     """
@@ -76,14 +75,9 @@ def run(node: Node, claims: Sequence[Claim], lease: Lease) -> None:
     if isinstance(part, Few):
         _write(node, claim, job, part, part.found, distinct=part.found.n_clusters)
         return
-    deadline = time.monotonic() + SLICE_S
-
-    def over() -> bool:
-        return lease.lost or time.monotonic() > deadline
-
+    began = time.monotonic()
     if part.search is not None:
-        if not part.search.advance(until=over):
-            _keep(node, claim, part)
+        if not _through(node, claim, lease, part, part.search, began):
             return
         chosen = part.search.result()
         part.n_clusters, part.silhouettes, part.search = chosen.n_clusters, chosen.scores, None
@@ -93,18 +87,24 @@ def run(node: Node, claims: Sequence[Claim], lease: Lease) -> None:
     if part.kmeans is None:
         options = replace(_options(node, job), memory_budget_bytes=node.settings.cluster_memory_bytes)
         part.kmeans = KMeans(part.pinned.rows, part.n_clusters, options)
-    if part.kmeans.advance(until=over):
+    if _through(node, claim, lease, part, part.kmeans, began):
         _write(node, claim, job, part, part.kmeans.result(), batch_rows=part.kmeans.batch_rows)
-        return
-    _keep(node, claim, part)
 
 
-def _keep(node: Node, claim: Claim, part: Slice) -> None:
-    """Save how far a slice came, and let the job go for the next claim."""
-    part.saved = part.packed()
-    node.database.write(checkpoint.keep, claim, part.saved, round(part.progress(), 4))
-    node.slices[claim.job_id] = part
-    node.database.write(release, [claim])
+def _through(
+    node: Node, claim: Claim, lease: Lease, part: Slice, work: GranularitySearch | KMeans, began: float
+) -> bool:
+    """Work in slices while the turn lasts; return whether it is finished, or was let go for the next claim."""
+    while True:
+        deadline = time.monotonic() + pins.SLICE_S
+        if work.advance(until=lambda deadline=deadline: lease.lost or time.monotonic() > deadline):
+            return True
+        part.saved = part.packed()
+        node.database.write(checkpoint.keep, claim, part.saved, round(part.progress(), 4))
+        if not pins.lasts(node, began):
+            node.slices[claim.job_id] = part
+            node.database.write(release, [claim])
+            return False
 
 
 @dataclass

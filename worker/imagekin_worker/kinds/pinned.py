@@ -9,7 +9,7 @@ import struct
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from imagekin import errors
 from imagekin.database import tables
 from imagekin.jobs import checkpoint, finish, results
-from imagekin.jobs.claim import Claim, release
+from imagekin.jobs.claim import Claim, release, waiting
 from imagekin.settings import Settings
 from imagekin.store import filters, images, ledger, reading
 from imagekin_worker.analysis.stepper import Stepper
@@ -30,6 +30,8 @@ from imagekin_worker.matrix import view as views
 from imagekin_worker.matrix.view import Accumulator, View
 
 SLICE_S = 4.0
+# As many slices as a claim may last while nothing else waits: in another process each one would read all vectors again.
+SLICES = 15
 # A slice is at least so many times as long as the progress took to save that the one before it left.
 SAVED_SHARE = 8
 PARTS_PER_COMMIT = 16
@@ -219,7 +221,7 @@ class Slice(Generic[Work]):
 
 
 def run(node: Node, claim: Claim, lease: Lease, params: dict[str, Any], analysis: Analysis[Work]) -> None:
-    """Work for a slice over the view and the filter, if there is one, of `params`; the last slice writes the result.
+    """Work for a turn over the view and the filter, if there is one, of `params`; the last one writes the result.
 
     Raises InvalidRequest if no image is left by the filter, CollectionDeleted, LeaseLost.
     """
@@ -235,27 +237,36 @@ def run(node: Node, claim: Claim, lease: Lease, params: dict[str, Any], analysis
 def worked(
     node: Node, claim: Claim, lease: Lease, params: dict[str, Any], analysis: Analysis[Work], share: float = 1.0
 ) -> Slice[Work] | None:
-    """Work for a slice; return what is finished, or None after what is not was kept for the next claim.
+    """Work in slices while the turn lasts; return what is finished; None where it was let go for the next claim.
 
     `share`: what the analysis is of the whole job.
     """
     part = _resumed(node, claim, params, analysis)
-    deadline = time.monotonic() + max(SLICE_S, min(SAVED_SHARE * part.saving_s, node.settings.soft_time_limit_s / 3))
-    # rows in the view are made anew in each process: a slice that ended with that alone would never come further
-    before = -1.0 if part.saved else part.work.fraction
-
-    def over() -> bool:
-        return lease.lost or (time.monotonic() > deadline and part.work.fraction > before)
-
-    if not part.work.advance(until=over):
+    began = time.monotonic()
+    while not part.work.advance(until=_over(node, lease, part)):
         started = time.monotonic()
         part.saved = packed(_about(part.pinned, part.view, analysis), part.work.state())
         node.database.write(checkpoint.keep, claim, part.saved, round(share * part.work.fraction, 4))
         part.saving_s = time.monotonic() - started
-        node.slices[claim.job_id] = part
-        node.database.write(release, [claim])
-        return None
+        if not lasts(node, began):
+            node.slices[claim.job_id] = part
+            node.database.write(release, [claim])
+            return None
     return part
+
+
+def _over(node: Node, lease: Lease, part: Slice[Any]) -> Callable[[], bool]:
+    """Return what tells that a slice, which begins now, is over."""
+    deadline = time.monotonic() + max(SLICE_S, min(SAVED_SHARE * part.saving_s, node.settings.soft_time_limit_s / 3))
+    # rows in the view are made anew in each process: a slice that ended with that alone would never come further
+    before = -1.0 if part.saved else part.work.fraction
+    return lambda: lease.lost or (time.monotonic() > deadline and part.work.fraction > before)
+
+
+def lasts(node: Node, began: float) -> bool:
+    """Tell whether a turn goes on after a slice: it is not long, and nothing else waits for a worker."""
+    longest = min(SLICES * SLICE_S, node.settings.soft_time_limit_s / 3)
+    return time.monotonic() - began < longest and not node.database.read(waiting, node.lane, node.settings)
 
 
 def _about(pinned: Pinned, view: View, analysis: Analysis[Any]) -> dict[str, Any]:
