@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
 from dataclasses import replace
 from typing import Any
 
@@ -93,6 +94,8 @@ def test_slices_and_another_process_give_the_same_answer(
 ) -> None:
     whole = found(client, crew)
     assert whole["n"] == 64
+    # what that left would be taken instead
+    shutil.rmtree(server.settings.cache_folder)
     monkeypatch.setattr(pinned, "SLICE_S", 0.0)
     monkeypatch.setattr("imagekin_worker.analysis.pairs.QUERY_ROWS", 32)
     job, fractions = accepted(search(client)), [0.0]
@@ -107,6 +110,28 @@ def test_slices_and_another_process_give_the_same_answer(
         fractions.append(client.get(f"/v1/jobs/{job['id']}").json()["progress"]["fraction"])
     assert len(fractions) > 4 and fractions == sorted(fractions)
     assert ended(client, job) == whole
+
+
+@pytest.mark.usefixtures("archive")
+def test_a_job_is_let_go_after_a_slice_only_if_others_wait(
+    client: httpx2.Client, crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process would read all vectors again."""
+    monkeypatch.setattr(pinned, "SLICE_S", 1e-9)
+    monkeypatch.setattr(pinned, "SLICES", 1e12)
+
+    def asked(n: int) -> dict[str, Any]:
+        return accepted(search(client, n=n))
+
+    alone = asked(8)
+    assert crew.step()
+    whole = ended(client, alone)
+    first, second = asked(8), asked(7)
+    assert crew.step()
+    status = [client.get(f"/v1/jobs/{job['id']}").json()["status"] for job in (first, second)]
+    assert status == ["running", "queued"]
+    crew.work()
+    assert ended(client, first) == whole and ended(client, second)["rows"] == whole["rows"][:7]
 
 
 @pytest.mark.usefixtures("archive")

@@ -36,3 +36,17 @@ def interrupted(stepper: S, resume: Callable[[bytes], S], steps: int) -> S:
         stepper = resume(stepper.state())
         kills += 1
         assert kills < 5000
+
+
+def killed(stepper: S, resume: Callable[[bytes], S], least: int = 1) -> S:
+    """Return it after it was dropped and resumed after every step that its state tells, `least` times or more."""
+    kills = 0
+    while not stepper.finished:
+        fraction, before = stepper.fraction, stepper.state()
+        while stepper.state() == before and not stepper.advance(until=lambda: True):
+            pass
+        assert stepper.fraction >= fraction
+        stepper = resume(stepper.state())
+        kills += 1
+    assert kills >= least and stepper.fraction == 1
+    return stepper

@@ -110,7 +110,7 @@ def claim(
 
 
 def waiting(session: Session, lane: Lane, settings: Settings) -> bool:
-    """Tell whether work in the lane waits for a claim."""
+    """Return whether work in the lane waits for a claim."""
     return session.scalar(sa.select(sa.exists().where(_claimable(lane, settings)))) or False
 
 

@@ -10,8 +10,7 @@ import pytest
 from cleanlab.outlier import OutOfDistribution
 
 from imagekin import errors
-from imagekin_worker.analysis import outliers, pairs
-from imagekin_worker.analysis.findings import Group, Member, Reason
+from imagekin_worker.analysis import neighborhoods, outliers, pairs
 from imagekin_worker.analysis.outliers import Outliers, Ranking
 from imagekin_worker.matrix import view
 
@@ -78,14 +77,17 @@ def test_identical_images_count_once_also_where_all_have_twins(tmp_path: Path) -
     np.testing.assert_array_equal(thrice.nearest, np.tile(once.nearest, 3))
 
 
-def test_known_contents_count_once(tmp_path: Path) -> None:
+def test_an_image_whose_nearest_are_copies_is_looked_at_again(tmp_path: Path) -> None:
+    """Lists of 16 have no room for ten others beside so many copies of neighbors, which rank as if there were none."""
     rows = vectors()
-    group = Group(3, "key", [Member(3, 1.0, None, 0, 1.0), Member(7, 0.9, Reason.EDITED, 20, 0.5)])
-    contents = outliers.collapsed(len(rows), [group])
-    found = ranked(rows, tmp_path, contents=contents)
-    assert found.scores[3] == found.scores[7]
-    without = ranked(np.delete(rows, 7, axis=0), tmp_path, view.RAW, contents=np.arange(len(rows) - 1))
-    np.testing.assert_array_equal(np.delete(found.scores, 7), without.scores)
+    unit = view.of(rows, "space", view.RAW).exact(rows)
+    # the next of one image, each of them nine times
+    nearest = np.argsort(-(unit @ unit[7]))[1:6]
+    copies = np.repeat(rows[nearest], 8, axis=0)
+    copies += np.random.default_rng(1).standard_normal(copies.shape).astype(np.float32) * 1e-3
+    found, without = ranked(np.concatenate([rows, copies]), tmp_path), ranked(rows, tmp_path)
+    np.testing.assert_allclose(found.scores[: len(rows)], without.scores, atol=1e-3)
+    assert found.scores[7] == pytest.approx(without.scores[7], abs=1e-3)
 
 
 def test_the_same_after_kills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +95,9 @@ def test_the_same_after_kills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for name in ("QUERY_ROWS", "ROWS"):
         monkeypatch.setattr(pairs, name, 128)
     monkeypatch.setattr(pairs, "STEP_WORK", 1)
-    rows = np.concatenate([vectors(), vectors()[:30] * 1.5])
+    # with so short lists, copies leave too few others in some
+    monkeypatch.setattr(neighborhoods, "LISTED", 11)
+    rows = np.concatenate([vectors(), vectors()[:30] * 1.5, np.repeat(vectors()[:3], 12, axis=0)])
     made = view.of(rows, "space")
     straight = ranked(rows, tmp_path, view.CALIBRATED)
     place = {"memory_budget_bytes": BUDGET, "folder": tmp_path}
@@ -108,7 +112,7 @@ def test_the_same_after_kills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         search = Outliers.resume(rows, made, search.state(), **place)
     for one, other in zip(vars(straight).values(), vars(search.result()).values(), strict=True):
         np.testing.assert_array_equal(one, other)
-    assert phases == {"nearest", "pairs", "neighbors", "lengths"}
+    assert phases == {"neighbors", "pairs", "again", "lengths"}
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 6])
@@ -122,8 +126,6 @@ def test_few_images(n: int, tmp_path: Path) -> None:
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     rows = vectors()
     made = view.raw("space", 40, 405)
-    with pytest.raises(errors.InvalidRequest):
-        Outliers(rows, made, contents=np.arange(3), memory_budget_bytes=BUDGET, folder=tmp_path)
     search = Outliers(rows, made, memory_budget_bytes=BUDGET, folder=tmp_path)
     with pytest.raises(errors.JobError):
         search.result()

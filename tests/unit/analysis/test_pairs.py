@@ -17,6 +17,7 @@ from imagekin_worker.analysis import pairs
 from imagekin_worker.analysis.blocks import Blocks, ViewedBlocks
 from imagekin_worker.analysis.stepper import Stepper
 from imagekin_worker.matrix import view
+from kit.interruptions import killed
 
 BUDGET = 1 << 26
 
@@ -90,20 +91,6 @@ def test_rows_in_a_file_beyond_the_budget(reduces: bool, tmp_path: Path) -> None
     assert len(search.result()[0]) == np.count_nonzero(np.triu(brute(rows, rows) >= 0.95, 1))
 
 
-def killed_after_every_step(made: Stepper, resume: Callable[[bytes], Stepper]) -> Stepper:
-    """Work with a new process's object after every step, as its fraction never falls."""
-    fraction, steps = 0.0, 0
-    while not made.finished:
-        before = made.state()
-        while made.state() == before and not made.advance(lambda: True):
-            pass
-        assert made.fraction >= fraction
-        fraction, steps = made.fraction, steps + 1
-        made = resume(made.state())
-    assert steps > 5 and made.fraction == 1
-    return made
-
-
 def test_the_answers_are_the_same_after_kills(reduces: bool, tmp_path: Path) -> None:
     source = viewed(vectors(350), view.CALIBRATED)
     place = {"memory_budget_bytes": BUDGET, "folder": tmp_path}
@@ -115,7 +102,7 @@ def test_the_answers_are_the_same_after_kills(reduces: bool, tmp_path: Path) -> 
     for made, resume in kinds:
         straight = resume(made.state())
         straight.advance()
-        stopped = killed_after_every_step(made, resume)
+        stopped = killed(made, resume, least=6)
         for one, other in zip(straight.result(), stopped.result(), strict=True):  # pyright: ignore[reportAttributeAccessIssue]
             np.testing.assert_array_equal(one, other)
     nearest = pairs.Nearest(source, queries, 5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import tempfile
 from collections.abc import Iterator
@@ -59,6 +60,10 @@ class Blocks:
         """Return a copy of the rows at the given indices (m, dim) as float32, in their order."""
         return self._taken(index if self._index is None else self._index[index])
 
+    def among(self, index: np.ndarray) -> Blocks:
+        """Return only the rows at the given indices (m,), in their order."""
+        return Blocks(self._array, index if self._index is None else self._index[index])
+
     def release(self) -> None:
         """Release the pages of a mapped file; the system keeps them cached while it has room."""
         if self._mapping is not None:
@@ -87,6 +92,13 @@ class ViewedBlocks:
     def __len__(self) -> int:
         return self.n
 
+    def digest(self) -> str:
+        """Return 32 hex digits that are equal for the same rows in the same view, read once."""
+        digest = hashlib.blake2b(f"{self.n} {self.dim} {self._view.id}".encode(), digest_size=16)
+        for span in self.spans():
+            digest.update(self._blocks.read(span).data)
+        return digest.hexdigest()
+
     def read(self, span: slice) -> NDArray[np.float32]:
         """Return a block (m, dim) in the view."""
         return self._view.transform(self._blocks.read(span))
@@ -94,6 +106,10 @@ class ViewedBlocks:
     def take(self, index: np.ndarray) -> NDArray[np.float32]:
         """Return the rows at the given indices (m, dim) in the view, in their order."""
         return self._view.transform(self._blocks.take(index))
+
+    def among(self, index: np.ndarray) -> ViewedBlocks:
+        """Return only the rows at the given indices (m,), in their order."""
+        return ViewedBlocks(self._blocks.among(index), self._view)
 
 
 def kept(viewed: ViewedBlocks, memory_budget_bytes: int, folder: Path) -> Iterator[NDArray[np.float32] | None]:

@@ -11,15 +11,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imagekin import errors
-from imagekin_worker.analysis import findings, hashes, pairs, rule, stepper
+from imagekin_worker.analysis import findings, hashes, neighborhoods, pairs, rule, stepper
 from imagekin_worker.analysis.blocks import Blocks, ViewedBlocks
 from imagekin_worker.analysis.findings import Contents, Found
 from imagekin_worker.analysis.groups import Images
+from imagekin_worker.analysis.neighborhoods import ListedPairs, Memory, Neighborhoods
 from imagekin_worker.analysis.rule import Rules, Signs, Thumbnails
 from imagekin_worker.analysis.stepper import Stepper
 from imagekin_worker.matrix.view import View
@@ -31,9 +33,13 @@ NEAREST = 8
 DEFAULT_RULES = Rules()
 # Signs of so many pairs are taken at a time: two pictures of 2304 bytes each.
 SIGNED_PAIRS = 1024
-# The share of the work that each phase is, about.
+# The share of the work that each phase is, about: where all rows are listed, and where a sample is.
+_LISTED_SHARES = {"nearest": 0.8, "pairs": 0.05, "hashes": 0.1, "signs": 0.05}
 _SHARES = {"nearest": 0.25, "pairs": 0.6, "hashes": 0.1, "signs": 0.05}
 _PHASES = (*_SHARES, "done")
+
+Work = Neighborhoods | pairs.Nearest | ListedPairs | pairs.Pairs | hashes.HashPairs
+"""What a phase works on."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +64,9 @@ class Duplicates(Stepper):
 
     `images` says what is known about them. `threshold`: a cosine in `view` instead of the collection's own. `against`:
     pairs are between ours and the other collection's images. `between` (n,): only pairs whose values differ. `verdicts`
-    are obeyed. Memory: `memory_budget_bytes` for the reduced rows, the same for the pairs, and about 50 bytes an image.
-    Raises InvalidRequest for arrays that do not fit, JobError for more pairs than the memory allows.
+    are obeyed. Lists of the nearest rows are taken from `memory`; those of at most `ALL_ROWS` images are made where
+    they are missing, and left there. Memory: `memory_budget_bytes` for the rows, the same for the pairs, and about 200
+    bytes an image. Raises InvalidRequest for arrays that do not fit, JobError for more pairs than the memory allows.
     """
 
     def __init__(
@@ -75,6 +82,7 @@ class Duplicates(Stepper):
         against: Other | None = None,
         between: Sequence[object] | None = None,
         verdicts: Iterable[Verdict] = (),
+        memory: Memory | None = None,
         threads: int = 1,
         rules: Rules = DEFAULT_RULES,
     ) -> None:
@@ -83,23 +91,28 @@ class Duplicates(Stepper):
         if threshold is not None and not 0 < threshold <= 1:
             raise errors.InvalidRequest("A threshold must be above 0 and at most 1.")
         self._n, self._dim = rows.shape
-        self._own = self._n
-        self._rules, self._threads, self._thumbnails = rules, threads, thumbnails
-        self._budget, self._folder = memory_budget_bytes, folder
+        self._rules, self._thumbnails, self._memory = rules, thumbnails, memory
+        self._room: dict[str, Any] = {"memory_budget_bytes": memory_budget_bytes, "folder": folder, "threads": threads}
         self._given = threshold
         self._between = None if between is None else np.unique([repr(one) for one in between], return_inverse=True)[1]
         self._images = images if against is None else images.joined(against.images)
         self._start = None if against is None else self._n
         self._contents = findings.contents_of(self._images, self._n)
-        ours = self._contents.kept[self._contents.kept < self._n]
-        self._ours, self._theirs = ours, self._contents.kept[len(ours) :]
-        self._source = ViewedBlocks(Blocks(rows, ours), view)
+        own = np.count_nonzero(self._contents.kept < self._n)
+        # compared by the first image of each content, in their order, so that lists are those of a search for outliers
+        first = self._contents.first[:own]
+        order = np.argsort(first)
+        self._ours, self._theirs = self._contents.kept[:own][order], self._contents.kept[own:]
+        self._number = np.argsort(order)
+        self._source = ViewedBlocks(Blocks(rows, None if own == self._n else first[order]), view)
         self._other = None if against is None else ViewedBlocks(Blocks(against.rows, self._theirs - self._n), view)
         self._verdicts = _verdicts(verdicts, self._contents, self._start)
-        spread = len(ours) if len(ours) <= ALL_ROWS else SAMPLED_ROWS
-        self._queries = np.unique(np.linspace(0, len(ours) - 1, spread).astype(np.int64)) if len(ours) else ours
+        self._few = own <= ALL_ROWS
+        self._queries = np.arange(own)
+        if not self._few:
+            self._queries = np.unique(np.linspace(0, own - 1, SAMPLED_ROWS).astype(np.int64))
         self._phase = "nearest"
-        self._work: pairs.Nearest | pairs.Pairs | hashes.HashPairs | None = None
+        self._work: Work | None = None
         self._median: float | None = None
         self._nearest = np.zeros(0, np.float32)
         self._signs = Signs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
@@ -111,11 +124,16 @@ class Duplicates(Stepper):
         self._nearest = arrays.pop("nearest")
         work = arrays.pop("work").tobytes()
         self._signs = Signs(**arrays)
-        self._work = self._resumed(work) if work else None
+        self._work = self._resumed(work, listed=scalars["listed"]) if work else None
 
     def state(self) -> bytes:
-        """Return all progress: at most 28 bytes a pair, and 64 a sampled image in the phase `nearest`."""
-        about = {"shape": [len(self._images), self._dim], "phase": self._phase, "median": self._median}
+        """Return all progress: at most 28 bytes a pair, and 128 an image in the phase `nearest`."""
+        about = {
+            "shape": [len(self._images), self._dim],
+            "phase": self._phase,
+            "median": self._median,
+            "listed": isinstance(self._work, ListedPairs),
+        }
         work = np.frombuffer(self._work.state() if self._work is not None else b"", np.uint8)
         return stepper.packed(about, {"nearest": self._nearest, "work": work, **vars(self._signs)})
 
@@ -130,12 +148,13 @@ class Duplicates(Stepper):
 
     @property
     def fraction(self) -> float:
-        done = sum(_SHARES[name] for name in _PHASES[: _PHASES.index(self._phase)])
+        shares = _LISTED_SHARES if self._few else _SHARES
+        done = sum(shares[name] for name in _PHASES[: _PHASES.index(self._phase)])
         if self._phase == "signs":
             part = len(self._signs.correlations) / max(1, len(self._signs.first))
         else:
             part = 0.0 if self._work is None else self._work.fraction
-        return min(1.0, done + _SHARES.get(self._phase, 0.0) * part)
+        return min(1.0, done + shares.get(self._phase, 0.0) * part)
 
     @property
     def threshold(self) -> float:
@@ -171,52 +190,65 @@ class Duplicates(Stepper):
             self._work = self._begun()
         if not self._work.advance(lambda: True):
             return
-        if isinstance(self._work, pairs.Nearest):
-            self._measure(self._work)
-        elif isinstance(self._work, pairs.Pairs):
-            first, second, cosines = self._work.result()
-            theirs = self._ours if self._other is None else self._theirs
-            self._signs = Signs(self._ours[first], theirs[second], cosines)
-        else:
-            self._join(self._work.result())
-        self._work = None
+        done, self._work = self._work, None
         self._phase = _PHASES[_PHASES.index(self._phase) + 1]
+        if isinstance(done, Neighborhoods):
+            lists = done.result()
+            self._measure(lists.places[:, :NEAREST], lists.cosines[:, :NEAREST])
+            if self._other is None:
+                self._work = ListedPairs(self._source, self._floor, lists, **self._room)
+        elif isinstance(done, pairs.Nearest):
+            self._measure(*done.result())
+        elif isinstance(done, ListedPairs | pairs.Pairs):
+            first, second, cosines = done.result()
+            ours, theirs = self._ours[first], (self._ours if self._other is None else self._theirs)[second]
+            self._signs = Signs(np.minimum(ours, theirs), np.maximum(ours, theirs), cosines)
+        else:
+            self._join(done.result())
 
-    def _begun(self) -> pairs.Nearest | pairs.Pairs | hashes.HashPairs:
-        most = pairs.most_pairs(self._budget)
+    def _begun(self) -> Work:
         if self._phase == "nearest":
-            return pairs.Nearest(self._source, self._queries, NEAREST, threads=self._threads)
+            if self._few:
+                return Neighborhoods(self._source, memory=self._memory, **self._room)
+            return pairs.Nearest(self._source, self._queries, NEAREST, threads=self._room["threads"])
         if self._phase == "pairs":
-            return pairs.Pairs(self._source, self._floor, **self._place())
-        start = None if self._start is None else len(self._ours)
-        return hashes.HashPairs(self._images.hashes[self._contents.kept], self._rules.look_bits, most=most, start=start)
-
-    def _resumed(self, work: bytes) -> pairs.Nearest | pairs.Pairs | hashes.HashPairs:
-        if self._phase == "nearest":
-            return pairs.Nearest.resume(self._source, self._queries, work, threads=self._threads)
-        if self._phase == "pairs":
-            return pairs.Pairs.resume(self._source, work, **self._place())
-        start = None if self._start is None else len(self._ours)
-        return hashes.HashPairs.resume(
-            self._images.hashes[self._contents.kept], work, most=pairs.most_pairs(self._budget), start=start
+            lists = neighborhoods.recalled(self._source, self._memory) if self._other is None else None
+            if lists is not None:
+                return ListedPairs(self._source, self._floor, lists, **self._room)
+            return pairs.Pairs(self._source, self._floor, against=self._other, **self._room)
+        return hashes.HashPairs(
+            self._images.hashes[self._contents.kept], self._rules.look_bits, most=self._most, start=self._their_start
         )
 
-    def _place(self) -> dict:
-        return {
-            "against": self._other,
-            "memory_budget_bytes": self._budget,
-            "folder": self._folder,
-            "threads": self._threads,
-        }
+    def _resumed(self, work: bytes, *, listed: bool) -> Work:
+        if self._phase == "nearest":
+            if self._few:
+                return Neighborhoods.resume(self._source, work, memory=self._memory, **self._room)
+            return pairs.Nearest.resume(self._source, self._queries, work, threads=self._room["threads"])
+        if self._phase == "pairs":
+            if listed:
+                return ListedPairs.resume(self._source, work, **self._room)
+            return pairs.Pairs.resume(self._source, work, against=self._other, **self._room)
+        return hashes.HashPairs.resume(
+            self._images.hashes[self._contents.kept], work, most=self._most, start=self._their_start
+        )
+
+    @property
+    def _most(self) -> int:
+        return pairs.most_pairs(self._room["memory_budget_bytes"])
+
+    @property
+    def _their_start(self) -> int | None:
+        """Where the other collection's begin among the kept images."""
+        return None if self._start is None else len(self._ours)
 
     @property
     def _floor(self) -> float:
         """The lowest cosine of a pair that may matter."""
         return rule.floor(self._median, self.threshold, len(self._ours), self._rules)
 
-    def _measure(self, nearest: pairs.Nearest) -> None:
-        """Take the median distance to the nearest image of other content."""
-        places, cosines = nearest.result()
+    def _measure(self, places: NDArray[np.int32], cosines: NDArray[np.float32]) -> None:
+        """Take the median distance to the nearest image of other content, by the nearest (m, k) of the queries."""
         if not len(places) or not places.shape[1]:
             return
         own = self._ours[self._queries]
@@ -260,8 +292,11 @@ class Duplicates(Stepper):
             self._phase = "done"
 
     def _cosines(self, first: np.ndarray, second: np.ndarray) -> NDArray[np.float64]:
-        theirs, others = (self._ours, self._source) if self._other is None else (self._theirs, self._other)
-        return pairs.cosines(self._source, others, np.searchsorted(self._ours, first), np.searchsorted(theirs, second))
+        kept = self._contents.kept
+        left = self._number[np.searchsorted(kept, first)]
+        if self._other is None:
+            return pairs.cosines(self._source, self._source, left, self._number[np.searchsorted(kept, second)])
+        return pairs.cosines(self._source, self._other, left, np.searchsorted(self._theirs, second))
 
 
 @dataclass(frozen=True)

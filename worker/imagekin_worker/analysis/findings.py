@@ -83,9 +83,13 @@ class Found:
 
 @dataclass(frozen=True)
 class Contents:
-    """Images by their bytes: `kept` (c,) is the best of each content in order; `of` (n,) the kept one of each image."""
+    """Images by their bytes: `kept` (c,) is the best of each content in order; `of` (n,) the kept one of each image.
+
+    `first` (c,): the first image that has the bytes of a kept one.
+    """
 
     kept: NDArray[np.int64]
+    first: NDArray[np.int64]
     of: NDArray[np.int64]
     by_hash: dict[str, list[int]]
 
@@ -101,7 +105,8 @@ def contents_of(images: Images, own: int) -> Contents:
         keep = groups.best(images, rows)[0] if len(rows) > 1 else rows[0]
         of[rows] = keep
         by_hash.setdefault(content, []).append(keep)
-    return Contents(np.unique(of), of, by_hash)
+    kept, first = np.unique(of, return_index=True)
+    return Contents(kept, first, of, by_hash)
 
 
 @dataclass(frozen=True)

@@ -16,24 +16,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imagekin import errors
-from imagekin_worker.analysis import groups, pairs, stepper
+from imagekin_worker.analysis import groups, stepper
 from imagekin_worker.analysis.blocks import Blocks, ViewedBlocks
-from imagekin_worker.analysis.findings import Group
+from imagekin_worker.analysis.neighborhoods import ListedPairs, Lists, Memory, Neighborhoods
+from imagekin_worker.analysis.pairs import Nearest
 from imagekin_worker.analysis.stepper import Stepper
 from imagekin_worker.matrix.view import View
 
 NEIGHBORS = 10
-# Near-duplicates where the caller knows of none: Cleanlab's line, of a sample's median.
+# Near-duplicates: Cleanlab's line, of the median nearest distance.
 LINE_SHARE = 0.13
-SAMPLED_ROWS = 4000
 # Lengths in one step: some 40 MB of rows.
 MEASURED_ROWS = 8192
-_SHARES = {"nearest": 0.05, "pairs": 0.1, "neighbors": 0.8, "lengths": 0.05}
+# "again": rows among whose nearest too many were copies.
+_SHARES = {"neighbors": 0.85, "pairs": 0.07, "again": 0.03, "lengths": 0.05}
 _PHASES = (*_SHARES, "done")
 
 
@@ -51,21 +53,12 @@ class Ranking:
     nearest: NDArray[np.int64]
 
 
-def collapsed(n: int, found: list[Group]) -> NDArray[np.int64]:
-    """Return for each of n images (n,) the row that represents its content: the one that its group keeps, or itself."""
-    contents = np.arange(n)
-    for group in found:
-        contents[[member.row for member in group.members]] = group.keep
-    return contents
-
-
 class Outliers(Stepper):
     """Ranks raw vectors `rows` (n, dim) by how strange they are, in steps.
 
-    `contents` (n,): rows that represent each image's content, from `collapsed` after a search for duplicates; without
-    it, images nearer than 1 - 0.13 x the median nearest distance count as one, as do those with equal `identical` (n,),
-    the first row that has the same bytes. Memory: the rows in the view up to
-    `memory_budget_bytes` (beyond that they are in a file in `folder`), and 100 bytes an image.
+    Images nearer than 1 - 0.13 x the median nearest distance count as one, as do those with equal `identical` (n,), the
+    first row that has the same bytes. Lists of the nearest rows are taken from `memory`, or left there. Memory: the
+    rows in the view up to `memory_budget_bytes` (beyond that they are in a file in `folder`), and 200 bytes an image.
     """
 
     def __init__(
@@ -73,24 +66,23 @@ class Outliers(Stepper):
         rows: np.ndarray,
         view: View,
         *,
-        contents: NDArray[np.int64] | None = None,
         identical: NDArray[np.int64] | None = None,
+        memory: Memory | None = None,
         memory_budget_bytes: int,
         folder: Path,
         threads: int = 1,
     ) -> None:
-        if contents is not None and len(contents) != len(rows):
-            raise errors.InvalidRequest("There must be one content for each vector.")
-        self._rows, self._view, self._contents = rows, view, contents
-        self._budget, self._folder, self._threads = memory_budget_bytes, folder, threads
+        self._rows, self._view, self._memory = rows, view, memory
+        self._room: dict[str, Any] = {"memory_budget_bytes": memory_budget_bytes, "folder": folder, "threads": threads}
         # one row for all that are identical, and which of these each row is
         self._once, self._of = np.unique(np.arange(len(rows)) if identical is None else identical, return_inverse=True)
         self._all = ViewedBlocks(Blocks(rows, None if len(self._once) == len(rows) else self._once), view)
-        last = len(self._once) - 1
-        self._sample = np.unique(np.linspace(0, last, SAMPLED_ROWS).astype(np.int64)) if len(rows) else None
-        self._phase = "nearest" if contents is None else "neighbors"
-        self._line = 1.0
-        self._work: pairs.Nearest | pairs.Pairs | pairs.Neighbors | None = None
+        self._phase = "neighbors"
+        self._work: Neighborhoods | ListedPairs | Nearest | None = None
+        # of all of these rows, and once contents are known, of those that stand for one
+        self._lists = Lists(np.zeros((0, 0), np.int32), np.zeros((0, 0), np.float32))
+        # of these rows, the one that stands for each one's content
+        self._leaders = np.arange(len(self._once))
         # ||x' - m|| of what stands for a content, as far as it is known
         self._lengths = np.zeros(0)
 
@@ -102,28 +94,28 @@ class Outliers(Stepper):
         state: bytes,
         *,
         identical: NDArray[np.int64] | None = None,
+        memory: Memory | None = None,
         memory_budget_bytes: int,
         folder: Path,
         threads: int = 1,
     ) -> Outliers:
         """Continue from `state` with the same rows (n, dim); raises JobError if the state is of others."""
         room = {"memory_budget_bytes": memory_budget_bytes, "folder": folder, "threads": threads}
-        self = cls(rows, view, identical=identical, **room)
+        self = cls(rows, view, identical=identical, memory=memory, **room)
         scalars, arrays = stepper.unpacked(state, (len(rows), rows.shape[1]))
-        self._phase, self._line = scalars["phase"], scalars["line"]
-        self._contents = arrays["contents"] if scalars["known"] else None
-        self._lengths = arrays["lengths"].astype(np.float64)
-        work = arrays["work"].tobytes()
-        self._work = self._resumed(work) if work else None
+        self._phase = scalars["phase"]
+        self._lists = Lists(arrays["places"], arrays["cosines"])
+        self._leaders, self._lengths = arrays["leaders"], arrays["lengths"]
+        if work := arrays["work"].tobytes():
+            self._work = self._resumed(work)
         return self
 
     def state(self) -> bytes:
-        """Return all progress: up to 100 bytes an image, so save it from time to time and not after every step."""
-        about = {"shape": list(self._rows.shape), "phase": self._phase, "line": self._line}
-        known = self._contents is not None
-        work = np.frombuffer(self._work.state() if self._work is not None else b"", np.uint8)
-        contents = self._contents if self._contents is not None else np.zeros(0, np.int64)
-        return stepper.packed(about | {"known": known}, {"contents": contents, "lengths": self._lengths, "work": work})
+        """Return all progress: up to 200 bytes an image, so save it from time to time and not after every step."""
+        about = {"shape": list(self._rows.shape), "phase": self._phase}
+        work = np.frombuffer(b"" if self._work is None else self._work.state(), np.uint8)
+        arrays = {"leaders": self._leaders, "lengths": self._lengths, "work": work}
+        return stepper.packed(about, {**arrays, **self._lists._asdict()})
 
     @property
     def finished(self) -> bool:
@@ -131,7 +123,7 @@ class Outliers(Stepper):
 
     @property
     def phase(self) -> str:
-        """The current phase: nearest, pairs, neighbors, lengths, done."""
+        """The current phase: neighbors, pairs, again, lengths, done."""
         return self._phase
 
     @property
@@ -144,12 +136,13 @@ class Outliers(Stepper):
 
     def result(self) -> Ranking:
         """Return the ranking; raises JobError before `advance` has returned True."""
-        if not self.finished or not isinstance(self._work, pairs.Neighbors):
+        if not self.finished:
             raise errors.JobError("The search for outliers is not finished.")
         standing, of = self._standing()
-        places, cosines = self._work.result()
+        places, cosines = self._lists
         if places.shape[1]:
-            scores, nearest = self._scores(places, cosines.astype(np.float64))[of], standing[places[:, 0]][of]
+            scores = self._scores(places, cosines.astype(np.float64))[of]
+            nearest = self._once[standing[places[:, 0]]][of]
         else:
             scores, nearest = np.zeros(len(of)), np.full(len(of), -1)
         order = np.argsort(-scores, kind="stable")
@@ -166,33 +159,55 @@ class Outliers(Stepper):
         return np.sqrt(distances * np.maximum(with_mean, 0))
 
     def _standing(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the rows that represent a content, and for each image which of them represents it."""
-        assert self._contents is not None
-        standing, of = np.unique(self._contents, return_inverse=True)
-        return standing, of
+        """Return which of the rows stand for a content, and for each image which of them stands for it."""
+        standing, of = np.unique(self._leaders, return_inverse=True)
+        return standing, of[self._of]
 
     def _step(self) -> None:
         if self._phase == "lengths":
             self._measure()
             return
         if self._work is None:
-            self._work = self._begun()
+            self._work = Neighborhoods(self._all, memory=self._memory, **self._room)
         if not self._work.advance(lambda: True):
             return
-        if isinstance(self._work, pairs.Nearest):
-            cosines = self._work.result()[1]
-            distances = 1 - cosines[:, 0].astype(np.float64) if cosines.size else np.zeros(1)
-            self._line = min(1.0, 1 - LINE_SHARE * float(np.median(distances)))
-            self._phase, self._work = "pairs", None
-        elif isinstance(self._work, pairs.Pairs):
-            self._contents = self._once[_led(len(self._once), *self._work.result()[:2])][self._of]
-            self._phase, self._work = "neighbors", None
+        if isinstance(self._work, Neighborhoods):
+            self._lists = self._work.result()
+            self._phase, self._work = "pairs", ListedPairs(self._all, self._line(), self._lists, **self._room)
+        elif isinstance(self._work, ListedPairs):
+            self._leaders = _led(len(self._once), *self._work.result()[:2])
+            self._choose()
+            rows, threads = self._all.among(self._standing()[0]), self._room["threads"]
+            self._phase, self._work = "again", Nearest(rows, self._lacking(), NEIGHBORS, threads=threads)
         else:
-            self._phase = "done" if self._view.mean is None else "lengths"
+            lacking = self._lacking()
+            for mine, found in zip(self._lists, self._work.result(), strict=True):
+                mine[lacking] = found
+            self._phase, self._work = "done" if self._view.mean is None else "lengths", None
+
+    def _line(self) -> float:
+        """Return the cosine from which on images count as one."""
+        cosines = self._lists.cosines
+        distances = 1 - cosines[:, 0].astype(np.float64) if cosines.size else np.zeros(1)
+        return min(1.0, 1 - LINE_SHARE * float(np.median(distances)))
+
+    def _choose(self) -> None:
+        """Leave in the lists what stands for a content, by its number among these; -1 where there is too little."""
+        standing, _ = self._standing()
+        count = min(NEIGHBORS, max(len(standing) - 1, 0))
+        number = np.full(len(self._once), -1, np.int32)
+        number[standing] = np.arange(len(standing))
+        places, cosines = number[self._lists.places[standing]], self._lists.cosines[standing]
+        order = np.argsort(places < 0, axis=1, kind="stable")[:, :count]
+        self._lists = Lists(np.take_along_axis(places, order, 1), np.take_along_axis(cosines, order, 1))
+
+    def _lacking(self) -> NDArray[np.int64]:
+        """Return the rows (m,) among whose nearest too many were copies."""
+        return np.flatnonzero((self._lists.places < 0).any(1))
 
     def _measure(self) -> None:
         """Measure the next block of lengths."""
-        standing = self._standing()[0]
+        standing = self._once[self._standing()[0]]
         start = len(self._lengths)
         block = self._view.powered(Blocks(self._rows, standing).read(slice(start, start + MEASURED_ROWS)))
         reciprocals = self._view.terms(block).reciprocals
@@ -201,40 +216,13 @@ class Outliers(Stepper):
         if len(self._lengths) == len(standing):
             self._phase = "done"
 
-    def _begun(self) -> pairs.Nearest | pairs.Pairs | pairs.Neighbors:
-        if self._phase == "nearest":
-            return pairs.Nearest(self._all, self._queries, 1, threads=self._threads)
+    def _resumed(self, work: bytes) -> Neighborhoods | ListedPairs | Nearest:
+        if self._phase == "neighbors":
+            return Neighborhoods.resume(self._all, work, memory=self._memory, **self._room)
         if self._phase == "pairs":
-            return pairs.Pairs(
-                self._all,
-                self._line,
-                memory_budget_bytes=self._budget,
-                folder=self._folder,
-                threads=self._threads,
-            )
-        return pairs.Neighbors(
-            self._standing_rows(),
-            NEIGHBORS,
-            memory_budget_bytes=self._budget,
-            folder=self._folder,
-            threads=self._threads,
-        )
-
-    def _resumed(self, work: bytes) -> pairs.Nearest | pairs.Pairs | pairs.Neighbors:
-        if self._phase == "nearest":
-            return pairs.Nearest.resume(self._all, self._queries, work, threads=self._threads)
-        place = {"memory_budget_bytes": self._budget, "folder": self._folder, "threads": self._threads}
-        if self._phase == "pairs":
-            return pairs.Pairs.resume(self._all, work, **place)
-        return pairs.Neighbors.resume(self._standing_rows(), work, **place)
-
-    @property
-    def _queries(self) -> NDArray[np.int64]:
-        return np.zeros(0, np.int64) if self._sample is None else self._sample
-
-    def _standing_rows(self) -> ViewedBlocks:
-        standing = self._standing()[0]
-        return ViewedBlocks(Blocks(self._rows, None if len(standing) == len(self._rows) else standing), self._view)
+            return ListedPairs.resume(self._all, work, **self._room)
+        rows, threads = self._all.among(self._standing()[0]), self._room["threads"]
+        return Nearest.resume(rows, self._lacking(), work, threads=threads)
 
 
 def _led(n: int, first: np.ndarray, second: np.ndarray) -> NDArray[np.int64]:

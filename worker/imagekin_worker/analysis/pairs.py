@@ -164,9 +164,10 @@ class _Kept:
 class Pairs(Stepper):
     """Finds all pairs of rows whose cosine is `floor` or more, in steps; exact.
 
-    `rows` in a view (see blocks.ViewedBlocks). With `against`, a pair is a row and one of the others. The reduced rows
-    take up to `memory_budget_bytes`; beyond that they are in a file in `folder`. Raises JobError if there are more
-    pairs than the budget allows.
+    `rows` in a view (see blocks.ViewedBlocks). With `against`, a pair is a row and one of the others; `own` (n,) says
+    which of the others the rows themselves are, so that each pair comes once. The reduced rows take up to
+    `memory_budget_bytes`; beyond that they are in a file in `folder`. Raises JobError if there are more pairs than the
+    budget allows.
     """
 
     def __init__(
@@ -175,12 +176,18 @@ class Pairs(Stepper):
         floor: float,
         *,
         against: ViewedBlocks | None = None,
+        own: NDArray[np.int64] | None = None,
         memory_budget_bytes: int,
         folder: Path,
         threads: int = 1,
     ) -> None:
         self._rows, self._others = rows, rows if against is None else against
         self._floor, self._alone, self._threads = floor, against is None, threads
+        # which of our rows each of the others is; our number of rows for those that are not among them
+        self._same: NDArray[np.int64] | None = None
+        if own is not None:
+            self._same = np.full(self._others.n, rows.n)
+            self._same[own] = np.arange(len(own))
         self._budget, self._folder = memory_budget_bytes, folder
         self._at = [0, 0]
         self._first, self._second = np.zeros(0, np.int32), np.zeros(0, np.int32)
@@ -194,6 +201,7 @@ class Pairs(Stepper):
         state: bytes,
         *,
         against: ViewedBlocks | None = None,
+        own: NDArray[np.int64] | None = None,
         memory_budget_bytes: int,
         folder: Path,
         threads: int = 1,
@@ -204,6 +212,7 @@ class Pairs(Stepper):
             rows,
             scalars["floor"],
             against=against,
+            own=own,
             memory_budget_bytes=memory_budget_bytes,
             folder=folder,
             threads=threads,
@@ -277,11 +286,11 @@ class Pairs(Stepper):
         hot = torch.nonzero(scores.amax(1) >= line)[:, 0]
         if len(hot):
             first, second = torch.nonzero(scores[hot] >= line, as_tuple=True)
-            first, second = hot[first] + row, second + column
-            if self._alone:
-                kept = first < second
-                first, second = first[kept], second[kept]
-            yield first.numpy(), second.numpy()
+            left, right = (hot[first] + row).numpy(), (second + column).numpy()
+            if self._alone or self._same is not None:
+                kept = left < (right if self._same is None else self._same[right])
+                left, right = left[kept], right[kept]
+            yield left, right
 
     def _keep(self, first: np.ndarray, second: np.ndarray) -> None:
         """Keep the pairs whose full cosine is high enough."""

@@ -11,12 +11,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from imagekin_worker.analysis import pairs
+from imagekin_worker.analysis import hashes, pairs
 from imagekin_worker.analysis.adaptation import Adaptation
 from imagekin_worker.analysis.blocks import Blocks, ViewedBlocks
 from imagekin_worker.analysis.classification import Classification
+from imagekin_worker.analysis.duplicates import Duplicates
+from imagekin_worker.analysis.groups import Images
 from imagekin_worker.analysis.layout import Layout
-from imagekin_worker.analysis.pairs import Nearest, Neighbors, Pairs
+from imagekin_worker.analysis.neighborhoods import Lists
+from imagekin_worker.analysis.outliers import Outliers
+from imagekin_worker.analysis.pairs import Nearest, Pairs
 from imagekin_worker.analysis.selection import Diverse
 from imagekin_worker.analysis.stepper import Stepper
 from imagekin_worker.bench import timing
@@ -68,14 +72,30 @@ def duplicates(bench: Workbench) -> Figure:
 
 
 def outliers(bench: Workbench) -> Figure:
-    """Measure the ten nearest rows of every row, which outliers follow from, over the bare products."""
+    """Measure a search for outliers, which copies do not hide, over the bare products of all rows with all others."""
     rows, made, folder = _drawn(bench, bench.sizes.pair_rows)
-    source = ViewedBlocks(Blocks(rows), made)
     return _over_products(
         bench,
         made.transform(rows),
-        lambda: Neighbors(source, 10, memory_budget_bytes=BUDGET_BYTES, folder=folder, threads=cores()),
-        f"the 10 nearest of each of {len(rows):,} rows",
+        lambda: Outliers(rows, made, memory_budget_bytes=BUDGET_BYTES, folder=folder, threads=cores()),
+        f"outliers among {len(rows):,} rows",
+    )
+
+
+def together(bench: Workbench) -> Figure:
+    """Measure a search for outliers and then one for near-duplicates, over the bare products of one pass."""
+    rows, made, folder = _drawn(bench, bench.sizes.pair_rows)
+    images, grays = _pictures(len(rows))
+
+    def begin() -> _Together:
+        room = {"memory": _Remembered(), "memory_budget_bytes": BUDGET_BYTES, "folder": folder, "threads": cores()}
+        return _Together(
+            Outliers(rows, made, **room),
+            Duplicates(rows, made, images, thumbnails=lambda at: grays[at % len(grays)], **room),
+        )
+
+    return _over_products(
+        bench, made.transform(rows), begin, f"outliers, then near-duplicates among {len(rows):,} rows"
     )
 
 
@@ -122,12 +142,45 @@ def labels(bench: Workbench) -> Figure:
     return _within(max(works.values()), LEARNED_S, f"{said}; {count:,} rows, {int((given >= 0).sum()):,} labelled")
 
 
+class _Remembered:
+    """Lists in memory, where a worker has a file."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[str, Lists] | None = None
+
+    def known(self, digest: Callable[[], str]) -> Lists | None:
+        return self._kept[1] if self._kept is not None and self._kept[0] == digest() else None
+
+    def keep(self, digest: str, lists: Lists) -> None:
+        self._kept = digest, lists
+
+
+class _Together:
+    """Searches that are done one after the other."""
+
+    def __init__(self, *searches: Stepper) -> None:
+        self._searches = searches
+
+    def advance(self) -> bool:
+        return all(search.advance() for search in self._searches)
+
+
+def _pictures(count: int) -> tuple[Images, np.ndarray]:
+    """Return images of drawn hashes, which no two of share, and some gray pictures (m, 2304)."""
+    drawn = np.random.default_rng(SEED)
+    names = [str(number) for number in range(count)]
+    codes = drawn.integers(0, 1 << 64, (2, count), np.uint64)
+    zeros = np.zeros(count, np.int64)
+    images = Images(names, names, codes[0], codes[1], zeros, zeros > 0, zeros, zeros, zeros.astype(np.float64))
+    return images, drawn.integers(0, 256, (1000, hashes.GRAY_DIM), np.uint8)
+
+
 def _drawn(bench: Workbench, count: int) -> tuple[np.ndarray, View, Path]:
     rows, _ = rows_of(count)
     return rows, views.of(rows, "bench"), bench.settings.cache_folder
 
 
-def _over_products(bench: Workbench, seen: np.ndarray, begin: Callable[[], Stepper], said: str) -> Figure:
+def _over_products(bench: Workbench, seen: np.ndarray, begin: Callable[[], Stepper | _Together], said: str) -> Figure:
     """Return what `begin` takes over products of the rows (n, dim) in the same blocks, each pair of rows once."""
     tensor = torch.from_numpy(seen)
 

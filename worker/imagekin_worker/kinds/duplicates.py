@@ -18,12 +18,13 @@ from imagekin_worker.analysis import stepper
 from imagekin_worker.analysis.duplicates import Duplicates, Other, Verdict
 from imagekin_worker.analysis.findings import Found, Group, Member
 from imagekin_worker.analysis.groups import Images
+from imagekin_worker.analysis.neighborhoods import LISTED
 from imagekin_worker.analysis.prints import Prints
 from imagekin_worker.analysis.stepper import Stepper
 from imagekin_worker.context.lease import Lease
 from imagekin_worker.context.process_state import Node
+from imagekin_worker.kinds import lists, signs
 from imagekin_worker.kinds import pinned as pins
-from imagekin_worker.kinds import signs
 from imagekin_worker.kinds.pinned import Pinned
 from imagekin_worker.matrix.view import View
 from imagekin_worker.network.devices import cores
@@ -131,6 +132,10 @@ class FindDuplicates(pins.Analysis[Search]):
         self._node, self._claim, self._params, self._against = node, claim, params, against
         self.having = params["between"]
 
+    def about(self) -> dict[str, Any]:
+        # progress of a service that made no lists begins again
+        return {"listed": LISTED}
+
     def begin(self, pinned: Pinned, view: View) -> Search:
         return self._search(pinned, view, self._other(None))
 
@@ -178,6 +183,7 @@ class FindDuplicates(pins.Analysis[Search]):
                 against=None if other is None else Other(other.rows, scene.images(theirs, hashes, mirrors)),
                 between=None if self.having is None else scene.values,
                 verdicts=[Verdict(*each) for each in obeyed],
+                memory=lists.of(self._node, self._claim, view),
                 threads=cores(),
             )
 

@@ -12,9 +12,11 @@ from sqlalchemy.orm import Session
 from imagekin.jobs import fence
 from imagekin.jobs.claim import Claim
 from imagekin.store import images
+from imagekin_worker.analysis.neighborhoods import LISTED
 from imagekin_worker.analysis.outliers import Outliers
 from imagekin_worker.context.lease import Lease
 from imagekin_worker.context.process_state import Node
+from imagekin_worker.kinds import lists
 from imagekin_worker.kinds import pinned as pins
 from imagekin_worker.kinds.pinned import Pinned
 from imagekin_worker.matrix.view import View
@@ -24,19 +26,23 @@ from imagekin_worker.network.devices import cores
 class FindOutliers(pins.Analysis[Outliers]):
     """The images that are farthest from their nearest ones of other content."""
 
-    def __init__(self, node: Node, params: dict[str, Any]) -> None:
-        self._node, self._params = node, params
+    def __init__(self, node: Node, claim: Claim, params: dict[str, Any]) -> None:
+        self._node, self._claim, self._params = node, claim, params
         self._room: dict[str, Any] = {
             "memory_budget_bytes": node.settings.cluster_memory_bytes,
             "folder": node.settings.cache_folder,
             "threads": cores(),
         }
 
+    def about(self) -> dict[str, Any]:
+        # progress of a service that made no lists begins again
+        return {"listed": LISTED}
+
     def begin(self, pinned: Pinned, view: View) -> Outliers:
-        return Outliers(pinned.rows, view, identical=self._identical(pinned), **self._room)
+        return Outliers(pinned.rows, view, **self._known(pinned, view), **self._room)
 
     def resume(self, pinned: Pinned, view: View, state: bytes) -> Outliers:
-        return Outliers.resume(pinned.rows, view, state, identical=self._identical(pinned), **self._room)
+        return Outliers.resume(pinned.rows, view, state, **self._known(pinned, view), **self._room)
 
     def conclude(self, pinned: Pinned, work: Outliers) -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:
         found = work.result()
@@ -57,8 +63,9 @@ class FindOutliers(pins.Analysis[Outliers]):
         )
         return {"n": len(chosen), "images": len(pinned.ids)}, rows
 
-    def _identical(self, pinned: Pinned) -> NDArray[np.int64]:
-        return self._node.database.read(_firsts, pinned.ids)
+    def _known(self, pinned: Pinned, view: View) -> dict[str, Any]:
+        identical = self._node.database.read(_firsts, pinned.ids)
+        return {"identical": identical, "memory": lists.of(self._node, self._claim, view)}
 
 
 def run(node: Node, claims: Sequence[Claim], lease: Lease) -> None:
@@ -69,7 +76,7 @@ def run(node: Node, claims: Sequence[Claim], lease: Lease) -> None:
     """
     (claim,) = claims
     params = node.database.read(fence.job_of, claim).params
-    pins.run(node, claim, lease, params, FindOutliers(node, params))
+    pins.run(node, claim, lease, params, FindOutliers(node, claim, params))
 
 
 def _firsts(session: Session, ids: list[str]) -> NDArray[np.int64]:

@@ -237,7 +237,7 @@ def run(node: Node, claim: Claim, lease: Lease, params: dict[str, Any], analysis
 def worked(
     node: Node, claim: Claim, lease: Lease, params: dict[str, Any], analysis: Analysis[Work], share: float = 1.0
 ) -> Slice[Work] | None:
-    """Work in slices while the turn lasts; return what is finished; None where it was let go for the next claim.
+    """Work in slices while the turn lasts; return what is finished, None if it was let go for the next claim.
 
     `share`: what the analysis is of the whole job.
     """
@@ -264,7 +264,7 @@ def _over(node: Node, lease: Lease, part: Slice[Any]) -> Callable[[], bool]:
 
 
 def lasts(node: Node, began: float) -> bool:
-    """Tell whether a turn goes on after a slice: it is not long, and nothing else waits for a worker."""
+    """Return whether a turn lasts beyond a slice: it is not long, and nothing else waits for a worker."""
     longest = min(SLICES * SLICE_S, node.settings.soft_time_limit_s / 3)
     return time.monotonic() - began < longest and not node.database.read(waiting, node.lane, node.settings)
 

@@ -1,4 +1,7 @@
-"""The folder of matrix files: one for each collection and view, under a disk budget; it may be emptied at any time."""
+"""The folder of matrix files, one for each collection and view, and of lists of nearest rows, under a disk budget.
+
+It may be emptied at any time.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,14 @@ from sqlalchemy.orm import Session
 from imagekin.database import sql, tables
 from imagekin.enums import ViewName
 from imagekin.settings import Settings
-from imagekin_worker.matrix import file
+from imagekin_worker.matrix import file, list_file
 from imagekin_worker.matrix.file import Damaged, Label, MatrixFile, Writer
 
 log = structlog.get_logger()
 
 SUFFIX = ".matrix"
+# What is kept until the budget is spent.
+KEPT = (SUFFIX, list_file.SUFFIX)
 # What a writer that died left behind; one that lives writes to its file more often.
 ABANDONED_S = 3600.0
 
@@ -90,10 +95,14 @@ class MatrixCache:
             else:
                 yield True
 
+    def nearest(self, collection_id: str, view: str) -> Path:
+        """Return the path of the lists of nearest rows of a collection in a view (see list_file)."""
+        return self.folder / f"{collection_id}.{view}{list_file.SUFFIX}"
+
     def prune(self, living: Callable[[Iterable[str]], set[str]]) -> int:
         """Remove files of collections that are not among the `living`, then the oldest past the budget.
 
-        Return how many matrix files went.
+        Return how many of both kinds went.
         """
         removed = 0
         files = self._files()
@@ -103,8 +112,8 @@ class MatrixCache:
             abandoned = path.suffix == ".part" and time.time() - about.st_mtime > ABANDONED_S
             if abandoned or (path.suffix != ".part" and _collection(path) not in alive):
                 path.unlink(missing_ok=True)
-                removed += path.suffix == SUFFIX
-            elif path.suffix == SUFFIX:
+                removed += path.suffix in KEPT
+            elif path.suffix in KEPT:
                 kept.append((about.st_mtime, about.st_size, path))
         total = sum(size for _, size, _ in kept)
         # the newest stays, whatever its size: it is in use
@@ -125,7 +134,7 @@ class MatrixCache:
         with suppress(FileNotFoundError):
             for path in self.folder.iterdir():
                 with suppress(FileNotFoundError):
-                    if path.suffix in (SUFFIX, ".lock", ".part"):
+                    if path.suffix in (*KEPT, ".lock", ".part"):
                         found[path] = path.stat()
         return found
 
