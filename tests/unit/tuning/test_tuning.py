@@ -261,8 +261,10 @@ def of_timm(name: str) -> Callable[[Path], tuple[str, torch.nn.Module]]:
     """A network of timm, without its head."""
 
     def make(weights: Path) -> tuple[str, torch.nn.Module]:
-        networks.keep(networks.of_timm(name), weights / f"timm/{name}.safetensors")
-        return f"timm/{name}", networks.of_timm(name, num_classes=0)
+        network: Any = networks.of_timm(name)
+        networks.keep(network, weights / f"timm/{name}.safetensors")
+        network.reset_classifier(0)
+        return f"timm/{name}", network
 
     return make
 
