@@ -1,22 +1,21 @@
-"""Near-duplicates and outliers among real photographs, by the default backbone."""
+"""Pictures of a set with light copies and strange ones among them, embedded by the default backbone."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 from imagekin_worker.analysis import hashes
 from imagekin_worker.analysis.duplicates import Duplicates
 from imagekin_worker.analysis.findings import Found
 from imagekin_worker.analysis.groups import Images
-from imagekin_worker.analysis.outliers import Outliers
 from imagekin_worker.matrix import view
 from imagekin_worker.pipeline.lanes import Outcome
 from kit import photographs
@@ -113,16 +112,16 @@ def of(outcomes: list[Outcome[str]], sizes: dict[str, int]) -> Embedded:
 
 
 def originals(name: str) -> tuple[list[Outcome[str]], dict[str, bytes]]:
-    """Return what became of a set's photographs, by their paths in it, and their bytes."""
+    """Return what became of a set's pictures, by their kinds and names, and their bytes."""
     found = photographs.labelled(name).outcomes
-    named: Any = [replace(outcome, item=str(outcome.item.relative_to(photographs.DATA / name))) for outcome in found]  # type: ignore[arg-type]
+    named: Any = [replace(outcome, item=f"{outcome.item.parent.name}/{outcome.item.name}") for outcome in found]  # type: ignore[arg-type]
     return named, {each.item: outcome.item.read_bytes() for each, outcome in zip(named, found, strict=True)}
 
 
-@pytest.fixture(scope="module")
-def altogether() -> Embedded:
-    """All photographs, copies of every fifth, and strange pictures."""
-    outcomes, files = originals("photos")
+@cache
+def altogether(name: str) -> Embedded:
+    """All pictures of a set, copies of every fifth ("#" and how in their names), and strange ones ("strange/")."""
+    outcomes, files = originals(name)
     copies = {f"{name}#{kind}": copy(opened(files[name])) for name in list(files)[::5] for kind, copy in COPIES.items()}
     added = copies | strange()
     outcomes += photographs.embedded(added, added.__getitem__)
@@ -130,44 +129,7 @@ def altogether() -> Embedded:
     return of(sorted(outcomes, key=lambda outcome: outcome.item), sizes)
 
 
-def test_light_copies_are_found_and_nothing_else(altogether: Embedded, tmp_path: Path) -> None:
-    chosen = [row for row, name in enumerate(altogether.names) if not name.startswith("strange")]
-    names = [altogether.names[row] for row in chosen]
-    found = altogether.duplicates(tmp_path, chosen)
-    of = [name.split("#")[0] for name in names]
-    pairs = [(one.keep, member.row) for one in found.groups for member in one.members[1:]]
-    right = [pair for pair in pairs if of[pair[0]] == of[pair[1]]]
-    assert len(right) >= 0.99 * len(pairs)
-    grouped = {row: group.keep for group in found.groups for row in (member.row for member in group.members)}
-    for kind in COPIES:
-        copies = [row for row, name in enumerate(names) if name.endswith(f"#{kind}")]
-        there = [row for row in copies if grouped.get(row) == grouped.get(names.index(of[row]), -1)]
-        print(f"{kind}: {len(there)} of {len(copies)}; line {found.threshold:.3f}")
-        assert len(there) >= 0.9 * len(copies), kind
-    whole = [group for group in found.groups if "#" not in names[group.keep]]
-    assert len(whole) >= 0.9 * len(found.groups)
-
-
-@pytest.mark.parametrize("name", [view.CALIBRATED, view.RAW])
-def test_strange_pictures_come_first(altogether: Embedded, name: str, tmp_path: Path) -> None:
-    chosen = [row for row, name in enumerate(altogether.names) if "#" not in name]
-    rows = altogether.rows[chosen]
-    search = Outliers(rows, view.of(rows, "space", name), memory_budget_bytes=BUDGET, folder=tmp_path)
-    search.advance()
-    first = [altogether.names[chosen[row]] for row in search.result().order[:12]]
-    assert all(name.startswith("strange") for name in first), first
-
-
-def test_leaks_between_splits_are_named(tmp_path: Path) -> None:
-    outcomes, files = originals("furniture")
-    furniture = of(outcomes, {name: len(data) for name, data in files.items()})
-    splits = [Path(name).name.split("_")[0] for name in furniture.names]
-    found = furniture.duplicates(tmp_path, list(range(len(splits))), between=splits)
-    named = {frozenset((furniture.names[look.a], furniture.names[look.b])) for look in found.look}
-    for group in found.groups:
-        named |= {frozenset((furniture.names[group.keep], furniture.names[one.row])) for one in group.members[1:]}
-    assert {
-        frozenset(("lamp/train_00000004.jpg", "lamp/val_00000034.jpg")),
-        frozenset(("wardrobe/test_00000040.jpg", "wardrobe/train_00000007.jpg")),
-    } <= named
-    assert len(named) <= 4
+def alone(name: str) -> Embedded:
+    """The pictures of a set."""
+    outcomes, files = originals(name)
+    return of(outcomes, {name: len(data) for name, data in files.items()})
