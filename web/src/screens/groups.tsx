@@ -1,7 +1,7 @@
 // Clusters as rows, from their middle to their edge.
 import { useSignal } from "@preact/signals";
 import { useEffect, useMemo } from "preact/hooks";
-import { get, send } from "../api";
+import { at, get, send } from "../api";
 import { SelectionBar } from "../bar";
 import { label } from "../deeds";
 import { Drawer, thumbnail } from "../drawer";
@@ -19,6 +19,8 @@ import type { Assignment, Cluster, ClusterResult, Job } from "../wire";
 import { Waiting } from "./waiting";
 
 const STRIP = 12;
+// what the service tries by itself
+const MOST_TRIED = 50;
 
 export function Groups({ name, id }: { name: string; id: string }) {
   const job = useSignal<Job | null>(null);
@@ -52,7 +54,7 @@ export function Groups({ name, id }: { name: string; id: string }) {
 
   const begin = async (number: string) => {
     try {
-      const made = await start("cluster", { collection: name, n_clusters: number === "auto" ? "auto" : Number(number), metric: "cosine" });
+      const made = await start("cluster", { collection: name, metric: "cosine", ...(await wanted(name, number)) });
       go(here(name, "groups", made.id));
     } catch (error) {
       complain(error);
@@ -103,6 +105,13 @@ export function Groups({ name, id }: { name: string; id: string }) {
       <SelectionBar name={name} />
     </main>
   );
+}
+
+/** Of few images the best silhouettes are those of pairs, which show no order: at most their root is tried. */
+async function wanted(name: string, number: string): Promise<object> {
+  if (number !== "auto") return { n_clusters: Number(number) };
+  const { image_count } = await get<{ image_count: number }>(at.collection(name));
+  return { n_clusters: "auto", max_clusters: Math.max(2, Math.min(MOST_TRIED, Math.floor(Math.sqrt(image_count)))) };
 }
 
 function Begin({ begin }: { begin: (number: string) => void }) {
