@@ -239,7 +239,7 @@ def test_the_map_shows_selects_and_opens(page: Page, client: Client, demo: str) 
     page.get_by_role("button", name="Whole map").click()
     until(lambda: shown.count() > 9)
     # by keys: the image in the middle is opened, a number leads to another screen
-    page.keyboard.press("Enter")
+    plane.press("Enter")
     expect(page.get_by_role("dialog").locator(".kin button").first).to_be_visible()
     page.keyboard.press("Escape")
     page.keyboard.press("1")
