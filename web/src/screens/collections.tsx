@@ -64,7 +64,7 @@ export function Collections() {
       </section>
       {found.value && !shown.length && (
         <p class="empty">
-          Then look through them: what is alike, which are duplicates, which groups there are. Label a few, let these teach the rest, and take the set away.
+          Then look through them: what looks like what, what is there twice, which groups there are. Label a few, let these teach the rest, and take the set away.
         </p>
       )}
       <ul class="cards">
