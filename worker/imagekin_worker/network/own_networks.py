@@ -116,13 +116,13 @@ def _tried(network: Own, space: Space, path: Path) -> Tensor:
     """Run some noise and return the vectors (2, dim); raises WeightsUnavailable, which says what is wrong with them."""
     pictures = _noise(space, network.device)
     vectors = _vectors(network, pictures[:2], space, path)
-    for again, others in (
-        (pictures[:2], ""),
+    for company, others in (
         (pictures[:1], "on the number of pictures in the batch"),
         (pictures[[0, 2]], "on the other pictures of the batch"),
     ):
-        if not _same(_vectors(network, again, space, path)[0], vectors[0]):
-            depends = f"depends {others}" if others else "is another one each time"
+        if not _same(_vectors(network, company, space, path)[0], vectors[0]):
+            same = _same(_vectors(network, pictures[:2], space, path)[0], vectors[0])
+            depends = f"depends {others}" if same else "is another one each time"
             raise errors.WeightsUnavailable(
                 f"{path}: the vector of a picture {depends}. Set the network to eval mode before it is exported "
                 "(`network.eval()`), so that BatchNorm and Dropout work as after training."
