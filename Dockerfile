@@ -44,10 +44,10 @@ ARG TORCH_INDEX=
 RUN pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch torchvision
 
 FROM torch AS worker
-# Networks that work long are compiled, which takes a compiler.
+# PyTorch compiles networks for a GPU by it; for a processor OpenVINO does without.
 RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 COPY --from=stub /usr/src/imagekin ./
-RUN pip install '.[worker]'
+RUN pip install '.[cpu]'
 COPY . .
 RUN pip install --no-deps --force-reinstall . && cp docker/worker_health.py /usr/local/lib/imagekin_worker_health.py
 # Downloaded weights lie on the weights volume, so that they are downloaded once.

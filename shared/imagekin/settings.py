@@ -144,7 +144,7 @@ class Settings(BaseSettings):
         "once a machine; 0: never.",
     )
     compile_after_s: float = Field(
-        default=60,
+        default=20,
         ge=0,
         description="After this many seconds of a backbone's work a worker compiles it in the background, once a "
         "machine; 0: never, and compiled ones are not used.",

@@ -6,6 +6,7 @@ import copy
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -130,13 +131,17 @@ class Models:
 
 
 class Compiled(Protocol):
-    """A network compiled for batches of exactly `batch` pictures; its input and output are those of Scaled."""
+    """A network that was compiled, and the file that it is from; its input and output are those of Scaled."""
 
-    batch: int
+    path: Path
     nbytes: int
 
+    def takes(self, count: int) -> bool:
+        """Return whether it takes batches of a size."""
+        ...
+
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Embed pixels uint8 (batch, height, width, 3) into (batch, dim) float32."""
+        """Embed pixels uint8 (n, height, width, 3) into (n, dim) float32."""
         ...
 
 
@@ -191,9 +196,7 @@ class TorchBackbone:
         if self._reference or batch.dtype != np.uint8:
             return self._network(self._plainly_scaled(batch)).float().cpu().numpy()
         pixels = torch.from_numpy(np.ascontiguousarray(batch.transpose(0, 2, 3, 1))).to(self.device)
-        compiled = self._compiled
-        network = self.scaled if compiled is None or len(batch) != compiled.batch else compiled
-        return network(pixels).cpu().numpy()
+        return self._runs(len(batch))(pixels).cpu().numpy()
 
     def stream(self, batch: int) -> slots.Stream:
         """Return the slots for batches of one size; they are made once, since recording a GPU's graphs takes time."""
@@ -203,14 +206,19 @@ class TorchBackbone:
         return self._stream
 
     def switch(self, compiled: Compiled) -> None:
-        """Use a compiled network from now on for batches of its size; a batch in progress is not disturbed."""
+        """Use a compiled network from now on for the batches that it takes; one in progress is not disturbed."""
         self.nbytes += compiled.nbytes
         self._compiled, self._stream = compiled, None
 
     @property
-    def compiled_batch(self) -> int | None:
-        """The batch size of the compiled network in use; None without one."""
-        return None if self._compiled is None else self._compiled.batch
+    def compiled_from(self) -> Path | None:
+        """The file of the compiled network in use; None without one."""
+        return None if self._compiled is None else self._compiled.path
+
+    def _runs(self, count: int) -> Compiled | Scaled:
+        """Return what runs batches of a size."""
+        compiled = self._compiled
+        return self.scaled if compiled is None or not compiled.takes(count) else compiled
 
     def _made(self, network: nn.Module) -> tuple[nn.Module, int]:
         """Prepare the network for the device; with the bytes of its numbers."""
@@ -256,9 +264,7 @@ class TorchBackbone:
             return [slots.HostSlot(self.embed, batch, shape) for _ in range(SLOTS)]
         from imagekin_worker.network import cuda
 
-        compiled = self._compiled
-        network = compiled if compiled is not None and compiled.batch == batch else self.scaled
-        queue = cuda.Queue(network, self.device)
+        queue = cuda.Queue(self._runs(batch), self.device)
         return [cuda.CudaSlot(queue, batch, shape) for _ in range(SLOTS)]
 
     def _plainly_scaled(self, batch: Batch) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import platform
+from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -16,19 +17,26 @@ _PACKAGES = ("network", "pipeline", "tuning")
 
 
 def folder(settings: Settings, kind: str) -> Path:
-    """Return the folder for one kind of results of this machine, this PyTorch and this code."""
+    """Return the folder for one kind of results of this machine, PyTorch and OpenVINO, and this code."""
     return settings.cache_folder / kind / key()
 
 
 @functools.cache
 def key() -> str:
-    """Return 16 hex characters that name the machine, PyTorch and the code."""
-    parts = [platform.machine(), _processor(), torch.__version__, *_gpus()]
+    """Return 16 hex characters that name the machine, the libraries and the code."""
+    parts = [platform.machine(), _processor(), torch.__version__, _version("openvino"), *_gpus()]
     digest = hashlib.sha256("\n".join(parts).encode())
     for package in _PACKAGES:
         for path in sorted((Path(__file__).parents[1] / package).rglob("*.py")):
             digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def _processor() -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -30,7 +29,6 @@ log = structlog.get_logger()
 
 CALIBRATION_S = 4.0
 STOP_S = 5.0
-_COMPILERS = ("g++", "c++", "clang++")
 
 
 class Tuner:
@@ -100,8 +98,8 @@ class Tuner:
         if not backbone.compiles:
             log.info("not_compiled", backbone=backbone.space.backbone, reason="its file cannot be compiled")
             return
-        if backbone.device.type == "cpu" and _compiler() is None:
-            log.info("not_compiled", backbone=backbone.space.backbone, reason="there is no C++ compiler")
+        if not compiled.available(backbone.device):
+            log.info("not_compiled", backbone=backbone.space.backbone, reason='there is no OpenVINO: "imagekin[cpu]"')
             return
         self._compilation = Compilation(self._order(backbone), backbone)
 
@@ -118,22 +116,23 @@ class Tuner:
         order = self._order(backbone)
         if order.path in self._unusable:
             return True
-        if order.path.exists() and backbone.compiled_batch != order.batch:
+        if order.path.exists() and backbone.compiled_from != order.path:
+            lanes = self._arrangements[backbone.space.fingerprint].lanes
             try:
-                lanes = self._arrangements[backbone.space.fingerprint].lanes
-                backbone.switch(compiled.load(order.path, backbone.device, order.batch, lanes))
-            # AttributeError: a library without what is called in it
-            except (OSError, RuntimeError, AttributeError) as error:
+                backbone.switch(
+                    compiled.load(order.path, backbone.device, order.batch, lanes=lanes, threads=order.threads)
+                )
+            except (ImportError, OSError, RuntimeError) as error:
                 self._unusable.add(order.path)
                 log.warning("compiled_network_unusable", path=str(order.path), error=str(error).splitlines()[0])
                 return True
-            log.info("compiled_network_used", backbone=backbone.space.backbone, batch=order.batch)
+            log.info("compiled_network_used", backbone=backbone.space.backbone)
         return order.done
 
     def _order(self, backbone: TorchBackbone) -> Order:
         arrangement, device = self._arrangements[backbone.space.fingerprint], backbone.device
-        suffix = ".so" if device.type == "cpu" else ".pt2"
-        name = f"{backbone.space.fingerprint}-{device.type}-{arrangement.batch}-{arrangement.threads}{suffix}"
+        fitting = f"{arrangement.threads}.xml" if device.type == "cpu" else f"{arrangement.batch}.pt2"
+        name = f"{backbone.space.fingerprint}-{device.type}-{fitting}"
         path = cache_key.folder(self._settings, "compiled") / name
         weights_dir = self._settings.weights_dir.resolve()
         return Order(backbone.space, weights_dir, str(device), arrangement.batch, arrangement.threads, path)
@@ -200,8 +199,3 @@ class Compilation:
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):
             self._process.stdin.close()
-
-
-def _compiler() -> str | None:
-    """Find the C++ compiler that PyTorch will use."""
-    return next(filter(None, map(shutil.which, (os.environ.get("CXX") or "", *_COMPILERS))), None)
