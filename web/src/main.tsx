@@ -45,19 +45,21 @@ function App({ fault }: { fault: string }) {
 
 function Screen() {
   const { screen, collection, id } = route.value;
-  const fault = useSignal("");
+  const fault = useSignal({ of: "", text: "" });
   enter(collection);
   useEffect(() => {
-    fault.value = "";
     if (!collection) return undefined;
     const gone = new AbortController();
     get(at.collection(collection), gone.signal).catch((error) => {
-      if (error instanceof Problem && error.code === "collection_not_found") fault.value = error.message;
+      if (error instanceof Problem && error.code === "collection_not_found") fault.value = { of: collection, text: error.message };
     });
-    return () => gone.abort();
+    return () => {
+      gone.abort();
+      fault.value = { of: "", text: "" };
+    };
   }, [collection]);
   document.title = [collection || (screen === "collections" ? "" : screen), "imagekin"].filter(Boolean).join(" · ");
-  if (fault.value) return <Missing title={collection} text={fault.value} to="/" where="All collections" />;
+  if (fault.value.text && fault.value.of === collection) return <Missing title={collection} text={fault.value.text} to="/" where="All collections" />;
   switch (screen) {
     case "collections":
       return <Collections />;
