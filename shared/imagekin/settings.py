@@ -39,6 +39,11 @@ class Settings(BaseSettings):
         default="redis://127.0.0.1:6379/0", repr=False, description="Redis that carries the doorbells."
     )
     storage_url: str = Field(default="", description="fsspec URL of uploads; empty: a folder in the data folder.")
+    blob_url: str = Field(
+        default="",
+        description="fsspec URL, or a folder, of the vectors and thumbnails that are written from now on; empty: they "
+        "are in the database.",
+    )
     cache_dir: str = Field(
         default="",
         description="Folder for files that workers can make again: matrices, calibrations, compiled networks, the "

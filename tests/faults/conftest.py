@@ -21,7 +21,9 @@ def fault_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
 @pytest.fixture(scope="session")
 def shared_cluster(fault_database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder: Path = tmp_path_factory.mktemp("cluster")
-    with Cluster(folder, fault_database) as cluster:
+    # there with blobs outside, too
+    blob_url = "" if fault_database.startswith("sqlite") else str(folder / "blobs")
+    with Cluster(folder, fault_database, blob_url=blob_url) as cluster:
         yield cluster
 
 

@@ -200,10 +200,13 @@ def migrated(url: str) -> str:
 
 def run(seconds: float, kind: str, seed: int) -> bool:
     """Run, print what came out, and tell whether nothing was lost and nothing doubled."""
-    print(f"seed {seed}, {kind}, {seconds:g} s of faults", flush=True)
+    # every other run with blobs in a folder
+    outside = seed % 2 == 1
+    print(f"seed {seed}, {kind}, blobs {'outside' if outside else 'inside'}, {seconds:g} s of faults", flush=True)
     with tempfile.TemporaryDirectory(prefix="ik-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        with database(kind, folder) as url, Cluster(folder / "data", url) as cluster:
+        blob_url = str(folder / "blobs") if outside else ""
+        with database(kind, folder) as url, Cluster(folder / "data", url, blob_url=blob_url) as cluster:
             load, faults = Load(cluster, seed), Faults(cluster, seed)
             load.start()
             try:

@@ -249,6 +249,11 @@ FAULTS = [
     fault(one_bit_of_a_vector, {"segment_checksum"}),
     fault(vectors_of_nan, {"vectors_finite"}),
     fault(thumbnails_that_overlap, {"thumbnail_offsets"}),
+    statements(f"UPDATE thumbnails SET checksum = 1 WHERE segment_id = {SEGMENT}", found={"thumbnail_checksum"}),
+    statements(f"UPDATE segments SET data = '' WHERE id = {SEGMENT}", found={"blobs_there"}),
+    statements(
+        "INSERT INTO loose_blobs (segment_id, since, removing) VALUES ('none', 1, false)", found={"loose_blobs"}
+    ),
     statements("UPDATE spaces SET precision = 'fast'", found={"spaces"}),
     statements("UPDATE chunks SET lease_until = 1 WHERE status = 'claimed'", found={"leases"}, left=set()),
     statements("UPDATE chunks SET lease_until = NULL WHERE status = 'claimed'", found={"leases"}, left=set()),

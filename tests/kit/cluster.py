@@ -29,6 +29,7 @@ from imagekin.settings import Settings
 from imagekin.stack import port, redis
 from imagekin.stack.environment import child_environment
 from imagekin.stack.service import Process, Service
+from imagekin.store.blobs import Blobs
 from imagekin.uploads.files import Storage
 from kit import history, tiny
 from kit.patience import PATIENCE_S, until
@@ -93,7 +94,7 @@ class Cluster:
             **{**SHORT, **changes},
         )
         self.env = child_environment(self.settings)
-        self.database = PatientDatabase(database_url)
+        self.database = PatientDatabase(database_url, blobs=Blobs.of(self.settings))
         self.accepted: dict[str, list[str]] = {}
         self.redis = self._process(redis.service(self.socket))
         ready = partial(port.answers, self.settings.host, self.settings.port, "/healthz")

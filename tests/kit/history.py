@@ -15,7 +15,7 @@ from imagekin.database.engine import Database
 from imagekin.enums import ENDED_CHUNKS, TERMINAL, ChunkStatus, ItemStatus, JobStatus
 from imagekin.jobs import view
 from imagekin.schemas.kinds import JobKind
-from imagekin.store import ledger, vector_codec
+from imagekin.store import blobs, ledger, vector_codec
 from kit import tiny
 
 COUNTED = ("embedded", "reused", "skipped", "failed")
@@ -138,8 +138,9 @@ def _check_collection(session: Session, collection: tables.Collection, report: R
     images = 0
     for segment, rows in _segments(session, collection.id):
         where = f"segment {segment.id} of {collection.name}"
-        report.expect(vector_codec.checksum(segment.data) == segment.checksum, f"{where} has a wrong checksum")
-        matrix = vector_codec.decode(segment.data, segment.dim, segment.dtype)
+        [data] = blobs.whole(session, blobs.Kind.VECTORS, [(segment.id, segment.data)])
+        report.expect(vector_codec.checksum(data) == segment.checksum, f"{where} has a wrong checksum")
+        matrix = vector_codec.decode(data, segment.dim, segment.dtype)
         report.expect(len(matrix) == segment.count, f"{where} has {len(matrix)} vectors for a count of {segment.count}")
         used = Counter(image.row for image in rows)
         idle = [row for row in range(segment.count) if row not in used]

@@ -11,6 +11,7 @@ import flask
 from imagekin.database.engine import Database
 from imagekin.doorbell import Doorbell
 from imagekin.settings import Settings
+from imagekin.store.blobs import Blobs
 from imagekin.uploads.files import Storage
 from imagekin_api.wiring.rates import Rates
 from imagekin_api.wiring.waiting import Watcher
@@ -36,7 +37,7 @@ class Service:
     @classmethod
     def open(cls, settings: Settings) -> Service:
         """Open what the settings name; it does not connect yet."""
-        database = Database(settings.database, pool_size=settings.api_threads)
+        database = Database(settings.database, pool_size=settings.api_threads, blobs=Blobs.of(settings))
         watcher = Watcher(database, max_waiting=settings.api_threads // 2)
         exports = threading.BoundedSemaphore(settings.api_threads // 2)
         return cls(settings, database, Storage(settings), Doorbell(settings), watcher, Rates.of(settings), exports)

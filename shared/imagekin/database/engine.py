@@ -37,13 +37,15 @@ PASSING_SQLSTATES = frozenset({"40001", "40P01", "55P03"})
 UNDEFINED_SQLSTATES = frozenset({"42P01", "42703"})
 READ_ONLY = "imagekin_read_only"
 # The migration that this code needs; a test holds it to the newest one in imagekin_migrations.
-REVISION = "0007"
+REVISION = "0008"
 
 
 class Database:
     """A database by its SQLAlchemy URL (SQLite or PostgreSQL)."""
 
-    def __init__(self, url: str, *, pool_size: int = 8) -> None:
+    def __init__(self, url: str, *, pool_size: int = 8, blobs: object = None) -> None:
+        # what sessions find as `info["blobs"]`: where vectors and thumbnails lie that are not in the database
+        self.blobs = blobs
         address = sa.make_url(url)
         self.is_sqlite = address.get_backend_name() == "sqlite"
         if self.is_sqlite:
@@ -88,7 +90,7 @@ class Database:
         """Return a session that writes nothing and sees the database at one moment, for as long as the block lasts."""
         with (
             self.engine.connect().execution_options(**self._options(True)) as connection,
-            orm.Session(connection, expire_on_commit=False) as session,
+            orm.Session(connection, expire_on_commit=False, info={"blobs": self.blobs}) as session,
             session.begin(),
         ):
             yield session
@@ -100,7 +102,7 @@ class Database:
             try:
                 with (
                     self.engine.connect().execution_options(**self._options(read_only)) as connection,
-                    orm.Session(connection, expire_on_commit=False) as session,
+                    orm.Session(connection, expire_on_commit=False, info={"blobs": self.blobs}) as session,
                     session.begin(),
                 ):
                     return work(session, *args, **kwargs)

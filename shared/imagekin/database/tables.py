@@ -133,7 +133,20 @@ class Thumbnails(Base):
 
     segment_id: Mapped[str] = mapped_column(sa.ForeignKey("segments.id"), primary_key=True)
     offsets: Mapped[bytes]
+    # of `data`; null for those from before it was kept
+    checksum: Mapped[int | None] = mapped_column(sa.BigInteger())
     data: Mapped[bytes] = deferred(mapped_column(sa.LargeBinary()))
+
+
+class LooseBlob(Base):
+    """A segment's blobs that may lie in the storage without a row that names them: see imagekin.store.blobs."""
+
+    __tablename__ = "loose_blobs"
+
+    segment_id: Mapped[str] = mapped_column(sa.String(ID_LENGTH), primary_key=True)
+    since: Mapped[float] = mapped_column(sa.Double(), default=clock(), index=True)
+    # no row may name them any more
+    removing: Mapped[bool] = mapped_column(default=False)
 
 
 class Signs(Base):
@@ -454,7 +467,7 @@ class Worker(Base):
 
 
 # The same tables for statements that many chunks run: the session would make an object's worth of each row.
-CHUNKS, COLLECTIONS, IMAGES, JOBS, PLANNED_KEYS, SEGMENTS, THUMBNAILS = (
+CHUNKS, COLLECTIONS, IMAGES, JOBS, LOOSE_BLOBS, PLANNED_KEYS, SEGMENTS, THUMBNAILS = (
     Base.metadata.tables[name]
-    for name in ("chunks", "collections", "images", "jobs", "planned_keys", "segments", "thumbnails")
+    for name in ("chunks", "collections", "images", "jobs", "loose_blobs", "planned_keys", "segments", "thumbnails")
 )

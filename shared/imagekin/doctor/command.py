@@ -11,6 +11,7 @@ from imagekin.cli import output
 from imagekin.database.engine import Database
 from imagekin.doctor.examination import Report, examine
 from imagekin.settings import Settings
+from imagekin.store.blobs import Blobs
 from imagekin.uploads.files import Storage
 
 
@@ -23,7 +24,7 @@ def doctor(
     It reads the database and the storage that the IMAGEKIN_* settings name, while the service runs or not.
     """
     settings = Settings()
-    database = Database(settings.database)
+    database = Database(settings.database, blobs=Blobs.of(settings))
     try:
         report = examine(database, Storage(settings), settings, repair=repair)
     finally:

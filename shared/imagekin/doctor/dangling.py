@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from imagekin.database import tables
 from imagekin.doctor.checks import Batch, Check, Finding, System, walk
+from imagekin.store import blobs
 
 # Child, column, parent; children before parents, so that a repair of one leaves room for the next.
 REFERENCES: tuple[tuple[type[tables.Base], str, type[tables.Base]], ...] = (
@@ -70,6 +71,7 @@ def _delete(session: Session, number: int, value: str) -> None:
     gone = sa.and_(getattr(table, column) == value, sa.not_(sa.exists().where(_id(parent) == value)))
     if table is tables.Segment:
         theirs = sa.select(tables.Segment.id).where(gone)
+        blobs.unname(session, session.scalars(theirs).all())
         _execute(session, sa.delete(tables.Thumbnails).where(tables.Thumbnails.segment_id.in_(theirs)))
     _execute(session, sa.delete(table).where(gone))
 

@@ -9,14 +9,15 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from imagekin import catalog, errors
-from imagekin.database import tables
+from imagekin.database import sql, tables
 from imagekin.doctor.checks import Batch, Check, Finding, System, walk
 from imagekin.maintenance import expiry, upkeep
+from imagekin.store import blobs as store
 from imagekin.store import segments, thumbnails
 from imagekin.store import vector_codec as codec
 
-Collection, Image, Segment, Space, Thumbnails = (
-    tables.Collection, tables.Image, tables.Segment, tables.Space, tables.Thumbnails
+Collection, Image, LooseBlob, Segment, Space, Thumbnails = (
+    tables.Collection, tables.Image, tables.LooseBlob, tables.Segment, tables.Space, tables.Thumbnails
 )  # fmt: skip
 
 COLLECTIONS_PER_BATCH = 20
@@ -138,6 +139,10 @@ def _blob(session: Session, batch: Batch, segment: tables.Segment, dim: int, dty
     # read by itself, not as the object's attribute, so that one blob is in memory at a time
     data = session.scalars(sa.select(Segment.data).where(Segment.id == segment.id)).one()
     name = f"segment {segment.id}"
+    size = segment.count * codec.width(dim, dtype)
+    if not _there(session, batch, store.Kind.VECTORS, segment.id, data, size):
+        return
+    [data] = store.whole(session, store.Kind.VECTORS, [(segment.id, data)]) if size else [data]
     fits = batch.hold(
         "segment_shape",
         (segment.dim, segment.dtype) == (dim, dtype) and len(data) == segment.count * codec.width(dim, dtype),
@@ -153,13 +158,50 @@ def _blob(session: Session, batch: Batch, segment: tables.Segment, dim: int, dty
 
 
 def _pack(session: Session, batch: Batch, segment: tables.Segment) -> None:
-    size = sa.func.length(Thumbnails.data)
-    packed = session.execute(
-        sa.select(Thumbnails.offsets, size).where(Thumbnails.segment_id == segment.id)
-    ).one_or_none()
-    if packed is not None:
-        holds = thumbnails.holds(packed[0], segment.count, packed[1])
-        batch.hold("thumbnail_offsets", holds, f"the thumbnails of segment {segment.id} do not add up")
+    columns = sa.select(Thumbnails.offsets, Thumbnails.checksum, Thumbnails.data)
+    packed = session.execute(columns.where(Thumbnails.segment_id == segment.id)).one_or_none()
+    if packed is None:
+        return
+    name = f"the thumbnails of segment {segment.id}"
+    size = thumbnails.size(packed.offsets) if packed.offsets else 0
+    if not _there(session, batch, store.Kind.THUMBNAILS, segment.id, packed.data, size):
+        return
+    [data] = store.whole(session, store.Kind.THUMBNAILS, [(segment.id, packed.data)]) if size else [packed.data]
+    holds = thumbnails.holds(packed.offsets, segment.count, len(data))
+    batch.hold("thumbnail_offsets", holds, f"{name} do not add up")
+    if packed.checksum is not None:
+        batch.hold("thumbnail_checksum", codec.checksum(data) == packed.checksum, f"{name} are not what was written")
+
+
+def _there(session: Session, batch: Batch, kind: store.Kind, segment_id: str, data: bytes, size: int) -> bool:
+    """Hold a blob that should be in the storage against what is there; return whether it can be read."""
+    storage = store.of(session)
+    if data or not size:
+        return True
+    if storage is None:
+        return batch.hold(
+            "blobs_there", False, f"the {kind} of segment {segment_id} are in a storage; set IMAGEKIN_BLOB_URL"
+        )
+    found = storage.size(kind, segment_id)
+    why = f"the {kind} of segment {segment_id} have {found} bytes in the storage, not {size}"
+    if found is None:
+        why = f"the {kind} of segment {segment_id} are not in the storage"
+    batch.hold("blobs_there", found == size, why)
+    return found is not None
+
+
+def loose(system: System) -> Iterator[Batch]:
+    """Find blobs that the sweep should have removed from the storage."""
+    return walk(system, _loose, "")
+
+
+def _loose(session: Session, batch: Batch, after: str, system: System) -> str | None:
+    past = LooseBlob.since < sql.clock() - expiry.STAGED_S - system.patience_s - upkeep.SELDOM_S
+    query = sa.select(LooseBlob.segment_id, past).where(LooseBlob.segment_id > after).order_by(LooseBlob.segment_id)
+    found = session.execute(query.limit(IMAGES_PER_BATCH)).all()
+    for segment_id, is_past in found:
+        batch.hold("loose_blobs", not is_past, f"what segment {segment_id} had in the storage is there still")
+    return found[-1][0] if found else None
 
 
 def _shared(session: Session, batch: Batch, segment_ids: list[str]) -> None:
@@ -213,5 +255,8 @@ CHECKS = (
     Check("segment_checksum", "every segment is what was written"),
     Check("vectors_finite", "no vector has a number that is not finite"),
     Check("thumbnail_offsets", "the thumbnails of every segment add up"),
+    Check("thumbnail_checksum", "the thumbnails of every segment are what was written"),
+    Check("blobs_there", "vectors and thumbnails that are not in the database are in the storage of blobs, as a whole"),
+    Check("loose_blobs", "nothing stays in the storage of blobs for longer than the sweep needs once no row names it"),
 )
-SCANS = (spaces, collections, images, blobs)
+SCANS = (spaces, collections, images, blobs, loose)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -42,6 +41,8 @@ _FINISH = (
     )
     .returning(CHUNKS.c.seq)
 )
+# How often a chunk is stored by what was looked up before, until it is looked up under the collection's lock.
+TRIES = 3
 _COUNT = (
     sa.update(JOBS)
     .where(JOBS.c.id == sa.bindparam("claim_job"))
@@ -56,16 +57,20 @@ def chunk(
     """Store a chunk's images, write what became of each, and end the chunk and, with the last one, its job.
 
     Workers that store into one collection wait for each other only in the last of its transactions: what is there
-    is looked up, and blobs are written, before. SQLite has one writer at a time, so there blobs come with the rest.
-    Returns how many images ended how. Raises LeaseLost, which leaves nothing but blobs that the sweep drops.
+    is looked up, and blobs are written, before.
+    Returns how many images ended how. Raises LeaseLost, which leaves nothing but blobs that the sweep drops,
+    and Unavailable if the storage of blobs fails.
     """
-    try:
-        look = partial(database.read, segments.draft) if database.is_sqlite else partial(database.write, segments.stage)
-        drafted = look(claim.collection_id, items, on_conflict)
-        return database.write(images, claim, items, drafted)
-    except (segments.Stale, errors.CollectionDeleted, IntegrityError):
-        # others were at the same images, or the blobs lay for so long that the sweep took them
-        return database.write(images, claim, items)
+    for _ in range(TRIES):
+        try:
+            drafted = segments.prepare(database, claim.collection_id, items, on_conflict)
+            return database.write(images, claim, items, drafted)
+        except errors.CollectionDeleted:
+            break
+        except (segments.Stale, IntegrityError):
+            # others were at the same images, or the blobs lay for so long that the sweep took them
+            continue
+    return database.write(images, claim, items)
 
 
 def images(

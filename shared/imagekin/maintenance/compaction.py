@@ -6,7 +6,7 @@ No vector changes, so no revision rises. Readers see one moment (`Database.read`
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import sqlalchemy as sa
@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from imagekin.database import tables
 from imagekin.enums import TERMINAL
 from imagekin.schemas.kinds import PINNING
-from imagekin.store import segments, signs, thumbnails, vector_codec
+from imagekin.store import blobs, segments, signs, thumbnails, vector_codec
 
 log = structlog.get_logger()
 
@@ -34,6 +34,7 @@ DEAD_ONE_IN = 4
 TARGET_ROWS = 512
 SOURCE_ROWS = 4 * TARGET_ROWS
 MOST_SEGMENTS = 256
+_NO_OFFSETS = bytes(4)
 
 
 class Candidate(NamedTuple):
@@ -84,22 +85,25 @@ def _groups(candidates: Sequence[Candidate]) -> list[list[str]]:
     ]
 
 
-def merge(session: Session, collection_id: str, segment_ids: Sequence[str]) -> int:
+def merge(session: Session, collection_id: str, segment_ids: Sequence[str], announced: str | None = None) -> int:
     """Copy the live rows of some segments into a new one, point their images there, and delete the old ones.
 
-    Returns how many segments went. One that is gone, or not sound, is left as it is: the doctor is to see it. Nothing
-    happens while a clustering runs, which finds its vectors again by their order. Raises CollectionDeleted.
+    The blobs of an `announced` one go to the storage, those of another into the database. Returns how many segments
+    went. One that is gone, or not sound, is left as it is: the doctor is to see it. Nothing happens while a clustering
+    runs, which finds its vectors again by their order. Raises CollectionDeleted, and Unavailable if the storage fails.
     """
     collection = segments.lock(session, collection_id)
     if pinned(session, collection_id):
         return 0
     dim = session.get_one(tables.Space, collection.space_id).dim
     pack = _Pack(dim, collection.dtype)
-    for segment_id in segment_ids:
-        pack.add(session, collection_id, segment_id)
+    pack.add(session, collection_id, segment_ids)
     if not pack.sources:
         return 0
-    target, data = tables.new_id(), b"".join(pack.vectors)
+    target, data, packed = announced or tables.new_id(), b"".join(pack.vectors), thumbnails.pack(pack.thumbnails)
+    checksum = vector_codec.checksum(data)
+    if announced is not None and pack.images:
+        data, packed = _put(session, announced, data, packed)
     session.execute(
         sa.insert(Segment).values(
             id=target,
@@ -107,11 +111,11 @@ def merge(session: Session, collection_id: str, segment_ids: Sequence[str]) -> i
             count=len(pack.images),
             dim=dim,
             dtype=collection.dtype,
-            checksum=vector_codec.checksum(data),
+            checksum=checksum,
             data=data,
         )
     )
-    session.execute(sa.insert(Thumbnails).values(segment_id=target, **thumbnails.pack(pack.thumbnails)))
+    session.execute(sa.insert(Thumbnails).values(segment_id=target, **packed))
     if any(known["state"].any() for known in pack.signs):
         signs.write(session, target, np.concatenate(pack.signs))
     moved = [{"id": id, "segment_id": target, "row": row} for row, id in enumerate(pack.images)]
@@ -151,24 +155,29 @@ class _Pack:
         self._space = (dim, dtype)
         self._width = vector_codec.width(dim, dtype)
 
-    def add(self, session: Session, collection_id: str, segment_id: str) -> None:
-        """Take a segment's live rows."""
-        segment = session.execute(
-            sa.select(Segment.data, Segment.checksum, Segment.count.label("rows"), Segment.dim, Segment.dtype).where(
-                Segment.id == segment_id, Segment.collection_id == collection_id
-            )
-        ).one_or_none()
-        if segment is None:
-            return
+    def add(self, session: Session, collection_id: str, segment_ids: Sequence[str]) -> None:
+        """Take some segments' live rows."""
+        columns = (Segment.id, Segment.checksum, Segment.count.label("rows"), Segment.dim, Segment.dtype, Segment.data)
+        mine = sa.select(*columns, Thumbnails.offsets, Thumbnails.data.label("pictures"))
+        mine = mine.outerjoin(Thumbnails, Thumbnails.segment_id == Segment.id)
+        mine = mine.where(Segment.id.in_(segment_ids), Segment.collection_id == collection_id)
+        found = session.execute(mine.order_by(Segment.id)).all()
+        vectors = blobs.whole(session, blobs.Kind.VECTORS, [(one.id, one.data) for one in found])
+        packs = thumbnails.whole(session, [(one.id, one.offsets or _NO_OFFSETS, one.pictures or b"") for one in found])
+        for segment, data, pictures in zip(found, vectors, packs, strict=True):
+            self._add(session, segment, data, pictures)
+
+    def _add(self, session: Session, segment: sa.Row, data: bytes, packed: bytes) -> None:
+        segment_id = segment.id
         live = sa.select(Image.id, Image.row).where(Image.segment_id == segment_id, Image.deleted_at.is_(None))
         images = session.execute(live.order_by(Image.row)).all()
         sound = (
             (segment.dim, segment.dtype) == self._space
-            and vector_codec.checksum(segment.data) == segment.checksum
-            and len(segment.data) == segment.rows * self._width
+            and vector_codec.checksum(data) == segment.checksum
+            and len(data) == segment.rows * self._width
             and all(0 <= image.row < segment.rows for image in images)
         )
-        pictures = _thumbnails(session, segment_id, segment.rows)
+        pictures = _thumbnails(segment.offsets, packed, segment.rows)
         if not sound or pictures is None:
             log.error("segment_not_sound", segment_id=segment_id, hint="run `imagekin doctor`")
             return
@@ -177,17 +186,23 @@ class _Pack:
         self.signs.append(known[[row for _, row in images]])
         for id, row in images:
             self.images.append(id)
-            self.vectors.append(segment.data[row * self._width : (row + 1) * self._width])
+            self.vectors.append(data[row * self._width : (row + 1) * self._width])
             self.thumbnails.append(pictures[row])
 
 
-def _thumbnails(session: Session, segment_id: str, count: int) -> list[bytes] | None:
+def _thumbnails(offsets: bytes | None, packed: bytes, count: int) -> list[bytes] | None:
     """Return a segment's thumbnails, which may be empty; None if their offsets are not sound."""
-    packed = session.execute(
-        sa.select(Thumbnails.offsets, Thumbnails.data).where(Thumbnails.segment_id == segment_id)
-    ).one_or_none()
-    if packed is None:
+    if offsets is None:
         return [b""] * count
-    if not thumbnails.holds(packed.offsets, count, len(packed.data)):
+    if not thumbnails.holds(offsets, count, len(packed)):
         return None
-    return thumbnails.unpack(packed.offsets, packed.data)
+    return thumbnails.unpack(offsets, packed)
+
+
+def _put(session: Session, announced: str, data: bytes, packed: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
+    """Write an announced segment's blobs into the storage, and return what is left for the rows."""
+    storage = blobs.of(session)
+    if storage is None or not blobs.name(session, announced):
+        return data, packed
+    storage.put(announced, {blobs.Kind.VECTORS: data, blobs.Kind.THUMBNAILS: packed["data"]})
+    return b"", {**packed, "data": b""}

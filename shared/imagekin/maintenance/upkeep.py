@@ -14,13 +14,16 @@ from sqlalchemy.orm import Session
 from imagekin import errors
 from imagekin.database import analyze, tables
 from imagekin.database.engine import Database
-from imagekin.maintenance import collection_deletion, compaction, forgetting, sweep
+from imagekin.maintenance import collection_deletion, compaction, expiry, forgetting, sweep
+from imagekin.store import blobs
 from imagekin.uploads.files import Storage
 
 # How often what only time makes due is looked for.
 SELDOM_S = 600.0
 # A file that is being written is younger than this.
 ABANDONED_S = 3600.0
+# Segments whose blobs are removed from the storage between two looks at the clock.
+BLOBS_PER_SLICE = 100
 
 
 class Upkeep:
@@ -63,6 +66,7 @@ class Upkeep:
             for collection_id, segment_id in found:
                 yield "segments_abandoned", self._in(collection_id, forgetting.drop_abandoned, segment_id) or 0
             self._abandoned_since = looked
+            yield from self._remove_blobs()
             yield "files_abandoned", self._storage.remove_abandoned(ABANDONED_S)
             self._due_at = time.monotonic() + SELDOM_S
 
@@ -75,10 +79,29 @@ class Upkeep:
             if self._in(collection_id, compaction.pinned, reads=True):
                 continue
             for group in self._in(collection_id, compaction.choose, reads=True) or []:
-                yield "segments_merged", self._in(collection_id, compaction.merge, group) or 0
+                yield "segments_merged", self._in(collection_id, compaction.merge, group, self._announced()) or 0
             # one that began since had nothing merged: look again when it is over
             if not self._in(collection_id, compaction.pinned, reads=True):
                 self._looked[collection_id] = revision
+
+    def _announced(self) -> str | None:
+        """Return the id of a segment whose blobs may be written into the storage; None if they stay in the database."""
+        if self._database.blobs is None:
+            return None
+        segment_id = tables.new_id()
+        self._database.write(blobs.announce, segment_id)
+        return segment_id
+
+    def _remove_blobs(self) -> Iterator[tuple[str, int]]:
+        storage = self._database.blobs
+        while isinstance(storage, blobs.Blobs):
+            ids = self._database.write(blobs.begin_removing, expiry.STAGED_S, BLOBS_PER_SLICE)
+            for segment_id in ids:
+                storage.remove(segment_id)
+            self._database.write(blobs.end_removing, ids)
+            if not ids:
+                break
+            yield "blobs_removed", len(ids)
 
     def _in(self, collection_id: str, work: Callable[..., Any], *args: Any, reads: bool = False) -> Any:
         """Run work on a collection in a transaction; None if the collection is gone."""

@@ -21,12 +21,12 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from imagekin import errors
 from imagekin.database import tables
 from imagekin.database.sql import batches
-from imagekin.store import vector_codec
+from imagekin.store import blobs, vector_codec
 
 Collection, Image, Segment = tables.Collection, tables.Image, tables.Segment
 
-# Blobs that are in memory at a time.
-SEGMENTS_PER_QUERY = 4
+# Blobs that are in memory at a time; more of them keep a storage busy, whose answers take long.
+SEGMENTS_PER_QUERY, SEGMENTS_FROM_STORAGE = 4, 16
 ID = np.dtype(f"S{tables.ID_LENGTH}")
 BLOB: tuple[sa.ColumnElement[Any] | InstrumentedAttribute[Any], ...] = (
     Segment.id, Segment.data, Segment.dim, Segment.dtype
@@ -88,15 +88,16 @@ def _all(session: Session, collection_id: str, upto: int, after_segment: str) ->
     ids = sa.select(sa.func.aggregate_strings(images.correlate(Segment).subquery().c.id, "")).scalar_subquery()
     mine = sa.and_(Segment.collection_id == collection_id, Segment.id > after_segment)
     segments = sa.select(*BLOB, ids.label("ids")).where(mine).order_by(Segment.id)
-    with session.execute(segments.execution_options(yield_per=SEGMENTS_PER_QUERY)) as rows:
-        for row in rows:
-            if not row.ids:
-                continue
-            names, stored = np.frombuffer(row.ids.encode(), ID), _stored(row)
-            if len(names) < len(stored):
-                places = sa.select(Image.row).where(Image.segment_id == row.id, live).order_by(Image.row)
-                stored = stored[session.scalars(places).all()]
-            yield Change(row.id, names, stored, [])
+    with session.execute(segments.execution_options(yield_per=at_once(session))) as rows:
+        for some in rows.partitions():
+            used = [row for row in some if row.ids]
+            for row, stored in zip(used, _stored(session, used), strict=True):
+                names = np.frombuffer(row.ids.encode(), ID)
+                places = slice(None)
+                if len(names) < len(stored):
+                    rows_left = sa.select(Image.row).where(Image.segment_id == row.id, live).order_by(Image.row)
+                    places = session.scalars(rows_left).all()
+                yield Change(row.id, names, stored[places], [])
 
 
 def _since(session: Session, collection_id: str, after: int, upto: int, after_segment: str) -> Generator[Change]:
@@ -106,13 +107,13 @@ def _since(session: Session, collection_id: str, after: int, upto: int, after_se
         Image.revision <= upto,
         Image.segment_id > after_segment,
     )
-    grouped = _by_segment(session, touched, Image.row, Image.id).execution_options(yield_per=SEGMENTS_PER_QUERY)
+    grouped = _by_segment(session, touched, Image.row, Image.id).execution_options(yield_per=at_once(session))
     with session.execute(grouped) as rows:
         for some in rows.partitions():
-            blobs = _blobs(session, [row.segment_id for row in some if row.id])
+            there = _by_id(session, [row.segment_id for row in some if row.id])
             for row in some:
-                blob = blobs.pop(row.segment_id, None)
-                stored = np.empty((0, 0), np.float32) if blob is None else _stored(blob)[row.row]
+                stored = there.pop(row.segment_id, None)
+                stored = np.empty((0, 0), np.float32) if stored is None else stored[row.row]
                 yield Change(row.segment_id, np.array(row.id or [], ID), stored, row.deleted or [])
 
 
@@ -140,10 +141,13 @@ def named(session: Session, collection_id: str, ids: Sequence[str]) -> Iterator[
     mine = columns.where(Image.collection_id == collection_id, Image.deleted_at.is_(None))
     rows = [row for some in batches(ids) for row in session.execute(mine.where(Image.id.in_(some)))]
     rows.sort(key=lambda row: (row.segment_id, row.row))
-    for segment_id, group in groupby(rows, key=attrgetter("segment_id")):
-        _, places, theirs = (list(column) for column in zip(*group, strict=True))
-        stored = _stored(_blobs(session, [segment_id])[segment_id])[places]
-        yield Change(segment_id, np.array(theirs, ID), stored, [])
+    groups = [(segment_id, list(group)) for segment_id, group in groupby(rows, key=attrgetter("segment_id"))]
+    for start in range(0, len(groups), at_once(session)):
+        some = groups[start : start + at_once(session)]
+        there = _by_id(session, [segment_id for segment_id, _ in some])
+        for segment_id, group in some:
+            _, places, theirs = (list(column) for column in zip(*group, strict=True))
+            yield Change(segment_id, np.array(theirs, ID), there.pop(segment_id)[places], [])
 
 
 def _by_segment(
@@ -167,11 +171,19 @@ def _array(session: Session, column: sa.ColumnElement[Any]) -> sa.Function[Any]:
     return aggregate(column, type_=sa.JSON)
 
 
-def _blobs(session: Session, segment_ids: Sequence[str]) -> dict[str, sa.Row[Any]]:
+def _by_id(session: Session, segment_ids: Sequence[str]) -> dict[str, np.ndarray]:
     if not segment_ids:
         return {}
-    return {row.id: row for row in session.execute(sa.select(*BLOB).where(Segment.id.in_(segment_ids)))}
+    rows = session.execute(sa.select(*BLOB).where(Segment.id.in_(segment_ids))).all()
+    return dict(zip([row.id for row in rows], _stored(session, rows), strict=True))
 
 
-def _stored(segment: sa.Row[Any]) -> np.ndarray:
-    return vector_codec.stored(segment.data, segment.dim, segment.dtype)
+def _stored(session: Session, segments: Sequence[sa.Row[Any]]) -> list[np.ndarray]:
+    """Return the vectors of some rows of BLOB, each (count, dim)."""
+    data = blobs.whole(session, blobs.Kind.VECTORS, [(row.id, row.data) for row in segments])
+    return [vector_codec.stored(blob, row.dim, row.dtype) for blob, row in zip(data, segments, strict=True)]
+
+
+def at_once(session: Session) -> int:
+    """Return how many blobs to have in memory at a time."""
+    return SEGMENTS_PER_QUERY if blobs.of(session) is None else SEGMENTS_FROM_STORAGE

@@ -12,7 +12,7 @@ from imagekin import errors
 from imagekin.database import sql, tables
 from imagekin.database.tables import COLLECTIONS, IMAGES, SEGMENTS, THUMBNAILS
 from imagekin.enums import ItemStatus, OnConflict
-from imagekin.store import thumbnails, vector_codec
+from imagekin.store import blobs, thumbnails, vector_codec
 from imagekin.store.ledger import Record
 
 # What each chunk runs is made once, of tables rather than classes: making a statement costs several times what
@@ -111,8 +111,15 @@ def _copies(session: Session, collection: tables.Collection, contents: set[str])
     found: dict[str, Copy] = {}
     number_bytes = vector_codec.width(1, collection.dtype)
     for some in sql.batches(sorted(ids.values())):
-        for image in session.execute(_STORED, {"ids": some, "number_bytes": number_bytes}):
-            vector = vector_codec.decode(image.data, image.dim, collection.dtype)[0]
-            picture = thumbnails.at(session, image.segment_id, image.row, image.offsets)
+        images = session.execute(_STORED, {"ids": some, "number_bytes": number_bytes}).all()
+        widths = [image.dim * number_bytes for image in images]
+        places = [
+            (blobs.Part(image.segment_id, image.row * width, (image.row + 1) * width), image.data)
+            for image, width in zip(images, widths, strict=True)
+        ]
+        vectors = blobs.parts(session, blobs.Kind.VECTORS, places)
+        pictures = thumbnails.cut(session, [(image.segment_id, image.row, image.offsets) for image in images])
+        for image, data, picture in zip(images, vectors, pictures, strict=True):
+            vector = vector_codec.decode(data, image.dim, collection.dtype)[0]
             found[image.content_hash] = Copy(vector, image.width, image.height, image.format, picture)
     return found

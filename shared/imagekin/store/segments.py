@@ -14,9 +14,10 @@ from sqlalchemy.orm import Session
 
 from imagekin import errors
 from imagekin.database import sql, tables
+from imagekin.database.engine import Database
 from imagekin.database.tables import COLLECTIONS, IMAGES, SEGMENTS, THUMBNAILS
 from imagekin.enums import ItemStatus, OnConflict
-from imagekin.store import reuse, thumbnails, vector_codec
+from imagekin.store import blobs, reuse, thumbnails, vector_codec
 from imagekin.store.ledger import Record
 
 # What each chunk runs is made once, of tables rather than classes: making a statement costs several times what
@@ -77,7 +78,8 @@ class Draft:
     """A chunk's images, ready to be written: looked up, decided, encoded.
 
     `records` says what becomes of each. `segment` and `thumbnails` are rows with their blobs, None if no vector is
-    written; `staged`: they are in the database. `inserts` are rows of images without their revision; `updates` are
+    written; `staged`: they are in the database; `outside`: the blobs are in the storage, announced there, and the rows'
+    are empty. `inserts` are rows of images without their revision; `updates` are
     (id, the segment that the image leaves or None, values).
     """
 
@@ -86,6 +88,7 @@ class Draft:
     segment: dict[str, Any] | None = field(default=None, repr=False)
     thumbnails: dict[str, Any] | None = field(default=None, repr=False)
     staged: bool = False
+    outside: bool = False
     inserts: list[dict[str, Any]] = field(default_factory=list)
     updates: list[tuple[str, str | None, dict[str, Any]]] = field(default_factory=list)
 
@@ -140,6 +143,28 @@ def draft(
     return drafted
 
 
+def prepare(database: Database, collection_id: str, items: Sequence[Item], on_conflict: OnConflict) -> Draft:
+    """Return the draft of a chunk's images with all done for it that `write` need not do.
+
+    SQLite has one writer at a time, so there blobs that belong into the database come with the rest. Raises
+    CollectionDeleted, and Unavailable if the storage fails.
+    """
+    storage = database.blobs
+    if not isinstance(storage, blobs.Blobs):
+        if database.is_sqlite:
+            return database.read(draft, collection_id, items, on_conflict)
+        return database.write(stage, collection_id, items, on_conflict)
+    drafted = database.read(draft, collection_id, items, on_conflict)
+    if drafted.segment is not None and drafted.thumbnails is not None:
+        database.write(blobs.announce, drafted.segment["id"])
+        kinds = {blobs.Kind.VECTORS: drafted.segment, blobs.Kind.THUMBNAILS: drafted.thumbnails}
+        storage.put(drafted.segment["id"], {kind: row["data"] for kind, row in kinds.items()})
+        for row in kinds.values():
+            row["data"] = b""
+        drafted.outside = True
+    return drafted
+
+
 def stage(session: Session, collection_id: str, items: Sequence[Item], on_conflict: OnConflict) -> Draft:
     """Return the draft of a chunk's images, whose blobs are written and wait for `write` to point images to them.
 
@@ -163,10 +188,12 @@ def write(session: Session, drafted: Draft) -> None:
 
     The collection's row is locked from here to the end of the transaction, so the revisions of its images come in the
     order of the commits. Raises Stale if a key was stored, or an image deleted, moved or replaced since it was looked
-    up, or the collection was deleted.
+    up, its announced blobs were removed, or the collection was deleted.
     """
     if not drafted.inserts and not drafted.updates:
         return
+    if drafted.outside and drafted.segment is not None and not blobs.name(session, drafted.segment["id"]):
+        raise Stale()
     if not drafted.staged:
         _add_blobs(session, drafted)
     grown = {"collection": drafted.collection_id, "added": len(drafted.inserts)}
@@ -284,6 +311,7 @@ def drop_unused(session: Session, segment_ids: Iterable[str]) -> int:
 def drop(session: Session, segment_ids: Sequence[str]) -> None:
     """Delete segments with their thumbnails; nothing may point to them."""
     if segment_ids:
+        blobs.unname(session, segment_ids)
         session.execute(sa.delete(THUMBNAILS).where(THUMBNAILS.c.segment_id.in_(segment_ids)))
         session.execute(sa.delete(SEGMENTS).where(SEGMENTS.c.id.in_(segment_ids)))
 
@@ -293,5 +321,8 @@ def vector(session: Session, image: tables.Image) -> vector_codec.Vectors:
     mine = SEGMENTS.c.id == image.segment_id
     dim, dtype = session.execute(sa.select(SEGMENTS.c.dim, SEGMENTS.c.dtype).where(mine)).one()
     width = vector_codec.width(dim, dtype)
-    part = sql.cut(SEGMENTS.c.data, sa.literal(image.row * width), sa.literal(width))
-    return vector_codec.decode(session.scalars(sa.select(part).where(mine)).one(), dim, dtype)[0]
+    start = image.row * width
+    cut = sql.cut(SEGMENTS.c.data, sa.literal(start), sa.literal(width))
+    part = blobs.Part(image.segment_id, start, start + width)
+    [data] = blobs.parts(session, blobs.Kind.VECTORS, [(part, session.scalars(sa.select(cut).where(mine)).one())])
+    return vector_codec.decode(data, dim, dtype)[0]

@@ -21,6 +21,7 @@ from imagekin.enums import Lane, Precision
 from imagekin.jobs import claim
 from imagekin.schemas.kinds import PLAN
 from imagekin.settings import Settings
+from imagekin.store.blobs import Blobs
 from imagekin.telemetry import metrics
 from imagekin.uploads.files import Storage
 from imagekin_worker.context.lease import Lease
@@ -49,7 +50,7 @@ class Node:
     def __init__(self, settings: Settings, lane: Lane) -> None:
         self.settings = settings
         self.lane = lane
-        self.database = Database(settings.database)
+        self.database = Database(settings.database, blobs=Blobs.of(settings))
         self.storage = Storage(settings)
         self.device = devices.choose(settings, process_index())
         self.models = backbones.Models(settings, self._load)

@@ -164,7 +164,12 @@ def _fill(node: Node, claim: Claim, lease: Lease, filling: Filling) -> None:
             assert item.vector is not None
             item.vector = projections.applied(node, filling.space_id, item.vector[None])[0]
         filling = replace(filling, cursor=cursor, done=filling.done + len(items))
-        node.database.write(_stored, claim, filling, items)
+        try:
+            drafted = segments.prepare(node.database, filling.collection_id, items, OnConflict.REPLACE)
+            node.database.write(_stored, claim, filling, drafted)
+        except segments.Stale:
+            # somebody is at the new collection already
+            node.database.write(_stored, claim, filling, items)
         if lease.lost:
             raise errors.LeaseLost
         if time.monotonic() > deadline:
@@ -193,7 +198,10 @@ def _items(session: Session, change: reading.Change) -> list[Item]:
     live = sa.select(Image).where(Image.segment_id == change.segment_id, Image.deleted_at.is_(None))
     images = {image.id: image for image in session.scalars(live)}
     pack = session.execute(sa.select(Pack.offsets, Pack.data).where(Pack.segment_id == change.segment_id)).first()
-    pictures = [] if pack is None else thumbnails.unpack(pack.offsets, pack.data)
+    pictures = []
+    if pack is not None:
+        [packed] = thumbnails.whole(session, [(change.segment_id, pack.offsets, pack.data)])
+        pictures = thumbnails.unpack(pack.offsets, packed)
     found = []
     for id, vector in zip(change.ids, change.vectors, strict=True):
         if (image := images.get(id)) is not None:
@@ -213,10 +221,16 @@ def _items(session: Session, change: reading.Change) -> list[Item]:
     return found
 
 
-def _stored(session: Session, claim: Claim, filling: Filling, items: list[Item]) -> None:
-    """Store images and how far that is. Raises LeaseLost, and CollectionDeleted if the new collection is gone."""
+def _stored(session: Session, claim: Claim, filling: Filling, made: segments.Draft | list[Item]) -> None:
+    """Store images, prepared or not, and how far that is.
+
+    Raises LeaseLost, CollectionDeleted if the new collection is gone, and segments.Stale.
+    """
     checkpoint.keep(session, claim, filling.saved(), round(filling.fraction, 4))
-    segments.store(session, filling.collection_id, items, OnConflict.REPLACE)
+    if isinstance(made, segments.Draft):
+        segments.write(session, made)
+    else:
+        segments.store(session, filling.collection_id, made, OnConflict.REPLACE)
 
 
 def _finished(session: Session, claim: Claim, filling: Filling) -> None:

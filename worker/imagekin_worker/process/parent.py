@@ -20,6 +20,7 @@ from imagekin.jobs import blame
 from imagekin.maintenance import sweep
 from imagekin.maintenance.upkeep import Upkeep
 from imagekin.settings import Settings
+from imagekin.store.blobs import Blobs
 from imagekin.telemetry import metrics
 from imagekin.uploads.files import Storage
 from imagekin_worker.matrix import file_cache
@@ -42,7 +43,7 @@ class Supervisor:
 
     def __init__(self, settings: Settings, lane: Lane) -> None:
         self._settings = settings
-        self.database = Database(settings.database, pool_size=2)
+        self.database = Database(settings.database, pool_size=2, blobs=Blobs.of(settings))
         self._storage = Storage(settings)
         self._upkeep = Upkeep(self.database, self._storage)
         self._doorbell = doorbell.Doorbell(settings)

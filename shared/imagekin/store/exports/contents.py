@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from itertools import groupby
+from itertools import groupby, islice
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from imagekin.database import tables
 from imagekin.enums import JobStatus
 from imagekin.schemas.kinds import JobKind
-from imagekin.store import collections, filters, vector_codec
+from imagekin.store import blobs, collections, filters, reading, vector_codec
 
 Image, Segment = tables.Image, tables.Segment
 
@@ -145,13 +145,18 @@ class Contents:
         return (value for (value,) in self._rows(column))
 
     def _blocks(self, *columns: InstrumentedAttribute[Any]) -> Iterator[Block]:
-        for segment_id, group in groupby(self._rows(*columns), key=attrgetter("segment_id")):
-            rows = list(group)
-            data = self._session.scalars(sa.select(Segment.data).where(Segment.id == segment_id)).one()
-            matrix = np.frombuffer(data, self.dtype).reshape(-1, self.about.dim)
-            _, at, *rest = zip(*rows, strict=True)
-            ids, keys, metadata = map(list, rest) if rest else ([], [], [])
-            yield Block(ids, keys, list(map(json_line, metadata)), matrix[list(at)])
+        grouped = groupby(self._rows(*columns), key=attrgetter("segment_id"))
+        groups = ((segment_id, list(rows)) for segment_id, rows in grouped)
+        while some := list(islice(groups, reading.at_once(self._session))):
+            query = sa.select(Segment.id, Segment.data).where(Segment.id.in_([segment_id for segment_id, _ in some]))
+            stored: dict[str, bytes] = dict(self._session.execute(query).all())
+            asked = [(segment_id, stored[segment_id]) for segment_id, _ in some]
+            read = blobs.whole(self._session, blobs.Kind.VECTORS, asked)
+            for (_, rows), data in zip(some, read, strict=True):
+                matrix = np.frombuffer(data, self.dtype).reshape(-1, self.about.dim)
+                _, at, *rest = zip(*rows, strict=True)
+                ids, keys, metadata = map(list, rest) if rest else ([], [], [])
+                yield Block(ids, keys, list(map(json_line, metadata)), matrix[list(at)])
 
 
 def value_text(image: Described, field: str) -> str | None:
