@@ -55,6 +55,7 @@ ifdef SECONDS
 	done
 else
 	$(BIN)/python -m pytest tests/faults -m 'faults or not faults'
+	$(BIN)/python -m pytest tests/unit -m faults
 endif
 
 examples: $(VENV)/.dev

@@ -16,7 +16,7 @@ from kit.serving import Running
 from kit.wire import ADMIN_KEY
 
 # FUZZING_EXAMPLES=50 FUZZING_SEED=2 looks longer, and elsewhere
-EXAMPLES = int(os.environ.get("FUZZING_EXAMPLES", "8"))
+EXAMPLES = int(os.environ.get("FUZZING_EXAMPLES", "4"))
 SEED = os.environ.get("FUZZING_SEED", "1")
 
 

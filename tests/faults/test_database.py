@@ -144,6 +144,7 @@ def prlimit(pids: list[int], most_bytes: int | None) -> None:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 
 
+@pytest.mark.faults
 def test_a_workers_wrong_clock_means_nothing(cluster: Cluster, name: str, tmp_path: Path) -> None:
     """Python's clock in one worker is an hour late, as on a machine of its own; the database's is right."""
     (tmp_path / "sitecustomize.py").write_text("import time\nright = time.time\ntime.time = lambda: right() + 3600\n")

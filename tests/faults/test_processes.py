@@ -96,6 +96,7 @@ def test_a_worker_hands_back_what_it_cannot_finish_in_its_grace(cluster: Cluster
     assert cluster.client.post(f"/v1/jobs/{job_id}/cancel").status_code == 202
 
 
+@pytest.mark.faults
 def test_rolling_restarts_lose_nothing(cluster: Cluster, name: str) -> None:
     cluster.collection(name, "slow.json")
     jobs = [cluster.embed(name, tiny.keys(f"{name}{number}", 40)) for number in range(3)]

@@ -40,6 +40,7 @@ GOALS = {
     "kmeans-pytorch": ">= 10",
     "duplicates": "<= 1.3",
     "outliers": "<= 1.3",
+    "outliers-duplicates": "<= 1.5",
     "diverse": "<= 2",
     "map": "<= 1",
     "labels": "<= 1",
