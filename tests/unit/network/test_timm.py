@@ -20,25 +20,7 @@ from imagekin.catalog import Space
 from imagekin.enums import Fit, Library, Precision
 from imagekin.settings import Settings
 from imagekin_worker.network import backbones, preprocess, timm_catalog
-from kit.networks import cosines, keep, of_timm, pictures
-
-LARGE = "vit_small_patch14_reg4_dinov2.lvd142m"  # 518 pixels, registers
-# One of each family, the smallest that it has; all with weights by chance.
-FAMILIES = [
-    "resnet10t.c3_in1k",
-    "regnetz_b16.ra3_in1k",  # BatchNorm with its activation in one module
-    "convnextv2_atto.fcmae",  # has no head
-    "efficientnet_b0.ra_in1k",
-    LARGE,
-    "vit_small_patch16_dinov3.lvd1689m",
-    "eva02_tiny_patch14_224.mim_in22k",
-    "swin_tiny_patch4_window7_224.ms_in1k",
-    "mobilenetv4_conv_small.e2400_r224_in1k",
-    "fastvit_mci0.apple_mclip",  # the image tower of MobileCLIP
-    "vit_base_patch16_siglip_224.webli",  # pooled by attention
-    "repvgg_a0.rvgg_in1k",  # branches that are merged
-    "deit_tiny_distilled_patch16_224.fb_in1k",  # two heads
-]
+from kit.networks import FAMILIES, LARGE, cosines, keep, of_timm, pictures
 
 
 @pytest.fixture(autouse=True)

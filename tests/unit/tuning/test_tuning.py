@@ -269,17 +269,21 @@ def of_timm(name: str) -> Callable[[Path], tuple[str, Any]]:
     return make
 
 
-# the slower ones beside the faults
-FAMILIES: dict[str, Any] = {
-    "resnet10t.c3_in1k": (),
-    "convnextv2_atto.fcmae": pytest.mark.faults,
-    "mobilenetv4_conv_small.e2400_r224_in1k": pytest.mark.faults,
-    "vit_small_patch16_dinov3.lvd1689m": pytest.mark.faults,
-}
+QUICK = "resnet10t.c3_in1k"
+# OpenVINO computes something else than PyTorch for these, with weights by chance: they stay as they are.
+REFUSED = ("timm/regnetz_b16.ra3_in1k", "timm/efficientnet_b0.ra_in1k")
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize(
-    "make", [small, *(pytest.param(of_timm(each), id=each, marks=marks) for each, marks in FAMILIES.items())]
+    "make",
+    [
+        small,
+        *(
+            pytest.param(of_timm(name), id=name, marks=() if name == QUICK else pytest.mark.faults)
+            for name in networks.FAMILIES
+        ),
+    ],
 )
 def test_networks_of_all_libraries_compute_the_same_compiled(
     make: Callable[[Path], tuple[str, torch.nn.Module]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -289,6 +293,11 @@ def test_networks_of_all_libraries_compute_the_same_compiled(
     name, network = make(tmp_path)
     space = catalog.resolve_space(name, None, Precision.EXACT, tmp_path)
     order = compile.Order(space, tmp_path, "cpu", 2, 1, tmp_path / "network.xml")
+    if name in REFUSED:
+        with pytest.raises(RuntimeError, match="different vectors"):
+            compile.compile_network(order, tmp_path)
+        assert not order.done
+        return
     compile.compile_network(order, tmp_path)
     backbone = load(space, Settings(device="cpu", weights_dir=tmp_path))
     pixels = np.random.default_rng(0).integers(0, 256, (2, 3, *space.preprocess.shape), np.uint8)
@@ -298,8 +307,9 @@ def test_networks_of_all_libraries_compute_the_same_compiled(
     mean, std = (torch.tensor(each)[:, None, None] for each in (space.preprocess.mean, space.preprocess.std))
     with torch.inference_mode():
         expected = network.eval()((torch.from_numpy(pixels) / 255 - mean) / std).numpy()
-    assert networks.cosines(before, expected).min() >= LEAST_COSINE
-    assert networks.cosines(after, expected).min() >= LEAST_COSINE
+    least = [float(networks.cosines(found, expected).min()) for found in (before, after)]
+    print(f"| `{name}` | {least[0]:.7f} | {least[1]:.7f} |")
+    assert min(least) >= LEAST_COSINE
     assert not np.array_equal(before, after), "it was not the compiled network that computed them"
 
 
@@ -345,7 +355,7 @@ def test_a_compiled_network_takes_batches_of_any_size_from_many_threads(tmp_path
             assert np.array_equal(found, alone)
 
 
-@pytest.mark.skipif(not compiled.can_bfloat16(), reason="the processor has no bfloat16")
+@pytest.mark.skipif(not compiled.can_bfloat16(), reason="without OpenVINO, or the processor has no bfloat16")
 def test_fast_may_be_bfloat16_and_keeps_its_promise(tmp_path: Path) -> None:
     """By corrected biases: rounding alone is further from the network than `fast` may be."""
     settings = Settings(device="cpu", weights_dir=tmp_path)

@@ -30,7 +30,8 @@ from imagekin_worker.matrix import view as views
 from imagekin_worker.matrix.view import Accumulator, View
 
 SLICE_S = 4.0
-# As many slices as a claim may last while nothing else waits: in another process each one would read all vectors again.
+# As many slices as a claim may last, or a third of the task's limit, while nothing else waits: in another process each
+# one would read all vectors again.
 SLICES = 15
 # A slice is at least so many times as long as the progress took to save that the one before it left.
 SAVED_SHARE = 8

@@ -126,18 +126,20 @@ def compile_network(order: Order, folder: Path) -> None:
         expected = torch.cat([plain(batch) for batch in batches])
         prepared = backbones.load(order.space, settings, device=device)
         assert isinstance(prepared, backbones.TorchBackbone)
-        trials: list[tuple[float, Path]] = []
+        trials: list[tuple[float, Path, str]] = []
+        said: dict[str, Any] = {}
         for draft in _build(plain, batches[0], order.space.precision, folder):
             network = compiled.load(draft, device, order.batch, threads=order.threads)
             cosines = _cosines(torch.cat([network(batch) for batch in batches]), expected)
             said = {"form": draft.stem, "mean": round(cosines[0], 6), "least": round(cosines[1], 6)}
             if all(found >= least for found, least in zip(cosines, LEAST_COSINES[order.space.precision], strict=True)):
-                trials.append((_gain(network, prepared.scaled, batches[0]), draft))
-                said["gain"] = round(trials[-1][0], 3)
-            print(json.dumps(said), flush=True)
+                gain = _gain(network, prepared.scaled, batches[0])
+                trials.append((gain, draft, json.dumps(said | {"gain": round(gain, 3)})))
     if not trials:
-        raise RuntimeError("the compiled network computes different vectors")
-    gain, draft = max(trials)
+        raise RuntimeError(f"the compiled network computes different vectors: {said}")
+    gain, draft, line = max(trials)
+    # the last line is what the worker reports
+    print(line, flush=True)
     if gain >= LEAST_GAIN:
         _place(draft, order.path)
     else:
@@ -227,7 +229,8 @@ def remove_leftovers(folder: Path) -> None:
         if path.parent == folder or _age_s(path) > DAY_S:
             shutil.rmtree(path, ignore_errors=True)
     for path in folder.parent.glob("*/*"):
-        if path.suffix in (".xml", ".bin", ".pt2", ".slower") and _age_s(path) > KEEP_DAYS * DAY_S:
+        # .so: what PyTorch compiled for processors before OpenVINO did
+        if path.suffix in (".xml", ".bin", ".pt2", ".slower", ".so") and _age_s(path) > KEEP_DAYS * DAY_S:
             path.unlink(missing_ok=True)
 
 

@@ -30,8 +30,10 @@ def openvino() -> Any:
 
 
 def can_bfloat16() -> bool:
-    """Return whether OpenVINO has instructions for bfloat16 here."""
-    return "BF16" in openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    """Return whether OpenVINO is here and finds instructions for bfloat16."""
+    return find_spec("openvino") is not None and "BF16" in openvino().Core().get_property(
+        "CPU", "OPTIMIZATION_CAPABILITIES"
+    )
 
 
 class Inference:
