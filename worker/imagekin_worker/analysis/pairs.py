@@ -35,14 +35,17 @@ SAMPLED_ROWS, MEASURED_ROWS = 4096, 2048
 # Fewer rows are quicker compared in full than a basis is found.
 LEAST_ROWS = 8192
 WIDTHS = (32, 48, 64, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024)
-# What it costs to look through a score, and to look at a pair in full, in products of two numbers.
-LOOKED_THROUGH, LOOKED_AT = 24, 200_000
+# What it costs to look through a score, and to look at a pair in full (some 50 microseconds, as both rows come into the
+# view), in products of two numbers.
+LOOKED_THROUGH, LOOKED_AT = 24, 5_000_000
 # Rounding of a float32 product, and of the square of a rest that is the difference of two.
 MARGIN, REST = 1e-5, 4e-6
 # Pairs that are looked at in full at a time: 40 MB of rows.
 CHECKED_PAIRS = 2048
 # Bytes that a pair takes until the result is made, all in all.
 PAIR_BYTES = 128
+# Scores a row that may be better than its worst before all of its scores are sorted instead.
+MANY_PASSED = 32
 # Below every cosine.
 NONE = -2.0
 
@@ -373,7 +376,7 @@ class Neighbors(Stepper):
                 if column == row:
                     scores.fill_diagonal_(NONE)
                 else:
-                    self._offer(span, scores.T, row)
+                    self._offer(span, scores, row, columns=True)
                 self._offer(queries, scores, column)
                 self._kept.release()
                 work += 2.0 * scores.numel() * self._rows.dim
@@ -382,16 +385,42 @@ class Neighbors(Stepper):
                 row = column = queries.stop
         self._at = [row, column]
 
-    def _offer(self, span: slice, scores: torch.Tensor, start: int) -> None:
-        """Take from the scores (m, columns) of a span's rows those that are better than their worst."""
-        hot = torch.nonzero(scores.amax(1) > self._best[span, -1])[:, 0]
-        if not len(hot):
+    def _offer(self, span: slice, scores: torch.Tensor, start: int, *, columns: bool = False) -> None:
+        """Take what is better than the worst of a span's rows: from their scores (m, others), or (others, m) by column.
+
+        The scores are read once in the order of memory; what passes is a few per row, except at the beginning.
+        """
+        worst = self._best[span, -1]
+        passed = np.flatnonzero((scores > (worst if columns else worst[:, None])).numpy())
+        if not len(passed):
             return
-        found, at = scores[hot].contiguous().topk(min(self.count, scores.shape[1]), dim=1)
-        rows = hot + span.start
-        best, order = torch.cat([self._best[rows], found], 1).topk(self.count, dim=1)
+        if len(passed) > MANY_PASSED * len(worst):
+            rows = torch.arange(span.start, span.stop)
+            found, at = (scores.T if columns else scores).contiguous().topk(min(self.count, scores.shape[not columns]))
+        else:
+            rows, found, at = _ragged(passed, scores, columns)
+            rows += span.start
+        best, order = torch.cat([self._best[rows], found], 1).topk(self.count)
         places = torch.cat([self._places[rows], (at + start).to(torch.int32)], 1).gather(1, order)
         self._best[rows], self._places[rows] = best, places
+
+
+def _ragged(passed: np.ndarray, scores: torch.Tensor, columns: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the rows (m,) that places (p,) of flat scores fall into, their scores and their places, both (m, most).
+
+    Rows with fewer are filled up with a score below every cosine.
+    """
+    values = scores.numpy().reshape(-1)[passed]
+    row, at = np.divmod(passed, scores.shape[1])
+    if columns:
+        order = np.argsort(at, kind="stable")
+        row, at, values = at[order], row[order], values[order]
+    rows, first, counts = np.unique(row, return_index=True, return_counts=True)
+    inside = np.repeat(np.arange(len(rows)), counts), np.arange(len(row)) - np.repeat(first, counts)
+    found = np.full((len(rows), counts.max()), NONE, np.float32)
+    places = np.zeros_like(found, np.int64)
+    found[inside], places[inside] = values, at
+    return torch.from_numpy(rows), torch.from_numpy(found), torch.from_numpy(places)
 
 
 class Nearest(Stepper):
