@@ -178,7 +178,7 @@ class Settings(BaseSettings):
         description="Bytes of vectors above which k-means uses mini-batches and other analyses work from files; also "
         "the memory for pairs of duplicates.",
     )
-    chunk_images: int = Field(default=64, ge=1, description="Most images of a chunk.")
+    chunk_images: int = Field(default=512, ge=1, description="Most images of a chunk.")
     chunk_target_s: float = Field(default=1.5, gt=0, description="How long a bulk chunk should take.")
     lease_s: float = Field(default=30, gt=0, description="How long a claim holds without being renewed.")
     renew_s: float = Field(default=10, gt=0, description="How often a claim is renewed; a third of the lease.")

@@ -10,10 +10,11 @@ import sqlalchemy as sa
 from PIL import Image
 from sqlalchemy.exc import OperationalError
 
+from imagekin import errors
 from imagekin.database import tables
 from imagekin.database.engine import Database
 from imagekin.enums import JobStatus, Lane
-from imagekin.jobs import claim
+from imagekin.jobs import claim, items, split, view
 from imagekin.schemas.kinds import PLAN, JobKind
 from imagekin.settings import Settings
 from imagekin_worker.context.lease import Lease
@@ -94,6 +95,35 @@ def test_what_was_claimed_ahead_is_handed_back_where_there_is_no_time_for_it(
     monkeypatch.undo()
     do(node, node.claim("ring/y"))
     assert read(hand, job).status == JobStatus.SUCCEEDED
+
+
+def test_a_slow_worker_divides_what_a_fast_one_planned(hand: Hand, node: Node) -> None:
+    job = hand.submit(work={"source": {"type": "folder", "path": hand.settings.source_roots[0]}})
+    claims = node.claim("plan/x")
+    node.note_speed(claims[0].space_id, 1000, 1)
+    do(node, claims)
+    assert chunks(hand) == [("ready", 80)]
+    slow = Node(hand.settings, Lane.BULK)
+    try:
+        slow.note_speed(claims[0].space_id, 4, 1)
+        do(slow, slow.claim("ring/x"))
+    finally:
+        slow.close()
+    # twice what it does in 1.5 s, until what is left takes less than eight times that
+    assert chunks(hand) == [("done", 12)] * 3 + [("done", 44)]
+    assert read(hand, job).status == JobStatus.SUCCEEDED
+    every, _ = hand.database.read(lambda s: items.page(s, view.get(s, job.owner, job.id), None, None, 100))
+    assert [item.key for item in every] == [f"{number:03}.png" for number in range(80)]
+
+
+def test_a_division_whose_answer_got_lost_is_not_made_again(hand: Hand, node: Node, job: tables.Job) -> None:
+    [mine] = node.claim("ring/x")
+    for _ in range(2):
+        hand.database.write(split.keep, mine, 6)
+    assert chunks(hand)[:3] == [("claimed", 6), ("ready", FIRST_IMAGES - 6), ("ready", FIRST_IMAGES)]
+    hand.database.write(claim.release, [mine])
+    with pytest.raises(errors.LeaseLost):
+        hand.database.write(split.keep, mine, 3)
 
 
 def test_a_process_that_must_go_claims_no_more_and_hands_back(hand: Hand, node: Node, job: tables.Job) -> None:

@@ -9,6 +9,7 @@ from imagekin import errors
 from imagekin.database import sql, tables
 from imagekin.enums import ChunkStatus, ItemStatus
 from imagekin.jobs import end
+from imagekin.jobs.split import split
 from imagekin.schemas.kinds import STORING
 from imagekin.settings import Settings
 from imagekin.store import ledger
@@ -56,39 +57,19 @@ def blame(session: Session, job_id: str, seq: int, reason: str, settings: Settin
         detail = f"This job was begun {chunk.attempt} times and broke its worker {chunk.deaths} times: {reason}"
         end.fail(session, job_id, "internal_error", detail)
     elif chunk.size > 1:
-        _split(session, chunk, settings)
+        _halve(session, chunk, settings)
     else:
         _quarantine(session, chunk, reason)
 
 
-def _split(session: Session, chunk: tables.Chunk, settings: Settings) -> None:
-    """Leave the first half in its row and put the second into a row of its own, so that the order stays.
+def _halve(session: Session, chunk: tables.Chunk, settings: Settings) -> None:
+    """Make two chunks of one.
 
     Each half is one death short of the next split: the poison is in one of them.
     """
-    assert chunk.manifest is not None
-    entries = ledger.unpack(chunk.manifest)
-    half = len(entries) // 2
-    deaths = settings.max_deaths - 1
-    session.add(
-        Chunk(
-            job_id=chunk.job_id,
-            seq=chunk.seq + half,
-            kind=chunk.kind,
-            lane=chunk.lane,
-            owner=chunk.owner,
-            collection_id=chunk.collection_id,
-            space_id=chunk.space_id,
-            status=ChunkStatus.READY,
-            size=len(entries) - half,
-            deaths=max(deaths, 1),
-            manifest=ledger.pack(entries[half:]),
-        )
-    )
-    chunk.manifest = ledger.pack(entries[:half])
-    chunk.size = half
-    chunk.deaths = max(deaths, 1)
-    chunk.attempt = 0
+    deaths = max(settings.max_deaths - 1, 1)
+    split(session, chunk, chunk.size // 2, deaths=deaths)
+    chunk.deaths, chunk.attempt = deaths, 0
 
 
 def _quarantine(session: Session, chunk: tables.Chunk, reason: str) -> None:

@@ -15,8 +15,8 @@ from sqlalchemy.orm import Session, undefer
 
 from imagekin import errors, sources
 from imagekin.database import tables
-from imagekin.enums import OnConflict
-from imagekin.jobs import end, fence, finish
+from imagekin.enums import Lane, OnConflict
+from imagekin.jobs import end, fence, finish, split
 from imagekin.jobs.claim import Claim, release
 from imagekin.store import ledger, reuse
 from imagekin.store.reuse import Copy
@@ -35,6 +35,9 @@ log = structlog.get_logger()
 # network, and after which no chunk is begun at all, as what is begun may take three quarters (see planner.remote_chunk;
 # a chunk may have been planned by a worker that is many times as fast).
 CLAIM_UNTIL, BEGIN_UNTIL = 0.1, 0.25
+# A chunk of more images than take this many times `chunk_target_s` here is divided: a worker that is many times as fast
+# planned it, or it comes after another network.
+LONG, KEPT = 8, 2
 # Each job has a source of its own, mostly an open file.
 MOST_SOURCES = 64
 
@@ -201,7 +204,11 @@ def _give_back(node: Node, works: Sequence[Work], lease: Lease) -> None:
 
 def _open(node: Node, claim: Claim, opened: dict[str, sources.Source], lease: Lease) -> Work | None:
     """Load a chunk, with the source of its job, which the job's other chunks share; None without a source."""
+    usual = node.images_per_claim(claim.space_id)
     try:
+        if claim.size > LONG * usual:
+            node.database.write(split.keep, claim, KEPT * usual)
+            node.doorbell.ring(Lane.BULK, 1)
         job, collection, manifest = node.database.read(load, claim)
     except errors.LeaseLost:
         lease.lose(claim)
