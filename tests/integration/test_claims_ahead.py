@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,16 +12,20 @@ from PIL import Image
 from sqlalchemy.exc import OperationalError
 
 from imagekin import errors
+from imagekin.catalog import Space
 from imagekin.database import tables
 from imagekin.database.engine import Database
 from imagekin.enums import JobStatus, Lane
 from imagekin.jobs import claim, items, split, view
 from imagekin.schemas.kinds import PLAN, JobKind
 from imagekin.settings import Settings
+from imagekin_worker.context import process_state
 from imagekin_worker.context.lease import Lease
 from imagekin_worker.context.process_state import FIRST_IMAGES, Node
 from imagekin_worker.kinds import embed
-from imagekin_worker.process import dispatch
+from imagekin_worker.network import backbones
+from imagekin_worker.network.models import Models
+from imagekin_worker.process import dispatch, tasks
 from kit.hand import Hand
 from kit.patience import until
 
@@ -124,6 +129,26 @@ def test_a_division_whose_answer_got_lost_is_not_made_again(hand: Hand, node: No
     hand.database.write(claim.release, [mine])
     with pytest.raises(errors.LeaseLost):
         hand.database.write(split.keep, mine, 3)
+
+
+def test_a_network_that_loads_for_long_is_no_chunks_fault(
+    hand: Hand, node: Node, job: tables.Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = threading.Event()
+
+    def load(space: Space, settings: Settings) -> backbones.Backbone:
+        assert opened.wait(60)
+        return backbones.load(space, settings)
+
+    node.models = Models(node.settings, load)
+    monkeypatch.setattr(process_state, "LOADING_PART", 1e-6)
+    for _ in range(node.settings.max_attempts + 1):
+        tasks.work(node, node.claim("ring/x"))
+        assert chunks(hand) == [("ready", FIRST_IMAGES)] * CHUNKS
+    opened.set()
+    monkeypatch.undo()
+    tasks.work(node, node.claim("ring/y"))
+    assert (read(hand, job).status, read(hand, job).failed) == (JobStatus.SUCCEEDED, 0)
 
 
 def test_a_process_that_must_go_claims_no_more_and_hands_back(hand: Hand, node: Node, job: tables.Job) -> None:

@@ -121,7 +121,7 @@ class Work:
         self.claims = prometheus.Counter(
             "imagekin_claims",
             "Claims worked on, by how that ended: done, lost (to another worker or a cancellation), failed (the job), "
-            "unavailable (database or storage), broken (an exception) or timeout.",
+            "loading (a network that takes long), unavailable (database or storage), broken (an exception) or timeout.",
             ("kind", "outcome"),
             registry=self.registry,
         )

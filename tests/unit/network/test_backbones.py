@@ -196,28 +196,6 @@ def test_named_weights_are_found_offline_in_either_folder_and_the_error_says_whe
     assert f"http://127.0.0.1:9/{placed.name}" in missing.value.detail
 
 
-def test_the_least_recently_used_model_goes_first(settings: Settings) -> None:
-    loaded: list[str] = []
-
-    def loader(space: Space, _settings: Settings) -> backbones.Backbone:
-        loaded.append(space.backbone)
-        fake = FakeBackbone(space)
-        fake.nbytes = 40
-        return fake
-
-    warm = backbones.Models(settings.model_copy(update={"model_memory_bytes": 100}), loader)
-    one, two, three = (space_of(name, None, settings) for name in ("resnet18", "resnet34", "resnet50"))
-    for space in (one, two, one, three, one, two):
-        assert warm.get(space).space == space
-    assert loaded == ["resnet18", "resnet34", "resnet50", "resnet34"]
-    assert warm.warm == (one.fingerprint, two.fingerprint)
-
-
-def test_a_model_above_the_budget_is_still_loaded(settings: Settings) -> None:
-    warm = backbones.Models(settings.model_copy(update={"model_memory_bytes": 1}))
-    assert warm.get(space_of("efficientnet_lite0", None, settings)).nbytes > 1
-
-
 def test_the_fake_is_cheap_deterministic_and_tells_pictures_apart(settings: Settings) -> None:
     backbone = backbones.load(fake_space(), settings)
     batch = pictures(3, side=32)

@@ -29,6 +29,7 @@ from imagekin_worker.context.walks import Walks
 from imagekin_worker.matrix.loaded import Residents
 from imagekin_worker.network import backbones, devices
 from imagekin_worker.network.devices import cores
+from imagekin_worker.network.models import Models
 from imagekin_worker.pipeline.single import Passes
 from imagekin_worker.tuning import tuner
 
@@ -37,6 +38,8 @@ log = structlog.get_logger()
 MOST_SEARCHES = 64
 # Until the speed of a backbone is known: few enough for the slowest one.
 FIRST_IMAGES = 16
+# The part of the soft time limit that a task waits for a network. A load may take minutes, which is no image's fault.
+LOADING_PART = 0.25
 # Claims that follow the owners' turns whatever is in memory; at random, so that no order of owners can keep step with
 # them and wait forever. A network takes about as long to load as a few claims take.
 BY_TURNS = 1 / 8
@@ -53,7 +56,7 @@ class Node:
         self.database = Database(settings.database, blobs=Blobs.of(settings))
         self.storage = Storage(settings)
         self.device = devices.choose(settings, process_index())
-        self.models = backbones.Models(settings, self._load)
+        self.models = Models(settings, self._load)
         self.tuner = tuner.Tuner(settings)
         self.passes = Passes(settings.lanes)
         self.residents = Residents.of(settings, self.database, self.device)
@@ -136,10 +139,13 @@ class Node:
         return Lease(self.database, claims, lease_s=lease_s, renew_s=renew_s, leaving=self.leaving)
 
     def backbone(self, space_id: str) -> backbones.Backbone:
-        """Return the warm backbone of a space, of an adapted one without its projection; raises WeightsUnavailable."""
+        """Return the backbone of a space, of an adapted one without its projection.
+
+        Raises StillLoading if loading it takes a good part of a task's time, and WeightsUnavailable.
+        """
         if space_id not in self._spaces:
             self._spaces[space_id] = catalog.Space.from_json(self.database.read(_description, space_id))
-        return self.models.get(self._spaces[space_id].base)
+        return self.models.get(self._spaces[space_id].base, LOADING_PART * self.settings.soft_time_limit_s)
 
     @property
     def _warm(self) -> tuple[str, ...]:

@@ -81,9 +81,10 @@ def run(node: Node, claims: Sequence[Claim], lease: Lease) -> None:
 
     A job whose source is gone fails alone. Raises WeightsUnavailable.
     """
+    began = time.monotonic()
     backbone = node.backbone(claims[0].space_id)
     started, computed = time.monotonic(), 0
-    with Feed(node, claims, lease) as feed:
+    with Feed(node, claims, lease, began) as feed:
         # left also where a finish fails: no thread must go on beside the next claim
         with ReadAhead(feed, _read, lambda place: place.work.remote, node.settings.fetch_threads) as ahead:
             pipeline = Pipeline(
@@ -118,16 +119,17 @@ def run(node: Node, claims: Sequence[Claim], lease: Lease) -> None:
 class Feed:
     """The images of claimed chunks, and of those claimed ahead while the last of them is given out.
 
-    So no lane waits for a claim while there is work. The first chunk is always begun, later ones while there is time.
-    An iterator for one thread at a time; `left` counts the images that it has yet, `works` are the chunks. As a context
-    it closes their sources.
+    So no lane waits for a claim while there is work. The first chunk is always begun, later ones while there is time
+    since `began` (seconds of the monotonic clock), when the task did: loading a network is a part of its time. An
+    iterator for one thread at a time; `left` counts the images that it has yet, `works` are the chunks. As a context it
+    closes their sources.
     """
 
-    def __init__(self, node: Node, claims: Sequence[Claim], lease: Lease) -> None:
+    def __init__(self, node: Node, claims: Sequence[Claim], lease: Lease, began: float) -> None:
         self.works: list[Work] = []
         self.left = 0
         self._node, self._lease = node, lease
-        self._started = time.monotonic()
+        self._began = began
         self._first = claims[0]
         self._sources: dict[str, sources.Source] = {}
         self._ahead: list[claim_log.Report] = []
@@ -181,7 +183,7 @@ class Feed:
             self._admit(claims)
 
     def _in_time(self, part: float) -> bool:
-        return time.monotonic() - self._started <= part * self._node.settings.soft_time_limit_s
+        return time.monotonic() - self._began <= part * self._node.settings.soft_time_limit_s
 
     def _admit(self, claims: Sequence[Claim]) -> None:
         for claim in claims:

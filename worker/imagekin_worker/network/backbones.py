@@ -1,11 +1,8 @@
-"""Backbones prepared to run: weights found and verified, head removed, optimized, kept warm within a budget."""
+"""Backbones prepared to run: weights found and verified, head removed, optimized."""
 
 from __future__ import annotations
 
 import copy
-import threading
-from collections import OrderedDict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -97,37 +94,6 @@ def _filled(space: Space, settings: Settings) -> nn.Module:
 def _prepared(network: nn.Module, device: torch.device, dtype: torch.dtype, layout: torch.memory_format) -> nn.Module:
     network = network.eval().requires_grad_(False)
     return network.to(device=device, dtype=dtype).to(memory_format=layout)
-
-
-class Models:
-    """The warm backbones by space, at most `model_memory_bytes`; the least recently used are dropped first."""
-
-    def __init__(self, settings: Settings, loader: Callable[[Space, Settings], Backbone] = load) -> None:
-        self._settings = settings
-        self._loader = loader
-        self._warm: OrderedDict[str, Backbone] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, space: Space) -> Backbone:
-        """Return the backbone of a space, and load it if it is not warm. Raises WeightsUnavailable."""
-        key = space.fingerprint
-        with self._lock:
-            if key not in self._warm:
-                self._warm[key] = self._loader(space, self._settings)
-            self._warm.move_to_end(key)
-            self._evict()
-            return self._warm[key]
-
-    @property
-    def warm(self) -> tuple[str, ...]:
-        """The fingerprints of the spaces whose backbones are warm, least recently used first."""
-        return tuple(self._warm)
-
-    def _evict(self) -> None:
-        while len(self._warm) > 1 and sum(each.nbytes for each in self._warm.values()) > (
-            self._settings.model_memory_bytes
-        ):
-            self._warm.popitem(last=False)
 
 
 class Compiled(Protocol):

@@ -23,6 +23,7 @@ from imagekin.settings import Settings
 from imagekin.telemetry import logs, metrics
 from imagekin_worker.context import claim_log
 from imagekin_worker.network import allocator
+from imagekin_worker.network.models import StillLoading
 from imagekin_worker.process import LANE_VARIABLE
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def ring(self: Task) -> None:
         if not claims:
             return
         with structlog.contextvars.bound_contextvars(**claim_log.context(claims)):
-            _work(node, claims)
+            work(node, claims)
     except DBAPIError as error:
         # not the chunk's fault: its lease runs out, and the sweep rings again
         log.error("database_lost", error=str(error.orig))
@@ -101,7 +102,7 @@ def ring(self: Task) -> None:
     node.doorbell.ring(node.lane)
 
 
-def _work(node: Node, claims: Sequence[claim.Claim]) -> None:
+def work(node: Node, claims: Sequence[claim.Claim]) -> None:
     """Do the claimed chunks; failures are recorded in their jobs."""
     from imagekin_worker.process import dispatch
 
@@ -111,6 +112,11 @@ def _work(node: Node, claims: Sequence[claim.Claim]) -> None:
         with lease:
             dispatch.do(node, claims, lease)
         report.end("done")
+    except StillLoading as network:
+        # what is warm may go first
+        node.database.write(claim.release, lease.claims)
+        report.end("loading")
+        log.info("waits_for_network", backbone=str(network), **claim_log.about(claims))
     except errors.LeaseLost:
         report.end("lost")
         log.info("claim_lost", **claim_log.about(claims))
