@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import subprocess
 import sys
 import tempfile
@@ -21,11 +22,12 @@ from pathlib import Path
 import numpy as np
 
 from imagekin_worker.analysis import hashes
+from imagekin_worker.analysis.blocks import Blocks
 from imagekin_worker.analysis.duplicates import Duplicates
 from imagekin_worker.analysis.groups import Images
 from imagekin_worker.kmeans.kmeans import KMeans
 from imagekin_worker.kmeans.measure import Options
-from imagekin_worker.matrix import view as views
+from imagekin_worker.matrix.view import CALIBRATED, Accumulator
 from imagekin_worker.network.devices import cores
 
 DIM, LATENT_DIM, CLUSTERS = 1280, 32, 100
@@ -67,7 +69,10 @@ def duplicates(rows: np.ndarray) -> dict[str, float | str]:
     began: dict[str, float] = {}
     own = 0
     started = time.perf_counter()
-    view = views.of(rows, "million")
+    blocks, summed = Blocks(rows), Accumulator("million", DIM)
+    for span in blocks.spans():
+        summed.add(blocks.read(span))
+    view = summed.view(CALIBRATED)
     with tempfile.TemporaryDirectory(prefix="million-") as folder:
         work = Duplicates(
             rows,
@@ -97,6 +102,7 @@ def duplicates(rows: np.ndarray) -> dict[str, float | str]:
         "threshold": found.threshold,
         "groups": len(found.groups),
         "memory_mib": max(own, _own_mib()),
+        "with_pages_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
 
 
