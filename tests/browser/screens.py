@@ -20,6 +20,7 @@ from imagekin import Client
 from imagekin.settings import Settings
 from imagekin.stack import Stack
 from kit import gallery
+from kit.patience import until
 
 # In README and docs: which screens, and in which light.
 SHOWN = {"browse": False, "duplicates": False, "map": True}
@@ -79,7 +80,9 @@ def draw(
 def settled(page: Page) -> None:
     """Wait until all pictures in sight have come."""
     page.wait_for_load_state("networkidle")
-    page.wait_for_function("[...document.images].filter(i => i.src && i.loading !== 'lazy').every(i => i.complete)")
+    # not wait_for_function, whose text the page's own policy forbids to be run again
+    there = "[...document.images].filter(i => i.src && i.loading !== 'lazy').every(i => i.complete)"
+    until(lambda: page.evaluate(there), "the pictures in sight")
 
 
 if __name__ == "__main__":
