@@ -44,8 +44,11 @@ ARG TORCH_INDEX=
 RUN pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch torchvision
 
 FROM torch AS worker
-# PyTorch compiles networks for a GPU by it; for a processor OpenVINO does without.
-RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
+# Set for a GPU, for which PyTorch compiles networks by g++; for a processor OpenVINO does without.
+ARG COMPILER=
+RUN if [ -n "$COMPILER" ]; then \
+        apt-get update && apt-get install --yes --no-install-recommends "$COMPILER" && rm -rf /var/lib/apt/lists/*; \
+    fi
 COPY --from=stub /usr/src/imagekin ./
 RUN pip install '.[cpu]'
 COPY . .

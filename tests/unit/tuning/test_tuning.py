@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,7 +21,7 @@ from torchvision import models
 
 from imagekin import catalog
 from imagekin.enums import Precision
-from imagekin.settings import Settings
+from imagekin.settings import DAY_S, Settings
 from imagekin_worker.network import backbones, preprocess
 from imagekin_worker.pictures import decoding
 from imagekin_worker.pipeline.lanes import Arrangement, Pipeline, arrangement_of
@@ -197,6 +198,21 @@ def test_an_order_survives_its_way(
     order = tuner._order(backbone)
     assert compile.Order.from_json(order.to_json()) == order
     assert cache_key.key() in order.path.parts
+
+
+def test_that_a_network_is_not_faster_is_asked_again_after_a_while(
+    make_tuner: Callable[..., tuner_module.Tuner], backbone: backbones.TorchBackbone, begun: list[compile.Order]
+) -> None:
+    for days, asked in ((compile.VERDICT_DAYS - 1, 0), (compile.VERDICT_DAYS + 1, 1)):
+        tuner = make_tuner(compile_after_s=1)
+        tuner.arrangement(backbone)
+        verdict = tuner._order(backbone).verdict
+        verdict.parent.mkdir(parents=True, exist_ok=True)
+        verdict.write_text("0.98")
+        then = time.time() - days * DAY_S
+        os.utime(verdict, (then, then))
+        tuner.worked(backbone, 1, 2)
+        assert len(begun) == asked
 
 
 def test_giving_up_ends_the_process_and_leaves_nothing(

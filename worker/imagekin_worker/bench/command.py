@@ -12,6 +12,7 @@ import typer
 
 from imagekin.cli import output
 from imagekin.settings import Settings
+from imagekin.telemetry import logs
 
 
 def bench(
@@ -45,6 +46,7 @@ def bench(
     if memory_images is not None:
         size = replace(size, many_images=memory_images)
     settings = Settings()
+    logs.configure(settings)
     started = time.monotonic()
     outcomes, notes = measuring.measure(only or known, size, settings, data_dir)
     made = report.Report(outcomes, notes, quick, time.monotonic() - started)

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from imagekin.settings import Settings
 from imagekin_worker.bench import timing, weights
 from imagekin_worker.bench.report import Figure
 from imagekin_worker.bench.workbench import DEFAULT, RESNET, Workbench
@@ -30,7 +31,7 @@ JOINT_BATCH = 8
 GPU_BATCHES = (64, 128, 256)
 # The sides of matrices whose product is at its peak: those of a lane lie in a core's caches.
 CPU_SIDE, GPU_SIDE = 512, 8192
-# Between two looks whether a network is compiled: longer than after which a worker would have it compiled.
+# Between two looks whether a network is compiled.
 LOOK_S = 0.5
 
 
@@ -123,6 +124,16 @@ def rate(bench: Workbench, name: str, configuration: Configuration) -> float:
     return rate_of(backbone(bench, name).embed, configuration, bench.space(name).preprocess.shape, bench.sizes.rate_s)
 
 
+def compile_network(loaded: Backbone, settings: Settings) -> None:
+    """Calibrate and compile a backbone as a worker with these settings does, and wait for it."""
+    tuner = Tuner(settings)
+    tuner.arrangement(loaded)
+    tuner.worked(loaded, 1, settings.compile_after_s)
+    while tuner.compiling:
+        time.sleep(LOOK_S)
+        tuner.worked(loaded, 1, LOOK_S)
+
+
 def gflop(bench: Workbench, name: str) -> float:
     """Count the floating-point operations of an image's pass, in 1e9: two for each product of a convolution."""
     space = bench.space(name)
@@ -157,12 +168,7 @@ def _prepared(bench: Workbench, name: str) -> Backbone:
     """Load a backbone; on a GPU it is compiled, and the worker finds what was made of it here."""
     loaded = backbones.load(bench.space(name), bench.settings)
     if bench.on_gpu:
-        tuner = Tuner(bench.settings)
-        tuner.arrangement(loaded)
-        tuner.worked(loaded, 1, LOOK_S)
-        while tuner.compiling:
-            time.sleep(LOOK_S)
-            tuner.worked(loaded, 1, LOOK_S)
+        compile_network(loaded, bench.settings)
     return loaded
 
 

@@ -175,10 +175,7 @@ def _measure(bench: Workbench, backbone: str) -> Rates:
 
         works["original"] = peer
     warm = bench.drawn("warm", bench.sizes.warm_pictures, pictures.ORDINARY)
-    # the first loads the network; the second waits for what a worker tries out after it
-    for _ in range(2):
-        with service.collection(backbone, weights, bench.precision) as name:
-            service.embed(warm, name)
+    service.warm(warm, backbone, weights, bench.precision)
     found = timing.in_turns(works, bench.sizes.repetitions)
     return Rates(
         found["whole"],

@@ -17,7 +17,12 @@ from imagekin_worker.bench.workbench import Workbench
 from imagekin_worker.network.devices import cores
 
 NOT_SELECTED = "not asked for (--only)"
-_LIBRARIES = ("imagekin", "torch", "torchvision", "pillow", "numpy", "faiss-cpu", "scikit-learn", "kmeans-pytorch")
+_LIBRARIES = ("imagekin", "torch", "torchvision", "openvino", "pillow", "numpy", "faiss-cpu", "scikit-learn",
+              "kmeans-pytorch")  # fmt: skip
+# Of /proc/cpuinfo, x86 and Arm: instructions that decide how fast networks are.
+_FLAGS = ("flags", "Features")
+_INSTRUCTIONS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "amx_fp16",
+                 "asimd", "i8mm", "bf16", "sve", "sve2")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +181,9 @@ def _processor() -> str:
     except OSError:
         return platform.processor() or platform.machine()
     name = next((line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")), "")
-    return f"{name or platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+    flags = next((line.partition(":")[2].split() for line in text.splitlines() if line.startswith(_FLAGS)), [])
+    found = ", ".join(each for each in _INSTRUCTIONS if each in flags)
+    return f"{name or platform.machine()} ({found or torch.backends.cpu.get_cpu_capability()})"
 
 
 def _memory_bytes() -> int:

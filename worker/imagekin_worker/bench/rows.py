@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from imagekin_worker.bench import analyses, forward, kmeans, large, latency, load, memory, pipeline, search
+from imagekin_worker.bench import analyses, compilation, forward, kmeans, large, latency, load, memory, pipeline, search
 from imagekin_worker.bench.report import Goal, Row
 
 CPU = (
@@ -17,6 +17,9 @@ CPU = (
     Row("original-class", "a whole resnet50 job over the original class, same pictures and weights", "cpu", Goal(6),
         pipeline.against_class),
     Row("large-photos", "a job over 2000 x 2000 JPEGs, precision fast over exact", "cpu", Goal(2), large.figure),
+    Row("exact", "a job with the compiled network over the same with the prepared one, precision exact", "cpu",
+        Goal(1.1), compilation.exact),
+    Row("fast", "the same, precision fast", "cpu", Goal(1.3), compilation.fast),
     Row("search-job", "a search by picture, submit to result, p50, over its decode, forward and scan", "cpu",
         Goal(2, at_least=False), latency.search_job),
     Row("idle", "submit to the first claim on an idle worker, over 100 ms", "cpu", Goal(1, at_least=False),

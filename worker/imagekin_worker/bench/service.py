@@ -94,6 +94,14 @@ class Service:
         finished, began = job.finished_at.timestamp(), job.data.started_at.timestamp()
         return Run(count, finished - submitted, began - submitted, submitted, finished)
 
+    def warm(
+        self, folder: Path, backbone: str, weights: str | None = None, precision: Precision = Precision.EXACT
+    ) -> None:
+        """Embed a folder twice: first a worker loads the network, then what it tries out after that is over."""
+        for _ in range(2):
+            with self.collection(backbone, weights, precision) as name:
+                self.embed(folder, name)
+
     def child(self, lane: str) -> int:
         """Return the process of a worker that does its work; raises NotMeasured if there is no /proc."""
         if not Path("/proc/self/task").is_dir():

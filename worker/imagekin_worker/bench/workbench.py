@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 from imagekin import catalog
 from imagekin.catalog import Space
 from imagekin.enums import Precision
-from imagekin.settings import Settings
+from imagekin.settings import DAY_S, Settings
 from imagekin_worker.bench import pictures, weights
 from imagekin_worker.bench.errors import NotMeasured
 from imagekin_worker.bench.service import Service
@@ -69,11 +69,16 @@ class Workbench:
             device=device,
             port=0,
             rate_limit_per_s=0,
-            # what a worker tries once a machine comes before anything is timed, or not at all: compiling for a CPU
-            # takes longer than all that is measured here
+            # what a worker tries once a machine comes before anything is timed
             calibrate_after_s=0.05,
+            # on a CPU prepared and compiled networks are held against each other
             compile_after_s=0.05 if self.on_gpu else 0,
         )
+        self.compiled_settings = self.settings.model_copy(
+            update={"data_dir": folder / "compiled", "cache_dir": str(self.settings.cache_folder)}
+            | {"compile_after_s": DAY_S}
+        )
+        """Those of a second service, which uses the networks that were compiled for it and compiles none."""
 
     def __enter__(self) -> Self:
         return self
@@ -94,9 +99,13 @@ class Workbench:
             raise made
         return made
 
-    def service(self) -> Service:
-        """Return the running service. Raises NotMeasured if its packages or a Redis are missing."""
-        return self.once("service", lambda: self._open.enter_context(Service(self.settings)))
+    def service(self, *, compiled: bool = False) -> Service:
+        """Return the running service, or the one that has `compiled` networks.
+
+        Raises NotMeasured if its packages or a Redis are missing.
+        """
+        settings = self.compiled_settings if compiled else self.settings
+        return self.once(("service", compiled), lambda: self._open.enter_context(Service(settings)))
 
     def space(self, backbone: str, precision: Precision | None = None) -> Space:
         """Return the space that a backbone's pictures are embedded in; `precision` is by default that of the device."""

@@ -36,6 +36,11 @@ def can_bfloat16() -> bool:
     )
 
 
+def numbers(path: Path) -> str:
+    """Return what a model of OpenVINO is computed in."""
+    return openvino().Core().read_model(path).get_rt_info(NUMBERS).astype(str)
+
+
 class Inference:
     """A network that OpenVINO runs on a CPU, picture by picture; see backbones.Compiled.
 
