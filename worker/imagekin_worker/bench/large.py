@@ -47,7 +47,7 @@ def figure(bench: Workbench) -> Figure:
         rates[Precision.EXACT],
         "images/s",
         rates[Precision.FAST] / rates[Precision.EXACT],
-        f"decoding: {decode[Precision.FAST]:.3g} ms of a core at half of the scale, {decode[Precision.EXACT]:.3g} in "
+        f"decoding: {decode[Precision.FAST]:.3g} ms of a core at a reduced scale, {decode[Precision.EXACT]:.3g} in "
         f"full, as {bits:.2g} bits a pixel are read at any scale; then forward, {forward_ms:.3g} ms; mean cosine "
         f"{cosine:.5f}",
         {

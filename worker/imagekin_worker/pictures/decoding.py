@@ -76,8 +76,8 @@ class _Request:
 def decode(data: bytes, settings: Settings, *, at_least_px: int | None = None, to_srgb: bool = False) -> Picture:
     """Decode one image file, its first frame, into RGB.
 
-    `at_least_px` allows a JPEG to be decoded at 1/2, 1/4 or 1/8 of its size while its shorter side keeps that many
-    pixels. `to_srgb`: convert colors from the file's profile to sRGB; a file without a profile is not changed.
+    `at_least_px` allows a JPEG to be decoded at 1/8 to 4/8 of its size while its shorter side keeps that many pixels.
+    `to_srgb`: convert colors from the file's profile to sRGB; a file without a profile is not changed.
     Raises EmptyFile, ImageTooLarge, UnsupportedFormat, DecompressionBomb and DecodeError.
     """
     if not data:
@@ -184,8 +184,10 @@ def _opened(data: bytes, name: str, request: _Request) -> tuple[Image.Image, tup
     image = factory(io.BytesIO(data), "")
     _check_pixels(image.size, request.max_pixels)
     size = image.size
-    if request.at_least_px is not None:
-        _draft(image, request.at_least_px)
+    if name == "JPEG" and request.at_least_px is not None:
+        smaller = jpeg.reduced(data, image, request.at_least_px)
+        if smaller is not None:
+            return smaller, size
     image.load()
     _check_pixels(image.size, request.max_pixels)
     return image, size
@@ -195,13 +197,6 @@ def _check_pixels(size: tuple[int, int], most: int) -> None:
     width, height = size
     if width * height > min(most, _HARD_LIMIT):
         raise Image.DecompressionBombError(f"The image has {width} x {height} pixels; the limit is {most:,}.")
-
-
-def _draft(image: Image.Image, at_least_px: int) -> None:
-    shorter = min(image.size)
-    if shorter > at_least_px:
-        scale = at_least_px / shorter
-        image.draft(None, (int(image.width * scale) + 1, int(image.height * scale) + 1))
 
 
 def _orientation(image: Image.Image) -> int:

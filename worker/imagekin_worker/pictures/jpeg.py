@@ -1,4 +1,4 @@
-"""JPEG files whose end is missing: read if all pixels are there.
+"""JPEG files at a reduced scale, and those whose end is missing, which are read if all pixels are there.
 
 The layouts are those of ITU-T T.81, annexes A and B.
 """
@@ -11,8 +11,12 @@ import random
 from dataclasses import dataclass, field
 
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
-from PIL import JpegImagePlugin
+from PIL import Image, JpegImagePlugin
+
+LARGEST_SCALE = 4
+"""The largest scale in eighths that is worth it: from 5 on libjpeg-turbo has no vector instructions for it."""
 
 MOST_MISSING = 0.01
 """The largest share of its pixels that a JPEG may lack: the last bytes often hold a block or two."""
@@ -20,6 +24,8 @@ MOST_MISSING = 0.01
 MOST_MISSING_OF_SMALL, SMALL_PX = 0.1, 128
 """In a small picture a block is a larger share: it may lack this share, up to a number of pixels."""
 
+# Pillow's modes, and simplejpeg's words for them
+_COLORS = {"L": "GRAY", "RGB": "RGB"}
 _END = b"\xff\xd9"
 _LEAST_FILL_BYTES = 1 << 16
 # A block takes 128 bytes at the very most, and three of them 64 pixels.
@@ -48,6 +54,27 @@ class _Frame:
     progressive: bool = False
     sampling: dict[int, tuple[int, int]] = field(default_factory=dict)
     scans: list[_Scan] = field(default_factory=list)
+
+
+def reduced(data: bytes, header: Image.Image, at_least_px: int) -> Image.Image | None:
+    """Decode a JPEG at the smallest of 1/8 to 4/8 of its size whose shorter side keeps these pixels.
+
+    Pillow only knows the powers of two. None if that would be larger, and for all files that are not plainly gray or
+    RGB and free of faults: what becomes of those is Pillow's decision. `header`: the file as Pillow opened it.
+    """
+    scale = -(-8 * at_least_px // min(header.size))
+    if scale > LARGEST_SCALE or header.mode not in _COLORS:
+        return None
+    width, height = (-(-side * scale // 8) for side in header.size)
+    try:
+        pixels = simplejpeg.decode_jpeg(data, _COLORS[header.mode], min_height=height, min_width=width)
+    except ValueError:
+        return None
+    if pixels.shape[:2] != (height, width):
+        return None
+    image = Image.fromarray(pixels.squeeze(2) if header.mode == "L" else pixels)
+    image.info = header.info
+    return image
 
 
 def ended(data: bytes) -> bytes | None:
