@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from imagekin_worker.bench import forward, timing
 from imagekin_worker.bench.workbench import DEFAULT, RESNET, Workbench
 from imagekin_worker.network import allocator, backbones
 from imagekin_worker.network.devices import cores
+from imagekin_worker.pipeline.lanes import Arrangement, Pipeline
 from imagekin_worker.tuning import compile
 from imagekin_worker.tuning.compiled import load
 
@@ -46,4 +49,37 @@ def test_a_compiled_network_is_used_where_it_is_faster(
         }
         rates = timing.in_turns(works, 5)
         table.add(rates["prepared"], rates["compiled"], rates["compiled"] / rates["prepared"], seconds)
+    table.show()
+
+
+def test_lanes_of_one_thread_and_others(bench: Workbench, tmp_path: Path) -> None:
+    """Decoding and passes of a `fast` network, as a worker's lanes do them, without the service."""
+    allocator.keep_memory()
+    space, settings = bench.space(DEFAULT, Precision.FAST), bench.settings
+    order = compile.Order(space, settings.weights_dir, "cpu", backbones.CPU_BATCH, 1, tmp_path / "network.xml")
+    compile.compile_network(order, tmp_path)
+    files = [path.read_bytes() for path in sorted(bench.pictures(DEFAULT).iterdir())]
+
+    def way(lanes: int, streams: int, threads: int, batch: int) -> Callable[[], float]:
+        network = backbones.load(space, settings)
+        assert isinstance(network, backbones.TorchBackbone)
+        if order.path.exists():
+            network.switch(load(order.path, torch.device("cpu"), batch, lanes=streams, threads=threads))
+        arrangement = Arrangement(lanes, threads, batch)
+
+        def run() -> float:
+            lanes = Pipeline(network, settings, iter(files), bytes, arrangement=arrangement)
+            return len(files) / timing.seconds(lambda: deque(lanes.outcomes(), maxlen=0))
+
+        return run
+
+    count = cores()
+    ways = {f"{count} lanes of one thread, batch {batch}": way(count, count, 1, batch) for batch in (1, 4, 8, 16)} | {
+        f"one lane of {count} threads, batch 4": way(1, 1, count, 4),
+        f"{count + 1} lanes, {count} passes at once, batch 4": way(count + 1, count, 1, 4),
+    }
+    rates = timing.in_turns(ways, 5)
+    table = Table(f"{DEFAULT} {Precision.FAST}, {len(files)} JPEGs of 500 x 400", "lanes", "images/s")
+    for name, rate in rates.items():
+        table.add(name, rate)
     table.show()

@@ -36,6 +36,9 @@ HANDFUL = 16
 HANDFUL_BYTES = 8 << 20
 """A handful is large enough once its files have this many bytes."""
 
+BACKLOG = 64
+"""How many outcomes may wait for their caller, about 16 KiB each: lanes work while it stores a chunk."""
+
 TAKEN = 4
 """How many items a lane takes at a time when items come over a network, so that other lanes get their share."""
 
@@ -135,7 +138,7 @@ class Pipeline(Generic[T]):
         self._loads: list[_Load] = []
         self._taking = threading.Lock()
         self._settling = threading.Lock()
-        self._outcomes: Channel[Outcome[T]] = Channel(self._lanes * self._size)
+        self._outcomes: Channel[Outcome[T]] = Channel(max(BACKLOG, self._lanes * self._size))
         self._decoded: Channel[_Decoded[T]] = Channel(2 * self._size)
         self._failure: BaseException | None = None
 
@@ -144,8 +147,8 @@ class Pipeline(Generic[T]):
 
         When `should_stop` returns True, batches in progress are finished, and items not yielded were not done. Any
         exception except an ItemError of `read` ends the run and is raised here. All threads have ended when the
-        iterator has, also when it is closed early; at most lanes x (batch + handful) pictures and as many outcomes are
-        in memory.
+        iterator has, also when it is closed early; at most lanes x (batch + handful) pictures and as many outcomes
+        are in memory, of outcomes BACKLOG if that is more.
         """
         intra_op_threads = torch.get_num_threads()
         threads = self._start()
