@@ -286,8 +286,6 @@ def of_timm(name: str) -> Callable[[Path], tuple[str, Any]]:
 
 
 QUICK = "resnet10t.c3_in1k"
-# OpenVINO computes something else than PyTorch for these, with weights by chance: they stay as they are.
-REFUSED = ("timm/regnetz_b16.ra3_in1k", "timm/efficientnet_b0.ra_in1k")
 
 
 @pytest.mark.timeout(400)
@@ -309,11 +307,6 @@ def test_networks_of_all_libraries_compute_the_same_compiled(
     name, network = make(tmp_path)
     space = catalog.resolve_space(name, None, Precision.EXACT, tmp_path)
     order = compile.Order(space, tmp_path, "cpu", 2, 1, tmp_path / "network.xml")
-    if name in REFUSED:
-        with pytest.raises(RuntimeError, match="different vectors"):
-            compile.compile_network(order, tmp_path)
-        assert not order.done
-        return
     compile.compile_network(order, tmp_path)
     backbone = load(space, Settings(device="cpu", weights_dir=tmp_path))
     pixels = np.random.default_rng(0).integers(0, 256, (2, 3, *space.preprocess.shape), np.uint8)
