@@ -17,12 +17,14 @@ from sqlalchemy.orm import Session
 from imagekin import errors
 from imagekin.database import tables
 from imagekin.database.engine import Database
-from imagekin.enums import OnConflict
+from imagekin.enums import Lane, OnConflict
 from imagekin.jobs import finish as finish_step
-from imagekin.maintenance import compaction, expiry, upkeep
+from imagekin.maintenance import compaction, expiry, sweep, upkeep
 from imagekin.settings import Settings
 from imagekin.store import blobs, exports, reuse, segments, thumbnails
+from imagekin_worker.context.process_state import Node
 from imagekin_worker.matrix.loaded import catch_up
+from imagekin_worker.process import dispatch, tasks
 from kit.blobs import inside, named, settle, there
 from kit.breakages import examine, found, left
 from kit.hand import Hand, numbered, thumbnail, vector, whole
@@ -260,3 +262,26 @@ def test_compaction_lets_be_what_changed_since_it_was_read(
     assert compaction.merge(hand.database, hand.collection().id, ids) == len(ids)
     hand.check()
     settle(hand, url)
+
+
+@pytest.mark.parametrize("place", ["folder"])
+def test_a_storage_that_is_away_for_long_costs_no_image(
+    hand: Hand, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any) -> None:
+        raise errors.Unavailable()
+
+    hand.plan(numbered(6), size=6)
+    node = Node(settings.model_copy(update={"lanes": 1}), Lane.BULK)
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(dispatch, "do", away)
+            for turn in range(settings.max_attempts + 2):
+                tasks.work(node, node.claim(f"ring-{turn}/x"))
+                hand.sql("UPDATE chunks SET lease_until = 1 WHERE status = 'claimed'")
+                hand.database.write(sweep.sweep, settings)
+    finally:
+        node.close()
+    hand.finish(hand.claim())
+    hand.check()
+    assert hand.collection().image_count == 6
