@@ -17,18 +17,21 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx2
+import pytest
 import redis
 import sqlalchemy as sa
 
 import imagekin_migrations
+from imagekin.database import tables
 from imagekin.database.engine import Database
+from imagekin.maintenance.relocation import Place
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from kit import history, tiny
+from kit import flaky, history, s3, tiny
 from kit.cluster import Cluster
 from kit.patience import until
 
@@ -101,8 +104,9 @@ def with_patience(request: Callable[[], httpx2.Response]) -> None:
 class Faults:
     """What goes wrong, one thing after another; whatever was ended is started again a little later."""
 
-    def __init__(self, cluster: Cluster, seed: int) -> None:
+    def __init__(self, cluster: Cluster, seed: int, road: flaky.Road | None = None) -> None:
         self._cluster = cluster
+        self._road = road
         self._chance = random.Random(seed)
         self.done: Counter[str] = Counter()
         self._kinds: list[Callable[[], None]] = [
@@ -110,6 +114,10 @@ class Faults:
             self.kill_redis, self.freeze_redis, self.flush_redis,
         ]  # fmt: skip
         self._kinds.append(self.lock_database if cluster.database.is_sqlite else self.crash_database)
+        if cluster.settings.blob_url:
+            self._kinds += [self.move_blobs] * 2
+        if road is not None:
+            self._kinds += [self.lose_answers] * 2
 
     def run(self, seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -166,6 +174,24 @@ class Faults:
     def crash_database(self) -> None:
         self._cluster.crash_database()
 
+    def move_blobs(self) -> None:
+        """Move blobs, to the database as well, though all others write into the storage; and kill that."""
+        to = self._chance.choice(list(Place))
+        env = {**self._cluster.env, "IMAGEKIN_BLOB_READ_ONLY": str(to == Place.DATABASE)}
+        command = [sys.executable, "-m", "imagekin", "blobs", "move", "--to", to.value]
+        with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            # most of the first seconds are its start
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(self._chance.uniform(1, 10))
+            process.kill()
+
+    def lose_answers(self) -> None:
+        assert self._road is not None
+        kinds = [flaky.Fault.BUSY, flaky.Fault.BROKEN, flaky.Fault.LOST, flaky.Fault.HALF, flaky.Fault.SLOW]
+        self._road.fate = lambda method: self._chance.choice(kinds) if self._chance.random() < 1 / 3 else None
+        time.sleep(self._chance.uniform(1, 6))
+        self._road.clear()
+
     def _worker(self) -> str:
         return self._chance.choice([name for name in self._cluster.workers if self._cluster.workers[name].running])
 
@@ -200,18 +226,25 @@ def migrated(url: str) -> str:
 
 def run(seconds: float, kind: str, seed: int) -> bool:
     """Run, print what came out, and tell whether nothing was lost and nothing doubled."""
-    # every other run with blobs in a folder
-    outside = seed % 2 == 1
-    print(f"seed {seed}, {kind}, blobs {'outside' if outside else 'inside'}, {seconds:g} s of faults", flush=True)
-    with tempfile.TemporaryDirectory(prefix="ik-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        blob_url = str(folder / "blobs") if outside else ""
+    # every other run with blobs in a folder, every fourth with blobs on S3, on a road that loses requests and answers
+    where = ("database", "folder", "database", "S3")[seed % 4]
+    print(f"seed {seed}, {kind}, blobs in {where}, {seconds:g} s of faults", flush=True)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ik-", ignore_cleanup_errors=True)))
+        road, blob_url = None, str(folder / "blobs") if where == "folder" else ""
+        if where == "S3":
+            road, address = stack.enter_context(flaky.road(stack.enter_context(s3.server())))
+            s3.lead_to(address, stack.enter_context(pytest.MonkeyPatch.context()))
+            s3.make_bucket("random")
+            blob_url = "s3://random/blobs"
         with database(kind, folder) as url, Cluster(folder / "data", url, blob_url=blob_url) as cluster:
-            load, faults = Load(cluster, seed), Faults(cluster, seed)
+            load, faults = Load(cluster, seed), Faults(cluster, seed, road)
             load.start()
             try:
                 faults.run(seconds)
             finally:
+                if road is not None:
+                    road.clear()
                 cluster.heal()
                 load.stop()
             calm = time.monotonic()
@@ -221,6 +254,8 @@ def run(seconds: float, kind: str, seed: int) -> bool:
                 print(error)
             report = history.check(cluster.database, cluster.accepted)
             report.problems += cluster.ills()
+            failed = sa.select(tables.Job.kind, tables.Job.error_detail).where(tables.Job.status == "failed")
+            print("failed", cluster.database.read(lambda session: session.execute(failed).all()))
             print(f"calm after {time.monotonic() - calm:.0f} s; faults {dict(faults.done)}")
     print(
         f"submitted {load.submitted.total() + 1}, accepted {report.accepted}, finished {report.finished} "

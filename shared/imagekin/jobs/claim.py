@@ -251,6 +251,15 @@ def renew(session: Session, claims: Sequence[Claim], lease_s: float) -> set[tupl
     return {(job_id, seq) for job_id, seq in rows}
 
 
+def excuse(session: Session, claims: Sequence[Claim]) -> None:
+    """Count nothing against chunks that are ours: what they need is away, and they wait until their leases run out."""
+    if not claims:
+        return
+    session.execute(
+        sa.update(Chunk).where(_held(claims)).values(attempt=0).execution_options(synchronize_session=False)
+    )
+
+
 def release(session: Session, claims: Sequence[Claim]) -> int:
     """Hand chunks back after a slice of them; return how many were still ours."""
     if not claims:

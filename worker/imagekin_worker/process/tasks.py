@@ -121,7 +121,8 @@ def work(node: Node, claims: Sequence[claim.Claim]) -> None:
         report.end("lost")
         log.info("claim_lost", **claim_log.about(claims))
     except errors.Unavailable as error:
-        # not the chunk's fault: its lease runs out, and the sweep rings again
+        # not the chunk's fault, however long it lasts: its lease runs out, and the sweep rings again
+        node.database.write(claim.excuse, lease.claims)
         report.end("unavailable")
         log.error("storage_lost", error=error.detail, **claim_log.about(claims))
     except errors.ImagekinError as error:
