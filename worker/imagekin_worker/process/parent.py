@@ -23,7 +23,7 @@ from imagekin.settings import Settings
 from imagekin.store.blobs import Blobs
 from imagekin.telemetry import metrics
 from imagekin.uploads.files import Storage
-from imagekin_worker.matrix import file_cache
+from imagekin_worker.matrix import file_cache, index_rows
 from imagekin_worker.matrix.file_cache import MatrixCache
 from imagekin_worker.process import LANE_VARIABLE
 from imagekin_worker.process.tasks import LEAVE_SIGNAL
@@ -116,6 +116,8 @@ class Supervisor:
             log.info("swept", released=swept.released, expired_jobs=swept.expired_jobs, uploads=len(swept.paths))
         if done := self._upkeep.run(UPKEEP_S):
             log.info("kept_house", **done)
+        if steps := index_rows.catch_up_all(self.database, UPKEEP_S):
+            log.info("indexes_caught_up", steps=steps)
 
 
 _supervisor: Supervisor | None = None
