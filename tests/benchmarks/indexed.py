@@ -9,7 +9,7 @@ another picture, negative numbers made 0 as the network's are. Queries are made 
 The service's own job builds the index in a PostgreSQL out of its wheel, whose `shared_buffers` hold it. Each query is
 searched for by itself, in the calibrated view: by the index, exactly from the resident matrix, and by faiss on one
 thread, over the same vectors in the view, with as many links and as much breadth as pgvector. `in the database` is the
-time of the statement that finds candidates with their exact vectors. A plain program, not a test; needs faiss-cpu.
+mean time of all statements of a search. A plain program, not a test; needs faiss-cpu.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ import sqlalchemy as sa
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 import imagekin_migrations
@@ -48,6 +49,7 @@ from imagekin.store import collections, indexes, segments
 from imagekin_worker.bench import search
 from imagekin_worker.context.process_state import Node
 from imagekin_worker.matrix import view as views
+from imagekin_worker.matrix.view import View
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from kit import photographs
@@ -59,6 +61,7 @@ CROPS, LEAST_SHARE = 8, 0.4
 JITTER = 0.7
 SEGMENT_ROWS = 512
 TOP_K = search.TOP_K
+VIEWS = (views.CALIBRATED, views.RAW)
 # pgvector's own.
 LINKS, BUILD_BREADTH = 16, 64
 SHARED_BUFFERS = "2GB"
@@ -173,7 +176,7 @@ def built(database: Database, settings: Settings, collection: tables.Collection)
 
 
 def _state(session: Session, job_id: str) -> tuple[str, float | None]:
-    return session.execute(sa.select(tables.Job.status, tables.Job.fraction).filter_by(id=job_id)).one()._tuple()
+    return session.execute(sa.select(tables.Job.status, tables.Job.fraction).filter_by(id=job_id)).one()
 
 
 def timed(work: Callable[[np.ndarray], Any], queries: np.ndarray) -> tuple[list[Any], NDArray[np.float64]]:
@@ -200,40 +203,44 @@ def ways(url: str, folder: Path, rows: NDArray[np.float32], queries: NDArray[np.
     database = Database(url)
     collection = fill(database, rows)
     node = Node(settings, Lane.INTERACTIVE)
-    for name in views.CALIBRATED, views.RAW:
+    true: dict[str, list[set[int]]] = {}
+    view: View | None = None
+    for name in VIEWS:
         answers, seconds = timed(_asked(node.residents.search, collection.id, name), queries)
-        true = [_places(answer) for answer in answers]
-        yield row(f"exact, {name}", true, true, seconds)
-        if name == views.CALIBRATED:
-            calibrated, view = true, answers[0][0]
-        else:
-            raw = true
-    node.residents = None  # type: ignore[assignment] - its memory is needed
+        true[name] = [_places(answer) for answer in answers]
+        view = view or answers[0][0]
+        yield row(f"exact, {name}", true[name], true[name], seconds)
+    node.close()
     build_s = built(database, settings, collection)
     index = database.read(indexes.ready, collection.id)
-    assert index is not None
-    nbytes = database.read(indexes.size, index)
+    assert index is not None and view is not None
+    made = {"build_s": build_s, "bytes": database.read(indexes.size, index)}
     node = Node(settings, Lane.INTERACTIVE)
-    inner: list[float] = []
-    candidates = indexes.candidates
-
-    def measured(*args: Any) -> Any:
-        started = time.perf_counter()
-        found = candidates(*args)
-        inner.append(time.perf_counter() - started)
-        return found
-
-    indexes.candidates = measured
-    for name, true in ((views.CALIBRATED, calibrated), (views.RAW, raw)):
-        timed(_asked(node.searches.search, collection.id, name), queries[: len(queries) // 4])
-        inner.clear()
-        answers, seconds = timed(_asked(node.searches.search, collection.id, name), queries)
-        in_database = 1000 * np.quantile(inner, 0.5)
-        more = {"in_the_database_ms": in_database, "build_s": build_s, "bytes": nbytes}
-        yield row(f"imagekin's index, {name}", [_places(answer) for answer in answers], true, seconds, **more)
-    indexes.candidates = candidates
-    yield from faiss_rows(view.transform(rows), view.transform(queries), calibrated)
+    for name in VIEWS:
+        ask = _asked(node.searches.search, collection.id, name)
+        timed(ask, queries)
+        with in_statements(node.database) as spent:
+            answers, seconds = timed(ask, queries)
+        found = [_places(answer) for answer in answers]
+        in_database_ms = 1000 * sum(spent) / len(answers)
+        yield row(f"imagekin's index, {name}", found, true[name], seconds, in_the_database_ms=in_database_ms, **made)
+    yield from faiss_rows(view.transform(rows), view.transform(queries), true[views.CALIBRATED])
     database.dispose()
+
+
+@contextmanager
+def in_statements(database: Database) -> Iterator[list[float]]:
+    """Give the seconds that statements take, as they come."""
+    spent: list[float] = []
+    listeners = {
+        "before_cursor_execute": lambda *_: spent.append(-time.perf_counter()),
+        "after_cursor_execute": lambda *_: spent.append(time.perf_counter()),
+    }
+    for name, listener in listeners.items():
+        event.listen(database.engine, name, listener)
+    yield spent
+    for name, listener in listeners.items():
+        event.remove(database.engine, name, listener)
 
 
 def _asked(ask: Callable[..., Any], collection_id: str, view: str) -> Callable[[np.ndarray], Any]:

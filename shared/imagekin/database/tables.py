@@ -127,6 +127,7 @@ class VectorIndex(Base):
     view: Mapped[bytes] = deferred(mapped_column(sa.LargeBinary(), nullable=False))
     sums: Mapped[bytes] = deferred(mapped_column(sa.LargeBinary(), nullable=False))
     created_at: Mapped[float] = _time()
+    # when it became what `status` says, unless that is building
     ready_at: Mapped[float | None] = mapped_column(sa.Double())
 
 

@@ -38,7 +38,7 @@ LOCK_TIMEOUT_S = 2
 # What pgvector looks at least at in one search, and how much more when a filter lets little through.
 BREADTH, MOST_BREADTH = 100, 1000
 SCANNED, SCANNED_OVER_EXPECTED, MEMORY_FACTOR = 20_000, 20, 8
-# Finding one row by the index takes about as long as reading the exact vectors of so many.
+# Finding a row by the graph takes about this share of what reading an exact vector takes.
 READ_PER_SCANNED = 0.5
 # Shared memory that the machine does not have: containers often have little.
 NO_SHARED_MEMORY = ("53100", "53200")
@@ -88,6 +88,14 @@ class Index:
     def type(self) -> str:
         """The SQL type of its vectors."""
         return f"bit({self.dim})" if self.signs else f"halfvec({self.dim})"
+
+
+class Candidate(NamedTuple):
+    """An image that may be near; `closeness` is what the index says of its score, nothing where it has signs alone."""
+
+    id: str
+    key: str
+    closeness: float
 
 
 class Found(NamedTuple):
@@ -260,7 +268,7 @@ def put_in_place(session: Session, index: Index, images: int, sums: bytes) -> No
 def retire(session: Session, collection_id: str) -> None:
     """Have searches of the collection look at all vectors again; the table is dropped by the upkeep."""
     mine = sa.and_(VectorIndex.collection_id == collection_id, VectorIndex.status == IndexStatus.READY)
-    retired = sa.update(VectorIndex).where(mine).values(status=IndexStatus.DROPPED)
+    retired = sa.update(VectorIndex).where(mine).values(status=IndexStatus.DROPPED, ready_at=sql.clock())
     session.execute(retired.execution_options(synchronize_session=False))
 
 
@@ -295,6 +303,21 @@ def all_ready(session: Session) -> list[str]:
     return list(session.scalars(used))
 
 
+def told(session: Session) -> str:
+    """Return in a sentence what indexes there are, and whether all that searches should use are sound."""
+    alive = sa.select(VectorIndex.status, VectorIndex.collection_id).where(VectorIndex.status != IndexStatus.DROPPED)
+    rows = session.execute(alive).all()
+    if not rows:
+        return "ok"
+    used = [row.collection_id for row in rows if row.status == IndexStatus.READY]
+    broken = [id for id in used if ready(session, id) is None]
+    building = f"{len(rows) - len(used)} being built" if len(rows) > len(used) else ""
+    counts = ", ".join(part for part in (f"{len(used)} ready", building) if part)
+    if not broken:
+        return f"ok: {counts}"
+    return f"{counts}; {len(broken)} not sound, whose collections are searched exactly: see `imagekin doctor`"
+
+
 def of(session: Session, collection_ids: Sequence[str]) -> dict[str, list[tables.VectorIndex]]:
     """Return the indexes of collections, those that are being built and those that are searched."""
     living = sa.select(VectorIndex).where(VectorIndex.status != IndexStatus.DROPPED)
@@ -318,13 +341,28 @@ def behind(session: Session, index: Index, limit: int) -> int:
     return session.scalar(sa.select(sa.func.count()).select_from(changed.limit(limit).subquery())) or 0
 
 
-def leftovers(session: Session) -> list[str]:
-    """Return indexes that nothing searches and no job is making."""
-    Collection, Job = tables.Collection, tables.Job
-    at_work = sa.exists().where(Job.id == VectorIndex.id, Job.status.not_in(TERMINAL))
-    gone = sa.exists().where(Collection.id == VectorIndex.collection_id, Collection.deleted_at.is_not(None))
-    abandoned = sa.and_(VectorIndex.status == IndexStatus.BUILDING, sa.not_(at_work))
-    left = sa.or_(VectorIndex.status == IndexStatus.DROPPED, abandoned, gone)
+def missing(session: Session, index: Index, most: int) -> int:
+    """Return how many of the newest images, up to `most`, an index does not have although it should."""
+    mine = sa.and_(
+        Image.collection_id == index.collection_id, Image.revision <= index.revision, Image.deleted_at.is_(None)
+    )
+    newest = sa.select(Image.id, Image.revision).where(mine).order_by(Image.revision.desc()).limit(most).subquery()
+    rows = sa.table(index.table, sa.column("image_id"), sa.column("revision"))
+    there = sa.exists().where(rows.c.image_id == newest.c.id, rows.c.revision == newest.c.revision)
+    return session.scalar(sa.select(sa.func.count()).select_from(newest).where(sa.not_(there))) or 0
+
+
+def leftovers(session: Session, late_s: float = 0) -> list[str]:
+    """Return indexes that nothing searches and no job is making, for at least `late_s` seconds."""
+    Collection, Job, past = tables.Collection, tables.Job, sql.clock() - late_s
+    at_work = sa.or_(Job.status.not_in(TERMINAL), Job.finished_at > past)
+    of_a_job = sa.exists().where(Job.id == VectorIndex.id, at_work)
+    gone = sa.exists().where(Collection.id == VectorIndex.collection_id, Collection.deleted_at <= past)
+    left = sa.or_(
+        sa.and_(VectorIndex.status == IndexStatus.DROPPED, VectorIndex.ready_at <= past),
+        sa.and_(VectorIndex.status == IndexStatus.BUILDING, VectorIndex.created_at <= past, sa.not_(of_a_job)),
+        gone,
+    )
     return list(session.scalars(sa.select(VectorIndex.id).where(left)))
 
 
@@ -372,27 +410,40 @@ def follow(
 # --- searching ---------------------------------------------------------------------------------------------------
 
 
-def candidates(
+def nearest(
     session: Session, index: Index, query: np.ndarray, count: int, wanted: dict[str, Any] | None = None
-) -> Found:
+) -> list[Candidate]:
     """Return about `count` images near a query (dim,), given in the view of the index, that pass a filter.
 
     Those are images that the index has as they are; ones that came or were replaced after its revision are not among
-    them. With a filter that lets few images through these are all of them, read by themselves.
+    them. With a filter there may be fewer although more pass.
     """
     scanned = SCANNED
     if wanted is not None:
-        # what costs less: going through the graph until enough images have passed, or reading all that pass
-        few = int((READ_PER_SCANNED * count * max(index.images, 1)) ** 0.5) + count
-        matching = session.scalars(_live(session, index, wanted, Image.id).limit(few + 1)).all()
-        if len(matching) <= few:
-            return read(session, index, matching)
-        scanned = max(scanned, SCANNED_OVER_EXPECTED * count * index.images // few)
+        scanned = max(scanned, SCANNED_OVER_EXPECTED * count * index.images // _few(index, count))
     _plan(session, min(MOST_BREADTH, max(BREADTH, count)), scanned)
-    found = _found(session, index, session.execute(_nearest(session, index, query, count, wanted)).all())
-    if wanted is not None and len(found.ids) < count:
-        return read(session, index, session.scalars(_live(session, index, wanted, Image.id)).all())
-    return found
+    rows = session.execute(_nearest(session, index, query, count, wanted)).all()
+    return [Candidate(row.id, row.key, -float(row.distance)) for row in rows]
+
+
+def passing(session: Session, index: Index, wanted: dict[str, Any], count: int | None) -> list[str] | None:
+    """Return the images that the index has as they are and that pass a filter.
+
+    None where for `count` neighbors it costs less to go through the graph until enough have passed.
+    """
+    mine = sa.and_(
+        Image.collection_id == index.collection_id, Image.revision <= index.revision, Image.deleted_at.is_(None)
+    )
+    ids = sa.select(Image.id).where(mine, filters.clause(session, wanted))
+    if count is None:
+        return list(session.scalars(ids))
+    few = _few(index, count)
+    found = list(session.scalars(ids.limit(few + 1)))
+    return found if len(found) <= few else None
+
+
+def _few(index: Index, count: int) -> int:
+    return int((READ_PER_SCANNED * count * max(index.images, 1)) ** 0.5) + count
 
 
 def _plan(session: Session, breadth: int, scanned: int) -> None:
@@ -411,20 +462,12 @@ def _nearest(
 ) -> sa.Select[*tuple[Any, ...]]:
     rows = sa.table(index.table, sa.column("image_id"), sa.column("revision"), sa.column("vector"))
     asked = sa.cast(sa.literal(_text(index, query), sa.Text()), _Small(index.type))
-    distance = rows.c.vector.op("<~>" if index.signs else "<#>")(asked)
+    distance = rows.c.vector.op("<~>" if index.signs else "<#>", return_type=sa.Double())(asked).label("distance")
     as_indexed = sa.and_(Image.id == rows.c.image_id, Image.revision == rows.c.revision, Image.deleted_at.is_(None))
     passed = sa.true() if wanted is None else filters.clause(session, wanted)
-    joined = _exact(index).join_from(rows, Image, as_indexed).join(Segment, Segment.id == Image.segment_id)
+    joined = sa.select(Image.id, Image.key, distance).join_from(rows, Image, as_indexed)
     # written out, so that the plan is one for few rows
     return joined.where(passed).order_by(distance).limit(sa.literal_column(str(count)))
-
-
-def _live(session: Session, index: Index, wanted: dict[str, Any], *columns: Any) -> sa.Select[*tuple[Any, ...]]:
-    """Select of the images that the index has and that pass the filter."""
-    as_indexed = sa.and_(
-        Image.collection_id == index.collection_id, Image.revision <= index.revision, Image.deleted_at.is_(None)
-    )
-    return sa.select(*columns).where(as_indexed, filters.clause(session, wanted))
 
 
 def later(session: Session, index: Index, wanted: dict[str, Any]) -> list[str]:

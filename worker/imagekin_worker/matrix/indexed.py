@@ -22,7 +22,7 @@ from imagekin.database.engine import Database
 from imagekin.settings import Settings
 from imagekin.store import images, indexes, reading
 from imagekin.store import views as kept_views
-from imagekin.store.indexes import Found, Index
+from imagekin.store.indexes import Candidate, Found, Index
 from imagekin_worker.matrix import lengths, loaded
 from imagekin_worker.matrix import view as views
 from imagekin_worker.matrix.file import Label
@@ -38,6 +38,8 @@ SIGNS_FACTOR = 4
 MOST_CANDIDATES = 4000
 # The index of the calibrated view knows less of what is near in the raw one.
 RAW_FACTOR = 2
+# Candidates whose vectors are read first, beyond the neighbors; the others by how far off the index was with these.
+FIRST_READ, OFF_FACTOR, LEAST_OFF = 10, 2.0, 1e-3
 # What came since the index takes at most this share of the memory for matrices; beyond, searches are exact.
 SHARE_OF_MEMORY = 4
 MOST_HELD = 16
@@ -199,29 +201,60 @@ class Indexed:
         later: Sequence[Neighbor],
     ) -> list[Neighbor]:
         found = [(-one.score, one.key, one.id) for one in later]
-        for some in self._candidates(direction, top_k + 1, among):
-            scores = np.einsum("nd,d->n", self.view.exact(some.vectors), direction).round(SCORE_DECIMALS)
+        for some in self._read(direction, top_k + 1, among):
             found += [
                 (0.0 - score, key, id)
-                for score, key, id in zip(scores.tolist(), some.keys, some.ids, strict=True)
+                for score, key, id in zip(self._scores(some, direction).tolist(), some.keys, some.ids, strict=True)
                 if id != excluded and id not in self._later
             ]
         best = heapq.nsmallest(top_k, found)
         return [Neighbor(rank, id, key, 0.0 - score) for rank, (score, key, id) in enumerate(best, 1)]
 
-    def _candidates(self, direction: NDArray[np.float64], top_k: int, among: Collection[str] | None) -> Iterator[Found]:
-        if among is not None and not isinstance(among, Matching):
-            yield from indexes.pieces_of(self._in, self.index, list(among))
-            return
+    def _scores(self, some: Found, direction: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.einsum("nd,d->n", self.view.exact(some.vectors), direction).round(SCORE_DECIMALS)
+
+    def _read(self, direction: NDArray[np.float64], top_k: int, among: Collection[str] | None) -> Iterator[Found]:
+        """Yield the images with their vectors among which the best are."""
         more = max(LEAST_CANDIDATES, CANDIDATES * top_k)
+        query, comparable = direction, not self.index.signs
         if self.index.signs:
             more *= SIGNS_FACTOR
-        query = direction
         if (self.view.mean is None) != (self.indexed_view.mean is None):
             more *= RAW_FACTOR
-            query = self.indexed_view.exact(direction[None])[0]
+            query, comparable = self.indexed_view.exact(direction[None])[0], False
         count = max(top_k, min(more, MOST_CANDIDATES))
-        yield indexes.candidates(self._in, self.index, query, count, None if among is None else among.wanted)
+        wanted = among.wanted if isinstance(among, Matching) else None
+        ids = list(among) if among is not None and wanted is None else None
+        if wanted is not None:
+            ids = indexes.passing(self._in, self.index, wanted, count)
+        if ids is None:
+            near = indexes.nearest(self._in, self.index, query, count, wanted)
+            if wanted is None or len(near) >= count:
+                yield from self._promising(near, direction, top_k) if comparable else self._all(near)
+                return
+            ids = indexes.passing(self._in, self.index, wanted, None)
+        yield from indexes.pieces_of(self._in, self.index, ids or [])
+
+    def _all(self, near: Sequence[Candidate]) -> Iterator[Found]:
+        return indexes.pieces_of(self._in, self.index, [one.id for one in near])
+
+    def _promising(self, near: list[Candidate], direction: NDArray[np.float64], top_k: int) -> Iterator[Found]:
+        """Yield those of the candidates that may be among the best, by how far off the index was with the first ones.
+
+        It has halves of the numbers, and another mean: what that does to scores is nearly the same for all.
+        """
+        near.sort(key=lambda one: -one.closeness)
+        first, rest = near[: top_k + FIRST_READ], near[top_k + FIRST_READ :]
+        found = indexes.read(self._in, self.index, [one.id for one in first])
+        yield found
+        if not rest or len(found.ids) < top_k:
+            return
+        scores = self._scores(found, direction)
+        said = {one.id: one.closeness for one in first}
+        off = scores - np.array([said[id] for id in found.ids])
+        margin = OFF_FACTOR * float(np.ptp(off)) + LEAST_OFF
+        least = float(np.partition(scores, -top_k)[-top_k]) - float(off.mean()) - margin
+        yield from self._all([one for one in rest if one.closeness >= least])
 
     def directions(self, ids: Sequence[str]) -> NDArray[np.float64]:
         """Return images (n, dim) as directions of length 1 in the view; raises ImageNotFound."""
