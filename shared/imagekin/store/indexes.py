@@ -429,7 +429,7 @@ def nearest(
 def passing(session: Session, index: Index, wanted: dict[str, Any], count: int | None) -> list[str] | None:
     """Return the images that the index has as they are and that pass a filter.
 
-    None where for `count` neighbors it costs less to go through the graph until enough have passed.
+    None if it costs less, for `count` neighbors, to go through the graph until enough have passed.
     """
     mine = sa.and_(
         Image.collection_id == index.collection_id, Image.revision <= index.revision, Image.deleted_at.is_(None)
