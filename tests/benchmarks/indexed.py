@@ -8,7 +8,7 @@ another picture, negative numbers made 0 as the network's are. Queries are made 
 
 The service's own job builds the index in a PostgreSQL out of its wheel, whose `shared_buffers` hold it. Each query is
 searched for by itself, in the calibrated view: by the index, exactly from the resident matrix, and by faiss on one
-thread, over the same vectors in the view, with as many links and as much breadth as pgvector. `in the database` is the
+thread, over the same vectors in the view, with the same links and breadths. `in the database` is the
 mean time of all statements of a search. A plain program, not a test; needs faiss-cpu.
 """
 
@@ -62,8 +62,6 @@ JITTER = 0.7
 SEGMENT_ROWS = 512
 TOP_K = search.TOP_K
 VIEWS = (views.CALIBRATED, views.RAW)
-# pgvector's own.
-LINKS, BUILD_BREADTH = 16, 64
 SHARED_BUFFERS = "2GB"
 JOB_TIMEOUT_S = 7200
 
@@ -255,8 +253,8 @@ def _places(answer: Any) -> set[int]:
 def faiss_rows(rows: NDArray[np.float32], queries: NDArray[np.float32], true: list[set[int]]) -> Iterator[Row]:
     """Measure faiss's HNSW as it is, and with as many candidates as ours ranked by exact products."""
     faiss: Any = importlib.import_module("faiss")
-    index = faiss.IndexHNSWFlat(rows.shape[1], LINKS, faiss.METRIC_INNER_PRODUCT)
-    index.hnsw.efConstruction, index.hnsw.efSearch = BUILD_BREADTH, indexes.BREADTH
+    index = faiss.IndexHNSWFlat(rows.shape[1], indexes.LINKS, faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efConstruction, index.hnsw.efSearch = indexes.BUILD_BREADTH, indexes.BREADTH
     faiss.omp_set_num_threads(torch.get_num_threads())
     started = time.perf_counter()
     index.add(rows)
@@ -264,7 +262,7 @@ def faiss_rows(rows: NDArray[np.float32], queries: NDArray[np.float32], true: li
     faiss.omp_set_num_threads(1)
     answers, seconds = timed(lambda query: index.search(query[None], TOP_K)[1][0], queries)
     found = [set(answer.tolist()) for answer in answers]
-    size = rows.nbytes + len(rows) * 2 * LINKS * 4
+    size = rows.nbytes + len(rows) * 2 * indexes.LINKS * 4
     yield row("faiss IndexHNSWFlat, one thread", found, true, seconds, build_s=build_s, bytes=size)
 
 
