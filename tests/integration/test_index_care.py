@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from imagekin import catalog
 from imagekin.enums import DType, Lane, Precision
 from imagekin.jobs import end
-from imagekin.maintenance import collection_deletion
+from imagekin.maintenance import collection_deletion, index_renewal
 from imagekin.maintenance.upkeep import Upkeep
 from imagekin.schemas.kinds import JobKind
 from imagekin.settings import Settings
@@ -122,6 +122,27 @@ def test_more_than_memory_is_for_is_searched_exactly(hand: Hand, node: Node, ind
     node.searches.most_bytes = 100 * 64
     assert best(node, hand, 1010) == "new10"
     assert node.residents.nbytes > 0
+
+
+def test_an_outgrown_index_is_built_again_once(
+    hand: Hand, crew: Crew, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index_renewal, "LEAST_BEHIND", 100)
+
+    def renewed() -> int:
+        return hand.database.write(index_renewal.renew, hand.settings)
+
+    hand.store([item(f"new{at}", 1000 + at) for at in range(100)])
+    assert renewed() == 0
+    hand.store([item("another", 2000)])
+    assert (renewed(), renewed()) == (1, 0)
+    while crew.step():
+        pass
+    assert current(hand).images == COUNT + 101
+    assert current(hand).id != index.id
+    # grown by steps that were all caught up
+    hand.sql("UPDATE vector_indexes SET images = 150")
+    assert renewed() == 1
 
 
 def test_what_nothing_uses_is_dropped(hand: Hand, crew: Crew, index: Index) -> None:
