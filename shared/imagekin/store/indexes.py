@@ -466,7 +466,8 @@ def _nearest(
     session: Session, index: Index, query: np.ndarray, count: int, wanted: dict[str, Any] | None
 ) -> sa.Select[*tuple[Any, ...]]:
     rows = sa.table(index.table, sa.column("image_id"), sa.column("revision"), sa.column("vector"))
-    asked = sa.cast(sa.literal(_text(index, query), sa.Text()), _Small(index.type))
+    # by itself, or each row would read the text again
+    asked = sa.select(sa.cast(sa.literal(_text(index, query), sa.Text()), _Small(index.type))).scalar_subquery()
     distance = rows.c.vector.op("<~>" if index.signs else "<#>", return_type=sa.Double())(asked).label("distance")
     as_indexed = sa.and_(Image.id == rows.c.image_id, Image.revision == rows.c.revision, Image.deleted_at.is_(None))
     passed = sa.true() if wanted is None else filters.clause(session, wanted)
