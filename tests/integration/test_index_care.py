@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import sqlalchemy as sa
 
 from imagekin import catalog
+from imagekin.database import tables
+from imagekin.database.engine import Database
 from imagekin.enums import DType, Lane, Precision
 from imagekin.jobs import end
 from imagekin.maintenance import collection_deletion, index_renewal
@@ -18,13 +23,16 @@ from imagekin.maintenance.upkeep import Upkeep
 from imagekin.schemas.kinds import JobKind
 from imagekin.settings import Settings
 from imagekin.store import collections, indexes
+from imagekin.store.blobs import Blobs
 from imagekin.store.indexes import Index
 from imagekin_worker.context.process_state import Node
+from imagekin_worker.kinds import pinned
 from imagekin_worker.matrix import index_rows, indexed
 from imagekin_worker.matrix.view import CALIBRATED, RAW
 from kit.breakages import examine, found
 from kit.crew import Crew
 from kit.hand import Hand, item, vector
+from kit.patience import until
 
 COUNT = 300
 
@@ -200,3 +208,104 @@ def test_more_numbers_than_halves_can_be_indexed_go_by_their_signs(hand: Hand, c
         _, [neighbors] = node.searches.search(index.collection_id, vectors[7:8], 10, view=view)
         assert [(one.key, one.score) for one in neighbors] == [(one.key, one.score) for one in exact]
         assert neighbors[0].key == "007"
+
+
+def at_work(hand: Hand) -> int:
+    """Return how many statements sleep in the test's database."""
+    sleeping = (
+        "state = 'active' AND query LIKE '%pg_sleep%' AND pid <> pg_backend_pid() AND datname = current_database()"
+    )
+    with hand.database.engine.connect() as connection:
+        return connection.scalar(sa.text(f"SELECT count(*) FROM pg_stat_activity WHERE {sleeping}")) or 0
+
+
+@pytest.fixture
+def short_turns(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Have a graph take some seconds more, and each turn of a job end as soon as it can."""
+    real = indexes.build
+
+    def slow(seconds: float) -> None:
+        def build(connection: sa.Connection, *arguments: Any) -> None:
+            connection.execute(sa.text(f"SELECT pg_sleep({seconds})"))
+            real(connection, *arguments)
+
+        monkeypatch.setattr(pinned, "lasts", lambda *_: False)
+        monkeypatch.setattr(indexes, "build", build)
+
+    return slow
+
+
+def begun(hand: Hand, crew: Crew) -> tables.Job:
+    """Return a job whose graph is built past its turn."""
+    hand.collection()
+    hand.store([item(f"{at:03}", at) for at in range(COUNT)])
+    job = hand.submit(kind=JobKind.INDEX, params={"index": "hnsw"})
+    crew.work()
+    assert (at_work(hand), hand.view(job).status) == (1, "running")
+    return job
+
+
+def test_a_graph_is_waited_for_past_its_turn(hand: Hand, crew: Crew, short_turns: Callable[[float], None]) -> None:
+    short_turns(1.5)
+    job = begun(hand, crew)
+
+    def over() -> bool:
+        crew.work()
+        return hand.view(job).finished_at is not None
+
+    until(over, "the end of the job")
+    assert (hand.view(job).status, current(hand).images) == ("succeeded", COUNT)
+
+
+def test_a_cancelled_job_stops_what_postgresql_builds(
+    hand: Hand, crew: Crew, short_turns: Callable[[float], None]
+) -> None:
+    short_turns(300)
+    job = begun(hand, crew)
+    hand.database.write(end.cancel, hand.owner, job.id)
+    until(lambda: at_work(hand) == 0, "the statement's end")
+    assert hand.database.read(indexes.ready, job.collection_id) is None
+
+
+def test_what_postgresql_refuses_fails_the_job(hand: Hand, crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(indexes, "build", lambda connection, *_: connection.execute(sa.text("SELECT 1 / 0")))
+    hand.collection()
+    hand.store([item("a", 0)])
+    job = hand.submit(kind=JobKind.INDEX, params={"index": "hnsw"})
+    crew.work()
+    error = hand.view(job).error
+    assert error is not None and "division by zero" in error.detail
+
+
+def test_a_database_without_the_extension_says_what_to_do(hand: Hand, monkeypatch: pytest.MonkeyPatch) -> None:
+    role = f"weak_{os.urandom(4).hex()}"
+    hand.sql(f"CREATE ROLE {role} LOGIN")
+    url = sa.make_url(hand.settings.database).set(username=role).render_as_string(hide_password=False)
+    weak = Database(url)
+    assert "have an administrator run `CREATE EXTENSION vector`" in (weak.write(indexes.why_not) or "")
+    weak.dispose()
+    hand.sql(f"DROP ROLE {role}")
+    monkeypatch.setattr(indexes, "EXTENSION", "nowhere")
+    assert "not installed on the database's machine" in (hand.database.write(indexes.why_not) or "")
+    monkeypatch.undo()
+    assert hand.database.write(indexes.why_not) is None
+    monkeypatch.setattr(indexes, "LEAST_VERSION", (99, 0))
+    assert "ALTER EXTENSION vector UPDATE" in (hand.database.write(indexes.why_not) or "")
+
+
+def test_vectors_in_object_storage_are_indexed_and_ranked(hand: Hand, settings: Settings, tmp_path: Path) -> None:
+    settings = settings.model_copy(update={"blob_url": str(tmp_path / "blobs")})
+    hand = replace(hand, database=Database(settings.database, blobs=Blobs.of(settings)), settings=settings)
+    hand.collection()
+    contents = {f"{at:03}": at for at in range(100)}
+    for start in range(0, 100, 50):
+        keys = list(contents)[start : start + 50]
+        hand.embed(keys, contents={key: contents[key] for key in keys})
+    with closing(Crew(settings)) as crew, closing(Node(settings, Lane.INTERACTIVE)) as node:
+        build(hand, crew)
+        assert hand.sql("UPDATE segments SET data = data WHERE length(data) = 0") == 2
+        for view in CALIBRATED, RAW:
+            assert best(node, hand, 70, view) == "070"
+        hand.embed(["new"], contents={"new": 1000})
+        assert best(node, hand, 1000) == "new"
+    hand.database.dispose()

@@ -23,8 +23,8 @@ from imagekin_worker.matrix.view import CALIBRATED
 from kit.crew import Crew
 from kit.hand import Hand, item, vector
 
-FIRST, CHANGING = 1500, 300
-BUILDS, LEAST_SEARCHES = 3, 100
+FIRST, CHANGING = 1000, 300
+BUILDS, LEAST_SEARCHES = 2, 60
 SAME = 0.99999
 
 
