@@ -76,7 +76,7 @@ def test_an_index_that_is_killed_while_it_is_built_has_every_image_once(cluster:
     index = cluster.database.read(indexes.ready, collection_id)
     assert index is not None and index.images == COUNT
     assert cluster.database.read(indexes.missing, index, COUNT) == 0
-    assert cluster.scalar(sa.text(f"SELECT count(*) FROM {index.table}")) == COUNT
+    assert cluster.scalar(sa.select(sa.func.count()).select_from(sa.table(index.table))) == COUNT
     hits = sum(found(cluster, rows[at]) == f"{at:06}.jpg" for at in range(0, COUNT, COUNT // 20))
     assert hits == 20
 

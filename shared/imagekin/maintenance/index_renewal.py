@@ -43,7 +43,7 @@ def renew(session: Session, settings: Settings) -> int:
     return submitted
 
 
-def _overdue(session: Session) -> list[tuple[Collection, str]]:
+def _overdue(session: Session) -> list[tuple[tables.Collection, str]]:
     if session.get_bind().dialect.name != "postgresql":
         return []
     mine = sa.select(Collection, VectorIndex.id).join(VectorIndex, VectorIndex.collection_id == Collection.id)
@@ -51,7 +51,7 @@ def _overdue(session: Session) -> list[tuple[Collection, str]]:
     return [(collection, id) for collection, id in session.execute(used) if _outgrown(session, collection)]
 
 
-def _outgrown(session: Session, collection: Collection) -> bool:
+def _outgrown(session: Session, collection: tables.Collection) -> bool:
     index = indexes.ready(session, collection.id)
     if index is None:
         return False
