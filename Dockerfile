@@ -30,7 +30,7 @@ RUN touch README.md \
 
 FROM base AS api
 COPY --from=stub /usr/src/imagekin ./
-RUN pip install '.[api]'
+RUN pip install '.[api,s3]'
 COPY . .
 RUN pip install --no-deps --force-reinstall .
 WORKDIR /var/lib/imagekin
@@ -47,7 +47,7 @@ FROM torch AS worker
 # PyTorch compiles networks for a GPU by it; for a processor OpenVINO does without.
 RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 COPY --from=stub /usr/src/imagekin ./
-RUN pip install '.[cpu]'
+RUN pip install '.[cpu,s3]'
 COPY . .
 RUN pip install --no-deps --force-reinstall . && cp docker/worker_health.py /usr/local/lib/imagekin_worker_health.py
 # Downloaded weights lie on the weights volume, so that they are downloaded once.

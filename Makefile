@@ -55,7 +55,7 @@ ifdef SECONDS
 	done
 else
 	$(BIN)/python -m pytest tests/faults -m 'faults or not faults'
-	$(BIN)/python -m pytest tests/unit -m faults
+	$(BIN)/python -m pytest tests/unit tests/integration -m faults
 endif
 
 examples: $(VENV)/.dev

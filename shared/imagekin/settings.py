@@ -44,6 +44,11 @@ class Settings(BaseSettings):
         description="fsspec URL, or a folder, of the vectors and thumbnails that are written from now on; empty: they "
         "are in the database.",
     )
+    blob_read_only: bool = Field(
+        default=False,
+        description="Whether the storage of blobs is only read, and what is written goes into the database: before "
+        "blobs move back there.",
+    )
     cache_dir: str = Field(
         default="",
         description="Folder for files that workers can make again: matrices, calibrations, compiled networks, the "

@@ -2,14 +2,14 @@
 
     python tests/benchmarks/growth.py --sizes 1000 10000 100000 [--parts tables vectors] [--json]
 
-`service`: whole jobs of tiny pictures through the real stack with the fake backbone. `tables`: planning, claiming,
-looking up and storing a chunk while the tables already hold so many images. `chunks`: storing chunks of several sizes
-into one collection, whose lock writers wait for. `vectors`: storing, loading, searching, clustering and exporting a
-collection of so many vectors (1,280 dimensions); `walk` and `memory` are what a load reads and the new memory that it
-fills, `last` and `unindexed` storing 10,240 vectors more, with and without the index of contents. `batches`: k-means in
-mini-batches and whole. `_cpu_` columns are CPU time, which other work on the machine disturbs less: of all processes of
-the service in `service`, of this process and PostgreSQL's in `tables`, of this process in `vectors`. A plain program,
-not a test.
+`service`: whole jobs of tiny pictures through the real stack with the fake backbone. `plans`: planning a list (JSONL)
+of so many addresses. `tables`: planning, claiming, looking up and storing a chunk while the tables already hold so
+many images. `chunks`: storing chunks of several sizes into one collection, whose lock writers wait for. `vectors`:
+storing, loading, searching, clustering and exporting a collection of so many vectors (1,280 dimensions); `walk` and
+`memory` are what a load reads and the new memory that it fills, `last` and `unindexed` storing 10,240 vectors more,
+with and without the index of contents. `batches`: k-means in mini-batches and whole. `_cpu_` columns are CPU time,
+which other work on the machine disturbs less: of all processes of the service in `service`, of this process and
+PostgreSQL's in `plans` and `tables`, of this process in `vectors`. A plain program, not a test.
 """
 
 from __future__ import annotations
@@ -39,11 +39,15 @@ from imagekin.cli import output
 from imagekin.database import analyze
 from imagekin.database import tables as sql_tables
 from imagekin.database.engine import Database
-from imagekin.enums import OnConflict
+from imagekin.enums import Lane, OnConflict
+from imagekin.jobs.claim import Claim
 from imagekin.settings import Settings
 from imagekin.store import exports, reading, segments
 from imagekin_worker.bench import storage
 from imagekin_worker.bench.kmeans import rows_in_groups
+from imagekin_worker.context.lease import Lease
+from imagekin_worker.context.process_state import Node
+from imagekin_worker.kinds import plan
 from imagekin_worker.kmeans.kmeans import KMeans
 from imagekin_worker.kmeans.measure import Options
 from imagekin_worker.matrix.loaded import catch_up
@@ -52,9 +56,10 @@ from imagekin_worker.matrix.neighbors import Matrix
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from kit import tiny
 from kit.cluster import Cluster, children_of
+from kit.hand import Hand
 from kit.patience import until
 
-PARTS = ("service", "tables", "chunks", "vectors", "batches")
+PARTS = ("service", "plans", "tables", "chunks", "vectors", "batches")
 SEGMENT_ROWS = 512
 # Chunks that are measured at each size.
 WARMING_CHUNKS, MEASURED_CHUNKS = 5, 50
@@ -124,6 +129,37 @@ def _packed_bytes(session: orm.Session) -> int:
 
 def _page(client: Any, job_id: str) -> None:
     client.get(f"/v1/jobs/{job_id}/items?limit=1000").raise_for_status()
+
+
+def plans(sizes: list[int], database: str) -> Iterator[Row]:
+    """Plan a list of so many addresses in one go."""
+    for size in sizes:
+        with tempfile.TemporaryDirectory(prefix="growth-") as folder, _database(Path(folder), database) as url:
+            opened = Database(url)
+            settings = Settings(data_dir=Path(folder), database_url=url, lanes=1)
+            hand, node = Hand(opened, settings), Node(settings, Lane.BULK)
+            id = sql_tables.new_id()
+            hand.storage.write(id, map(_line, range(size)), 1 << 40)
+            hand.submit(work={"source": {"type": "manifest", "upload_id": id, "path": id}})
+            [claim] = node.claim("growth/x")
+            cpu = time.process_time() + _server_cpu_s(Path(folder))
+            with node.lease([claim]) as lease:
+                wall_s = _seconds(partial(_planned, node, claim, lease))
+            cpu = time.process_time() + _server_cpu_s(Path(folder)) - cpu
+            chunks = hand.count(sql_tables.Chunk)
+            node.close()
+            opened.dispose()
+            yield {"lines": size, "chunks": chunks, "plan_s": wall_s, "plan_cpu_s": cpu, "lines_per_s": size / wall_s}
+
+
+def _planned(node: Node, claim: Claim, lease: Lease) -> None:
+    plan.SLICE_S = float("inf")
+    plan.run(node, [claim], lease)
+
+
+def _line(number: int) -> bytes:
+    key = f"2024/{number % 12:02}/{number:09}.jpg"
+    return f'{{"key": "{key}", "url": "https://pictures.example.org/{key}"}}\n'.encode()
 
 
 def tables(sizes: list[int], database: str) -> Iterator[Row]:

@@ -115,7 +115,7 @@ def test_readers_never_miss_what_is_being_moved(hand: Hand, keep: upkeep.Upkeep)
         while (merged < 6 or reads < 3) and not faults:
             ids = hand.database.read(lambda s: s.scalars(sa.select(tables.Segment.id)).all())
             half = ids[: max(1, len(ids) // 2)]
-            merged += hand.database.write(compaction.merge, hand.collection().id, half) > 0
+            merged += compaction.merge(hand.database, hand.collection().id, half) > 0
     finally:
         stopped.set()
         thread.join()
@@ -272,7 +272,7 @@ def test_a_deleted_collection_is_not_compacted(hand: Hand) -> None:
     collection = hand.collection()
     hand.database.write(collection_deletion.delete, "ann", "photos")
     with pytest.raises(errors.CollectionDeleted):
-        hand.database.write(compaction.merge, collection.id, [])
+        compaction.merge(hand.database, collection.id, [])
 
 
 def test_ledgers_of_replaced_images_keep_their_ids(hand: Hand) -> None:

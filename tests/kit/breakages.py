@@ -16,6 +16,7 @@ from imagekin.database import tables
 from imagekin.enums import ItemStatus
 from imagekin.schemas.kinds import JobKind
 from imagekin.store import ledger, vector_codec
+from imagekin.store.blobs import Blobs, Kind
 from kit.hand import Hand
 
 
@@ -161,6 +162,15 @@ def a_file_without_an_upload(hand: Hand) -> None:
     os.utime(hand.settings.data_dir / "storage" / "uploads" / "orphan", (1, 1))
 
 
+def a_blob_that_no_row_knows(hand: Hand) -> None:
+    folder = hand.settings.data_dir / "blobs"
+    storage = Blobs(str(folder))
+    storage.put({(Kind.VECTORS, tables.new_id()): b"bytes"})
+    [[path]] = [folder.rglob("*/*/*")]
+    os.utime(path, (1, 1))
+    hand.database.blobs = storage
+
+
 def an_upload_without_its_file(hand: Hand) -> None:
     path = hand.database.read(lambda s: s.scalar(sa.select(sa.func.min(tables.Upload.path))))
     hand.storage.delete(path or "")
@@ -250,10 +260,8 @@ FAULTS = [
     fault(vectors_of_nan, {"vectors_finite"}),
     fault(thumbnails_that_overlap, {"thumbnail_offsets"}),
     statements(f"UPDATE thumbnails SET checksum = 1 WHERE segment_id = {SEGMENT}", found={"thumbnail_checksum"}),
-    statements(f"UPDATE segments SET data = '' WHERE id = {SEGMENT}", found={"blobs_there"}),
-    statements(
-        "INSERT INTO loose_blobs (segment_id, since, removing) VALUES ('none', 1, false)", found={"loose_blobs"}
-    ),
+    statements(f"UPDATE segments SET data = '', blob = 'none' WHERE id = {SEGMENT}", found={"blobs_there"}),
+    statements("INSERT INTO loose_blobs (id, since, removing) VALUES ('none', 1, false)", found={"loose_blobs"}),
     statements("UPDATE spaces SET precision = 'fast'", found={"spaces"}),
     statements("UPDATE chunks SET lease_until = 1 WHERE status = 'claimed'", found={"leases"}, left=set()),
     statements("UPDATE chunks SET lease_until = NULL WHERE status = 'claimed'", found={"leases"}, left=set()),
@@ -261,6 +269,7 @@ FAULTS = [
     fault(an_upload_past_its_life, {"expired_uploads"}, set()),
     fault(an_upload_without_its_file, {"upload_files"}),
     fault(a_file_without_an_upload, {"orphan_files"}, set()),
+    fault(a_blob_that_no_row_knows, {"unknown_blobs"}, set()),
     fault(a_collection_deleted_long_ago, {"deleted_collections"}, set()),
     fault(without_foreign_keys(f"DELETE FROM jobs WHERE id = {SEARCH}"), DANGLING, set()),
     fault(without_foreign_keys(f"DELETE FROM jobs WHERE id = {CANCELLED}"), DANGLING, set()),

@@ -138,7 +138,7 @@ def _check_collection(session: Session, collection: tables.Collection, report: R
     images = 0
     for segment, rows in _segments(session, collection.id):
         where = f"segment {segment.id} of {collection.name}"
-        [data] = blobs.whole(session, blobs.Kind.VECTORS, [(segment.id, segment.data)])
+        [data] = blobs.whole(session, blobs.Kind.VECTORS, [(segment.blob, segment.data)])
         report.expect(vector_codec.checksum(data) == segment.checksum, f"{where} has a wrong checksum")
         matrix = vector_codec.decode(data, segment.dim, segment.dtype)
         report.expect(len(matrix) == segment.count, f"{where} has {len(matrix)} vectors for a count of {segment.count}")

@@ -15,6 +15,7 @@ _SUMMARIES = {
     "api": "Run the API, for production; `imagekin up` runs everything.",
     "worker": "Run a worker, for production; `imagekin up` runs everything.",
     "db": "Create and upgrade the database's tables.",
+    "blobs": "Move vectors and thumbnails between database and object storage.",
     "keys": "Make, list and revoke API keys.",
     "doctor": "Check that nothing was lost.",
     "bench": "Measure this machine.",

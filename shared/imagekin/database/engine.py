@@ -37,7 +37,7 @@ PASSING_SQLSTATES = frozenset({"40001", "40P01", "55P03"})
 UNDEFINED_SQLSTATES = frozenset({"42P01", "42703"})
 READ_ONLY = "imagekin_read_only"
 # The migration that this code needs; a test holds it to the newest one in imagekin_migrations.
-REVISION = "0009"
+REVISION = "0010"
 
 
 class Database:

@@ -144,9 +144,20 @@ class Segment(Base):
     checksum: Mapped[int] = mapped_column(sa.BigInteger())
     created_at: Mapped[float] = _time()
     data: Mapped[bytes] = deferred(mapped_column(sa.LargeBinary()))
+    # the id of the blob in the storage; null: it is `data`
+    blob: Mapped[str | None] = mapped_column(sa.String(ID_LENGTH))
 
     # in the order in which they are read: a database would sort them with their blobs
-    __table_args__ = (sa.Index("ix_segments_collection_id", "collection_id", "id"),)
+    __table_args__ = (
+        sa.Index("ix_segments_collection_id", "collection_id", "id"),
+        # of what lies in the storage the doctor asks which segment has it
+        sa.Index(
+            "ix_segments_blob",
+            "blob",
+            sqlite_where=sa.text("blob IS NOT NULL"),
+            postgresql_where=sa.text("blob IS NOT NULL"),
+        ),
+    )
 
 
 class Thumbnails(Base):
@@ -159,14 +170,16 @@ class Thumbnails(Base):
     # of `data`; null for those from before it was kept
     checksum: Mapped[int | None] = mapped_column(sa.BigInteger())
     data: Mapped[bytes] = deferred(mapped_column(sa.LargeBinary()))
+    # as of the segment, whose blob has the same id; null also where there is no thumbnail
+    blob: Mapped[str | None] = mapped_column(sa.String(ID_LENGTH))
 
 
 class LooseBlob(Base):
-    """A segment's blobs that may lie in the storage without a row that names them: see imagekin.store.blobs."""
+    """An id under which blobs may lie in the storage without a row that names it: see imagekin.store.blobs."""
 
     __tablename__ = "loose_blobs"
 
-    segment_id: Mapped[str] = mapped_column(sa.String(ID_LENGTH), primary_key=True)
+    id: Mapped[str] = mapped_column(sa.String(ID_LENGTH), primary_key=True)
     since: Mapped[float] = mapped_column(sa.Double(), default=clock(), index=True)
     # no row may name them any more
     removing: Mapped[bool] = mapped_column(default=False)

@@ -31,11 +31,12 @@ class System:
 
 
 class Finding(NamedTuple):
-    """Where a check does not hold; `subject` is what its repair needs to know."""
+    """Where a check does not hold; `subject` is what its repair needs to know, `nbytes` what lies there for nothing."""
 
     check: str
     subject: tuple[Any, ...]
     detail: str
+    nbytes: int = 0
 
 
 @dataclass

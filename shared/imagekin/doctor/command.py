@@ -47,6 +47,8 @@ def _show(report: Report, repair: bool) -> None:
             output.say(f"{one.name}: {detail}")
         if one.left > len(one.details):
             output.say(f"{one.name}: and {one.left - len(one.details)} more")
+        if one.nbytes:
+            output.say(f"{one.name}: {one.nbytes:,} bytes in all")
     if report.ok:
         output.say("Everything holds.")
     elif repair:

@@ -22,13 +22,17 @@ CHECKS: tuple[Check, ...] = (MIGRATED, *(check for module in MODULES for check i
 
 @dataclass
 class Outcome:
-    """The outcome of one check: how many rows it saw, how many findings there were, and how many are left."""
+    """The outcome of one check: how many rows it saw, how many findings there were, and how many are left.
+
+    `nbytes` is what lies in the storage for nothing.
+    """
 
     name: str
     sentence: str
     examined: int = 0
     found: int = 0
     left: int = 0
+    nbytes: int = 0
     details: list[str] = field(default_factory=list)
 
     @property
@@ -87,6 +91,7 @@ def _examine(system: System, *, repair: bool) -> Report:
             outcome = outcomes[finding.check]
             outcome.found += 1
             outcome.left += 1
+            outcome.nbytes += finding.nbytes
             if len(outcome.details) < FINDINGS_NAMED:
                 outcome.details.append(finding.detail)
             if finding.check in repairs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -140,9 +141,9 @@ def _blob(session: Session, batch: Batch, segment: tables.Segment, dim: int, dty
     data = session.scalars(sa.select(Segment.data).where(Segment.id == segment.id)).one()
     name = f"segment {segment.id}"
     size = segment.count * codec.width(dim, dtype)
-    if not _there(session, batch, store.Kind.VECTORS, segment.id, data, size):
+    if not _there(session, batch, store.Kind.VECTORS, segment.id, segment.blob, size):
         return
-    [data] = store.whole(session, store.Kind.VECTORS, [(segment.id, data)]) if size else [data]
+    [data] = store.whole(session, store.Kind.VECTORS, [(segment.blob, data)])
     fits = batch.hold(
         "segment_shape",
         (segment.dim, segment.dtype) == (dim, dtype) and len(data) == segment.count * codec.width(dim, dtype),
@@ -158,31 +159,31 @@ def _blob(session: Session, batch: Batch, segment: tables.Segment, dim: int, dty
 
 
 def _pack(session: Session, batch: Batch, segment: tables.Segment) -> None:
-    columns = sa.select(Thumbnails.offsets, Thumbnails.checksum, Thumbnails.data)
+    columns = sa.select(Thumbnails.offsets, Thumbnails.checksum, Thumbnails.data, Thumbnails.blob)
     packed = session.execute(columns.where(Thumbnails.segment_id == segment.id)).one_or_none()
     if packed is None:
         return
     name = f"the thumbnails of segment {segment.id}"
     size = thumbnails.size(packed.offsets) if packed.offsets else 0
-    if not _there(session, batch, store.Kind.THUMBNAILS, segment.id, packed.data, size):
+    if not _there(session, batch, store.Kind.THUMBNAILS, segment.id, packed.blob, size):
         return
-    [data] = store.whole(session, store.Kind.THUMBNAILS, [(segment.id, packed.data)]) if size else [packed.data]
+    [data] = store.whole(session, store.Kind.THUMBNAILS, [(packed.blob, packed.data)])
     holds = thumbnails.holds(packed.offsets, segment.count, len(data))
     batch.hold("thumbnail_offsets", holds, f"{name} do not add up")
     if packed.checksum is not None:
         batch.hold("thumbnail_checksum", codec.checksum(data) == packed.checksum, f"{name} are not what was written")
 
 
-def _there(session: Session, batch: Batch, kind: store.Kind, segment_id: str, data: bytes, size: int) -> bool:
+def _there(session: Session, batch: Batch, kind: store.Kind, segment_id: str, blob: str | None, size: int) -> bool:
     """Hold a blob that should be in the storage against what is there; return whether it can be read."""
     storage = store.of(session)
-    if data or not size:
+    if blob is None:
         return True
     if storage is None:
         return batch.hold(
             "blobs_there", False, f"the {kind} of segment {segment_id} are in a storage; set IMAGEKIN_BLOB_URL"
         )
-    found = storage.size(kind, segment_id)
+    found = storage.size(kind, blob)
     why = f"the {kind} of segment {segment_id} have {found} bytes in the storage, not {size}"
     if found is None:
         why = f"the {kind} of segment {segment_id} are not in the storage"
@@ -197,11 +198,50 @@ def loose(system: System) -> Iterator[Batch]:
 
 def _loose(session: Session, batch: Batch, after: str, system: System) -> str | None:
     past = LooseBlob.since < sql.clock() - expiry.STAGED_S - system.patience_s - upkeep.SELDOM_S
-    query = sa.select(LooseBlob.segment_id, past).where(LooseBlob.segment_id > after).order_by(LooseBlob.segment_id)
+    query = sa.select(LooseBlob.id, past).where(LooseBlob.id > after).order_by(LooseBlob.id)
     found = session.execute(query.limit(IMAGES_PER_BATCH)).all()
-    for segment_id, is_past in found:
-        batch.hold("loose_blobs", not is_past, f"what segment {segment_id} had in the storage is there still")
+    for id, is_past in found:
+        batch.hold("loose_blobs", not is_past, f"what the storage has under {id} is there still")
     return found[-1][0] if found else None
+
+
+def unknown(system: System) -> Iterator[Batch]:
+    """Look through the storage of blobs for what no row knows."""
+    storage = system.database.blobs
+    if not isinstance(storage, store.Blobs):
+        return
+    for folder in storage.listing():
+        for start in range(0, len(folder), IMAGES_PER_BATCH):
+            some = folder[start : start + IMAGES_PER_BATCH]
+            batch = Batch(Counter(unknown_blobs=len(some)))
+            unknown: set[str] = set()
+            # what is younger may be just being written
+            old = [one for one in some if one.age_s > expiry.STAGED_S]
+            for names in sql.batches([one.name for one in old]):
+                unknown |= system.database.read(store.unknown, names)
+            for one in old:
+                # the sweep may have removed it since it was listed
+                if one.name in unknown and storage.there(one.path):
+                    detail = f"no row knows {one.path} of {one.size:,} bytes"
+                    batch.findings.append(Finding("unknown_blobs", (one,), detail, one.size))
+            yield batch
+
+
+def release(system: System, finding: Finding) -> bool:
+    """Hand what no row knows over to the sweep, which removes it an hour later; a file that was not finished goes."""
+    storage = system.database.blobs
+    [one] = finding.subject
+    assert isinstance(storage, store.Blobs)
+    if one.is_unfinished:
+        storage.discard(one.path)
+    elif one.is_blob:
+        system.database.write(_release, one.name)
+    return True
+
+
+def _release(session: Session, id: str) -> None:
+    if store.unknown(session, [id]):
+        store.release(session, id)
 
 
 def _shared(session: Session, batch: Batch, segment_ids: list[str]) -> None:
@@ -257,6 +297,7 @@ CHECKS = (
     Check("thumbnail_offsets", "the thumbnails of every segment add up"),
     Check("thumbnail_checksum", "the thumbnails of every segment are what was written"),
     Check("blobs_there", "vectors and thumbnails that are not in the database are in the storage of blobs, as a whole"),
+    Check("unknown_blobs", "what lies in the storage of blobs for more than an hour is known to a row", release),
     Check("loose_blobs", "nothing stays in the storage of blobs for longer than the sweep needs once no row names it"),
 )
-SCANS = (spaces, collections, images, blobs, loose)
+SCANS = (spaces, collections, images, blobs, loose, unknown)

@@ -24,6 +24,11 @@ IGNORED_CODE = "ignored"
 TOLD_IGNORED = 100
 """Of how many ignored files, the first ones, a job keeps the names and the reasons."""
 
+# A statement with a list takes a third of the time that one with its rows takes to be made.
+_NOTE_POSTGRESQL = sa.text(
+    "INSERT INTO planned_keys (job_id, digest) SELECT :job_id, digest"
+    " FROM unnest(CAST(:digests AS bytea[])) AS given (digest) ON CONFLICT DO NOTHING RETURNING digest"
+)
 _FORGET_KEYS = sa.delete(PLANNED_KEYS).where(PLANNED_KEYS.c.job_id == sa.bindparam("claim_job"))
 _TOLD = sa.select(CHUNKS.c.ledger).where(*fence.PLACE)
 _TELL = sa.update(CHUNKS).where(*fence.PLACE).values(ledger=sa.bindparam("records"))
@@ -97,10 +102,8 @@ def _mark_duplicates(session: Session, job_id: str, entries: Sequence[dict[str, 
     digests = [
         hashlib.blake2b(entry["key"].encode("utf-8", "surrogatepass"), digest_size=16).digest() for entry in entries
     ]
-    rows = [{"job_id": job_id, "digest": digest} for digest in dict.fromkeys(digests)]
-    insert = sql.insert(session, PLANNED_KEYS).on_conflict_do_nothing().returning(PLANNED_KEYS.c.digest)
-    # rows beside the statement, not in it: one with its rows would be compiled anew for each number of them
-    fresh = set(session.scalars(insert, rows)) if rows else set()
+    # in order, so that each page of the index is touched once
+    fresh = _note(session, job_id, sorted(set(digests))) if digests else set()
     marked = []
     for entry, digest in zip(entries, digests, strict=True):
         if digest not in fresh and not entry.get("error"):
@@ -109,3 +112,12 @@ def _mark_duplicates(session: Session, job_id: str, entries: Sequence[dict[str, 
             marked.append(entry)
         fresh.discard(digest)
     return marked
+
+
+def _note(session: Session, job_id: str, digests: list[bytes]) -> set[bytes]:
+    """Note keys by their digests, and return those that the job did not have before."""
+    if session.get_bind().dialect.name == "postgresql":
+        return set(map(bytes, session.scalars(_NOTE_POSTGRESQL, {"job_id": job_id, "digests": digests})))
+    insert = sql.insert(session, PLANNED_KEYS).on_conflict_do_nothing().returning(PLANNED_KEYS.c.digest)
+    # rows beside the statement, not in it: one with its rows would be compiled anew for each number of them
+    return set(session.scalars(insert, [{"job_id": job_id, "digest": digest} for digest in digests]))

@@ -6,15 +6,17 @@ No vector changes, so no revision rises. Readers see one moment (`Database.read`
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import sqlalchemy as sa
 import structlog
-from numpy.typing import NDArray
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from imagekin import errors
 from imagekin.database import tables
+from imagekin.database.engine import Database
 from imagekin.enums import TERMINAL
 from imagekin.schemas.kinds import PINNING
 from imagekin.store import blobs, segments, signs, thumbnails, vector_codec
@@ -34,7 +36,6 @@ DEAD_ONE_IN = 4
 TARGET_ROWS = 512
 SOURCE_ROWS = 4 * TARGET_ROWS
 MOST_SEGMENTS = 256
-_NO_OFFSETS = bytes(4)
 
 
 class Candidate(NamedTuple):
@@ -85,39 +86,47 @@ def _groups(candidates: Sequence[Candidate]) -> list[list[str]]:
     ]
 
 
-def merge(session: Session, collection_id: str, segment_ids: Sequence[str], announced: str | None = None) -> int:
+def merge(database: Database, collection_id: str, segment_ids: Sequence[str]) -> int:
     """Copy the live rows of some segments into a new one, point their images there, and delete the old ones.
 
-    The blobs of an `announced` one go to the storage, those of another into the database. Returns how many segments
-    went. One that is gone, or not sound, is left as it is: the doctor is to see it. Nothing happens while a clustering
-    runs, which finds its vectors again by their order. Raises CollectionDeleted, and Unavailable if the storage fails.
+    Blobs are read and written before the collection is locked. Returns how many segments went. One that is gone, or not
+    sound, is left as it is: the doctor is to see it. Nothing happens while a clustering runs, which finds its vectors
+    again by their order, or if images left the segments meanwhile. Raises CollectionDeleted, and Unavailable if the
+    storage fails.
     """
-    collection = segments.lock(session, collection_id)
-    if pinned(session, collection_id):
-        return 0
-    dim = session.get_one(tables.Space, collection.space_id).dim
-    pack = _Pack(dim, collection.dtype)
-    pack.add(session, collection_id, segment_ids)
+    pack = database.read(_read, collection_id, segment_ids)
     if not pack.sources:
         return 0
-    target, data, packed = announced or tables.new_id(), b"".join(pack.vectors), thumbnails.pack(pack.thumbnails)
-    checksum = vector_codec.checksum(data)
-    if announced is not None and pack.images:
-        data, packed = _put(session, announced, data, packed)
-    session.execute(
-        sa.insert(Segment).values(
-            id=target,
-            collection_id=collection_id,
-            count=len(pack.images),
-            dim=dim,
-            dtype=collection.dtype,
-            checksum=checksum,
-            data=data,
-        )
-    )
-    session.execute(sa.insert(Thumbnails).values(segment_id=target, **packed))
-    if any(known["state"].any() for known in pack.signs):
-        signs.write(session, target, np.concatenate(pack.signs))
+    drafted = pack.drafted(collection_id)
+    segments.place(database, drafted)
+    try:
+        return database.write(_replace, pack, drafted)
+    except (segments.Stale, IntegrityError):
+        # what was read has changed, or the blobs lay for so long that the sweep took them: another time
+        return 0
+
+
+def _read(session: Session, collection_id: str, segment_ids: Sequence[str]) -> _Pack:
+    collection = session.get(Collection, collection_id)
+    if collection is None or collection.deleted_at is not None:
+        raise errors.CollectionDeleted()
+    pack = _Pack(session.get_one(tables.Space, collection.space_id).dim, collection.dtype)
+    if not pinned(session, collection_id):
+        pack.add(session, collection_id, segment_ids)
+    return pack
+
+
+def _replace(session: Session, pack: _Pack, drafted: segments.Draft) -> int:
+    """Put a draft in the place of the segments that it was made of. Raises segments.Stale."""
+    assert drafted.segment is not None
+    target = drafted.segment["id"]
+    segments.lock(session, drafted.collection_id)
+    if pinned(session, drafted.collection_id) or _live(session, pack.sources) != pack.images:
+        raise segments.Stale()
+    segments.add(session, drafted)
+    known = [signs.of_segment(session, segment_id, rows)[kept] for segment_id, rows, kept in pack.kept]
+    if any(some["state"].any() for some in known):
+        signs.write(session, target, np.concatenate(known))
     moved = [{"id": id, "segment_id": target, "row": row} for row, id in enumerate(pack.images)]
     if moved:
         session.execute(sa.update(Image), moved)
@@ -131,6 +140,12 @@ def merge(session: Session, collection_id: str, segment_ids: Sequence[str], anno
     segments.drop(session, pack.sources)
     segments.drop_unused(session, [target])
     return len(pack.sources)
+
+
+def _live(session: Session, segment_ids: Sequence[str]) -> list[str]:
+    """Return the live images of segments, in the order of their rows; rows never change under their segment."""
+    live = sa.select(Image.id).where(Image.segment_id.in_(segment_ids), Image.deleted_at.is_(None))
+    return list(session.scalars(live.order_by(Image.segment_id, Image.row)))
 
 
 def pinned(session: Session, collection_id: str) -> bool:
@@ -151,19 +166,23 @@ class _Pack:
         self.images: list[str] = []
         self.vectors: list[bytes] = []
         self.thumbnails: list[bytes] = []
-        self.signs: list[NDArray[np.void]] = []
+        #: of each source its id, its rows, and which of them live
+        self.kept: list[tuple[str, int, list[int]]] = []
         self._space = (dim, dtype)
         self._width = vector_codec.width(dim, dtype)
 
     def add(self, session: Session, collection_id: str, segment_ids: Sequence[str]) -> None:
         """Take some segments' live rows."""
-        columns = (Segment.id, Segment.checksum, Segment.count.label("rows"), Segment.dim, Segment.dtype, Segment.data)
-        mine = sa.select(*columns, Thumbnails.offsets, Thumbnails.data.label("pictures"))
+        columns = (
+            Segment.id, Segment.checksum, Segment.count.label("rows"), Segment.dim, Segment.dtype, Segment.data,
+            Segment.blob, Thumbnails.offsets, Thumbnails.data.label("pictures"), Thumbnails.blob.label("pack"),
+        )  # fmt: skip
+        mine = sa.select(*columns)
         mine = mine.outerjoin(Thumbnails, Thumbnails.segment_id == Segment.id)
         mine = mine.where(Segment.id.in_(segment_ids), Segment.collection_id == collection_id)
         found = session.execute(mine.order_by(Segment.id)).all()
-        vectors = blobs.whole(session, blobs.Kind.VECTORS, [(one.id, one.data) for one in found])
-        packs = thumbnails.whole(session, [(one.id, one.offsets or _NO_OFFSETS, one.pictures or b"") for one in found])
+        vectors = blobs.whole(session, blobs.Kind.VECTORS, [(one.blob, one.data) for one in found])
+        packs = blobs.whole(session, blobs.Kind.THUMBNAILS, [(one.pack, one.pictures or b"") for one in found])
         for segment, data, pictures in zip(found, vectors, packs, strict=True):
             self._add(session, segment, data, pictures)
 
@@ -182,12 +201,26 @@ class _Pack:
             log.error("segment_not_sound", segment_id=segment_id, hint="run `imagekin doctor`")
             return
         self.sources.append(segment_id)
-        known = signs.of_segment(session, segment_id, segment.rows)
-        self.signs.append(known[[row for _, row in images]])
+        self.kept.append((segment_id, segment.rows, [row for _, row in images]))
         for id, row in images:
             self.images.append(id)
             self.vectors.append(data[row * self._width : (row + 1) * self._width])
             self.thumbnails.append(pictures[row])
+
+    def drafted(self, collection_id: str) -> segments.Draft:
+        """Return these rows as a new segment."""
+        data, (dim, dtype), id = b"".join(self.vectors), self._space, tables.new_id()
+        segment = {
+            "id": id,
+            "collection_id": collection_id,
+            "count": len(self.images),
+            "dim": dim,
+            "dtype": dtype,
+            "checksum": vector_codec.checksum(data),
+            "data": data,
+        }
+        packed = {"segment_id": id, **thumbnails.pack(self.thumbnails)}
+        return segments.Draft(collection_id, segment=segment, thumbnails=packed)
 
 
 def _thumbnails(offsets: bytes | None, packed: bytes, count: int) -> list[bytes] | None:
@@ -197,12 +230,3 @@ def _thumbnails(offsets: bytes | None, packed: bytes, count: int) -> list[bytes]
     if not thumbnails.holds(offsets, count, len(packed)):
         return None
     return thumbnails.unpack(offsets, packed)
-
-
-def _put(session: Session, announced: str, data: bytes, packed: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
-    """Write an announced segment's blobs into the storage, and return what is left for the rows."""
-    storage = blobs.of(session)
-    if storage is None or not blobs.name(session, announced):
-        return data, packed
-    storage.put(announced, {blobs.Kind.VECTORS: data, blobs.Kind.THUMBNAILS: packed["data"]})
-    return b"", {**packed, "data": b""}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -22,7 +22,7 @@ from imagekin.uploads.files import Storage
 SELDOM_S = 600.0
 # A file that is being written is younger than this.
 ABANDONED_S = 3600.0
-# Segments whose blobs are removed from the storage between two looks at the clock.
+# Ids whose blobs are removed from the storage between two looks at the clock.
 BLOBS_PER_SLICE = 100
 
 
@@ -82,25 +82,23 @@ class Upkeep:
             if self._in(collection_id, compaction.pinned, reads=True):
                 continue
             for group in self._in(collection_id, compaction.choose, reads=True) or []:
-                yield "segments_merged", self._in(collection_id, compaction.merge, group, self._announced()) or 0
+                yield "segments_merged", self._merge(collection_id, group)
             # one that began since had nothing merged: look again when it is over
             if not self._in(collection_id, compaction.pinned, reads=True):
                 self._looked[collection_id] = revision
 
-    def _announced(self) -> str | None:
-        """Return the id of a segment whose blobs may be written into the storage; None if they stay in the database."""
-        if self._database.blobs is None:
-            return None
-        segment_id = tables.new_id()
-        self._database.write(blobs.announce, segment_id)
-        return segment_id
+    def _merge(self, collection_id: str, group: Sequence[str]) -> int:
+        try:
+            return compaction.merge(self._database, collection_id, group)
+        except (errors.CollectionDeleted, NoResultFound):
+            return 0
 
     def _remove_blobs(self) -> Iterator[tuple[str, int]]:
         storage = self._database.blobs
         while isinstance(storage, blobs.Blobs):
             ids = self._database.write(blobs.begin_removing, expiry.STAGED_S, BLOBS_PER_SLICE)
-            for segment_id in ids:
-                storage.remove(segment_id)
+            for id in ids:
+                storage.remove(id)
             self._database.write(blobs.end_removing, ids)
             if not ids:
                 break

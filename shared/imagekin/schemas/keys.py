@@ -18,7 +18,15 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _INNER_BACKSLASH = re.compile(rb"(?<=[\x80-\xff])\\")
 # Latin-1 has control characters there, and a percent sign that could be read as one of ours is written as one.
 _UNSHOWN = re.compile(rb"[\x80-\x9f]|(?<=[\x80-\xff])\\|%(?=[0-9A-Fa-f]{2})")
+# A key as it is: of printable ASCII, without a backslash, and no part is empty, `.` or `..`.
+_PLAIN_PART = r"(?!\.{1,2}(?:/|\Z))[ -.0-\[\]-~]+"
+_PLAIN = re.compile(rf"(?:[A-Za-z][A-Za-z0-9+.-]+://)?{_PLAIN_PART}(?:/{_PLAIN_PART})*")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+://)?(.*)", re.DOTALL)
+
+
+def is_plain(name: str) -> bool:
+    """Return whether a name is a key as it is, told quickly: most are, and a list may have millions."""
+    return len(name) <= MAX_KEY_BYTES and _PLAIN.fullmatch(name) is not None
 
 
 def normalize(name: str) -> str:
@@ -27,6 +35,8 @@ def normalize(name: str) -> str:
     Raises InvalidKey, with the reason, for a name that cannot be a key: too long, control characters, text that is
     not Unicode, an empty, `.` or `..` part (so a leading `/` too).
     """
+    if is_plain(name):
+        return name
     if len(name) > _MAX_NAME_CHARS:
         raise errors.InvalidKey(f"The key has {len(name):,} characters; at most {MAX_KEY_BYTES:,} bytes are allowed.")
     key = unicodedata.normalize("NFC", name).replace("\\", "/")

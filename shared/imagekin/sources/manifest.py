@@ -122,8 +122,9 @@ def url_key(key: str | None, url: str) -> tuple[str, Fault | None]:
 
 def _reason(fields: dict[str, Any]) -> str | None:
     """Say why the fields are not those of an image, or nothing."""
-    if unknown := sorted(fields.keys() - FIELDS):
-        return f"It has the unknown field {unknown[0]!r}; there are `key`, `url` or `path`, `metadata`."
+    if not fields.keys() <= FIELDS:
+        unknown = min(fields.keys() - FIELDS)
+        return f"It has the unknown field {unknown!r}; there are `key`, `url` or `path`, `metadata`."
     for name in ("key", "url", "path"):
         if fields.get(name) is not None and not _is_text(fields[name]):
             return f"Its `{name}` is not text."

@@ -20,6 +20,8 @@ def key_of(name: str) -> tuple[str, Fault | None]:
     `.` and empty parts (so a leading `/` too) drop out, as when tar or unzip extract; a URL stays one. A name with
     `..`, control characters or too many bytes is refused, and its key only stands for it. Nothing is ever extracted.
     """
+    if keys.is_plain(name):
+        return name, None
     scheme, path = keys.split(name)
     try:
         return keys.normalize(scheme + "/".join(_parts(path))), None

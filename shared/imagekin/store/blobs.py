@@ -1,17 +1,20 @@
 """Blobs: the vectors and thumbnails of segments, in their rows or, with IMAGEKIN_BLOB_URL, in object storage.
 
-A row whose `data` is empty although its segment has some has its blob in the storage, under a name made of the
-segment's id. A blob is written once and never changes. `loose_blobs` has a row for each that may lie there without a
-row that names it: from before it is written until it is named, and from when its segment goes until the sweep has
-removed it.
+A row whose `blob` is set has its bytes in the storage, under that id; of one whose `blob` is null they are its `data`.
+An id is used for one writing only, so that nothing late (a removal, a second attempt) meets another's bytes. A blob
+never changes. `loose_blobs` has a row for each id under which something may lie there that no row names: from before it
+is written until it is named, and from when its segment goes, or moves to the database, until the sweep has removed it.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,13 +24,20 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from imagekin import errors
-from imagekin.database import sql, tables
-from imagekin.database.tables import LOOSE_BLOBS
+from imagekin.database import sql
+from imagekin.database.engine import Database
+from imagekin.database.tables import LOOSE_BLOBS, SEGMENTS
 from imagekin.settings import Settings, local_path
 
-# What is given to programs for S3: botocore would wait for a minute, five times over.
-_S3 = {"config_kwargs": {"connect_timeout": 5, "read_timeout": 20}, "use_listings_cache": False}
-_OPTIONS: Mapping[str, dict[str, Any]] = {"s3": _S3, "s3a": _S3}
+# botocore would wait for a minute five times, and s3fs try each of these again five times: that is half an hour.
+# So it is two minutes until another worker may have the chunk, or a reader hears of it.
+S3: dict[str, Any] = {
+    "config_kwargs": {
+        "connect_timeout": 5, "read_timeout": 20, "retries": {"mode": "standard", "total_max_attempts": 3},
+    },
+    "use_listings_cache": False,
+}  # fmt: skip
+S3FS_TRIES = 2
 _PART_SUFFIX = ".part"
 
 
@@ -38,10 +48,33 @@ class Kind(StrEnum):
     THUMBNAILS = "thumbnails"
 
 
-class Part(NamedTuple):
-    """Bytes `start` to `end` of a segment's blob."""
+class Stored(NamedTuple):
+    """Something that lies in the storage where blobs do, as a rule under the id of one, and its age."""
 
-    segment_id: str
+    path: str
+    size: int
+    age_s: float
+
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return self.path.rpartition("/")[2]
+
+    @property
+    def is_blob(self) -> bool:
+        """Whether its name is an id."""
+        return re.fullmatch(r"[0-9a-f]{32}", self.name) is not None
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether it is a file that was being written."""
+        return self.name.startswith(".") and self.name.endswith(_PART_SUFFIX)
+
+
+class Part(NamedTuple):
+    """Bytes `start` to `end` of a blob, in the storage if `blob` is its id there, else in its row."""
+
+    blob: str | None
     start: int
     end: int
 
@@ -52,27 +85,34 @@ class Part(NamedTuple):
 
 
 class Blobs:
-    """The storage of blobs, a local folder or behind any other fsspec URL. May be shared between threads."""
+    """The storage of blobs, a local folder or behind any other fsspec URL. May be shared between threads.
 
-    def __init__(self, url: str) -> None:
+    Where it is `read_only`, what is written from now on goes into the database.
+    """
+
+    def __init__(self, url: str, *, read_only: bool = False) -> None:
+        self.read_only = read_only
         folder = local_path(url) if "://" in url else url
         self._folder = None if folder is None else Path(folder).resolve()
-        options = _OPTIONS.get(url.partition("://")[0].lower(), {})
+        is_s3 = url.partition("://")[0].lower() in ("s3", "s3a")
+        options = S3 if is_s3 else {}
         fs, root = (fsspec.filesystem("file"), str(self._folder)) if folder else fsspec.url_to_fs(url, **options)
         self._fs: Any = fs
+        if is_s3:
+            self._fs.retries = S3FS_TRIES
         self._root = str(root).rstrip("/")
 
     @classmethod
     def of(cls, settings: Settings) -> Blobs | None:
         """Return the storage that the settings name, None if blobs stay in the database."""
-        return cls(settings.blob_url) if settings.blob_url else None
+        return cls(settings.blob_url, read_only=settings.blob_read_only) if settings.blob_url else None
 
-    def put(self, segment_id: str, blobs: Mapping[Kind, bytes]) -> None:
-        """Write a segment's blobs, each as a whole and so that it lasts; an empty one is not written.
+    def put(self, blobs: Mapping[tuple[Kind, str], bytes]) -> None:
+        """Write blobs by kind and id, all at once, each as a whole and so that it lasts.
 
         Raises Unavailable, after which they may be there or not.
         """
-        written = {self._path(kind, segment_id): data for kind, data in blobs.items() if data}
+        written = {self._path(kind, id): data for (kind, id), data in blobs.items()}
         with _failures():
             if self._folder is None:
                 self._fs.pipe(written)
@@ -80,10 +120,10 @@ class Blobs:
                 for path, data in written.items():
                     _write_file(Path(path), data)
 
-    def get(self, kind: Kind, segment_ids: Sequence[str]) -> list[bytes]:
+    def get(self, kind: Kind, ids: Sequence[str]) -> list[bytes]:
         """Return whole blobs, read at once. Raises Unavailable."""
         with _failures():
-            paths = [self._path(kind, id) for id in segment_ids]
+            paths = [self._path(kind, id) for id in ids]
             if len(paths) == 1:
                 return [self._fs.cat_file(paths[0])]
             found = self._fs.cat(paths, recursive=False)
@@ -91,31 +131,64 @@ class Blobs:
 
     def parts(self, kind: Kind, wanted: Sequence[Part]) -> list[bytes]:
         """Return parts of blobs, read at once. Raises Unavailable."""
-        paths = [self._path(kind, part.segment_id) for part in wanted]
+        paths = [self._path(kind, part.blob or "") for part in wanted]
         with _failures():
             if len(paths) == 1:
                 return [self._fs.cat_file(paths[0], start=wanted[0].start, end=wanted[0].end)]
             starts, ends = [part.start for part in wanted], [part.end for part in wanted]
             return self._fs.cat_ranges(paths, starts, ends, on_error="raise")
 
-    def size(self, kind: Kind, segment_id: str) -> int | None:
+    def size(self, kind: Kind, id: str) -> int | None:
         """Return a blob's bytes, None if it is not there. Raises Unavailable."""
         with _failures():
             try:
-                return int(self._fs.info(self._path(kind, segment_id))["size"])
+                return int(self._fs.info(self._path(kind, id))["size"])
             except FileNotFoundError:
                 return None
 
-    def remove(self, segment_id: str) -> None:
-        """Remove a segment's blobs; nothing happens where they are not there. Raises Unavailable."""
+    def remove(self, id: str) -> None:
+        """Remove what is there under an id; nothing happens where it is not there. Raises Unavailable."""
         with _failures():
             for kind in Kind:
+                path = self._path(kind, id)
                 with suppress(FileNotFoundError):
-                    self._fs.rm_file(self._path(kind, segment_id))
+                    self._fs.rm_file(path)
+                if self._folder is not None:
+                    # of a process that was killed while it wrote
+                    for part in Path(path).parent.glob(f".{id}.*{_PART_SUFFIX}"):
+                        part.unlink(missing_ok=True)
 
-    def _path(self, kind: Kind, segment_id: str) -> str:
+    def listing(self) -> Iterator[list[Stored]]:
+        """Yield what is there, a folder at a time: 1/256 of a kind. Raises Unavailable."""
+        for kind in Kind:
+            for folder in self._entries(f"{self._root}/{kind}", "directory"):
+                found = self._entries(folder["name"], "file")
+                yield [Stored(one["name"], one["size"] or 0, self._age_s(one)) for one in found]
+
+    def there(self, path: str) -> bool:
+        """Return whether something is there by its path, as `listing` tells it. Raises Unavailable."""
+        with _failures():
+            return bool(self._fs.exists(path))
+
+    def discard(self, path: str) -> None:
+        """Remove something by its path, as `listing` tells it. Raises Unavailable."""
+        with _failures(), suppress(FileNotFoundError):
+            self._fs.rm_file(path)
+
+    def _entries(self, folder: str, type: str) -> list[dict[str, Any]]:
+        with _failures():
+            try:
+                return [one for one in self._fs.ls(folder, detail=True) if one["type"] == type]
+            except FileNotFoundError:
+                return []
+
+    def _age_s(self, found: dict[str, Any]) -> float:
+        written = found.get("LastModified") or found.get("mtime") or self._fs.modified(found["name"])
+        return time.time() - (written.timestamp() if isinstance(written, datetime) else written)
+
+    def _path(self, kind: Kind, id: str) -> str:
         # the last digits are random: folders stay small, and a storage that divides by names divides evenly
-        return f"{self._root}/{kind}/{segment_id[-2:]}/{segment_id}"
+        return f"{self._root}/{kind}/{id[-2:]}/{id}"
 
 
 def _write_file(path: Path, data: bytes) -> None:
@@ -156,16 +229,17 @@ def of(session: Session) -> Blobs | None:
     return session.info.get("blobs")
 
 
-def whole(session: Session, kind: Kind, rows: Sequence[tuple[str, bytes]]) -> list[bytes]:
-    """Return the blobs of segments, given as (id, `data` of its row), those in the storage read at once.
+def writable(database: Database) -> Blobs | None:
+    """Return the storage that blobs are written into, None if they are written into the database."""
+    storage = database.blobs
+    return storage if isinstance(storage, Blobs) and not storage.read_only else None
 
-    None of the blobs may be empty. Raises Unavailable.
-    """
-    absent = [id for id, data in rows if not data]
-    if not absent:
-        return [data for _, data in rows]
-    read = dict(zip(absent, _needed(session).get(kind, absent), strict=True))
-    return [data or read[id] for id, data in rows]
+
+def whole(session: Session, kind: Kind, rows: Sequence[tuple[str | None, bytes]]) -> list[bytes]:
+    """Return blobs, given as (`blob`, `data`) of their rows, those in the storage read at once. Raises Unavailable."""
+    absent = [blob for blob, _ in rows if blob is not None]
+    read = dict(zip(absent, _needed(session).get(kind, absent), strict=True)) if absent else {}
+    return [data if blob is None else read[blob] for blob, data in rows]
 
 
 def parts(session: Session, kind: Kind, rows: Sequence[tuple[Part, bytes]]) -> list[bytes]:
@@ -173,11 +247,9 @@ def parts(session: Session, kind: Kind, rows: Sequence[tuple[Part, bytes]]) -> l
 
     None of the parts may be empty. Raises Unavailable.
     """
-    absent = list(dict.fromkeys(part for part, data in rows if not data))
-    if not absent:
-        return [data for _, data in rows]
-    read = dict(zip(absent, _needed(session).parts(kind, absent), strict=True))
-    return [data or read[part] for part, data in rows]
+    absent = list(dict.fromkeys(part for part, _ in rows if part.blob is not None))
+    read = dict(zip(absent, _needed(session).parts(kind, absent), strict=True)) if absent else {}
+    return [data if part.blob is None else read[part] for part, data in rows]
 
 
 def _needed(session: Session) -> Blobs:
@@ -189,15 +261,15 @@ def _needed(session: Session) -> Blobs:
     return storage
 
 
-def announce(session: Session, segment_id: str) -> None:
-    """Announce blobs of a segment that are about to be written into the storage; commit before they are."""
-    session.execute(sa.insert(LOOSE_BLOBS), {"segment_id": segment_id})
+def announce(session: Session, *ids: str) -> None:
+    """Announce blobs that are about to be written into the storage; commit before they are."""
+    session.execute(sa.insert(LOOSE_BLOBS), [{"id": id} for id in ids])
 
 
-def name(session: Session, segment_id: str) -> bool:
+def name(session: Session, id: str) -> bool:
     """End the announcement, as rows name the blobs now; return whether they are still there."""
-    mine = sa.delete(LOOSE_BLOBS).where(LOOSE_BLOBS.c.segment_id == segment_id, LOOSE_BLOBS.c.removing.is_(False))
-    return session.scalar(mine.returning(LOOSE_BLOBS.c.segment_id)) is not None
+    mine = sa.delete(LOOSE_BLOBS).where(LOOSE_BLOBS.c.id == id, LOOSE_BLOBS.c.removing.is_(False))
+    return session.scalar(mine.returning(LOOSE_BLOBS.c.id)) is not None
 
 
 def unname(session: Session, segment_ids: Sequence[str]) -> None:
@@ -205,24 +277,30 @@ def unname(session: Session, segment_ids: Sequence[str]) -> None:
 
     It does not remove it at once: readers that began before the commit continue.
     """
-    absent = sa.select(tables.Segment.id).where(tables.Segment.id.in_(segment_ids), outside())
-    insert = sql.insert(session, LOOSE_BLOBS).from_select(["segment_id"], absent)
+    outside = sa.select(SEGMENTS.c.blob).where(SEGMENTS.c.id.in_(segment_ids), SEGMENTS.c.blob.is_not(None))
+    insert = sql.insert(session, LOOSE_BLOBS).from_select(["id"], outside)
     session.execute(insert.on_conflict_do_nothing())
 
 
-def outside() -> sa.ColumnElement[bool]:
-    """Return the condition that a segment's vectors are in the storage."""
-    return sa.and_(sa.func.length(tables.Segment.data) == 0, tables.Segment.count > 0)
+def release(session: Session, id: str) -> None:
+    """Hand a blob over to the sweep, as its row is about to name it no more."""
+    session.execute(sql.insert(session, LOOSE_BLOBS).values(id=id).on_conflict_do_nothing())
 
 
 def begin_removing(session: Session, older_than_s: float, limit: int) -> list[str]:
-    """Return segments whose blobs no row names, and none will from now on."""
+    """Return ids of blobs that no row names, and none will from now on."""
     old = sa.or_(LOOSE_BLOBS.c.since < sql.clock() - older_than_s, LOOSE_BLOBS.c.removing)
-    ids = session.scalars(sa.select(LOOSE_BLOBS.c.segment_id).where(old).limit(limit)).all()
-    mine = sa.update(LOOSE_BLOBS).where(LOOSE_BLOBS.c.segment_id.in_(ids)).values(removing=True)
-    return list(session.scalars(mine.returning(LOOSE_BLOBS.c.segment_id)))
+    ids = session.scalars(sa.select(LOOSE_BLOBS.c.id).where(old).limit(limit)).all()
+    mine = sa.update(LOOSE_BLOBS).where(LOOSE_BLOBS.c.id.in_(ids)).values(removing=True)
+    return list(session.scalars(mine.returning(LOOSE_BLOBS.c.id)))
 
 
-def end_removing(session: Session, segment_ids: Sequence[str]) -> None:
-    """Forget segments whose blobs are removed."""
-    session.execute(sa.delete(LOOSE_BLOBS).where(LOOSE_BLOBS.c.segment_id.in_(segment_ids)))
+def unknown(session: Session, ids: Sequence[str]) -> set[str]:
+    """Return those ids that neither a segment's row names nor `loose_blobs` has."""
+    known = [sa.select(column).where(column.in_(ids)) for column in (SEGMENTS.c.blob, LOOSE_BLOBS.c.id)]
+    return set(ids).difference(*(session.scalars(query) for query in known))
+
+
+def end_removing(session: Session, ids: Sequence[str]) -> None:
+    """Forget blobs that are removed."""
+    session.execute(sa.delete(LOOSE_BLOBS).where(LOOSE_BLOBS.c.id.in_(ids)))

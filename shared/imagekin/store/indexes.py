@@ -46,7 +46,7 @@ SCANNED, SCANNED_OVER_EXPECTED, MEMORY_FACTOR = 20_000, 20, 8
 READ_PER_SCANNED = 0.5
 # Shared memory that the machine does not have: containers often have little.
 NO_SHARED_MEMORY = ("53100", "53200")
-_OF_AN_IMAGE: tuple[Any, ...] = (Image.id, Image.key, Image.segment_id, Image.row)
+_OF_AN_IMAGE: tuple[Any, ...] = (Image.id, Image.key, Image.row)
 # Leave the planner no way but the index, row by row: it knows little of what a distance costs.
 _PLAN = ("enable_seqscan", "enable_sort", "enable_hashjoin", "enable_mergejoin", "enable_bitmapscan", "jit")
 
@@ -495,14 +495,14 @@ def _exact(index: Index) -> sa.Select[*tuple[Any, ...]]:
     # nothing where the blob is in the storage
     size = sa.func.length(Segment.data, type_=sa.Integer()) // Segment.count
     part = sql.cut(tables.SEGMENTS.c.data, Image.row * size, size).label("part")
-    return sa.select(*_OF_AN_IMAGE, Segment.dim, Segment.dtype, part)
+    return sa.select(*_OF_AN_IMAGE, Segment.dim, Segment.dtype, Segment.blob, part)
 
 
 def _found(session: Session, index: Index, rows: Sequence[sa.Row[Any]]) -> Found:
     parts = []
     for row in rows:
         width = vector_codec.width(row.dim, row.dtype)
-        parts.append((blobs.Part(row.segment_id, row.row * width, (row.row + 1) * width), row.part))
+        parts.append((blobs.Part(row.blob, row.row * width, (row.row + 1) * width), row.part))
     data = blobs.parts(session, blobs.Kind.VECTORS, parts)
     vectors = np.empty((len(rows), index.dim), np.float32)
     for at, (row, one) in enumerate(zip(rows, data, strict=True)):

@@ -29,7 +29,7 @@ Collection, Image, Segment = tables.Collection, tables.Image, tables.Segment
 SEGMENTS_PER_QUERY, SEGMENTS_FROM_STORAGE = 4, 16
 ID = np.dtype(f"S{tables.ID_LENGTH}")
 BLOB: tuple[sa.ColumnElement[Any] | InstrumentedAttribute[Any], ...] = (
-    Segment.id, Segment.data, Segment.dim, Segment.dtype
+    Segment.id, Segment.data, Segment.blob, Segment.dim, Segment.dtype
 )  # fmt: skip
 
 
@@ -180,7 +180,7 @@ def _by_id(session: Session, segment_ids: Sequence[str]) -> dict[str, np.ndarray
 
 def _stored(session: Session, segments: Sequence[sa.Row[Any]]) -> list[np.ndarray]:
     """Return the vectors of some rows of BLOB, each (count, dim)."""
-    data = blobs.whole(session, blobs.Kind.VECTORS, [(row.id, row.data) for row in segments])
+    data = blobs.whole(session, blobs.Kind.VECTORS, [(row.blob, row.data) for row in segments])
     return [vector_codec.stored(blob, row.dim, row.dtype) for blob, row in zip(data, segments, strict=True)]
 
 

@@ -45,7 +45,8 @@ _WIDTH = SEGMENTS.c.dim * sa.bindparam("number_bytes", type_=sa.Integer())
 _STORED = (
     sa.select(
         IMAGES.c.content_hash, IMAGES.c.width, IMAGES.c.height, IMAGES.c.format, IMAGES.c.segment_id, IMAGES.c.row,
-        SEGMENTS.c.dim, sql.cut(SEGMENTS.c.data, IMAGES.c.row * _WIDTH, _WIDTH).label("data"), THUMBNAILS.c.offsets,
+        SEGMENTS.c.dim, SEGMENTS.c.blob, sql.cut(SEGMENTS.c.data, IMAGES.c.row * _WIDTH, _WIDTH).label("data"),
+        THUMBNAILS.c.offsets, THUMBNAILS.c.blob.label("pack"),
     )
     .join(SEGMENTS, SEGMENTS.c.id == IMAGES.c.segment_id)
     .outerjoin(THUMBNAILS, THUMBNAILS.c.segment_id == SEGMENTS.c.id)
@@ -114,11 +115,12 @@ def _copies(session: Session, collection: tables.Collection, contents: set[str])
         images = session.execute(_STORED, {"ids": some, "number_bytes": number_bytes}).all()
         widths = [image.dim * number_bytes for image in images]
         places = [
-            (blobs.Part(image.segment_id, image.row * width, (image.row + 1) * width), image.data)
+            (blobs.Part(image.blob, image.row * width, (image.row + 1) * width), image.data)
             for image, width in zip(images, widths, strict=True)
         ]
         vectors = blobs.parts(session, blobs.Kind.VECTORS, places)
-        pictures = thumbnails.cut(session, [(image.segment_id, image.row, image.offsets) for image in images])
+        cuts = [thumbnails.Cut(image.segment_id, image.row, image.offsets, image.pack) for image in images]
+        pictures = thumbnails.cut(session, cuts)
         for image, data, picture in zip(images, vectors, pictures, strict=True):
             vector = vector_codec.decode(data, image.dim, collection.dtype)[0]
             found[image.content_hash] = Copy(vector, image.width, image.height, image.format, picture)

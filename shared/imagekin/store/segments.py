@@ -146,23 +146,36 @@ def draft(
 def prepare(database: Database, collection_id: str, items: Sequence[Item], on_conflict: OnConflict) -> Draft:
     """Return the draft of a chunk's images with all done for it that `write` need not do.
 
-    SQLite has one writer at a time, so there blobs that belong into the database come with the rest. Raises
-    CollectionDeleted, and Unavailable if the storage fails.
+    Raises CollectionDeleted, and Unavailable if the storage fails.
     """
-    storage = database.blobs
-    if not isinstance(storage, blobs.Blobs):
-        if database.is_sqlite:
-            return database.read(draft, collection_id, items, on_conflict)
+    if blobs.writable(database) is None and not database.is_sqlite:
+        # in one transaction
         return database.write(stage, collection_id, items, on_conflict)
     drafted = database.read(draft, collection_id, items, on_conflict)
-    if drafted.segment is not None and drafted.thumbnails is not None:
-        database.write(blobs.announce, drafted.segment["id"])
-        kinds = {blobs.Kind.VECTORS: drafted.segment, blobs.Kind.THUMBNAILS: drafted.thumbnails}
-        storage.put(drafted.segment["id"], {kind: row["data"] for kind, row in kinds.items()})
-        for row in kinds.values():
-            row["data"] = b""
-        drafted.outside = True
+    place(database, drafted)
     return drafted
+
+
+def place(database: Database, drafted: Draft) -> None:
+    """Write a draft's blobs where they belong; in transactions of their own, which nothing waits for.
+
+    SQLite has one writer at a time, so there blobs that belong into the database come with the rest. If the rest never
+    comes, the sweep drops them. Raises Unavailable if the storage fails.
+    """
+    if drafted.segment is None or drafted.thumbnails is None:
+        return
+    storage = blobs.writable(database)
+    if storage is not None:
+        id = drafted.segment["id"]
+        rows = {blobs.Kind.VECTORS: drafted.segment, blobs.Kind.THUMBNAILS: drafted.thumbnails}
+        database.write(blobs.announce, id)
+        storage.put({(kind, id): row["data"] for kind, row in rows.items() if row["data"]})
+        for row in rows.values():
+            row |= {"blob": id if row["data"] else None, "data": b""}
+        drafted.outside = True
+    elif not database.is_sqlite:
+        database.write(_add_blobs, drafted)
+        drafted.staged = True
 
 
 def stage(session: Session, collection_id: str, items: Sequence[Item], on_conflict: OnConflict) -> Draft:
@@ -184,7 +197,7 @@ def _add_blobs(session: Session, drafted: Draft) -> None:
 
 
 def write(session: Session, drafted: Draft) -> None:
-    """Write a draft, its blobs only if they are not staged, and raise the collection's revision.
+    """Write a draft, and raise the collection's revision.
 
     The collection's row is locked from here to the end of the transaction, so the revisions of its images come in the
     order of the commits. Raises Stale if a key was stored, or an image deleted, moved or replaced since it was looked
@@ -192,10 +205,7 @@ def write(session: Session, drafted: Draft) -> None:
     """
     if not drafted.inserts and not drafted.updates:
         return
-    if drafted.outside and drafted.segment is not None and not blobs.name(session, drafted.segment["id"]):
-        raise Stale()
-    if not drafted.staged:
-        _add_blobs(session, drafted)
+    add(session, drafted)
     grown = {"collection": drafted.collection_id, "added": len(drafted.inserts)}
     revision = session.scalar(_GROW, grown)
     if revision is None:
@@ -203,6 +213,14 @@ def write(session: Session, drafted: Draft) -> None:
     _add(session, drafted, revision)
     _update(session, drafted, revision)
     drop_unused(session, {left for _, left, _ in drafted.updates if left is not None})
+
+
+def add(session: Session, drafted: Draft) -> None:
+    """Write a draft's segment and thumbnails, unless they are staged. Raises Stale if its blobs were swept."""
+    if drafted.outside and drafted.segment is not None and not blobs.name(session, drafted.segment["id"]):
+        raise Stale()
+    if not drafted.staged:
+        _add_blobs(session, drafted)
 
 
 def _add(session: Session, drafted: Draft, revision: int) -> None:
@@ -319,10 +337,10 @@ def drop(session: Session, segment_ids: Sequence[str]) -> None:
 def vector(session: Session, image: tables.Image) -> vector_codec.Vectors:
     """Return an image's embedding, (dim,) float32, reading its own bytes of the segment."""
     mine = SEGMENTS.c.id == image.segment_id
-    dim, dtype = session.execute(sa.select(SEGMENTS.c.dim, SEGMENTS.c.dtype).where(mine)).one()
+    dim, dtype, blob = session.execute(sa.select(SEGMENTS.c.dim, SEGMENTS.c.dtype, SEGMENTS.c.blob).where(mine)).one()
     width = vector_codec.width(dim, dtype)
     start = image.row * width
     cut = sql.cut(SEGMENTS.c.data, sa.literal(start), sa.literal(width))
-    part = blobs.Part(image.segment_id, start, start + width)
+    part = blobs.Part(blob, start, start + width)
     [data] = blobs.parts(session, blobs.Kind.VECTORS, [(part, session.scalars(sa.select(cut).where(mine)).one())])
     return vector_codec.decode(data, dim, dtype)[0]

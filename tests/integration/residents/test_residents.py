@@ -106,7 +106,7 @@ def test_compaction_changes_nothing(hand: Hand, cache: MatrixCache, reads: list[
     first.check()
     first.stop()
     ids = hand.database.read(lambda s: s.scalars(sa.select(tables.Segment.id)).all())
-    hand.database.write(compaction.merge, hand.collection().id, ids)
+    compaction.merge(hand.database, hand.collection().id, ids)
     hand.embed(["new"])
     reads.clear()
     second = Worker(hand, cache)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from imagekin import errors
 from imagekin.schemas import keys
+from imagekin.sources import names
 
 NAMES = st.one_of(
     st.text(st.characters(), max_size=50),
@@ -92,3 +93,19 @@ def test_harmless_shows_what_was_refused() -> None:
     assert keys.harmless("../..") == "unnamed"
     assert keys.harmless("https://host//a/../b/") == "https://host/a/b"
     assert keys.harmless("https://") == "https://unnamed"
+
+
+@given(st.one_of(NAMES, st.text(st.sampled_from("a.:/~ "), max_size=12)))
+def test_what_is_plain_is_what_the_long_way_leaves_as_it_is(name: str) -> None:
+    if not keys.is_plain(name):
+        return
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(keys, "is_plain", lambda name: False)
+        assert keys.normalize(name) == name
+        assert names.key_of(name) == (name, None)
+
+
+def test_most_keys_are_plain() -> None:
+    plain = ["a.jpg", "2024/05/a b (1).jpg", "..a/b...", ".hidden", "https://host/a.jpg?x=1&y=%20"]
+    assert [name for name in plain if not keys.is_plain(name)] == []
+    assert not keys.is_plain("a" * 1025) and keys.is_plain("a" * 1024)

@@ -18,7 +18,7 @@ from imagekin.database import tables
 from imagekin.enums import DType, OnConflict, ViewName
 from imagekin.jobs import checkpoint, fence, finish
 from imagekin.jobs.claim import Claim, release
-from imagekin.store import collections, reading, segments, thumbnails
+from imagekin.store import blobs, collections, reading, segments, thumbnails
 from imagekin.store.segments import Item
 from imagekin_worker.analysis.adaptation import Adaptation, Adapted, Figures
 from imagekin_worker.context.lease import Lease
@@ -197,10 +197,11 @@ def _items(session: Session, change: reading.Change) -> list[Item]:
     Image, Pack = tables.Image, tables.Thumbnails
     live = sa.select(Image).where(Image.segment_id == change.segment_id, Image.deleted_at.is_(None))
     images = {image.id: image for image in session.scalars(live)}
-    pack = session.execute(sa.select(Pack.offsets, Pack.data).where(Pack.segment_id == change.segment_id)).first()
+    columns = sa.select(Pack.offsets, Pack.blob, Pack.data)
+    pack = session.execute(columns.where(Pack.segment_id == change.segment_id)).first()
     pictures = []
     if pack is not None:
-        [packed] = thumbnails.whole(session, [(change.segment_id, pack.offsets, pack.data)])
+        [packed] = blobs.whole(session, blobs.Kind.THUMBNAILS, [(pack.blob, pack.data)])
         pictures = thumbnails.unpack(pack.offsets, packed)
     found = []
     for id, vector in zip(change.ids, change.vectors, strict=True):

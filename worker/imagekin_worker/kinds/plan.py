@@ -22,8 +22,9 @@ from imagekin.store import ledger
 from imagekin_worker.context.lease import Lease
 from imagekin_worker.context.process_state import Node
 
-# A transaction's worth of chunks, and of ignored entries.
+# A transaction's worth of chunks, and of ignored entries: so many chunks, or more of small ones.
 CHUNKS_PER_COMMIT = 32
+ENTRIES_PER_COMMIT = 8192
 # Short: a single worker embeds between two slices.
 SLICE_S = 1.0
 # Below this a chunk costs more in the database than in the network.
@@ -137,6 +138,7 @@ def _commits(
 ) -> Iterator[tuple[list[list[dict[str, Any]]], int, list[tuple[str, str]], bool]]:
     """Yield (chunks of entries, number of ignored ones, what is told of them, whether that was all) up to `walk.at`."""
     entries: list[dict[str, Any]] = []
+    most = walk.size * max(CHUNKS_PER_COMMIT, ENTRIES_PER_COMMIT // walk.size)
     ignored, told = 0, list[tuple[str, str]]()
     for entry in walk.entries:
         walk.at = entry.cursor
@@ -149,7 +151,7 @@ def _commits(
                 told.append((entry.key, entry.ignored))
         else:
             entries.append(_packed(entry))
-        full = len(entries) == walk.size * CHUNKS_PER_COMMIT or ignored == walk.size * CHUNKS_PER_COMMIT
+        full = len(entries) == most or ignored == most
         # a source that is slow to list keeps what it has told so far
         if full or part.over:
             yield _pieces(entries, walk.size), ignored, told, False

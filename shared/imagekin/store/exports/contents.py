@@ -148,9 +148,10 @@ class Contents:
         grouped = groupby(self._rows(*columns), key=attrgetter("segment_id"))
         groups = ((segment_id, list(rows)) for segment_id, rows in grouped)
         while some := list(islice(groups, reading.at_once(self._session))):
-            query = sa.select(Segment.id, Segment.data).where(Segment.id.in_([segment_id for segment_id, _ in some]))
-            stored: dict[str, bytes] = dict(self._session.execute(query).all())
-            asked = [(segment_id, stored[segment_id]) for segment_id, _ in some]
+            query = sa.select(Segment.id, Segment.blob, Segment.data)
+            there = self._session.execute(query.where(Segment.id.in_([segment_id for segment_id, _ in some])))
+            stored = {segment_id: (blob, data) for segment_id, blob, data in there}
+            asked = [stored[segment_id] for segment_id, _ in some]
             read = blobs.whole(self._session, blobs.Kind.VECTORS, asked)
             for (_, rows), data in zip(some, read, strict=True):
                 matrix = np.frombuffer(data, self.dtype).reshape(-1, self.about.dim)

@@ -2,85 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 from imagekin import errors
 from imagekin.database import tables
 from imagekin.database.engine import Database
 from imagekin.enums import OnConflict
 from imagekin.jobs import finish as finish_step
-from imagekin.maintenance import compaction, upkeep
+from imagekin.maintenance import compaction, expiry, upkeep
 from imagekin.settings import Settings
-from imagekin.store import blobs, exports, reuse, thumbnails
+from imagekin.store import blobs, exports, reuse, segments, thumbnails
 from imagekin_worker.matrix.loaded import catch_up
-from kit import s3
-from kit.breakages import examine, found
+from kit.blobs import inside, named, settle, there
+from kit.breakages import examine, found, left
 from kit.hand import Hand, numbered, thumbnail, vector, whole
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with s3.server() as address:
-        yield address
-
-
-@pytest.fixture(params=["folder", "s3"])
-def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Where blobs go."""
-    if request.param == "folder":
-        return str(tmp_path / "blobs")
-    s3.lead_to(request.getfixturevalue("server"), monkeypatch)
-    bucket = f"b{tmp_path.name.lower().replace('_', '-')}"[:60]
-    s3.make_bucket(bucket)
-    return f"s3://{bucket}/imagekin"
-
-
-@pytest.fixture
-def storage(url: str) -> blobs.Blobs:
-    return blobs.Blobs(url)
-
-
-@pytest.fixture
-def hand(migrated_url: str, settings: Settings, storage: blobs.Blobs) -> Iterator[Hand]:
-    """A hand whose service keeps blobs in the storage."""
-    database = Database(migrated_url, blobs=storage)
-    yield Hand(database, settings, "ann", "photos")
-    database.dispose()
-
-
-def there(url: str) -> set[str]:
-    """Return the names of the blobs that are there."""
-    fs, root = fsspec.url_to_fs(url)
-    fs.invalidate_cache()
-    return {path.rpartition(f"{root.rpartition('/')[2]}/")[2] for path in fs.find(root)}
-
-
-def named(hand: Hand) -> set[str]:
-    """Return the names of the blobs that rows name: all have thumbnails."""
-    ids = hand.database.read(lambda session: session.scalars(sa.select(tables.Segment.id).where(blobs.outside())).all())
-    return {f"{kind}/{id[-2:]}/{id}" for id in ids for kind in blobs.Kind}
-
-
-def inside(hand: Hand) -> list[int]:
-    """Return how many bytes of vectors and of thumbnails are in the database."""
-    sums = [sa.select(sa.func.sum(sa.func.length(table.data))) for table in (tables.Segment, tables.Thumbnails)]
-    return [hand.database.read(lambda session, query=query: session.scalar(query) or 0) for query in sums]
-
-
-def settle(hand: Hand, url: str) -> None:
-    """Let hours pass and the sweep work: what is there is what rows name, and the doctor finds nothing."""
-    hand.sql("UPDATE loose_blobs SET since = since - 7200")
-    hand.sql("UPDATE segments SET created_at = created_at - 7200")
-    upkeep.Upkeep(hand.database, hand.storage).run(30)
-    assert there(url) == named(hand)
-    assert hand.count(tables.LooseBlob) == 0
-    assert found(examine(hand)) == set()
+from kit.patience import PATIENCE_S
 
 
 def test_all_that_reads_and_writes_works_with_blobs_outside(
@@ -125,12 +71,12 @@ def test_what_lies_in_the_database_is_read_beside_what_lies_outside(
 ) -> None:
     hand.embed(numbered(10), size=4)
     before = Database(migrated_url)
-    inside = Hand(before, settings, "ann", "photos", contents=hand.contents)
-    inside.embed(["a", "b", "c"], contents={"a": "one", "b": "two", "c": "three"})
+    other = Hand(before, settings, "ann", "photos", contents=hand.contents)
+    other.embed(["a", "b", "c"], contents={"a": "one", "b": "two", "c": "three"})
     hand.check()
     # and who is not told where the storage is says so
     with pytest.raises(errors.Unavailable, match="IMAGEKIN_BLOB_URL"):
-        inside.check()
+        other.check()
     before.dispose()
     settle(hand, url)
 
@@ -154,7 +100,7 @@ def test_whoever_dies_loses_nothing_and_leaves_nothing(
         if at == "before the put":
             patched.setattr(storage, "put", _died)
         elif at == "within the put":
-            patched.setattr(storage, "put", lambda id, made: (put(id, dict([*made.items()][:1])), _died()))
+            patched.setattr(storage, "put", lambda made: (put(dict([*made.items()][:1])), _died()))
         elif at == "after the put":
             patched.setattr(finish_step, "images", _died)
         else:
@@ -227,3 +173,90 @@ def test_the_doctor_misses_what_is_gone_cut_off_or_changed(hand: Hand, url: str)
     pack = next(f"{root}/{name}" for name in sorted(there(url)) if name.startswith("thumbnails/"))
     fs.pipe_file(pack, bytes(len(fs.cat_file(pack))))
     assert "thumbnail_checksum" in found(examine(hand))
+
+
+@pytest.mark.parametrize("engine", ["sqlite"])
+def test_the_doctor_finds_what_no_row_knows_and_the_sweep_takes_it(
+    hand: Hand, url: str, place: str, storage: blobs.Blobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand.embed(numbered(6), size=3)
+    id = tables.new_id()
+    storage.put({(blobs.Kind.VECTORS, id): bytes(1000), (blobs.Kind.THUMBNAILS, id): bytes(234)})
+    lost = there(url) - named(hand)
+    # what is young may be just being written
+    assert found(examine(hand)) == set()
+    monkeypatch.setattr(expiry, "STAGED_S", -1)
+    report = examine(hand)
+    outcome = report.outcomes["unknown_blobs"]
+    assert (outcome.examined, outcome.found, outcome.nbytes, found(report)) == (6, 2, 1234, {"unknown_blobs"})
+    assert id in outcome.details[0] and "1,000 bytes" in outcome.details[0]
+    monkeypatch.undo()
+    monkeypatch.setattr(blobs.Stored, "age_s", 7200)
+    assert left(examine(hand, repair=True)) == set()
+    assert there(url) > lost
+    hand.check()
+    settle(hand, url)
+    hand.check()
+
+
+@pytest.mark.parametrize(("engine", "place"), [("sqlite", "folder")])
+def test_the_doctor_removes_files_that_were_not_finished(hand: Hand, url: str) -> None:
+    hand.embed(numbered(2))
+    part = Path(url) / "vectors" / "a7" / ".x.part"
+    part.parent.mkdir(exist_ok=True)
+    part.write_bytes(b"half")
+    assert found(examine(hand)) == set()
+    os.utime(part, (1, time.time() - 7200))
+    assert found(examine(hand)) == {"unknown_blobs"}
+    assert left(examine(hand, repair=True)) == set()
+    assert not part.exists()
+    settle(hand, url)
+
+
+def test_compaction_reads_and_writes_blobs_while_another_holds_the_collection(
+    hand: Hand, storage: blobs.Blobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if hand.database.is_sqlite:
+        pytest.skip("it has one writer at a time")
+    hand.embed(numbered(8), size=2)
+    collection = hand.collection()
+    ids = hand.database.read(lambda session: session.scalars(sa.select(tables.Segment.id)).all())
+    put, written = storage.put, threading.Event()
+    monkeypatch.setattr(storage, "put", lambda made: (put(made), written.set()))
+    with ThreadPoolExecutor() as threads:
+        with hand.database.engine.begin() as connection, Session(connection) as other:
+            segments.lock(other, collection.id)
+            merging = threads.submit(compaction.merge, hand.database, collection.id, ids)
+            assert written.wait(PATIENCE_S)
+            assert not merging.done()
+        assert merging.result() == 4
+    hand.check()
+
+
+@pytest.mark.parametrize("change", ["deleted", "replaced", "swept"])
+def test_compaction_lets_be_what_changed_since_it_was_read(
+    hand: Hand, url: str, storage: blobs.Blobs, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    hand.embed(numbered(8), size=2)
+    ids = hand.database.read(lambda session: session.scalars(sa.select(tables.Segment.id)).all())
+    put = storage.put
+
+    def late(made: Any) -> None:
+        put(made)
+        monkeypatch.undo()
+        if change == "deleted":
+            hand.delete("003")
+        elif change == "replaced":
+            hand.embed(["003"], contents={"003": "new"})
+        else:
+            settle(hand, url)
+
+    monkeypatch.setattr(storage, "put", late)
+    assert compaction.merge(hand.database, hand.collection().id, ids) == 0
+    hand.check()
+    settle(hand, url)
+    # and the next time it is done
+    ids = hand.database.read(lambda session: session.scalars(sa.select(tables.Segment.id)).all())
+    assert compaction.merge(hand.database, hand.collection().id, ids) == len(ids)
+    hand.check()
+    settle(hand, url)
