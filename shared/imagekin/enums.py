@@ -135,6 +135,21 @@ class ViewName(StrEnum):
     RAW = "raw"
 
 
+class IndexMethod(StrEnum):
+    """How a collection is searched: all vectors, or those that an HNSW graph in PostgreSQL leads to."""
+
+    EXACT = "exact"
+    HNSW = "hnsw"
+
+
+class IndexStatus(StrEnum):
+    """What an index is: on its way, searched, or left by a job that ended otherwise or by a newer one."""
+
+    BUILDING = "building"
+    READY = "ready"
+    DROPPED = "dropped"
+
+
 class Refine(StrEnum):
     """How several examples become one direction: by their means, or by what tells them from others."""
 

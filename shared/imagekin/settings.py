@@ -184,6 +184,12 @@ class Settings(BaseSettings):
         "the memory for pairs of duplicates.",
     )
     chunk_images: int = Field(default=512, ge=1, description="Most images of a chunk.")
+    index_memory_bytes: int = Field(
+        default=GIGABYTE,
+        ge=MEGABYTE,
+        description="PostgreSQL's memory for building an index of vectors (its `maintenance_work_mem`): one that does "
+        "not fit takes many times as long.",
+    )
     chunk_target_s: float = Field(default=1.5, gt=0, description="How long a bulk chunk should take.")
     lease_s: float = Field(default=30, gt=0, description="How long a claim holds without being renewed.")
     renew_s: float = Field(default=10, gt=0, description="How often a claim is renewed; a third of the lease.")

@@ -183,7 +183,7 @@ def test_a_service_is_ready_with_a_live_worker_in_each_lane(server: Running) -> 
     body = answer.json()
     assert body["ready"] is True
     assert body["checks"].keys() == {
-        "database", "redis", "storage", "migrations", "worker_interactive", "worker_bulk",
+        "database", "redis", "storage", "migrations", "worker_interactive", "worker_bulk", "indexes",
     }  # fmt: skip
     assert all(check["ready"] for check in body["checks"].values())
 

@@ -95,6 +95,8 @@ def bodies(operation: str, names: Names) -> list[dict[str, Any]]:
             {"json": {"pairs": [{"a": names.image_id, "b": own, "verdict": "same"} for own in (names.image_id, "b")]}}
         ],
         "verdicts_take_back": [{"json": {"pairs": [{"a": names.image_id, "b": "b"}]}}],
+        "submissions_index": [{"json": {"index": "exact"}}],
+        "submissions_check_index": [{"json": {}}],
         "vectors_import_": [{"json": {"upload_id": names.upload_id}}],
     }
     return known.get(operation, [])

@@ -201,6 +201,9 @@ class FakeServer:
     def import_vectors(self, request: Request, name: str) -> Answer:
         return Answer(202, self.add_job("import", {"collection": name, **request.json}))
 
+    def index(self, request: Request, name: str) -> Answer:
+        return Answer(202, self.add_job("index", {"collection": name, **request.json}))
+
     def upload(self, request: Request) -> Answer:
         self.uploads += 1
         return Answer(201, {"id": f"u{self.uploads}", "sha256": "aa", "size": len(request.body)})
@@ -280,6 +283,7 @@ _ROUTES: list[tuple[str, str, Callable[..., Answer]]] = [
     ("GET", f"{_COLLECTION}/images/{_NAME}/thumbnail", FakeServer.thumbnail),
     ("GET", f"{_COLLECTION}/export", FakeServer.export),
     ("POST", f"{_COLLECTION}/import", FakeServer.import_vectors),
+    ("POST", f"{_COLLECTION}/index(?:/check)?", FakeServer.index),
     ("POST", "/v1/uploads", FakeServer.upload),
     (
         "POST",

@@ -25,6 +25,7 @@ export const VERBS: Record<string, string> = {
   map: "Drawing the map",
   classify: "Suggesting labels",
   adapt: "Adapting",
+  index: "Indexing",
 };
 
 /** Kinds that bring images, while the page may be anywhere. */

@@ -14,6 +14,7 @@ from sqlalchemy import exc
 from imagekin import errors, presence
 from imagekin.database import engine
 from imagekin.enums import Lane
+from imagekin.store import indexes
 from imagekin_api import metrics
 from imagekin_api.http import auth, problems
 from imagekin_api.wiring import service
@@ -47,6 +48,9 @@ def ready() -> flask.Response:
         members["checks"] = {
             name: {"ready": reason is None, "detail": reason or "ok"} for name, reason in found.items()
         }
+        if "migrations" not in missing and "database" not in missing:
+            # searches are right without them, so they make nothing unready
+            members["checks"]["indexes"] = {"ready": True, "detail": _indexes()}
     if not missing:
         return flask.jsonify(members)
     detail = f"Not ready: {', '.join(missing)}." if trusted else "The service is not ready."
@@ -112,6 +116,13 @@ def _storage() -> None:
         service.current().storage.delete(name)
     except errors.Unavailable as error:
         raise Unready(f"Uploads cannot be written: {error.detail} See IMAGEKIN_STORAGE_URL.") from error
+
+
+def _indexes() -> str:
+    try:
+        return service.current().database.read(indexes.told)
+    except exc.SQLAlchemyError:
+        return UNREACHABLE
 
 
 def _worker(lane: Lane) -> Callable[[], None]:

@@ -12,7 +12,19 @@ import typer
 from pydantic import ValidationError
 from typer.core import TyperGroup
 
-from imagekin.cli import backbones, clusters, collections, export, extensions, images, jobs, label, output, server
+from imagekin.cli import (
+    backbones,
+    clusters,
+    collections,
+    export,
+    extensions,
+    images,
+    index,
+    jobs,
+    label,
+    output,
+    server,
+)
 from imagekin.cli.session import FAILURE, INTERRUPTED, USAGE, Session
 from imagekin.errors import ImagekinError
 from imagekin.schemas.kinds import JobKind
@@ -66,7 +78,8 @@ app = typer.Typer(
 app.command()(server.demo)
 app.command()(server.up)
 for kind in JobKind:
-    app.command(kind.value)(import_module(f"imagekin.cli.{kind.module}").command)
+    if kind is not JobKind.INDEX:
+        app.command(kind.value)(import_module(f"imagekin.cli.{kind.module}").command)
 app.command("backbones")(backbones.list_backbones)
 app.command("label")(label.command)
 app.command()(export.export)
@@ -74,6 +87,7 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(clusters.app, name="clusters")
 app.add_typer(collections.app, name="collections")
 app.add_typer(images.app, name="images")
+app.add_typer(index.app, name="index")
 extensions.join(app)
 
 

@@ -31,6 +31,7 @@ from imagekin.enums import (
     DType,
     Fit,
     ImageOrder,
+    IndexMethod,
     JobStatus,
     Library,
     Metric,
@@ -638,6 +639,38 @@ class Client:
             callback_url=callback_url,
         )
         return self._submit(JobKind.SPLIT, body, idempotency_key)
+
+    def index(
+        self,
+        collection: str,
+        index: IndexMethod | str = IndexMethod.HNSW,
+        *,
+        callback_url: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Job[schemas.IndexResult]:
+        """Build a collection's index of vectors, which searches then use; `exact` removes it.
+
+        Raises `InvalidRequest` if the service has no PostgreSQL with the extension pgvector.
+        """
+        body = bodies.json(schemas.IndexBody, index=index, callback_url=callback_url)
+        return posting.job(self._transport, f"{_collection(collection)}/index", body, idempotency_key)
+
+    def check_index(
+        self,
+        collection: str,
+        queries: int | None = None,
+        *,
+        top_k: int | None = None,
+        view: ViewName | str | None = None,
+        callback_url: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Job[schemas.IndexResult]:
+        """Measure which share of the true neighbors searches by the index find; the result's `check` has it.
+
+        queries: images that are searched for (100). Raises `Conflict` if the collection has no index.
+        """
+        body = bodies.json(schemas.IndexCheckBody, queries=queries, top_k=top_k, view=view, callback_url=callback_url)
+        return posting.job(self._transport, f"{_collection(collection)}/index/check", body, idempotency_key)
 
     def assign(
         self,

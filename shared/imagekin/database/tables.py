@@ -108,6 +108,29 @@ class CollectionView(Base):
     created_at: Mapped[float] = _time()
 
 
+class VectorIndex(Base):
+    """An index of a collection's vectors in PostgreSQL, whose rows are a table of its own: see imagekin.store.indexes.
+
+    The id is that of the job that makes it. It has all images as of `revision`, with the vectors that they had then.
+    """
+
+    __tablename__ = "vector_indexes"
+
+    id: Mapped[str] = mapped_column(sa.String(ID_LENGTH), primary_key=True)
+    collection_id: Mapped[str] = mapped_column(sa.ForeignKey("collections.id", ondelete="CASCADE"), index=True)
+    status: Mapped[str] = mapped_column(sa.String(16))
+    dim: Mapped[int]
+    revision: Mapped[int] = mapped_column(sa.BigInteger())
+    # how many it had when it was built
+    images: Mapped[int] = mapped_column(sa.BigInteger(), default=0)
+    # what its vectors are in, and what the collection's view is made of, as a worker saved them
+    view: Mapped[bytes] = deferred(mapped_column(sa.LargeBinary(), nullable=False))
+    sums: Mapped[bytes] = deferred(mapped_column(sa.LargeBinary(), nullable=False))
+    created_at: Mapped[float] = _time()
+    # when it became what `status` says, unless that is building
+    ready_at: Mapped[float | None] = mapped_column(sa.Double())
+
+
 class Segment(Base):
     """N vectors of one collection, one after another in one immutable blob, as one chunk produced them."""
 

@@ -21,6 +21,7 @@ REFERENCES: tuple[tuple[type[tables.Base], str, type[tables.Base]], ...] = (
     (tables.Delivery, "job_id", tables.Job),
     (tables.Clustering, "collection_id", tables.Collection),
     (tables.CollectionView, "collection_id", tables.Collection),
+    (tables.VectorIndex, "collection_id", tables.Collection),
     (tables.Image, "collection_id", tables.Collection),
     (tables.Thumbnails, "segment_id", tables.Segment),
     (tables.Signs, "segment_id", tables.Segment),

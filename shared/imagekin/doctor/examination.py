@@ -9,14 +9,14 @@ from typing import Any
 from imagekin import errors
 from imagekin.database import engine
 from imagekin.database.engine import Database
-from imagekin.doctor import dangling, lifetimes, vectors, work
+from imagekin.doctor import dangling, indexes, lifetimes, vectors, work
 from imagekin.doctor.checks import Batch, Check, System
 from imagekin.settings import Settings
 from imagekin.uploads.files import Storage
 
 FINDINGS_NAMED = 5
 MIGRATED = Check("migrated", "the database answers and has this version's tables")
-MODULES = (dangling, work, vectors, lifetimes)
+MODULES = (dangling, work, vectors, indexes, lifetimes)
 CHECKS: tuple[Check, ...] = (MIGRATED, *(check for module in MODULES for check in module.CHECKS))
 
 

@@ -15,7 +15,7 @@ from imagekin import errors
 from imagekin.database import analyze, tables
 from imagekin.database.engine import Database
 from imagekin.maintenance import collection_deletion, compaction, expiry, forgetting, sweep
-from imagekin.store import blobs
+from imagekin.store import blobs, indexes
 from imagekin.uploads.files import Storage
 
 # How often what only time makes due is looked for.
@@ -57,6 +57,9 @@ class Upkeep:
         for collection_id in self._database.read(collection_deletion.pending):
             while self._database.write(collection_deletion.remove, collection_id):
                 yield "slices_removed", 1
+        for index_id in self._database.read(indexes.leftovers):
+            self._database.write(indexes.drop, index_id)
+            yield "indexes_dropped", 1
         yield from self._compact()
         if time.monotonic() >= self._due_at:
             for collection_id in self._database.read(forgetting.forgettable):

@@ -16,6 +16,8 @@ from imagekin.enums import (
     DType,
     DuplicateReason,
     Fit,
+    IndexMethod,
+    IndexStatus,
     ItemStatus,
     JobStatus,
     Library,
@@ -71,7 +73,21 @@ class Backbone(Wire):
     non_commercial: bool = False
 
 
+class IndexState(Wire):
+    """An index of vectors: of how many images as of which revision; images that came later are found beside it.
+
+    `status`: `building`, also while an older one is searched, or `ready`.
+    """
+
+    status: IndexStatus
+    images: int
+    revision: int
+    ready_at: datetime | None
+
+
 class Collection(Wire):
+    """`index`: what searches use; `index_state` is null without an index of vectors."""
+
     name: str
     backbone: str
     weights: str
@@ -86,6 +102,8 @@ class Collection(Wire):
     non_commercial: bool = False
     space_id: str
     image_count: int
+    index: IndexMethod = IndexMethod.EXACT
+    index_state: IndexState | None = None
     created_at: datetime
 
 
@@ -613,6 +631,36 @@ class SplitResult(Wire):
     view: ViewUsed
     revision: int
     rows: list[Placed]
+
+
+class IndexCheck(Wire):
+    """The share of the true neighbors that searches by the index find, and what a search takes in milliseconds.
+
+    The queries are images of the collection, drawn by chance. `low` and `high`: the 95 % interval (Wilson) of the
+    mean share of the queries. `ms` and `exact_ms`: medians, one query at a time on the worker that checked.
+    """
+
+    queries: int
+    top_k: int
+    recall: float
+    low: float
+    high: float
+    ms: float
+    exact_ms: float
+    view: ViewUsed
+
+
+class IndexResult(Wire):
+    """What searches of the collection use now; `images` and `nbytes` are of the index, 0 without one.
+
+    `check` is null if the job was to build or remove an index.
+    """
+
+    index: IndexMethod
+    images: int
+    nbytes: int
+    revision: int
+    check: IndexCheck | None = None
 
 
 class EmbedResult(Wire):

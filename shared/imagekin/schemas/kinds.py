@@ -24,6 +24,7 @@ class JobKind(StrEnum):
     OUTLIERS = "outliers"
     ADAPT = "adapt"
     SPLIT = "split"
+    INDEX = "index"
 
     @property
     def module(self) -> str:
@@ -102,6 +103,7 @@ TRAITS: dict[JobKind, Traits] = {
         columns=("rank", "id", "key", "score", "percentile", "nearest.id", "nearest.key"),
     ),
     JobKind.ADAPT: Traits(pins=True),
+    JobKind.INDEX: Traits(pins=True),
     JobKind.SPLIT: Traits(pins=True, rows="rows", columns=("id", "key", "share", "group")),
 }
 

@@ -31,6 +31,7 @@ from imagekin.enums import (
     Colors,
     DType,
     Fit,
+    IndexMethod,
     Metric,
     OnConflict,
     Precision,
@@ -55,6 +56,7 @@ MAX_CHOSEN = 10_000
 MAX_PAIRS = 10_000
 MAX_OUTLIERS = 10_000
 MAX_SHARES = 100
+MAX_CHECKED = 10_000
 # How far shares may be from 1 together: three thirds are 0.999.
 SHARES_TOLERANCE = 0.001
 
@@ -531,6 +533,24 @@ class AdaptBody(JobBody):
     field: FieldName = "label"
     force: Annotated[bool, Field(description="Make it also if cross-validation shows no gain.")] = False
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 100
+
+
+class IndexBody(Body):
+    """What searches of the collection are to use."""
+
+    index: Annotated[
+        IndexMethod, Field(description="`hnsw` needs PostgreSQL with the extension pgvector; it is built again.")
+    ]
+    callback_url: Annotated[str, StringConstraints(max_length=2048)] | None = None
+
+
+class IndexCheckBody(Body):
+    queries: Annotated[
+        int, Field(ge=1, le=MAX_CHECKED, description="Images that are searched for, drawn by chance.")
+    ] = 100
+    top_k: Annotated[int, Field(ge=1, le=MAX_TOP_K)] = 10
+    view: ViewName = ViewName.CALIBRATED
+    callback_url: Annotated[str, StringConstraints(max_length=2048)] | None = None
 
 
 class AssignBody(Body):

@@ -9,6 +9,7 @@ from imagekin.schemas.answers import (
     ClusterResult,
     DuplicatesResult,
     EmbedResult,
+    IndexResult,
     MapResult,
     OutliersResult,
     SearchResult,
@@ -31,4 +32,5 @@ RESULTS: dict[JobKind, type[Wire]] = {
     JobKind.OUTLIERS: OutliersResult,
     JobKind.ADAPT: AdaptResult,
     JobKind.SPLIT: SplitResult,
+    JobKind.INDEX: IndexResult,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -11,7 +11,8 @@ from imagekin import catalog, errors, schemas
 from imagekin.catalog import Space
 from imagekin.database import sql, tables
 from imagekin.database.sql import moment
-from imagekin.enums import DType, Precision
+from imagekin.enums import DType, IndexMethod, IndexStatus, Precision
+from imagekin.store import indexes
 
 
 def create(
@@ -85,10 +86,15 @@ def views(session: Session, collections: Iterable[tables.Collection]) -> list[sc
     collections = list(collections)
     ids = {collection.space_id for collection in collections}
     spaces = {space.id: space for space in session.scalars(sa.select(tables.Space).where(tables.Space.id.in_(ids)))}
-    return [_view(collection, spaces[collection.space_id]) for collection in collections]
+    indexed = indexes.of(session, [collection.id for collection in collections])
+    return [
+        _view(collection, spaces[collection.space_id], indexed.get(collection.id, ())) for collection in collections
+    ]
 
 
-def _view(collection: tables.Collection, space: tables.Space) -> schemas.Collection:
+def _view(
+    collection: tables.Collection, space: tables.Space, indexed: Sequence[tables.VectorIndex]
+) -> schemas.Collection:
     preprocess = Space.from_json(space.description).preprocess
     license_ = catalog.license_of(space.backbone, space.weights)
     return schemas.Collection(
@@ -104,5 +110,20 @@ def _view(collection: tables.Collection, space: tables.Space) -> schemas.Collect
         non_commercial=license_ in catalog.NON_COMMERCIAL,
         space_id=space.id,
         image_count=collection.image_count,
+        index=IndexMethod.HNSW if any(one.status == IndexStatus.READY for one in indexed) else IndexMethod.EXACT,
+        index_state=_index_state(indexed),
         created_at=moment(collection.created_at),
+    )
+
+
+def _index_state(indexed: Sequence[tables.VectorIndex]) -> schemas.IndexState | None:
+    """Return the state of the newest index, None without one."""
+    if not indexed:
+        return None
+    newest = max(indexed, key=lambda one: one.created_at)
+    return schemas.IndexState(
+        status=IndexStatus(newest.status),
+        images=newest.images,
+        revision=newest.revision,
+        ready_at=None if newest.ready_at is None else moment(newest.ready_at),
     )

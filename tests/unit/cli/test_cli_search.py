@@ -305,6 +305,25 @@ def test_outliers(call: Call, server: FakeServer) -> None:
     assert call("outliers", "-c", "c").code == 1
 
 
+def test_index(call: Call, server: FakeServer) -> None:
+    server.add_collection("c")
+    result = {"index": "hnsw", "images": 1200, "nbytes": 3 << 20, "revision": 2}
+    server.results["index"] = result
+    done = call("index", "build", "-c", "c")
+    assert done.code == 0 and "1,200 images, 3 MiB" in done.err
+    assert json.loads(call("index", "build", "-c", "c", "--json").out)["images"] == 1200
+    assert "exact" in call("index", "remove", "-c", "c").err
+    assert [post.json["index"] for post in server.posts("/v1/collections/c/index")] == ["hnsw", "hnsw", "exact"]
+    view = {"name": "raw", "id": "ab", "images": 9}
+    figures = {"queries": 5, "top_k": 3, "recall": 0.99, "low": 0.95, "high": 1.0, "ms": 4.25, "exact_ms": 40.0}
+    server.results["index"] = {**result, "check": {**figures, "view": view}}
+    done = call("index", "check", "-c", "c", "--queries", "5", "-k", "3", "--view", "raw")
+    assert done.out == "recall@3: 0.9900 (0.9500 to 1.0000)\nby the index: 4.2 ms\nexact: 40.0 ms\n"
+    assert server.posts("/v1/collections/c/index/check")[0].json == {"queries": 5, "top_k": 3, "view": "raw"}
+    server.steps = [{"status": "failed", "error": {"code": "internal_error", "detail": "It broke."}}]
+    assert call("index", "build", "-c", "c").code == 1
+
+
 def test_split(call: Call, server: FakeServer) -> None:
     server.add_collection("c")
     classes = [{"label": "sofa", "count": 2}, {"label": None, "count": 1}]

@@ -215,3 +215,16 @@ def test_adapt_names_the_new_collection(server: FakeServer, client: Client) -> N
         {"collection": "c", "name": "taught"},
         {"collection": "c", "name": "taught", "field": "kind", "force": True, "seed": 3},
     ]
+
+
+def test_indexes_are_built_removed_and_checked(server: FakeServer, client: Client) -> None:
+    server.add_collection("c")
+    client.index("c")
+    client.index("c", "exact")
+    client.check_index("c")
+    client.check_index("c", 5, top_k=3, view="raw")
+    assert [post.json for post in server.posts("/v1/collections/c/index")] == [{"index": "hnsw"}, {"index": "exact"}]
+    assert [post.json for post in server.posts("/v1/collections/c/index/check")] == [
+        {},
+        {"queries": 5, "top_k": 3, "view": "raw"},
+    ]

@@ -26,7 +26,7 @@ def stratified(labels: np.ndarray, n_folds: int, seed: int) -> np.ndarray:
     return found
 
 
-def wilson(hits: int, total: int) -> tuple[float, float]:
+def wilson(hits: float, total: int) -> tuple[float, float]:
     """Return the 95 % interval of a share (Wilson 1927); it also holds for small and extreme counts."""
     if not total:
         return 0.0, 1.0

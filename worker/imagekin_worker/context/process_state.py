@@ -26,6 +26,7 @@ from imagekin.telemetry import metrics
 from imagekin.uploads.files import Storage
 from imagekin_worker.context.lease import Lease
 from imagekin_worker.context.walks import Walks
+from imagekin_worker.matrix.indexed import Searches
 from imagekin_worker.matrix.loaded import Residents
 from imagekin_worker.network import backbones, devices
 from imagekin_worker.network.devices import cores
@@ -60,6 +61,7 @@ class Node:
         self.tuner = tuner.Tuner(settings)
         self.passes = Passes(settings.lanes)
         self.residents = Residents.of(settings, self.database, self.device)
+        self.searches = Searches.of(settings, self.database, self.residents)
         self.doorbell = doorbell.Doorbell(settings)
         # what this process keeps of a job between two of its slices, by the job's id
         self.slices: dict[str, Any] = {}

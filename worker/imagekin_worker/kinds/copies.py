@@ -17,6 +17,7 @@ from imagekin_worker.analysis.duplicates import NEAREST
 from imagekin_worker.analysis.rule import Pictures
 from imagekin_worker.context.process_state import Node
 from imagekin_worker.kinds import signs
+from imagekin_worker.matrix.indexed import Indexed
 from imagekin_worker.matrix.neighbors import Matrix, Neighbor
 
 # Neighbors that are looked at for a number of ranks: at first, times more while ranks are missing, and at most.
@@ -39,14 +40,14 @@ class Median:
     images: int
     edits: int
 
-    def holds(self, matrix: Matrix) -> bool:
+    def holds(self, matrix: Matrix | Indexed) -> bool:
         """Return whether it is still that of the matrix."""
         if matrix.edits == self.edits:
             return True
         return self.images > FEW and abs(len(matrix) - self.images) <= CHANGED * self.images
 
 
-_medians: weakref.WeakKeyDictionary[Matrix, Median] = weakref.WeakKeyDictionary()
+_medians: weakref.WeakKeyDictionary[Matrix | Indexed, Median] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,9 @@ class Ranked:
     looked_at: int
 
 
-def collapsed(node: Node, owner: str, matrix: Matrix, find: Find, top_k: int, min_score: float | None) -> Ranked:
+def collapsed(
+    node: Node, owner: str, matrix: Matrix | Indexed, find: Find, top_k: int, min_score: float | None
+) -> Ranked:
     """Return the `top_k` best neighbors that are not near-duplicates of better ones, with their new ranks."""
     median = _median(node, matrix)
     threshold = rule.line(median, DEFAULT_RULES)
@@ -103,14 +106,14 @@ def _known(
     return contents, pairs[True], pairs[False]
 
 
-def _median(node: Node, matrix: Matrix) -> float | None:
+def _median(node: Node, matrix: Matrix | Indexed) -> float | None:
     known = _medians.get(matrix)
     if known is None or not known.holds(matrix):
         known = _medians[matrix] = Median(_measured(node, matrix), len(matrix), matrix.edits)
     return known.value
 
 
-def _measured(node: Node, matrix: Matrix) -> float | None:
+def _measured(node: Node, matrix: Matrix | Indexed) -> float | None:
     """Return the median distance of images, all or some drawn by chance, to their nearest one of other content."""
     n = len(matrix)
     if n < 2:

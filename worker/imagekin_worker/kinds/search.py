@@ -23,7 +23,7 @@ from imagekin.enums import Refine
 from imagekin.jobs import end, fence, finish
 from imagekin.jobs.claim import Claim
 from imagekin.net.fetch import Fetcher
-from imagekin.store import images, reading, segments
+from imagekin.store import reading, segments
 from imagekin.store.vector_codec import Vectors
 from imagekin.telemetry import metrics
 from imagekin_worker.analysis import refinement
@@ -34,6 +34,7 @@ from imagekin_worker.kinds import copies, projections
 from imagekin_worker.kinds.copies import Ranked
 from imagekin_worker.matrix import lengths
 from imagekin_worker.matrix import view as views
+from imagekin_worker.matrix.indexed import Indexed, Matching
 from imagekin_worker.matrix.neighbors import Matrix, Neighbor
 from imagekin_worker.matrix.view import RAW, View
 from imagekin_worker.network import preprocess
@@ -124,7 +125,7 @@ def _answer(node: Node, searches: Sequence[Search], lease: Lease) -> None:
     for (collection_id, name), group in groups.items():
         metrics.WORK.product_searches.observe(len(group))
         try:
-            view, answers = node.residents.search(
+            view, answers = node.searches.search(
                 collection_id,
                 np.concatenate([search.vectors for search in group]),
                 max(search.job.params["top_k"] for search in group),
@@ -144,7 +145,7 @@ def _answer_alone(node: Node, search: Search, lease: Lease) -> None:
     """Answer a search by several examples, or one whose neighbors are collapsed."""
     [among] = _among(node, [search])
     try:
-        view, (neighbors, ask, ranked) = node.residents.using(
+        view, (neighbors, ask, ranked) = node.searches.using(
             search.claim.collection_id, search.view, lambda matrix: _answered(node, search, matrix, among)
         )
     except errors.ImagekinError as error:
@@ -154,7 +155,7 @@ def _answer_alone(node: Node, search: Search, lease: Lease) -> None:
 
 
 def _answered(
-    node: Node, search: Search, matrix: Matrix, among: set[str] | None
+    node: Node, search: Search, matrix: Matrix | Indexed, among: Matching | None
 ) -> tuple[Sequence[Neighbor], Sequence[Neighbor], Ranked | None]:
     """Return the neighbors, those to ask about, and the ranks without copies if they are collapsed."""
     params, ask = search.job.params, list[Neighbor]()
@@ -181,7 +182,7 @@ def _answered(
 
 
 def _refined(
-    node: Node, search: Search, matrix: Matrix, among: set[str] | None, count: int
+    node: Node, search: Search, matrix: Matrix | Indexed, among: Matching | None, count: int
 ) -> tuple[list[Neighbor], list[Neighbor]]:
     """Return `count` neighbors of what the examples come to, or more, and those whose verdict would teach most."""
     params, judged = search.job.params, set(search.judged)
@@ -224,16 +225,16 @@ def _excluded(search: Search) -> str | None:
     return query.get("image_id") if search.job.params["exclude_query"] else None
 
 
-def _among(node: Node, group: Sequence[Search]) -> list[set[str] | None]:
+def _among(node: Node, group: Sequence[Search]) -> list[Matching | None]:
     """Return the images that each search's filter allows; the same filter is asked once."""
-    known: dict[str, set[str] | None] = {}
-    allowed: list[set[str] | None] = []
+    known: dict[str, Matching | None] = {}
+    allowed: list[Matching | None] = []
     for search in group:
         wanted = search.job.params.get("filter")
         name = json.dumps(wanted, sort_keys=True)
         if name not in known:
             collection_id = search.claim.collection_id
-            known[name] = node.database.read(images.matching, collection_id, wanted) if wanted else None
+            known[name] = Matching(node.database, collection_id, wanted) if wanted else None
         allowed.append(known[name])
     return allowed
 

@@ -165,7 +165,7 @@ class Residents:
         matrix, label = held.matrix, held.label
         if matrix.sums is None:
             return
-        view = matrix.view if held.view == held.adopted else _read(held.view, label)
+        view = matrix.view if held.view == held.adopted else view_of(held.view, label)
         if view is None or view.renewal_due(len(matrix)):
             made = matrix.sums.view()
             if made.name == views.RAW:
@@ -173,7 +173,7 @@ class Residents:
                 matrix.view, held.adopted = None, None
                 return
             held.view = self._database.write(kept_views.keep, label.collection_id, made.saved(), held.view)
-            view = _read(held.view, label) or made
+            view = view_of(held.view, label) or made
         matrix.adopt(view)
         held.adopted = held.view
 
@@ -215,7 +215,7 @@ class Residents:
         Returns what its vectors are, how many, and what `_follow` says; None if nothing is held, it is of another view
         or it outgrew the memory.
         """
-        label, count = _label(session, collection_id, view)
+        label, count = label_of(session, collection_id, view)
         if held is None or held.label != label or (held.matrix.file is None and self._too_large(label, count)):
             return label, count, None
         return label, count, _follow(session, held)
@@ -254,7 +254,7 @@ class Residents:
         return Held(label, 0, self._matrix(label, count))
 
     def _matrix(self, label: Label, capacity: int, file: MatrixFile | None = None) -> Matrix:
-        sums = _sums(label) if file is None or label.view == views.RAW else Accumulator.resume(file.sums)
+        sums = sums_of(label) if file is None or label.view == views.RAW else Accumulator.resume(file.sums)
         return Matrix(label.dim, capacity, dtype=label.dtype, scanner=self._scanner, file=file, sums=sums)
 
     def _build(self, label: Label, count: int) -> MatrixFile:
@@ -317,7 +317,7 @@ def _outgrown(file: MatrixFile, count: int) -> bool:
     return count > len(file) + max(FEWEST_CHANGES, len(file) // SHARE_OF_CHANGES)
 
 
-def _label(session: Session, collection_id: str, view: str) -> tuple[Label, int]:
+def label_of(session: Session, collection_id: str, view: str) -> tuple[Label, int]:
     """Return what the vectors of a collection's matrix are, and how many."""
     _, count = reading.head(session, collection_id)
     collection = session.get_one(tables.Collection, collection_id)
@@ -327,11 +327,11 @@ def _label(session: Session, collection_id: str, view: str) -> tuple[Label, int]
     return Label(collection_id, collection.space_id, DType.FLOAT32, dim, view), count
 
 
-def _sums(label: Label) -> Accumulator | None:
+def sums_of(label: Label) -> Accumulator | None:
     return None if label.view == views.RAW else Accumulator(label.space_id, label.dim)
 
 
-def _read(saved: bytes | None, label: Label) -> View | None:
+def view_of(saved: bytes | None, label: Label) -> View | None:
     """Return a view that was kept; None if it is of another space or version of the formula, and so made again."""
     if saved is None:
         return None
@@ -358,7 +358,7 @@ def _follow(session: Session, held: Held) -> bool:
 
 def _written(session: Session, cache: MatrixCache, label: Label) -> None:
     revision, _ = reading.head(session, label.collection_id)
-    sums = _sums(label)
+    sums = sums_of(label)
     with cache.writer(label) as writer:
         for change in reading.changes(session, label.collection_id, 0, revision):
             rows = change.stored

@@ -240,6 +240,11 @@ class Accumulator:
         self._sums -= _summed(powered)
         self.images -= len(powered)
 
+    def merge(self, other: Accumulator) -> None:
+        """Count in all that another one counted."""
+        self._sums += other._sums
+        self.images += other.images
+
     def view(self, name: str = CALIBRATED) -> View:
         """Return the view of the added vectors: `raw` if it was asked for or there are too few images."""
         # an adapted space has the view in it

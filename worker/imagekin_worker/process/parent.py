@@ -17,13 +17,13 @@ from imagekin import doorbell, errors, presence
 from imagekin.database.engine import Database
 from imagekin.enums import Lane
 from imagekin.jobs import blame
-from imagekin.maintenance import sweep
+from imagekin.maintenance import index_renewal, sweep
 from imagekin.maintenance.upkeep import Upkeep
 from imagekin.settings import Settings
 from imagekin.store.blobs import Blobs
 from imagekin.telemetry import metrics
 from imagekin.uploads.files import Storage
-from imagekin_worker.matrix import file_cache
+from imagekin_worker.matrix import file_cache, index_rows
 from imagekin_worker.matrix.file_cache import MatrixCache
 from imagekin_worker.process import LANE_VARIABLE
 from imagekin_worker.process.tasks import LEAVE_SIGNAL
@@ -116,6 +116,11 @@ class Supervisor:
             log.info("swept", released=swept.released, expired_jobs=swept.expired_jobs, uploads=len(swept.paths))
         if done := self._upkeep.run(UPKEEP_S):
             log.info("kept_house", **done)
+        if renewed := self.database.write(index_renewal.renew, self._settings):
+            log.info("indexes_renewed", jobs=renewed)
+            self._doorbell.ring(Lane.BULK, renewed)
+        if steps := index_rows.catch_up_all(self.database, UPKEEP_S):
+            log.info("indexes_caught_up", steps=steps)
 
 
 _supervisor: Supervisor | None = None
