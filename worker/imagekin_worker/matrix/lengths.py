@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 # A vector shorter than this has no direction: its square is 0 in float32.
 SHORTEST = 1e-18
@@ -24,6 +28,9 @@ def reciprocals(norms: np.ndarray) -> np.ndarray:
 
 def tensor_reciprocals(norms: torch.Tensor) -> torch.Tensor:
     """Return what `reciprocals` does for a tensor of lengths, (n,) or (n, 1), in its precision and on its device."""
+    # a worker's parent, which has vectors to look after, must not have torch
+    import torch
+
     return torch.where(norms < SHORTEST, 0, 1 / norms)
 
 
