@@ -27,6 +27,8 @@ DEPENDS = {
     "/filename",
     "/image",
     "/images",
+    # hnsw needs PostgreSQL
+    "/index",
     "/n_clusters",
     "/names",
     # each valid by itself; the one is null or missing, and the other needs it
