@@ -45,7 +45,7 @@ from imagekin.enums import DType, Lane, OnConflict, Precision
 from imagekin.jobs import submit
 from imagekin.schemas.kinds import JobKind
 from imagekin.settings import Settings
-from imagekin.store import collections, indexes, segments
+from imagekin.store import collections, index_search, indexes, segments
 from imagekin_worker.bench import search
 from imagekin_worker.context.process_state import Node
 from imagekin_worker.matrix import view as views
@@ -254,7 +254,7 @@ def faiss_rows(rows: NDArray[np.float32], queries: NDArray[np.float32], true: li
     """Measure faiss's HNSW as it is, and with as many candidates as ours ranked by exact products."""
     faiss: Any = importlib.import_module("faiss")
     index = faiss.IndexHNSWFlat(rows.shape[1], indexes.LINKS, faiss.METRIC_INNER_PRODUCT)
-    index.hnsw.efConstruction, index.hnsw.efSearch = indexes.BUILD_BREADTH, indexes.BREADTH
+    index.hnsw.efConstruction, index.hnsw.efSearch = indexes.BUILD_BREADTH, index_search.BREADTH
     faiss.omp_set_num_threads(torch.get_num_threads())
     started = time.perf_counter()
     index.add(rows)

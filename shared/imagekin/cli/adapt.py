@@ -8,7 +8,6 @@ import typer
 
 from imagekin.cli import following, output
 from imagekin.cli.session import AsJson, InCollection, current
-from imagekin.enums import JobStatus
 
 
 def command(
@@ -28,10 +27,7 @@ def command(
     """
     client = current(context).client(collection)
     job = client.adapt(collection, name, field=field, force=force or None, seed=seed)
-    following.follow(job)
-    if job.status is not JobStatus.SUCCEEDED:
-        following.finish(job)
-    result = job.result()
+    result = following.result(job)
     if as_json:
         output.data(result)
     else:

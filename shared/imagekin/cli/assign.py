@@ -8,7 +8,6 @@ import typer
 
 from imagekin.cli import following, output
 from imagekin.cli.session import AsJson, Wait, complete_job, current, text_of
-from imagekin.enums import JobStatus
 
 
 def command(
@@ -44,10 +43,7 @@ def command(
     if not wait:
         following.detach(job, as_json)
         return
-    following.follow(job)
-    if job.status is not JobStatus.SUCCEEDED:
-        following.finish(job)
-    result = job.result()
+    result = following.result(job)
     if as_json:
         output.data(result)
         return

@@ -10,7 +10,6 @@ import typer
 from imagekin.cli import filtering, following, output
 from imagekin.cli.search import write
 from imagekin.cli.session import AsJson, InCollection, View, current
-from imagekin.enums import JobStatus
 
 
 def command(
@@ -33,10 +32,7 @@ def command(
     """
     client = current(context).client(collection)
     job = client.classify(collection, field=field, min_probability=min_probability, view=view, seed=seed)
-    following.follow(job)
-    if job.status is not JobStatus.SUCCEEDED:
-        following.finish(job)
-    result = job.result()
+    result = following.result(job)
     if as_json:
         output.data(result)
     else:

@@ -10,7 +10,7 @@ import typer
 from imagekin.cli import following, output
 from imagekin.cli.search import write
 from imagekin.cli.session import AsJson, InCollection, View, current
-from imagekin.enums import AUTO, Algorithm, JobStatus, Metric
+from imagekin.enums import AUTO, Algorithm, Metric
 from imagekin.schemas import MAX_CLUSTERS, MAX_TRIED_CLUSTERS, ClusterResult
 
 
@@ -70,10 +70,7 @@ def command(
         seed=seed,
         n_init=n_init,
     )
-    following.follow(job)
-    if job.status is not JobStatus.SUCCEEDED:
-        following.finish(job)
-    result = job.result()
+    result = following.result(job)
     if as_json:
         output.data(result)
     else:

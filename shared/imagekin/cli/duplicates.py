@@ -11,7 +11,6 @@ from imagekin.cli import filtering, following, output
 from imagekin.cli.filtering import Where
 from imagekin.cli.search import write
 from imagekin.cli.session import AsJson, InCollection, ViewElseRaw, current
-from imagekin.enums import JobStatus
 
 
 def command(
@@ -38,10 +37,7 @@ def command(
     wanted = filtering.parsed(where)
     client = current(context).client(collection)
     job = client.duplicates(collection, threshold=threshold, against=against, between=between, view=view, filter=wanted)
-    following.follow(job)
-    if job.status is not JobStatus.SUCCEEDED:
-        following.finish(job)
-    result = job.result()
+    result = following.result(job)
     if as_json:
         output.data(result)
     else:

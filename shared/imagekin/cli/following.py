@@ -8,17 +8,19 @@ import os
 import select
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import typer
 
-from imagekin import errors
+from imagekin import errors, schemas
 from imagekin.cli import output
 from imagekin.cli.session import FAILURE, INTERRUPTED, PARTIAL, SUCCESS
 from imagekin.client import Job
 from imagekin.client.progress import JobBar
 from imagekin.enums import ItemStatus, JobStatus
 from imagekin.schemas.kinds import STORING
+
+R = TypeVar("R", bound=schemas.Wire)
 
 SHOWN_FAILURES = 10
 # How many of them are asked whether trying again can help.
@@ -48,6 +50,14 @@ def follow(job: Job[Any]) -> Job[Any]:
     except KeyboardInterrupt:
         leave([part for part in job.parts if not part.terminal])
         raise typer.Exit(INTERRUPTED) from None
+
+
+def result(job: Job[R]) -> R:
+    """Follow a job and return its result; exit with what went wrong if it did not succeed."""
+    follow(job)
+    if job.status is not JobStatus.SUCCEEDED:
+        finish(job)
+    return job.result()
 
 
 def detach(job: Job[Any], as_json: bool) -> None:

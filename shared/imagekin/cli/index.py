@@ -10,7 +10,7 @@ from imagekin import schemas
 from imagekin.cli import following, output
 from imagekin.cli.session import AsJson, InCollection, View, current
 from imagekin.client import Job
-from imagekin.enums import IndexMethod, JobStatus
+from imagekin.enums import IndexMethod
 
 app = typer.Typer(help="Build, check and remove indexes of vectors, for collections of millions.", no_args_is_help=True)
 
@@ -54,11 +54,8 @@ def check(
 
 
 def _result(job: Job[Any], as_json: bool) -> schemas.IndexResult:
-    """Follow a job and return its result; exit if it did not succeed."""
-    following.follow(job)
-    if job.status is not JobStatus.SUCCEEDED:
-        following.finish(job)
-    result = job.result()
+    """Return the result of a job that is followed."""
+    result = following.result(job)
     if as_json:
         output.data(result)
     return result

@@ -11,7 +11,6 @@ from imagekin.cli import filtering, following, output
 from imagekin.cli.filtering import Where
 from imagekin.cli.search import write
 from imagekin.cli.session import AsJson, InCollection, View, current
-from imagekin.enums import JobStatus
 
 
 def command(
@@ -26,10 +25,7 @@ def command(
     """Lay a collection out in the plane, so that similar images lie together."""
     wanted = filtering.parsed(where)
     job = current(context).client(collection).map(collection, view=view, filter=wanted, seed=seed)
-    following.follow(job)
-    if job.status is not JobStatus.SUCCEEDED:
-        following.finish(job)
-    result = job.result()
+    result = following.result(job)
     if as_json:
         output.data(result)
     else:

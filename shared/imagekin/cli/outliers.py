@@ -11,7 +11,6 @@ from imagekin.cli import filtering, following, output
 from imagekin.cli.filtering import Where
 from imagekin.cli.search import write
 from imagekin.cli.session import AsJson, InCollection, View, current
-from imagekin.enums import JobStatus
 from imagekin.schemas import MAX_OUTLIERS
 
 
@@ -31,10 +30,7 @@ def command(
     """Find the images that are least like all others, strangest first."""
     wanted = filtering.parsed(where)
     job = current(context).client(collection).outliers(collection, n, view=view, filter=wanted)
-    following.follow(job)
-    if job.status is not JobStatus.SUCCEEDED:
-        following.finish(job)
-    result = job.result()
+    result = following.result(job)
     if as_json:
         output.data(result)
     else:

@@ -12,7 +12,7 @@ from imagekin.cli import filtering, following, output
 from imagekin.cli.filtering import Where
 from imagekin.cli.search import write
 from imagekin.cli.session import AsJson, InCollection, View, current
-from imagekin.enums import JobStatus, SelectMethod
+from imagekin.enums import SelectMethod
 from imagekin.schemas import MAX_SELECT
 
 
@@ -45,10 +45,7 @@ def command(
     wanted = filtering.parsed(where)
     client = current(context).client(collection)
     job = client.select(collection, n, method=method, view=view, filter=wanted, avoid=ids or avoid)
-    following.follow(job)
-    if job.status is not JobStatus.SUCCEEDED:
-        following.finish(job)
-    result = job.result()
+    result = following.result(job)
     if as_json:
         output.data(result)
     else:

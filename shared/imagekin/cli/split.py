@@ -10,7 +10,6 @@ import typer
 from imagekin.cli import filtering, following, output
 from imagekin.cli.search import write
 from imagekin.cli.session import AsJson, InCollection, current, text_of
-from imagekin.enums import JobStatus
 
 
 def command(
@@ -49,10 +48,7 @@ def command(
     job = client.split(
         collection, field=field, shares=_parsed(shares), stratify=stratify, seed=seed, threshold=threshold
     )
-    following.follow(job)
-    if job.status is not JobStatus.SUCCEEDED:
-        following.finish(job)
-    result = job.result()
+    result = following.result(job)
     if as_json:
         output.data(result)
     elif result.stratify is None:

@@ -1,4 +1,7 @@
-"""The SQL tables. Times are the database's clock, in seconds since 1970."""
+"""The SQL tables. Times are the database's clock, in seconds since 1970.
+
+Long because it is a list: one class for each table, and beside it what statements are made of once.
+"""
 
 from __future__ import annotations
 

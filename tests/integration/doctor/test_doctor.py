@@ -31,7 +31,7 @@ def test_a_healthy_system_has_no_findings(hand: Hand) -> None:
     assert [(one.name, one.details) for one in report.outcomes.values() if one.found] == []
     assert report.ok
     unseen = {one.name for one in report.outcomes.values() if not one.examined}
-    # blobs outside the database are in tests/integration/test_blobs.py, indexes in test_index_care.py
+    # blobs outside the database are in tests/integration/blobs, indexes in tests/integration/indexes
     outside = {"blobs_there", "loose_blobs", "unknown_blobs"}
     indexed = {"indexes_sound", "index_rows", "indexes_used"}
     assert unseen == {"deleted_collections"} | outside | indexed

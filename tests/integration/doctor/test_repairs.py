@@ -38,7 +38,7 @@ TABLES = {mapper.class_.__tablename__: mapper.class_ for mapper in tables.Base.r
 
 def test_every_check_has_a_fault() -> None:
     named = set().union(*(fault.found for fault in FAULTS))
-    # those of indexes have faults of their own, on PostgreSQL: tests/integration/test_index_care.py
+    # those of indexes have faults of their own, on PostgreSQL: tests/integration/indexes
     indexes = {"indexes_used", "index_rows", "indexes_sound"}
     assert named | indexes == {check.name for check in CHECKS}
 

@@ -396,7 +396,8 @@ class Neighbors(Stepper):
             return
         if len(passed) > MANY_PASSED * len(worst):
             rows = torch.arange(span.start, span.stop)
-            found, at = (scores.T if columns else scores).contiguous().topk(min(self.count, scores.shape[not columns]))
+            by_row = (scores.T if columns else scores).contiguous()
+            found, at = by_row.topk(min(self.count, by_row.shape[1]))
         else:
             rows, found, at = _ragged(passed, scores, columns)
             rows += span.start

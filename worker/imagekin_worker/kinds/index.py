@@ -18,7 +18,7 @@ from imagekin.database import tables
 from imagekin.enums import IndexMethod
 from imagekin.jobs import checkpoint, end, fence, finish
 from imagekin.jobs.claim import Claim, release
-from imagekin.store import indexes, ledger, reading, segments
+from imagekin.store import index_search, indexes, ledger, reading, segments
 from imagekin.store import views as kept_views
 from imagekin.store.indexes import Index
 from imagekin_worker.analysis import folds
@@ -277,7 +277,7 @@ def _check(node: Node, claim: Claim, lease: Lease, params: Params) -> None:
 
 def _drawn(session: Session, claim: Claim, count: int) -> Params:
     index = _index_of(session, claim)
-    ids = indexes.sample(session, index, count)
+    ids = index_search.sample(session, index, count)
     if not ids:
         raise errors.InvalidRequest("The index has no images to search for.")
     return {"ids": ids, "told": []}

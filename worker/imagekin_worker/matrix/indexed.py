@@ -20,9 +20,10 @@ from sqlalchemy.orm import Session
 from imagekin import catalog, errors
 from imagekin.database.engine import Database
 from imagekin.settings import Settings
-from imagekin.store import images, indexes, reading
+from imagekin.store import images, index_search, indexes, reading
 from imagekin.store import views as kept_views
-from imagekin.store.indexes import Candidate, Found, Index
+from imagekin.store.index_search import Candidate, Found
+from imagekin.store.indexes import Index
 from imagekin_worker.matrix import lengths, loaded
 from imagekin_worker.matrix import view as views
 from imagekin_worker.matrix.file import Label
@@ -183,7 +184,7 @@ class Indexed:
         passed: dict[int, Collection[str]] = {}
         for allowed in among:
             if isinstance(allowed, Matching) and id(allowed) not in passed:
-                passed[id(allowed)] = set(indexes.later(self._in, self.index, allowed.wanted))
+                passed[id(allowed)] = set(index_search.later(self._in, self.index, allowed.wanted))
         return self._later.along(
             directions,
             top_k,
@@ -226,17 +227,17 @@ class Indexed:
         wanted = among.wanted if isinstance(among, Matching) else None
         ids = list(among) if among is not None and wanted is None else None
         if wanted is not None:
-            ids = indexes.passing(self._in, self.index, wanted, count)
+            ids = index_search.passing(self._in, self.index, wanted, count)
         if ids is None:
-            near = indexes.nearest(self._in, self.index, query, count, wanted)
+            near = index_search.nearest(self._in, self.index, query, count, wanted)
             if wanted is None or len(near) >= count:
                 yield from self._promising(near, direction, top_k) if comparable else self._all(near)
                 return
-            ids = indexes.passing(self._in, self.index, wanted, None)
-        yield from indexes.pieces_of(self._in, self.index, ids or [])
+            ids = index_search.passing(self._in, self.index, wanted, None)
+        yield from index_search.pieces_of(self._in, self.index, ids or [])
 
     def _all(self, near: Sequence[Candidate]) -> Iterator[Found]:
-        return indexes.pieces_of(self._in, self.index, [one.id for one in near])
+        return index_search.pieces_of(self._in, self.index, [one.id for one in near])
 
     def _promising(self, near: list[Candidate], direction: NDArray[np.float64], top_k: int) -> Iterator[Found]:
         """Yield those of the candidates that may be among the best, by how far off the index was with the first ones.
@@ -245,7 +246,7 @@ class Indexed:
         """
         near.sort(key=lambda one: -one.closeness)
         first, rest = near[: top_k + FIRST_READ], near[top_k + FIRST_READ :]
-        found = indexes.read(self._in, self.index, [one.id for one in first])
+        found = index_search.read(self._in, self.index, [one.id for one in first])
         yield found
         if not rest or len(found.ids) < top_k:
             return
@@ -258,7 +259,7 @@ class Indexed:
 
     def directions(self, ids: Sequence[str]) -> NDArray[np.float64]:
         """Return images (n, dim) as directions of length 1 in the view; raises ImageNotFound."""
-        found = indexes.read(self._in, self.index, ids)
+        found = index_search.read(self._in, self.index, ids)
         places = {id: at for at, id in enumerate(found.ids)}
         if len(places) < len(set(ids)):
             raise errors.ImageNotFound
@@ -266,7 +267,7 @@ class Indexed:
 
     def sample(self, count: int) -> list[str]:
         """Return ids of images drawn by chance; those that came since the index are not among them."""
-        return indexes.sample(self._in, self.index, count) or self._later.sample(count)
+        return index_search.sample(self._in, self.index, count) or self._later.sample(count)
 
 
 @dataclass

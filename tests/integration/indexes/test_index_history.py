@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 
@@ -38,18 +38,6 @@ class Story:
     counts: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)
-
-
-@pytest.fixture
-def engine() -> str:
-    """PostgreSQL alone has indexes."""
-    return "postgresql"
-
-
-@pytest.fixture
-def crew(settings: Settings) -> Iterator[Crew]:
-    with closing(Crew(settings)) as crew:
-        yield crew
 
 
 def write(hand: Hand, story: Story) -> None:

@@ -22,7 +22,7 @@ from imagekin.maintenance import collection_deletion, index_renewal
 from imagekin.maintenance.upkeep import Upkeep
 from imagekin.schemas.kinds import JobKind
 from imagekin.settings import Settings
-from imagekin.store import collections, indexes
+from imagekin.store import collections, index_search, indexes
 from imagekin.store.blobs import Blobs
 from imagekin.store.indexes import Index
 from imagekin_worker.context.process_state import Node
@@ -35,18 +35,6 @@ from kit.hand import Hand, item, vector
 from kit.patience import until
 
 COUNT = 300
-
-
-@pytest.fixture
-def engine() -> str:
-    """PostgreSQL alone has indexes."""
-    return "postgresql"
-
-
-@pytest.fixture
-def crew(settings: Settings) -> Iterator[Crew]:
-    with closing(Crew(settings)) as crew:
-        yield crew
 
 
 @pytest.fixture
@@ -113,14 +101,14 @@ def test_a_search_reads_the_vectors_of_few_candidates(
     hand: Hand, node: Node, index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[int] = []
-    pieces_of = indexes.pieces_of
+    pieces_of = index_search.pieces_of
 
     def counted(*args: object) -> object:
         for piece in pieces_of(*args):  # type: ignore[arg-type] - as it was called
             read.append(len(piece.ids))
             yield piece
 
-    monkeypatch.setattr(indexes, "pieces_of", counted)
+    monkeypatch.setattr(index_search, "pieces_of", counted)
     assert best(node, hand, 7) == "007"
     assert 0 < sum(read) < indexed.LEAST_CANDIDATES
 
