@@ -143,10 +143,11 @@ class Doorbell:
                     self._app.send_task(RING, queue=lane.value, ignore_result=True, retry=False)
                 pause_s = 0.05
             except Exception as error:  # noqa: BLE001 - whatever it is: without this thread nothing would ring again
-                log.warning("doorbell_silent", lane=lane.value, error=f"{type(error).__name__}: {error}")
                 with self._changed:
+                    # by now its owner may have stopped waiting; the sweep rings
                     if self._closed:
                         break
+                    log.warning("doorbell_silent", lane=lane.value, error=f"{type(error).__name__}: {error}")
                     self._waiting[lane] = max(self._waiting.get(lane, 0), times)
                     self._changed.wait_for(lambda: self._closed, timeout=pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)

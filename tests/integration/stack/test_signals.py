@@ -63,6 +63,8 @@ def test_next_start_stops_what_a_killed_run_left(driver: subprocess.Popen[str], 
     assert len(watcher) == 1
     os.kill(watcher.pop(), signal.SIGKILL)
     driver.kill()
+    # the folder's lock goes with it, which is after its children can be gone
+    driver.wait(60)
     leaders = [json.loads(path.read_text())["pids"][0] for path in data.glob("*.json")]
     until(lambda: not any(map(alive, leaders)))
     assert any(map(alive, everybody))
