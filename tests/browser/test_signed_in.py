@@ -75,7 +75,8 @@ def test_a_key_signs_in_works_and_ends_with_its_revocation(
     assert text not in page.evaluate("JSON.stringify([localStorage, sessionStorage, location.href])")
     # another page of this browser is signed in; after signing out neither is
     other = watched.context.new_page()
-    other.goto("/c/rooms")
+    # no request of it is under way then: one that came back after the signing out would show the box
+    other.goto("/c/rooms", wait_until="networkidle")
     expect(other.get_by_test_id("tile")).to_have_count(6)
     page.get_by_role("button", name="Sign out").click()
     expect(page.get_by_label("API key")).to_be_visible()
