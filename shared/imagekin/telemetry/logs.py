@@ -16,8 +16,9 @@ import structlog
 
 from imagekin.settings import Settings
 
-# Celery's word for each ring, the empty ones too; what a ring led to, our own events say.
-CHATTY = ("celery.worker.strategy", "celery.app.trace")
+# Celery's word for each ring, the empty ones too, and our client's for each request: what they led to, our own events
+# and results say.
+CHATTY = ("celery.worker.strategy", "celery.app.trace", "httpx2")
 # At debug they write down the headers of their requests, session tokens too.
 TELLTALES = ("aiobotocore", "botocore", "s3fs")
 HIDDEN = "***"
