@@ -11,6 +11,7 @@ import pytest
 from imagekin.database import tables
 from imagekin.database.engine import Database
 from imagekin.enums import JobStatus, Lane
+from imagekin.jobs import items
 from imagekin.schemas.kinds import PLAN
 from imagekin.settings import Settings
 from imagekin.sources.base import Pace
@@ -60,10 +61,10 @@ def linked_tar() -> bytes:
     return tarred(*(member(f"{n}.png", PICTURE + bytes([n])) for n in range(BLANKS)), link)
 
 
-def submit(hand: Hand, data: bytes, kind: str) -> str:
+def submit(hand: Hand, data: bytes, kind: str, prefix: str | None = None) -> str:
     id = tables.new_id()
     hand.storage.write(id, [data], 1 << 30)
-    return hand.submit(work={"source": {"type": kind, "upload_id": id, "path": id}}).id
+    return hand.submit(work={"source": {"type": kind, "upload_id": id, "path": id, "prefix": prefix}}).id
 
 
 def claims(node: Node) -> Iterator[tuple[str, str]]:
@@ -122,3 +123,22 @@ def test_another_process_goes_on_from_the_cursor(hand: Hand, make_node: Callable
     for _ in claims(node):
         pass
     assert (job(node, id).total, job(node, id).failed) == (2, 2)
+
+
+def test_jobs_by_prefix_are_planned_at_the_same_time(hand: Hand, make_node: Callable[[], Node]) -> None:
+    lines = b"".join(b'{"path": "%c/%d.png"}\n' % (name, n) for n in range(BLANKS) for name in b"ab")
+    jobs = [submit(hand, lines, "manifest", prefix) for prefix in ("a/", "b/")]
+    nodes = [make_node(), make_node()]
+    held = [node.claim("ring/x") for node in nodes]
+    assert [(claim.kind, claim.job_id) for claims in held for claim in claims] == [(PLAN, id) for id in jobs]
+    for node, claimed in zip(nodes, held, strict=True):
+        with node.lease(claimed) as lease:
+            dispatch.do(node, claimed, lease)
+    for node in nodes:
+        for _ in claims(node):
+            pass
+    for id, name in zip(jobs, "ab", strict=True):
+        found, _ = nodes[0].database.read(
+            lambda session, id=id: items.page(session, job(nodes[0], id), None, None, 100)
+        )
+        assert [item.key for item in found] == [f"{name}/{n}.png" for n in range(BLANKS)]

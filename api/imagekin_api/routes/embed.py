@@ -86,7 +86,7 @@ def _source(source: schemas.Source, owner: str) -> tuple[dict[str, Any], dict[st
             return {"type": source.type, "count": len(source.urls)}, public, {}
         case schemas.UploadSource(upload_id=upload_id) | schemas.ManifestSource(upload_id=upload_id):
             work = service.current().database.read(intake.upload_work, owner, upload_id)
-            asked = {name: public[name] for name in ("exclude", "named") if public.get(name)}
+            asked = {name: public[name] for name in ("exclude", "named", "prefix") if public.get(name)}
             return public, {**work, "type": source.type, **asked}, {upload_id: work["sha256"]}
 
 

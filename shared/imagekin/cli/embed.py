@@ -42,6 +42,13 @@ def command(
         list[str] | None,
         typer.Option(metavar="PATTERN", help="Leave out files and folders that match this pattern; repeatable."),
     ] = None,
+    prefix: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Of a location or a manifest, only keys that begin like this; repeatable, and each makes a job.",
+        ),
+    ] = None,
     wait: Wait = True,
     upload: Annotated[
         bool, typer.Option("--upload", help="Send the pictures even if the server could read the folder.")
@@ -66,6 +73,7 @@ def command(
             output.say(f"The license of these weights, {made.license}, allows no commercial use.")
     try:
         options = {**space, "on_conflict": on_conflict, "upload": upload or None, "exclude": patterns}
+        options["prefixes"] = [text_of(each) for each in prefix or ()]
         job = _start(client, paths, collection, **options)
     except errors.ImagekinError:
         _say_empty(client, made)

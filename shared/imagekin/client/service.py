@@ -336,6 +336,7 @@ class Client:
         on_conflict: OnConflict | str | None = None,
         upload: bool | None = None,
         exclude: Sequence[str] = (),
+        prefixes: Sequence[str] = (),
         callback_url: str | None = None,
         idempotency_key: str | None = None,
         on_upload: sending.Watch | None = None,
@@ -352,16 +353,17 @@ class Client:
         uploads, False never. What the collection has under the same key is not sent again, so an interrupted upload
         continues where it stopped; the rest is sent in parts, each a job, which a `JobGroup` shows as one. With an
         idempotency key or a callback everything is sent, as one job. exclude: patterns of names, or of paths where they
-        have a `/`, of what is left out of a folder, location or archive. on_upload: is called with a `Sending` during
-        an upload. Raises `FileNotFoundError`, `EmptySource`, `Conflict` where the collection has another space; nothing
-        is made of a source that cannot be read.
+        have a `/`, of what is left out of a folder, location or archive. prefixes: of a location or a manifest, only
+        what has a key that begins like one of them; each makes a job, and workers plan them at the same time.
+        on_upload: is called with a `Sending` during an upload. Raises `FileNotFoundError`, `EmptySource`, `Conflict`
+        where the collection has another space; nothing is made of a source that cannot be read.
         """
         resolved = sources.resolve(source, exclude)
         sources.check(resolved, upload)
         space = {"backbone": backbone, "weights": weights, "dtype": dtype, "precision": precision, "fit": fit}
         self.ensure_collection(collection, **space)
         request = embedding.Request(self._transport, collection, on_conflict, callback_url, idempotency_key, on_upload)
-        return request.post(resolved, upload)
+        return request.post_by_prefix(resolved, prefixes) if prefixes else request.post(resolved, upload)
 
     def search(
         self, picture: queries.Picture | None = None, *, collection: str, **options: Unpack[queries.Options]

@@ -248,6 +248,12 @@ Exclude = Annotated[
 ]
 
 
+Prefix = Annotated[
+    Annotated[str, StringConstraints(min_length=1, max_length=1024)] | None,
+    Field(description="Only images whose key begins like this: several jobs, by prefix, are planned at the same time."),
+]
+
+
 class UploadSource(Body):
     type: Literal["upload"]
     upload_id: Id
@@ -261,6 +267,7 @@ class FolderSource(Body):
     type: Literal["folder"]
     path: Annotated[str, StringConstraints(min_length=1, max_length=4096)]
     exclude: Exclude = None
+    prefix: Prefix = None
 
 
 class UrlItem(Body):
@@ -277,12 +284,14 @@ class UrlsSource(Body):
 class ManifestSource(Body):
     type: Literal["manifest"]
     upload_id: Id
+    prefix: Prefix = None
 
 
 class LocationSource(Body):
     type: Literal["location"]
     url: Annotated[str, StringConstraints(min_length=1, max_length=4096)]
     exclude: Exclude = None
+    prefix: Prefix = None
 
 
 Source = Annotated[

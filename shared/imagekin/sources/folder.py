@@ -41,7 +41,7 @@ def _open(spec: Mapping[str, Any], settings: Settings) -> Source:
     roots = Roots(settings)
     real = roots.resolve(path)
     if os.path.isdir(real):
-        return Folder(real, roots, settings)
+        return Folder(real, roots, settings, spec.get("prefix") or "")
     if not os.path.isfile(real):
         raise errors.SourceUnreadable(f"There is no folder and no image file at {path!r}.")
     name = os.path.basename(path)
@@ -84,13 +84,17 @@ class _Level:
 
 
 class Folder:
-    """A folder, walked in the order of its names; it holds one folder's names for each level of depth."""
+    """A folder, walked in the order of its names; it holds one folder's names for each level of depth.
 
-    def __init__(self, path: str, roots: Roots, settings: Settings) -> None:
+    Only what has a path below it that begins with `prefix` is in it.
+    """
+
+    def __init__(self, path: str, roots: Roots, settings: Settings, prefix: str = "") -> None:
         self._path = path
         self._roots = roots
         self._left_out = LeftOut(settings.left_out)
         self._max_bytes = settings.max_image_bytes
+        self._prefix = prefix
         self._archives = ignored.Archives("The folder", "send each of them by itself")
 
     def entries(self, cursor: Any | None = None) -> Iterator[Entry | Pause]:
@@ -109,10 +113,11 @@ class Folder:
                 if level.prefix and pace.due():
                     yield Pause(_packed(level.prefix.removesuffix("/")))
                 continue
-            found = self._visit(level, name)
+            below = _text(level.prefix + name)
+            found = self._visit(level, name) if names.leads_to(below, self._prefix) else None
             if isinstance(found, _Level):
                 levels.append(found)
-            elif found is not None:
+            elif found is not None and below.startswith(self._prefix):
                 images += found.ignored is None
                 yield found
         if cursor is None:

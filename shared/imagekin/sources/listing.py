@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 from fsspec.asyn import AsyncFileSystem
 
+from imagekin.sources import names
 from imagekin.sources.base import Pace
 
 LIST_S = 30.0
@@ -35,16 +36,17 @@ class Listing(Protocol):
 
 
 class S3Listing:
-    """The objects under a prefix, a thousand at a time, in the order of their keys' bytes."""
+    """The objects below a path whose names begin with `prefix`, a thousand at a time, in the order of their bytes."""
 
-    def __init__(self, fs: Any, path: str) -> None:
+    def __init__(self, fs: Any, path: str, prefix: str) -> None:
         self._fs = fs
-        self._bucket, _, prefix = path.partition("/")
-        self._prefix = prefix + "/" if prefix else ""
+        self._bucket, _, path = path.partition("/")
+        self._top = path + "/" if path else ""
+        self._prefix = self._top + prefix
 
     def after(self, name: str | None) -> Iterator[Found]:
         """Yield the objects after that name, those that only stand for folders left out."""
-        last = self._prefix + name if name is not None else None
+        last = self._top + name if name is not None else None
         pace = Pace()
         while True:
             start = {} if last is None else {"StartAfter": last}
@@ -54,9 +56,9 @@ class S3Listing:
             for each in page.get("Contents", ()):
                 last = each["Key"]
                 if not last.endswith("/"):
-                    yield Found(last.removeprefix(self._prefix), each["Size"])
+                    yield Found(last.removeprefix(self._top), each["Size"])
                 elif pace.due():
-                    yield Found(last.removeprefix(self._prefix), None)
+                    yield Found(last.removeprefix(self._top), None)
             if not page.get("IsTruncated"):
                 return
 
@@ -70,11 +72,15 @@ class _Level:
 
 
 class Tree:
-    """The files of any file system, folder by folder; it holds one folder's names for each level of depth."""
+    """The files of any file system, folder by folder, whose paths below the top begin with `prefix`.
 
-    def __init__(self, fs: Any, path: str) -> None:
+    It holds one folder's names for each level of depth.
+    """
+
+    def __init__(self, fs: Any, path: str, prefix: str) -> None:
         self._fs = fs
         self._path = path
+        self._prefix = prefix
         self._limit = {"timeout": LIST_S} if isinstance(fs, AsyncFileSystem) else {}
 
     def after(self, name: str | None) -> Iterator[Found]:
@@ -88,9 +94,9 @@ class Tree:
                 levels.pop()
                 if level.prefix and pace.due():
                     yield Found(level.prefix.removesuffix("/"), None)
-            elif is_folder:
+            elif is_folder and names.leads_to(level.prefix + part, self._prefix):
                 levels.append(self._level(f"{level.prefix}{part}/", ""))
-            else:
+            elif not is_folder and (level.prefix + part).startswith(self._prefix):
                 yield Found(level.prefix + part, size)
 
     def _levels(self, after: list[str]) -> list[_Level]:

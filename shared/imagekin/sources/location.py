@@ -59,15 +59,15 @@ def open_source(spec: Mapping[str, Any], storage: Storage, settings: Settings) -
     """
     url = text_field(spec, "url")
     if path := local_path(url):
-        return folder.open_source({"type": "folder", "path": path}, storage, settings)
+        return folder.open_source({**spec, "type": "folder", "path": path}, storage, settings)
     fs, path = _connected(_allowed(url, settings))
-    return Location(fs, path, settings)
+    return Location(fs, path, settings, spec.get("prefix") or "")
 
 
 class Location:
-    """The files below a path of a remote file system; a key is a file's path below that."""
+    """The files below a path of a remote file system; a key is a file's path below that, and begins with `prefix`."""
 
-    def __init__(self, fs: Any, path: str, settings: Settings) -> None:
+    def __init__(self, fs: Any, path: str, settings: Settings, prefix: str = "") -> None:
         self._fs = fs
         self._path = path.rstrip("/")
         self._settings = settings
@@ -75,7 +75,7 @@ class Location:
         self._max_bytes = settings.max_image_bytes
         self._archives = ignored.Archives("The location", "send each of them by itself")
         protocol = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
-        self._listing: Listing = (S3Listing if "s3" in protocol else Tree)(fs, self._path)
+        self._listing: Listing = (S3Listing if "s3" in protocol else Tree)(fs, self._path, prefix)
 
     def entries(self, cursor: Any | None = None) -> Iterator[Entry | Pause]:
         """Yield the files after `cursor`, the path of one; hidden files and files that are not images are ignored.

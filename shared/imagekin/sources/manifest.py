@@ -14,7 +14,7 @@ from imagekin.net.fetch import Fetcher
 from imagekin.schemas import keys
 from imagekin.settings import Settings
 from imagekin.sources import names
-from imagekin.sources.base import Entry, Fault, Pause, Source, text_field
+from imagekin.sources.base import Entry, Fault, Pace, Pause, Source, text_field
 from imagekin.sources.containers.blob import Blob
 from imagekin.sources.location import Remote
 from imagekin.sources.records import Record, records
@@ -36,17 +36,22 @@ def open_source(spec: Mapping[str, Any], storage: Storage, settings: Settings) -
     """
     blob = Blob(partial(storage.open, text_field(spec, "path")))
     try:
-        return Manifest(blob, settings)
+        return Manifest(blob, settings, spec.get("prefix") or "")
     except BaseException:
         blob.close()
         raise
 
 
 class Manifest:
-    """A list of images that lie elsewhere; a cursor is [byte, line, records up to there]."""
+    """A list of images that lie elsewhere; a cursor is [byte, line, records up to there].
 
-    def __init__(self, blob: Blob, settings: Settings) -> None:
+    Of images, only those are in it whose keys begin with `prefix`; of lines that cannot be used, all.
+    """
+
+    def __init__(self, blob: Blob, settings: Settings, prefix: str = "") -> None:
         self._blob = blob
+        self._prefix = prefix
+        self._pace = Pace()
         self._records = records(blob)
         self._roots = Roots(settings)
         self._remote = Remote(settings)
@@ -67,7 +72,11 @@ class Manifest:
             count += 1
             if count > self._max_count:
                 raise errors.SourceUnreadable(f"The manifest has more than {self._max_count:,} entries; split it up.")
-            yield self._entry(record, [*record.cursor, count])
+            entry = self._entry(record, [*record.cursor, count])
+            if not entry.ref or entry.key.startswith(self._prefix):
+                yield entry
+            elif self._pace.due():
+                yield Pause(entry.cursor)
 
     def read(self, ref: dict[str, Any]) -> bytes:
         """Return the bytes at an address or a path; raises as `Fetcher.fetch`, `Remote.read` and `Roots.read` do."""

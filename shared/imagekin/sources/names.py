@@ -30,6 +30,11 @@ def key_of(name: str) -> tuple[str, Fault | None]:
         return keys.harmless(name), Fault.of(errors.FetchRefused, f"The name {shown} cannot be a key. {error.detail}")
 
 
+def leads_to(name: str, prefix: str) -> bool:
+    """Return whether what is named, a file or a folder, may be or hold something whose name begins with `prefix`."""
+    return name.startswith(prefix) or prefix.startswith(name + "/")
+
+
 def is_image(name: str) -> bool:
     """Return whether `name` ends as images do."""
     # Not by pathlib, which interns every part it sees: that alone is megabytes in a walk over many names.

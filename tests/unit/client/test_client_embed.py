@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from imagekin import errors
-from imagekin.client import Client
+from imagekin.client import Client, JobGroup
 from kit.fake_server import PNG, FakeServer, unpack
 
 
@@ -68,6 +68,30 @@ def test_archives_and_manifests_go_as_they_are(
     client.embed(tmp_path / name, "c")
     assert server.posts("/v1/uploads")[0].body == b"as it is"
     assert server.posts("/v1/jobs/embed")[0].json["source"] == {"type": kind, "upload_id": "u1"}
+
+
+def test_a_manifest_goes_once_for_all_prefixes(server: FakeServer, client: Client, tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_bytes(b"as it is")
+    job = client.embed(tmp_path / "list.csv", "c", prefixes=["a/", "b/", "a/"])
+    assert len(server.posts("/v1/uploads")) == 1
+    sent = [post.json["source"] for post in server.posts("/v1/jobs/embed")]
+    assert sent == [{"type": "manifest", "upload_id": "u1", "prefix": prefix} for prefix in ("a/", "b/")]
+    assert isinstance(job, JobGroup)
+    assert len(job.parts) == 2
+
+
+def test_a_prefix_of_a_location_makes_one_job(server: FakeServer, client: Client) -> None:
+    client.embed("s3://bucket/photos", "c", prefixes=["a/"], idempotency_key="k")
+    (post,) = server.posts("/v1/jobs/embed")
+    assert post.json["source"] == {"type": "location", "url": "s3://bucket/photos", "prefix": "a/"}
+
+
+def test_prefixes_that_choose_from_nothing(server: FakeServer, client: Client, photos: Path) -> None:
+    with pytest.raises(errors.InvalidRequest, match="one location or one manifest"):
+        client.embed(photos, "c", prefixes=["a/"])
+    with pytest.raises(errors.InvalidRequest, match="each prefix makes one"):
+        client.embed("s3://bucket/photos", "c", prefixes=["a/", "b/"], idempotency_key="k")
+    assert server.posts("/v1/jobs/embed") == []
 
 
 def test_more_urls_than_a_request_has_become_a_manifest(server: FakeServer, client: Client) -> None:

@@ -57,11 +57,11 @@ def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixt
 
 @pytest.fixture
 def opened(tmp_path: Path) -> Open:
-    def opened(url: str, *roots: str, **changes: Any) -> Source:
+    def opened(url: str, *roots: str, prefix: str | None = None, **changes: Any) -> Source:
         settings = Settings(
             **{"data_dir": tmp_path, "source_roots": roots or (url,), "max_image_bytes": 1000, **changes}
         )
-        return sources.open_source({"type": "location", "url": url}, Storage(settings), settings)
+        return sources.open_source({"type": "location", "url": url, "prefix": prefix}, Storage(settings), settings)
 
     return opened
 
@@ -102,6 +102,20 @@ def test_planning_goes_on_from_every_cursor(location: str, opened: Open) -> None
     entries = list(entries_of(source))
     for at, entry in enumerate(entries, 1):
         assert list(entries_of(source, json.loads(json.dumps(entry.cursor)))) == entries[at:]
+
+
+@pytest.mark.parametrize("prefix", ["a", "a/", "a/b/", "a/b/2", "a-", "zoë", "notes", "none"])
+def test_only_what_begins_with_the_prefix(location: str, opened: Open, tmp_path: Path, prefix: str) -> None:
+    for name, data in FILES.items():
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    for url in (location, (tmp_path / "photos").as_uri()):
+        entries = list(entries_of(opened(url, prefix=prefix)))
+        assert entries == [entry for entry in entries_of(opened(url)) if entry.key.startswith(prefix)]
+        assert (entries == []) is (prefix == "none")
+        for at, entry in enumerate(entries, 1):
+            assert list(entries_of(opened(url, prefix=prefix), json.loads(json.dumps(entry.cursor)))) == entries[at:]
 
 
 def test_a_location_below_the_root(location: str, opened: Open) -> None:

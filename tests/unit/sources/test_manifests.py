@@ -40,9 +40,9 @@ def opened(tmp_path: Path, root: Path) -> Open:
     settings = Settings(data_dir=tmp_path / "data", source_roots=(str(root),))
     storage = Storage(settings)
 
-    def opened(data: bytes | str, kind: str = "manifest", **changes: Any) -> Source:
+    def opened(data: bytes | str, kind: str = "manifest", prefix: str | None = None, **changes: Any) -> Source:
         storage.write("uploads/u1", [data.encode() if isinstance(data, str) else data], 1 << 30)
-        spec = {"type": kind, "upload_id": "u1", "path": "uploads/u1"}
+        spec = {"type": kind, "upload_id": "u1", "path": "uploads/u1", "prefix": prefix}
         return sources.open_source(spec, storage, settings.model_copy(update=changes))
 
     return opened
@@ -93,6 +93,17 @@ MEANT = [
 )  # fmt: skip
 def test_what_a_manifest_says(opened: Open, data: str) -> None:
     assert [summary(entry) for entry in entries_of(opened(data))] == MEANT
+
+
+@pytest.mark.parametrize("data", [jsonl(*RECORDS), CSV])
+def test_only_keys_that_begin_with_the_prefix(opened: Open, data: str) -> None:
+    """And lines that cannot be used: no job could tell that they are another's."""
+    data += '{"key": "b"}\n' if data != CSV else "b,,,\n"
+    entries = list(entries_of(opened(data, prefix="b")))
+    assert [summary(entry)[:2] for entry in entries] == [("b", None), ("bü/c", None), ("b", "decode_error")]
+    assert [entry.key for entry in entries_of(opened(data, prefix="deep/"))] == ["deep/c.png", "b"]
+    for at, entry in enumerate(entries, 1):
+        assert list(entries_of(opened(data, prefix="b"), json.loads(json.dumps(entry.cursor)))) == entries[at:]
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t"])
