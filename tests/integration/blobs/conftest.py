@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,22 @@ from imagekin.settings import Settings
 from imagekin.store.blobs import Blobs
 from kit import s3
 from kit.hand import Hand
+
+# Each database and each storage once; `make faults` runs the other pairs, too.
+LATER = {("sqlite", "s3"), ("postgresql", "folder")}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if not (isinstance(item, pytest.Function) and item.path.is_relative_to(Path(__file__).parent)):
+            continue
+        # "engine, place", ["engine", "place"] or ("engine", "place")
+        chosen = {name for mark in item.iter_markers("parametrize") for name in re.findall(r"\w+", str(mark.args[0]))}
+        if hasattr(item, "callspec") and not chosen & {"engine", "place"}:
+            params = item.callspec.params
+            if (params.get("engine"), params.get("place")) in LATER:
+                item.add_marker(pytest.mark.faults)
 
 
 @pytest.fixture(scope="module")
