@@ -58,8 +58,7 @@ class Upkeep:
             while self._database.write(collection_deletion.remove, collection_id):
                 yield "slices_removed", 1
         for index_id in self._database.read(indexes.leftovers):
-            self._database.write(indexes.drop, index_id)
-            yield "indexes_dropped", 1
+            yield "indexes_dropped", int(self._database.write(indexes.drop, index_id))
         yield from self._compact()
         if time.monotonic() >= self._due_at:
             for collection_id in self._database.read(forgetting.forgettable):

@@ -333,11 +333,20 @@ def leftovers(session: Session, late_s: float = 0) -> list[str]:
     return list(session.scalars(sa.select(VectorIndex.id).where(left)))
 
 
-def drop(session: Session, index_id: str) -> None:
-    """Drop an index with its rows."""
+_HELD = sa.text(
+    "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = to_regclass(:name) AND pid <> pg_backend_pid()"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))"
+)
+
+
+def drop(session: Session, index_id: str) -> bool:
+    """Drop an index with its rows, unless somebody holds it just now, as a backup does for hours; return whether."""
+    if session.scalar(_HELD, {"name": f"hnsw_{index_id}"}):
+        return False
     session.execute(sa.text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'"))
     session.execute(sa.text(f"DROP TABLE IF EXISTS hnsw_{index_id}"))
     session.execute(sa.delete(VectorIndex).where(VectorIndex.id == index_id))
+    return True
 
 
 # --- catching up -------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -159,6 +160,17 @@ def test_what_nothing_uses_is_dropped(hand: Hand, crew: Crew, index: Index) -> N
     assert upkept() == 1
     with hand.database.engine.connect() as connection:
         assert [name for name in sa.inspect(connection).get_table_names() if name.startswith("hnsw_")] == []
+
+
+def test_an_index_that_a_backup_reads_holds_up_no_upkeep(hand: Hand, crew: Crew, index: Index) -> None:
+    upkeep = Upkeep(hand.database, hand.storage)
+    build(hand, crew)
+    with hand.database.engine.connect() as backup:
+        backup.execute(sa.text(f"SELECT FROM {index.table} LIMIT 1"))
+        began = time.monotonic()
+        assert upkeep.run(9)["indexes_dropped"] == 0
+        assert time.monotonic() - began < indexes.LOCK_TIMEOUT_S
+    assert upkeep.run(9)["indexes_dropped"] == 1
 
 
 def test_the_doctor_and_readiness_see_what_is_broken(hand: Hand, node: Node, index: Index) -> None:
