@@ -13,6 +13,7 @@ import pytest
 from imagekin.database import tables
 from imagekin.database.engine import Database
 from imagekin.settings import Settings
+from imagekin.stack import port
 from kit.hand import Hand
 from kit.production import produced, run
 from kit.wire import check_problem
@@ -86,7 +87,7 @@ def test_an_unmigrated_database_is_waited_for_and_then_named(make_settings: Call
         connection.exec_driver_sql("DROP TABLE alembic_version")
     database.dispose()
     started = time.monotonic()
-    ended = run(settings, WAIT_FOR_DATABASE_S=1)
+    ended = run(settings, WAIT_FOR_DATABASE_S=1, PORT=port.claim("127.0.0.1", 0))
     assert time.monotonic() - started >= 1
     assert ended.returncode == 1
     assert "imagekin db upgrade" in ended.stderr

@@ -34,13 +34,15 @@ def page(
     )
     if status is not None:
         chunks = chunks.where(_has(status))
-    for chunk in session.scalars(chunks):
-        for at, record in enumerate(_records(chunk)):
-            if (chunk.seq == seq and at < index) or (status is not None and record.status != status):
-                continue
-            if len(shown) == limit:
-                return shown, (chunk.seq, at)
-            shown.append(_item(record))
+    # closed also where the page is full
+    with session.scalars(chunks) as found:
+        for chunk in found:
+            for at, record in enumerate(_records(chunk)):
+                if (chunk.seq == seq and at < index) or (status is not None and record.status != status):
+                    continue
+                if len(shown) == limit:
+                    return shown, (chunk.seq, at)
+                shown.append(_item(record))
     return shown, None
 
 

@@ -16,7 +16,7 @@ class FolderInUse(StackError):
 
 
 class PortTaken(StackError):
-    """The port cannot be listened on; choose another with IMAGEKIN_PORT, or 0 for a free one."""
+    """The port cannot be listened on; choose another with IMAGEKIN_PORT; for `imagekin up`, 0 is a free one."""
 
     code = "port_taken"
 

@@ -36,9 +36,7 @@ def _bound(host: str, port: int) -> int:
             return probe.getsockname()[1]
     except OSError as error:
         reason = error.strerror or error
-        raise PortTaken(
-            f"cannot listen on {host}:{port}: {reason}; choose another IMAGEKIN_PORT, or 0 for a free one"
-        ) from error
+        raise PortTaken(f"cannot listen on {host}:{port}: {reason}; choose another IMAGEKIN_PORT") from error
 
 
 def local_host(host: str) -> str:

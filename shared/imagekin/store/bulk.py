@@ -77,7 +77,9 @@ def merge(session: Session, collection: tables.Collection, ids: Sequence[str], m
     collections.touch(session, collection.id)
     count = 0
     for some in sql.batches(ids):
-        found = session.execute(sa.select(Image.id, Image.key, Image.metadata_).where(_live(some))).all()
+        found = session.execute(
+            sa.select(Image.id, Image.key, Image.metadata_).where(_live(some)).order_by(Image.id)
+        ).all()
         rows = [{"id": row.id, "metadata_": _merged(row.key, row.metadata_, metadata)} for row in found]
         if rows:
             session.execute(sa.update(Image), rows)

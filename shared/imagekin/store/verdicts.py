@@ -93,11 +93,11 @@ def page(
 def among(session: Session, owner: str, contents: Set[str]) -> Iterator[tuple[str, str, bool]]:
     """Yield (first, second, same) of an owner's verdicts on two of these contents, in one order."""
     mine = sa.select(Verdict.first, Verdict.second, Verdict.same).where(Verdict.owner == owner)
-    for first, second, same in session.execute(
-        mine.order_by(Verdict.first, Verdict.second).execution_options(yield_per=4096)
-    ):
-        if first in contents and second in contents:
-            yield first, second, same
+    ordered = mine.order_by(Verdict.first, Verdict.second).execution_options(yield_per=4096)
+    with session.execute(ordered) as rows:
+        for first, second, same in rows:
+            if first in contents and second in contents:
+                yield first, second, same
 
 
 def _contents(session: Session, collection: tables.Collection, pairs: Sequence[schemas.PairNamed]) -> dict[str, str]:

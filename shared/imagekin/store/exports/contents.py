@@ -148,16 +148,20 @@ class Contents:
         grouped = groupby(self._rows(*columns), key=attrgetter("segment_id"))
         groups = ((segment_id, list(rows)) for segment_id, rows in grouped)
         while some := list(islice(groups, reading.at_once(self._session))):
-            query = sa.select(Segment.id, Segment.blob, Segment.data)
-            there = self._session.execute(query.where(Segment.id.in_([segment_id for segment_id, _ in some])))
-            stored = {segment_id: (blob, data) for segment_id, blob, data in there}
-            asked = [stored[segment_id] for segment_id, _ in some]
-            read = blobs.whole(self._session, blobs.Kind.VECTORS, asked)
-            for (_, rows), data in zip(some, read, strict=True):
-                matrix = np.frombuffer(data, self.dtype).reshape(-1, self.about.dim)
-                _, at, *rest = zip(*rows, strict=True)
-                ids, keys, metadata = map(list, rest) if rest else ([], [], [])
-                yield Block(ids, keys, list(map(json_line, metadata)), matrix[list(at)])
+            yield from self._read(some)
+
+    def _read(self, some: list[tuple[str, list[sa.Row]]]) -> Iterator[Block]:
+        """Yield the blocks of some segments with their rows; what was read for them is let go at the end."""
+        query = sa.select(Segment.id, Segment.blob, Segment.data)
+        there = self._session.execute(query.where(Segment.id.in_([segment_id for segment_id, _ in some])))
+        stored = {segment_id: (blob, data) for segment_id, blob, data in there}
+        asked = [stored[segment_id] for segment_id, _ in some]
+        read = blobs.whole(self._session, blobs.Kind.VECTORS, asked)
+        for (_, rows), data in zip(some, read, strict=True):
+            matrix = np.frombuffer(data, self.dtype).reshape(-1, self.about.dim)
+            _, at, *rest = zip(*rows, strict=True)
+            ids, keys, metadata = map(list, rest) if rest else ([], [], [])
+            yield Block(ids, keys, list(map(json_line, metadata)), matrix[list(at)])
 
 
 def value_text(image: Described, field: str) -> str | None:
