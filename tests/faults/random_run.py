@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import httpx2
@@ -31,7 +32,7 @@ from imagekin.database.engine import Database
 from imagekin.maintenance.relocation import Place
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from kit import flaky, history, s3, tiny
+from kit import flaky, history, indexed, s3, tiny
 from kit.cluster import Cluster
 from kit.patience import until
 
@@ -47,6 +48,8 @@ class Load:
         self._cluster = cluster
         self._seed = seed
         self._stop = threading.Event()
+        # how often each is chosen
+        self._kinds = {"embed": 6, "search": 3, "cancel": 1} | ({} if cluster.database.is_sqlite else {"index": 3})
         self.submitted: Counter[str] = Counter()
         self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(SUBMITTERS)]
         for name, weights in (("quick", None), ("slow", "slow.json")):
@@ -70,20 +73,35 @@ class Load:
                     return
             if self._stop.is_set():
                 return
-            kind = chance.choices(["embed", "search", "cancel"], [6, 3, 1])[0]
+            kind = chance.choices(list(self._kinds), list(self._kinds.values()))[0]
             self.submitted[kind] += 1
             if kind == "search":
                 self._cluster.search("quick", tiny.keys("first", 8)[chance.randrange(8)])
+            elif kind == "index":
+                self._index(chance)
             else:
                 self._embed(f"{number}-{turn}", chance, cancelled=kind == "cancel")
 
     def _embed(self, content: str, chance: random.Random, *, cancelled: bool) -> None:
         keys = tiny.keys(content, chance.randint(1, 60))
         # the same content under other keys, here and in the job: copies
-        keys += [tiny.key(key.partition("/")[0], 1) for key in keys[: chance.randrange(3)]]
+        keys += [tiny.key(tiny.content(key), 1) for key in keys[: chance.randrange(3)]]
         job_id = self._cluster.embed(chance.choice(["quick", "slow"]), keys)
         if cancelled:
-            with_patience(lambda: self._cluster.client.post(f"/v1/jobs/{job_id}/cancel"))
+            self._cancel(job_id)
+
+    def _index(self, chance: random.Random) -> None:
+        collection = chance.choice(["quick", "slow"])
+        act = chance.choices(["build", "cancelled build", "check", "remove"], [5, 2, 2, 1])[0]
+        if act == "check" and self._cluster.check_index(collection) is not None:
+            return
+        job_id = self._cluster.index(collection, "exact" if act == "remove" else "hnsw")
+        if act == "cancelled build":
+            self._stop.wait(chance.uniform(0, 3))
+            self._cancel(job_id)
+
+    def _cancel(self, job_id: str) -> None:
+        with_patience(lambda: self._cluster.client.post(f"/v1/jobs/{job_id}/cancel"))
 
     def _waiting(self) -> int:
         return len(history.unfinished(self._cluster.database, tuple(self._cluster.accepted)))
@@ -109,11 +127,14 @@ class Faults:
         self._road = road
         self._chance = random.Random(seed)
         self.done: Counter[str] = Counter()
+        self.submitted = 0
         self._kinds: list[Callable[[], None]] = [
             self.kill_child, self.kill_worker, self.freeze_worker, self.stop_worker, self.kill_api, self.stop_api,
             self.kill_redis, self.freeze_redis, self.flush_redis,
         ]  # fmt: skip
         self._kinds.append(self.lock_database if cluster.database.is_sqlite else self.crash_database)
+        if not cluster.database.is_sqlite:
+            self._kinds += [self.break_build] * 2
         if cluster.settings.blob_url:
             self._kinds += [self.move_blobs] * 2
         if road is not None:
@@ -173,6 +194,19 @@ class Faults:
 
     def crash_database(self) -> None:
         self._cluster.crash_database()
+
+    def break_build(self) -> None:
+        """Have an index built, and break what builds it."""
+        job_id = self._cluster.index(self._chance.choice(["quick", "slow"]), "hnsw")
+        self.submitted += 1
+        try:
+            worker = until(lambda: self._cluster.holders(job_id), timeout_s=5)[0]
+        except TimeoutError:
+            return  # others go first, or it is over
+        time.sleep(self._chance.uniform(0, 0.3))
+        kill = partial(self._cluster.kill, worker)
+        freeze = partial(self._freeze, worker, 1.5 * self._cluster.settings.lease_s)
+        self._chance.choice([kill, freeze, self._cluster.crash_database])()
 
     def move_blobs(self) -> None:
         """Move blobs, to the database as well, though all others write into the storage; and kill that."""
@@ -252,13 +286,16 @@ def run(seconds: float, kind: str, seed: int) -> bool:
                 cluster.finish(timeout_s=FINISH_S)
             except TimeoutError as error:
                 print(error)
+            print(f"calm after {time.monotonic() - calm:.0f} s; faults {dict(faults.done)}")
             report = history.check(cluster.database, cluster.accepted)
+            if kind == "postgresql":
+                report.problems += indexed.problems(cluster)
             report.problems += cluster.ills()
             failed = sa.select(tables.Job.kind, tables.Job.error_detail).where(tables.Job.status == "failed")
             print("failed", cluster.database.read(lambda session: session.execute(failed).all()))
-            print(f"calm after {time.monotonic() - calm:.0f} s; faults {dict(faults.done)}")
+    submitted = load.submitted.total() + faults.submitted + 1
     print(
-        f"submitted {load.submitted.total() + 1}, accepted {report.accepted}, finished {report.finished} "
+        f"submitted {submitted}, accepted {report.accepted}, finished {report.finished} "
         f"{dict(report.statuses)}, images {report.images}, lost {report.lost}, doubled {report.doubled}"
     )
     for problem in report.problems[:50]:

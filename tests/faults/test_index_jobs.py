@@ -63,7 +63,7 @@ def test_an_index_that_is_killed_while_it_is_built_has_every_image_once(cluster:
     while kills < KILLS and cluster.job(job_id)["finished_at"] is None:
         moment = time.monotonic() + moments.uniform(0.2, 3)
         until(lambda moment=moment: time.monotonic() > moment, "a moment of the building")
-        if worker := next((each for each in cluster.workers if cluster.holds(each, job_id)), None):
+        if worker := next(iter(cluster.holders(job_id)), None):
             held = cluster.scalar(claimed_by)
             phases.add("graph" if (cluster.job(job_id)["progress"]["fraction"] or 0) >= 0.2 else "rows")
             cluster.kill(worker)

@@ -57,6 +57,14 @@ BEHAVIOURS: dict[str, dict[str, Any]] = {
 }
 
 
+class Refused(AssertionError):
+    """The API's answer that a request is not accepted, whenever it is made."""
+
+    def __init__(self, path: str, answer: httpx2.Response) -> None:
+        super().__init__(f"{path} was not accepted: {answer.text}")
+        self.status = answer.status_code
+
+
 class PatientDatabase(Database):
     """A database that is broken on purpose: reads are tried until there is an answer."""
 
@@ -217,11 +225,11 @@ class Cluster:
 
     def holder(self, job_id: str) -> str:
         """Wait until a worker works on an image chunk of the job, and return which one it is."""
+        return until(lambda: self.holders(job_id), f"a worker of {job_id}")[0]
 
-        def holders() -> list[str]:
-            return [name for name in self.workers if self.holds(name, job_id)]
-
-        return until(holders, f"a worker of {job_id}")[0]
+    def holders(self, job_id: str) -> list[str]:
+        """Return the workers that have chunks of the job in hand."""
+        return [name for name in self.workers if self.holds(name, job_id)]
 
     def holds(self, name: str, job_id: str) -> bool:
         """Tell whether a worker has image chunks of the job in hand."""
@@ -249,7 +257,23 @@ class Cluster:
     def search(self, collection: str, key: str, top_k: int = 3) -> str:
         """Post a search by an image's key; return its id."""
         body = {"collection": collection, "query": {"image_key": key}, "top_k": top_k}
-        job_id = self.post("/v1/jobs/search", json=body)
+        return self._accepted("/v1/jobs/search", body)
+
+    def index(self, collection: str, method: str) -> str:
+        """Post an index job, `hnsw` or `exact`; return its id."""
+        return self._accepted(f"/v1/collections/{collection}/index", {"index": method})
+
+    def check_index(self, collection: str) -> str | None:
+        """Post a job that checks an index; return its id, None if there is no index."""
+        try:
+            return self._accepted(f"/v1/collections/{collection}/index/check", {"queries": 20})
+        except Refused as refusal:
+            if refusal.status != httpx2.codes.CONFLICT:
+                raise
+            return None
+
+    def _accepted(self, path: str, body: dict[str, Any]) -> str:
+        job_id = self.post(path, json=body)
         self.accepted[job_id] = []
         return job_id
 
@@ -263,7 +287,9 @@ class Cluster:
                 answer = None
             if answer is not None and answer.status_code == 202:
                 return answer.json()["id"]
-            if (answer is not None and answer.status_code < 429) or time.monotonic() > deadline:
+            if answer is not None and answer.status_code < 429:
+                raise Refused(path, answer)
+            if time.monotonic() > deadline:
                 raise AssertionError(f"{path} was not accepted: {answer and answer.text}")
             time.sleep(0.1)
 

@@ -25,6 +25,11 @@ def key(content: str, copy: int = 0) -> str:
     return f"{content}/{copy:06}.bmp"
 
 
+def content(name: str) -> str:
+    """Return what the picture of a key shows."""
+    return name.partition("/")[0]
+
+
 def keys(content: str, count: int) -> list[str]:
     """Name `count` pictures, each of a content of its own."""
     return [key(f"{content}-{number:06}") for number in range(count)]
@@ -32,10 +37,10 @@ def keys(content: str, count: int) -> list[str]:
 
 def pixels(name: str) -> NDArray[np.uint8]:
     """Draw the picture of a key, (32, 32, 3): cells of one color each, as its content says."""
-    content = name.partition("/")[0]
-    if content == FATAL:
+    shown = content(name)
+    if shown == FATAL:
         return np.full((SIDE, SIDE, 3), FATAL_RGB, np.uint8)
-    seed = blake2b(content.encode(), digest_size=CELLS * CELLS * 3).digest()
+    seed = blake2b(shown.encode(), digest_size=CELLS * CELLS * 3).digest()
     cells = np.frombuffer(seed, np.uint8).reshape(CELLS, CELLS, 3)
     return cells.repeat(SIDE // CELLS, axis=0).repeat(SIDE // CELLS, axis=1)
 
