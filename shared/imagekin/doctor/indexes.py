@@ -52,7 +52,7 @@ def _step(session: Session, batch: Batch, _: str, system: System) -> str | None:
 def drop(system: System, finding: Finding) -> bool:
     """Drop an index that nothing uses, or whose graph is not there: its collection is searched exactly.
 
-    Returns whether it is gone; one that somebody reads stays.
+    Returns whether it is gone; one that is being read stays.
     """
     return system.database.write(indexes.drop, *finding.subject)
 

@@ -340,7 +340,7 @@ _HELD = sa.text(
 
 
 def drop(session: Session, index_id: str) -> bool:
-    """Drop an index with its rows, unless somebody holds it just now, as a backup does for hours; return whether."""
+    """Drop an index with its rows, unless another process holds it, as a backup does for hours; return whether."""
     if session.scalar(_HELD, {"name": f"hnsw_{index_id}"}):
         return False
     session.execute(sa.text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'"))
