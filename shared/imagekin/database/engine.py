@@ -14,10 +14,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Concatenate, ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
 import structlog
-from sqlalchemy import event, orm
+from sqlalchemy import Compiled, event, orm
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from imagekin import errors
@@ -36,6 +37,8 @@ PASSING_SQLSTATES = frozenset({"40001", "40P01", "55P03"})
 # undefined_table, undefined_column
 UNDEFINED_SQLSTATES = frozenset({"42P01", "42703"})
 READ_ONLY = "imagekin_read_only"
+# psycopg.pq.Format.BINARY; what only speaks with SQLite, or as a client, need not import psycopg
+BINARY = 1
 # The migration that this code needs; a test holds it to the newest one in imagekin_migrations.
 REVISION = "0010"
 
@@ -72,6 +75,7 @@ class Database:
                     f" -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_TIMEOUT_S}s",
                 },
             )
+            event.listen(self.engine, "before_cursor_execute", _ask_for_binary)
         else:
             raise errors.NotReady(
                 f"IMAGEKIN_DATABASE_URL names {address.get_backend_name()}; use sqlite or postgresql."
@@ -122,6 +126,26 @@ class Database:
     def dispose(self) -> None:
         """Close the pooled connections."""
         self.engine.dispose()
+
+
+# By compiled statement: SQLAlchemy keeps those, and looking at one again costs more than it takes to run some.
+_with_bytes: WeakKeyDictionary[Compiled, bool] = WeakKeyDictionary()
+
+
+def _ask_for_binary(
+    _connection: sa.Connection, cursor: Any, _statement: str, _parameters: Any, context: Any, _many: bool
+) -> None:
+    """Have PostgreSQL send blobs as they are: as text they are twice as long, and take three times as long to read."""
+    compiled: Compiled | None = context.compiled
+    if compiled is None:
+        return
+    found = _with_bytes.get(compiled)
+    if found is None:
+        query = compiled.statement
+        columns = query.selected_columns if isinstance(query, sa.Select) else ()
+        found = _with_bytes[compiled] = any(isinstance(column.type, sa.LargeBinary) for column in columns)
+    if found:
+        cursor.format = BINARY
 
 
 def wait_until_migrated(database: Database, timeout_s: float) -> None:
