@@ -183,7 +183,7 @@ def test_a_service_is_ready_with_a_live_worker_in_each_lane(server: Running) -> 
     body = answer.json()
     assert body["ready"] is True
     assert body["checks"].keys() == {
-        "database", "redis", "storage", "migrations", "worker_interactive", "worker_bulk", "indexes",
+        "database", "redis", "storage", "blobs", "migrations", "worker_interactive", "worker_bulk", "indexes",
     }  # fmt: skip
     assert all(check["ready"] for check in body["checks"].values())
 
@@ -228,9 +228,23 @@ def test_a_storage_that_takes_nothing_is_named(serve: Callable[..., Running], tm
     assert "IMAGEKIN_STORAGE_URL" in checks["storage"]["detail"]
 
 
-def test_asking_leaves_nothing_in_the_storage(server: Running, tmp_path: Path) -> None:
-    server.client().get("/readyz")
-    assert [path for path in (tmp_path / "storage").rglob("*") if path.is_file()] == []
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_storage_of_blobs_that_takes_nothing_is_named_if_it_is_written(
+    serve: Callable[..., Running], tmp_path: Path, read_only: bool
+) -> None:
+    (tmp_path / "taken").write_text("a file where the folder should be")
+    server = serve(blob_url=str(tmp_path / "taken"), blob_read_only=read_only)
+    checks = check_problem(server.client().get("/readyz"), 503, "not_ready")["checks"]
+    assert checks["blobs"]["ready"] is read_only
+    assert read_only or "Vectors and thumbnails cannot be written" in checks["blobs"]["detail"]
+
+
+def test_asking_leaves_nothing_in_the_storages(serve: Callable[..., Running], tmp_path: Path) -> None:
+    server = serve(blob_url=str(tmp_path / "blobs"))
+    checks = check_problem(server.client().get("/readyz"), 503, "not_ready")["checks"]
+    assert (checks["storage"]["ready"], checks["blobs"]["ready"]) == (True, True)
+    left = [path for folder in ("storage", "blobs") for path in (tmp_path / folder).rglob("*") if path.is_file()]
+    assert left == []
 
 
 def test_operators_alone_see_details(server: Running) -> None:

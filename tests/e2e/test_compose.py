@@ -13,7 +13,9 @@ import fsspec
 import pytest
 import sqlalchemy as sa
 
+from imagekin import errors
 from imagekin.settings import Settings
+from imagekin.store.blobs import Blobs
 from kit import s3
 from kit.databases import PostgreSQL
 
@@ -105,9 +107,13 @@ def test_the_buckets_program_makes_it_once(monkeypatch: pytest.MonkeyPatch) -> N
     [program] = _read(SCALE)["services"]["bucket"]["command"]
     with s3.server() as address:
         s3.lead_to(address, monkeypatch)
+        storage = Blobs(_read(SCALE)["x-blobs"]["environment"]["IMAGEKIN_BLOB_URL"])
+        with pytest.raises(errors.Unavailable, match="make the bucket"):
+            storage.try_out()
         for _ in range(2):
             subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
-        assert fsspec.filesystem("s3").exists("imagekin")
+        storage.try_out()
+        assert fsspec.filesystem("s3").find("imagekin") == []
 
 
 def _read(text: str) -> Any:

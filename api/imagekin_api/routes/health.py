@@ -14,7 +14,7 @@ from sqlalchemy import exc
 from imagekin import errors, presence
 from imagekin.database import engine
 from imagekin.enums import Lane
-from imagekin.store import indexes
+from imagekin.store import blobs, indexes
 from imagekin_api import metrics
 from imagekin_api.http import auth, problems
 from imagekin_api.wiring import service
@@ -118,6 +118,15 @@ def _storage() -> None:
         raise Unready(f"Uploads cannot be written: {error.detail} See IMAGEKIN_STORAGE_URL.") from error
 
 
+def _blobs() -> None:
+    storage = blobs.writable(service.current().database)
+    try:
+        if storage is not None:
+            storage.try_out()
+    except errors.Unavailable as error:
+        raise Unready(f"Vectors and thumbnails cannot be written: {error.detail}") from error
+
+
 def _indexes() -> str:
     try:
         return service.current().database.read(indexes.told)
@@ -136,7 +145,7 @@ def _worker(lane: Lane) -> Callable[[], None]:
     return check
 
 
-CHECKS: dict[str, Callable[[], None]] = {"database": _database, "redis": _redis, "storage": _storage}
+CHECKS: dict[str, Callable[[], None]] = {"database": _database, "redis": _redis, "storage": _storage, "blobs": _blobs}
 # in this order: each is asked for only where those before the workers' are fine
 CHECKS_OF_DATABASE: dict[str, Callable[[], None]] = {
     "migrations": _migrations,

@@ -39,6 +39,8 @@ S3: dict[str, Any] = {
 }  # fmt: skip
 S3FS_TRIES = 2
 _PART_SUFFIX = ".part"
+GONE = "A blob is not where its row says it is: run `imagekin doctor`, and see IMAGEKIN_BLOB_URL."
+NO_BUCKET = "The storage of blobs is not there: make the bucket that IMAGEKIN_BLOB_URL names."
 
 
 class Kind(StrEnum):
@@ -113,7 +115,7 @@ class Blobs:
         Raises Unavailable, after which they may be there or not.
         """
         written = {self._path(kind, id): data for (kind, id), data in blobs.items()}
-        with _failures():
+        with _failures(NO_BUCKET):
             if self._folder is None:
                 self._fs.pipe(written)
             else:
@@ -157,6 +159,16 @@ class Blobs:
                     # of a process that was killed while it wrote
                     for part in Path(path).parent.glob(f".{id}.*{_PART_SUFFIX}"):
                         part.unlink(missing_ok=True)
+
+    def try_out(self) -> None:
+        """Write something where no blob lies, and remove it. Raises Unavailable."""
+        path = f"{self._root}/ready/{uuid.uuid4().hex}"
+        with _failures(NO_BUCKET):
+            if self._folder is None:
+                self._fs.pipe_file(path, b"ready")
+            else:
+                _write_file(Path(path), b"ready")
+            self._fs.rm_file(path)
 
     def listing(self) -> Iterator[list[Stored]]:
         """Yield what is there, a folder at a time: 1/256 of a kind. Raises Unavailable."""
@@ -212,13 +224,11 @@ def _write_file(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def _failures() -> Iterator[None]:
+def _failures(missing: str = GONE) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise errors.Unavailable(
-            "A blob is not where its row says it is: run `imagekin doctor`, and see IMAGEKIN_BLOB_URL."
-        ) from error
+        raise errors.Unavailable(missing) from error
     except Exception as error:
         # each file system has errors of its own
         raise errors.Unavailable(f"The storage of blobs failed: {type(error).__name__}.") from error
