@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import fsspec
 import sqlalchemy as sa
+from fsspec.asyn import AsyncFileSystem
 from sqlalchemy.orm import Session
 
 from imagekin import errors
@@ -38,6 +39,8 @@ S3: dict[str, Any] = {
     "use_listings_cache": False,
 }  # fmt: skip
 S3FS_TRIES = 2
+# Who asks whether the service is ready does not wait for long.
+TRY_S = 5.0
 _PART_SUFFIX = ".part"
 GONE = "A blob is not where its row says it is: run `imagekin doctor`, and see IMAGEKIN_BLOB_URL."
 NO_BUCKET = "The storage of blobs is not there: make the bucket that IMAGEKIN_BLOB_URL names."
@@ -161,14 +164,15 @@ class Blobs:
                         part.unlink(missing_ok=True)
 
     def try_out(self) -> None:
-        """Write something where no blob lies, and remove it. Raises Unavailable."""
+        """Write something where no blob lies, and remove it; each takes TRY_S at most. Raises Unavailable."""
         path = f"{self._root}/ready/{uuid.uuid4().hex}"
+        limit: dict[str, Any] = {"timeout": TRY_S} if isinstance(self._fs, AsyncFileSystem) else {}
         with _failures(NO_BUCKET):
             if self._folder is None:
-                self._fs.pipe_file(path, b"ready")
+                self._fs.pipe_file(path, b"ready", **limit)
             else:
                 _write_file(Path(path), b"ready")
-            self._fs.rm_file(path)
+            self._fs.rm_file(path, **limit)
 
     def listing(self) -> Iterator[list[Stored]]:
         """Yield what is there, a folder at a time: 1/256 of a kind. Raises Unavailable."""

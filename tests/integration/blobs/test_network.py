@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -56,6 +57,22 @@ def test_a_put_that_fails_for_a_moment_is_tried_again(hand: Hand, url: str, betw
     hand.check()
     assert there(url) == named(hand)
     settle(hand, url)
+
+
+def test_a_storage_that_does_not_answer_is_not_ready_soon(
+    hand: Hand, storage: blobs.Blobs, between: Road, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert hand.database.blobs is storage
+    storage.try_out()
+    monkeypatch.setattr(blobs, "TRY_S", 0.5)
+    between.always(Fault.SILENT, "PUT")
+    began = time.monotonic()
+    with pytest.raises(errors.Unavailable, match="storage of blobs failed"):
+        storage.try_out()
+    # four requests give up after a second each
+    assert time.monotonic() - began < 3
+    between.clear()
+    storage.try_out()
 
 
 @pytest.mark.parametrize("fault", LASTING)
