@@ -62,7 +62,8 @@ def command(
     """
     # a source that cannot be read must not leave an empty collection behind
     patterns = [text_of(pattern) for pattern in exclude or ()]
-    sources.check(sources.resolve(paths, patterns))
+    prefixes = [text_of(each) for each in prefix or ()]
+    sources.check(sources.resolve(paths, patterns, prefixes))
     client = current(context).client(collection)
     space = {"backbone": backbone, "weights": weights, "dtype": dtype, "precision": precision, "fit": fit}
     made = client.ensure_collection(collection, **space)
@@ -72,9 +73,8 @@ def command(
         if made.non_commercial:
             output.say(f"The license of these weights, {made.license}, allows no commercial use.")
     try:
-        options = {**space, "on_conflict": on_conflict, "upload": upload or None, "exclude": patterns}
-        options["prefixes"] = [text_of(each) for each in prefix or ()]
-        job = _start(client, paths, collection, **options)
+        chosen = {"exclude": patterns, "prefixes": prefixes}
+        job = _start(client, paths, collection, **space, **chosen, on_conflict=on_conflict, upload=upload or None)
     except errors.ImagekinError:
         _say_empty(client, made)
         raise

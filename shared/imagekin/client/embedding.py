@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,31 +30,14 @@ class Request:
     idempotency_key: str | None = None
     watch: Watch | None = None
 
-    def post_by_prefix(self, source: Source, prefixes: Sequence[str]) -> Job[schemas.EmbedResult]:
-        """Start a job for each prefix of keys in a location or a manifest, which is sent once.
-
-        Raises InvalidRequest for any other source, and where more than one job would have one key or callback.
-        """
-        if not isinstance(source, Location | Manifest):
-            raise errors.InvalidRequest("A prefix chooses from one location or one manifest; this is neither.")
-        if len(prefixes) > 1 and (self.idempotency_key is not None or self.callback_url is not None):
-            raise errors.InvalidRequest(
-                "An idempotency key or a callback stands for one job, and each prefix makes one."
-            )
-        sent = self._sent(source)
-        jobs = [self._post({**sent, "prefix": prefix}) for prefix in dict.fromkeys(prefixes)]
-        if len(jobs) == 1:
-            return jobs[0]
-        return JobGroup(
-            self.transport, self.collection, Sending(len(jobs), 0, sent=len(jobs), jobs=jobs, counted=False)
-        )
-
     def post(self, source: Source, upload: bool | None) -> Job[schemas.EmbedResult]:
         """Start the job or jobs; upload: True sends a folder, False never does, None if it must be."""
         if isinstance(source, Several):
             return self._post_several(source, upload)
         if isinstance(source, Picture):
             return self._post_picture(source)
+        if isinstance(source, Location | Manifest) and source.prefixes:
+            return self._post_by_prefix(source)
         if isinstance(source, Folder) and self._in_place(source, upload):
             try:
                 return self._post({"type": "folder", "path": str(source.path.resolve()), **_excluded(source)})
@@ -103,6 +85,19 @@ class Request:
                 sending.add(self._group_of(source, upload))
             watch(sending)
         return JobGroup(self.transport, self.collection, sending)
+
+    def _post_by_prefix(self, source: Location | Manifest) -> Job[schemas.EmbedResult]:
+        """Start a job for each prefix; a manifest is sent once."""
+        count = len(source.prefixes)
+        if count > 1 and (self.idempotency_key is not None or self.callback_url is not None):
+            raise errors.InvalidRequest(
+                "An idempotency key or a callback stands for one job, and each prefix makes one."
+            )
+        sent = self._sent(source)
+        jobs = [self._post({**sent, "prefix": prefix}) for prefix in source.prefixes]
+        if count == 1:
+            return jobs[0]
+        return JobGroup(self.transport, self.collection, Sending(count, 0, sent=count, jobs=jobs, counted=False))
 
     def _group_of(self, source: One, upload: bool | None) -> Sending:
         job = self.post(source, upload)

@@ -358,12 +358,12 @@ class Client:
         on_upload: is called with a `Sending` during an upload. Raises `FileNotFoundError`, `EmptySource`, `Conflict`
         where the collection has another space; nothing is made of a source that cannot be read.
         """
-        resolved = sources.resolve(source, exclude)
+        resolved = sources.resolve(source, exclude, prefixes)
         sources.check(resolved, upload)
         space = {"backbone": backbone, "weights": weights, "dtype": dtype, "precision": precision, "fit": fit}
         self.ensure_collection(collection, **space)
         request = embedding.Request(self._transport, collection, on_conflict, callback_url, idempotency_key, on_upload)
-        return request.post_by_prefix(resolved, prefixes) if prefixes else request.post(resolved, upload)
+        return request.post(resolved, upload)
 
     def search(
         self, picture: queries.Picture | None = None, *, collection: str, **options: Unpack[queries.Options]

@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,13 @@ class Urls:
 class Location:
     url: str
     exclude: Sequence[str] = ()
+    prefixes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Manifest:
     path: Path
+    prefixes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,22 @@ class Several:
 Source = One | Several
 
 
-def resolve(given: Given, exclude: Sequence[str] = ()) -> Source:
-    """Return what a source is; raises `FileNotFoundError`, `EmptySource`, and `InvalidRequest` for a mixed list."""
+def resolve(given: Given, exclude: Sequence[str] = (), prefixes: Sequence[str] = ()) -> Source:
+    """Return what a source is; raises `FileNotFoundError`, `EmptySource`, and `InvalidRequest` for a mixed list.
+
+    Raises InvalidRequest, too, for prefixes of anything but one location or one manifest, and for an empty one.
+    """
+    source = _resolved(given, exclude)
+    if not prefixes:
+        return source
+    if not isinstance(source, Location | Manifest):
+        raise errors.InvalidRequest("A prefix chooses from one location or one manifest; this is neither.")
+    if "" in prefixes:
+        raise errors.InvalidRequest("An empty prefix chooses everything; leave it out.")
+    return replace(source, prefixes=tuple(dict.fromkeys(prefixes)))
+
+
+def _resolved(given: Given, exclude: Sequence[str]) -> Source:
     if isinstance(given, str | os.PathLike):
         return _one(given, exclude)
     if isinstance(given, Mapping | schemas.UrlItem):

@@ -47,22 +47,24 @@ def _open(spec: Mapping[str, Any], settings: Settings) -> Source:
     name = os.path.basename(path)
     if not names.is_image(name) and not formats.looks_like_image(_head(real, roots)):
         raise errors.SourceUnreadable(f"{path!r} is neither a folder nor an image; archives are uploaded.")
-    return ImageFile(real, name, roots, settings)
+    return ImageFile(real, name, roots, settings, spec.get("prefix") or "")
 
 
 class ImageFile:
-    """One image file; its key is its name."""
+    """One image file; its key is its name. Nothing, where that does not begin with `prefix`."""
 
-    def __init__(self, path: str, name: str, roots: Roots, settings: Settings) -> None:
+    def __init__(self, path: str, name: str, roots: Roots, settings: Settings, prefix: str = "") -> None:
         self._path = path
         self._name = name
+        self._prefix = prefix
         self._roots = roots
         self._max_bytes = settings.max_image_bytes
 
     def entries(self, cursor: Any | None = None) -> Iterator[Entry]:
         """Yield the image."""
-        if cursor is None:
-            key, refused = names.key_of(_text(self._name))
+        name = _text(self._name)
+        if cursor is None and name.startswith(self._prefix):
+            key, refused = names.key_of(name)
             yield Entry(key, {}, 1, error=refused)
 
     def read(self, ref: dict[str, Any]) -> bytes:

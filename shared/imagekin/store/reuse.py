@@ -18,24 +18,14 @@ from imagekin.store.ledger import Record
 
 # What each chunk runs is made once, of tables rather than classes: making a statement costs several times what
 # running it does, and the session would make an object's worth of each row.
-_BY_KEY = sa.select(IMAGES.c.key, IMAGES.c.id, IMAGES.c.content_hash, IMAGES.c.segment_id, IMAGES.c.metadata).where(
-    IMAGES.c.collection_id == sa.bindparam("collection"),
-    IMAGES.c.key.in_(sa.bindparam("keys", expanding=True)),
-    IMAGES.c.deleted_at.is_(None),
+_HERE = sa.select(IMAGES.c.key, IMAGES.c.id, IMAGES.c.content_hash, IMAGES.c.segment_id, IMAGES.c.metadata).where(
+    IMAGES.c.collection_id == sa.bindparam("collection"), IMAGES.c.deleted_at.is_(None)
 )
+_BY_KEY = _HERE.where(IMAGES.c.key.in_(sa.bindparam("keys", expanding=True)))
 # One list instead of a parameter for each key, and each key by itself in the index of keys: two thirds of the time.
 _KEYS = sa.bindparam("keys", type_=postgresql.ARRAY(sa.Text))
 _GIVEN = sa.func.unnest(_KEYS).table_valued("key").render_derived("given")
-_FOUND = (
-    sa.select(IMAGES.c.key, IMAGES.c.id, IMAGES.c.content_hash, IMAGES.c.segment_id, IMAGES.c.metadata)
-    .where(
-        IMAGES.c.collection_id == sa.bindparam("collection"),
-        IMAGES.c.key == _GIVEN.c.key,
-        IMAGES.c.deleted_at.is_(None),
-    )
-    .limit(1)
-    .lateral("found")
-)
+_FOUND = _HERE.where(IMAGES.c.key == _GIVEN.c.key).limit(1).lateral("found")
 _BY_KEY_POSTGRESQL = sa.select(_FOUND).select_from(_GIVEN.join(_FOUND, sa.true()))
 
 # Materialized: SQLite would rather walk through all images of the owner's collections.
@@ -113,9 +103,9 @@ def refusal(key: str, image_id: str, on_conflict: OnConflict) -> Record:
 def by_key(session: Session, collection_id: str, keys: Sequence[str]) -> dict[str, sa.Row]:
     """Return (key, id, content_hash, segment_id, metadata) of the collection's images with these keys, by key."""
     found: dict[str, sa.Row] = {}
-    by_key = _BY_KEY_POSTGRESQL if session.get_bind().dialect.name == "postgresql" else _BY_KEY
+    statement = _BY_KEY_POSTGRESQL if session.get_bind().dialect.name == "postgresql" else _BY_KEY
     for some in sql.batches(keys):
-        rows = session.execute(by_key, {"collection": collection_id, "keys": some})
+        rows = session.execute(statement, {"collection": collection_id, "keys": some})
         found |= {row.key: row for row in rows}
     return found
 

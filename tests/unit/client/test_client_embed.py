@@ -89,6 +89,9 @@ def test_a_prefix_of_a_location_makes_one_job(server: FakeServer, client: Client
 def test_prefixes_that_choose_from_nothing(server: FakeServer, client: Client, photos: Path) -> None:
     with pytest.raises(errors.InvalidRequest, match="one location or one manifest"):
         client.embed(photos, "c", prefixes=["a/"])
+    with pytest.raises(errors.InvalidRequest, match="leave it out"):
+        client.embed("s3://bucket/photos", "c", prefixes=["a/", ""])
+    assert server.posts("/v1/collections") == []
     with pytest.raises(errors.InvalidRequest, match="each prefix makes one"):
         client.embed("s3://bucket/photos", "c", prefixes=["a/", "b/"], idempotency_key="k")
     assert server.posts("/v1/jobs/embed") == []

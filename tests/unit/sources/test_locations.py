@@ -118,6 +118,13 @@ def test_only_what_begins_with_the_prefix(location: str, opened: Open, tmp_path:
             assert list(entries_of(opened(url, prefix=prefix), json.loads(json.dumps(entry.cursor)))) == entries[at:]
 
 
+def test_a_file_that_does_not_begin_with_the_prefix(opened: Open, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(PNG)
+    url = (tmp_path / "a.png").as_uri()
+    found = [[entry.key for entry in entries_of(opened(url, prefix=prefix))] for prefix in ("a", "b")]
+    assert found == [["a.png"], []]
+
+
 def test_a_location_below_the_root(location: str, opened: Open) -> None:
     keys = [entry.key for entry in entries_of(opened(f"{location}/a/b", location))]
     assert sorted(keys) == ["2.JPG", "empty", "no suffix"]
