@@ -46,6 +46,8 @@ def own_environment(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep the caller's own settings out of the tests."""
     for name in [name for name in os.environ if name.startswith("IMAGEKIN_")]:
         del os.environ[name]
+    # with it, lines that are kept back from a pipe would be seen only by users
+    os.environ.pop("PYTHONUNBUFFERED", None)
     # a background job starts with Ctrl-C ignored, and so would every process that tests start and interrupt
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

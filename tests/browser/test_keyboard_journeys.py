@@ -78,7 +78,9 @@ def test_the_list_of_keys_and_what_escape_lets_go_of(page: Page, demo: str) -> N
     expect(tiles).to_have_count(30)
     # all keys are in the list, those too that need a selection
     press(page, "?")
-    listed = page.get_by_role("dialog", name="Keys on this screen").locator("kbd").all_inner_texts()
+    shown = page.get_by_role("dialog", name="Keys on this screen").locator("kbd")
+    expect(shown.first).to_be_visible()
+    listed = shown.all_inner_texts()
     assert {*"/xlas?z←→↑↓", "Del", "Enter", "Esc", "Home", "End", "⇧ ←"} <= set(listed)
     press(page, "Escape")
     # what is marked may be labelled without being selected before

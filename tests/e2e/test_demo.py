@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx2
@@ -61,7 +62,12 @@ def test_a_kept_demo_shows_its_pictures_in_the_gallery_until_ctrl_c(tmp_path: Pa
     for picture in list(furniture.pictures())[::6]:
         shutil.copy(picture.path, own)
     command = [sys.executable, "-m", "imagekin", "demo", str(own), "--data-dir", str(data), "--keep"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo,
+        ExitStack() as ending,
+    ):
+        # before its end is waited for, which a test that fails has not asked for
+        ending.callback(demo.kill)
         assert demo.stdout is not None
         lines = iter(demo.stdout.readline, "")
         url = next(

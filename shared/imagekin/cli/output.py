@@ -56,8 +56,8 @@ def say(message: str) -> None:
 
 
 def line(message: str) -> None:
-    """Print a line of a result."""
-    print(message)
+    """Print a line of a result at once, as a pipe may have a reader while the command is still running."""
+    print(message, flush=True)
 
 
 def data(value: BaseModel | Iterable[BaseModel]) -> None:
