@@ -164,7 +164,8 @@ class Settings(BaseSettings):
     )
     model_memory_bytes: int = Field(
         default=4 * GIGABYTE,
-        description="Memory for warm models; least recently used go first; work for those in memory is claimed first.",
+        description="Memory for warm models; least recently used go first; work for those in memory is claimed first. "
+        "A network whose copies, one for each lane, would be larger is not compiled.",
     )
     matrix_memory_bytes: int = Field(
         default=4 * GIGABYTE,

@@ -42,7 +42,7 @@ def test_a_compiled_network_is_used_where_it_is_faster(
     else:
         compiled = backbones.load(space, settings)
         assert isinstance(compiled, backbones.TorchBackbone)
-        compiled.switch(load(order.path, torch.device("cpu"), lanes.batch, lanes=lanes.lanes))
+        compiled.switch(load(order.path, torch.device("cpu"), lanes.batch))
         works = {
             "prepared": lambda: forward.rate(bench, name, lanes),
             "compiled": lambda: forward.rate_of(compiled.embed, lanes, space.preprocess.shape, bench.sizes.rate_s),
@@ -60,11 +60,11 @@ def test_lanes_of_one_thread_and_others(bench: Workbench, tmp_path: Path) -> Non
     compile.compile_network(order, tmp_path)
     files = [path.read_bytes() for path in sorted(bench.pictures(DEFAULT).iterdir())]
 
-    def way(lanes: int, streams: int, threads: int, batch: int) -> Callable[[], float]:
+    def way(lanes: int, threads: int, batch: int) -> Callable[[], float]:
         network = backbones.load(space, settings)
         assert isinstance(network, backbones.TorchBackbone)
         if order.path.exists():
-            network.switch(load(order.path, torch.device("cpu"), batch, lanes=streams, threads=threads))
+            network.switch(load(order.path, torch.device("cpu"), batch, threads))
         arrangement = Arrangement(lanes, threads, batch)
 
         def run() -> float:
@@ -74,9 +74,9 @@ def test_lanes_of_one_thread_and_others(bench: Workbench, tmp_path: Path) -> Non
         return run
 
     count = cores()
-    ways = {f"{count} lanes of one thread, batch {batch}": way(count, count, 1, batch) for batch in (1, 4, 8, 16)} | {
-        f"one lane of {count} threads, batch 4": way(1, 1, count, 4),
-        f"{count + 1} lanes, {count} passes at once, batch 4": way(count + 1, count, 1, 4),
+    ways = {f"{count} lanes of one thread, batch {batch}": way(count, 1, batch) for batch in (1, 4, 8, 16)} | {
+        f"one lane of {count} threads, batch 4": way(1, count, 4),
+        f"{2 * count} lanes of one thread, batch 4": way(2 * count, 1, 4),
     }
     rates = timing.in_turns(ways, 5)
     table = Table(f"{DEFAULT} {Precision.FAST}, {len(files)} JPEGs of 500 x 400", "lanes", "images/s")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
@@ -17,6 +18,7 @@ class Network:
     """A network whose passes take what is said for each number of threads, by a clock of its own."""
 
     space = SimpleNamespace(fingerprint="a space")
+    compiled_from: Path | None = None
 
     def __init__(self, seconds: dict[int, float], on_gpu: bool = False) -> None:
         self.seconds, self.on_gpu = seconds, on_gpu
@@ -49,6 +51,11 @@ def test_each_number_is_tried_and_the_quickest_stays(seconds: dict[int, float], 
     for _ in range(6):
         passes.embed(cast(Backbone, network), batch(4))
     assert sorted(network.seen[10:]) == [1, 1, 2, 2, 3, 3]
+    # and so is the network once it is compiled
+    network.compiled_from = Path("network.xml")
+    for _ in range(6):
+        passes.embed(cast(Backbone, network), batch(4))
+    assert sorted(network.seen[16:]) == [1, 1, 2, 2, 3, 3]
 
 
 def test_a_pass_that_fails_leaves_the_threads_as_they_were() -> None:

@@ -178,6 +178,23 @@ def test_a_network_that_cannot_be_compiled_is_not(
     assert begun == []
 
 
+@pytest.mark.parametrize(("lanes", "asked"), [(2, 1), (3, 0)])
+def test_a_network_whose_copies_would_be_too_large_is_not_compiled(
+    lanes: int,
+    asked: int,
+    make_tuner: Callable[..., tuner_module.Tuner],
+    backbone: backbones.TorchBackbone,
+    begun: list[compile.Order],
+) -> None:
+    """Each lane has its own."""
+    tuner = make_tuner(compile_after_s=1, lanes=lanes, model_memory_bytes=int(2.5 * backbone.nbytes))
+    tuner.arrangement(backbone)
+    with capture_logs() as logs:
+        tuner.worked(backbone, 1, 2)
+    assert len(begun) == asked
+    assert ["IMAGEKIN_MODEL_MEMORY_BYTES" in line["reason"] for line in logs] == [True] * (1 - asked)
+
+
 def test_a_file_that_is_no_model_is_left_alone(
     make_tuner: Callable[..., tuner_module.Tuner], backbone: backbones.TorchBackbone
 ) -> None:
@@ -357,11 +374,33 @@ def test_a_compiled_network_takes_batches_of_any_size_from_many_threads(tmp_path
     network = backbones.scaled(backbone.space, Settings(device="cpu"), torch.device("cpu"))
     pixels = np.random.default_rng(0).integers(0, 256, (7, 3, *backbone.space.preprocess.shape), np.uint8)
     path = compile._converted(network, torch.from_numpy(pixels[:1].transpose(0, 2, 3, 1).copy()), "f32", tmp_path)
-    backbone.switch(compiled.load(path, torch.device("cpu"), 4, lanes=2))
+    before = backbone.nbytes
+    backbone.switch(compiled.load(path, torch.device("cpu"), 4))
+    copy = backbone.nbytes - before
     alone = np.concatenate([backbone.embed(pixels[at : at + 1]) for at in range(7)])
-    with ThreadPoolExecutor(4) as threads:
+    with ThreadPoolExecutor(4, initializer=torch.set_num_threads, initargs=(1,)) as threads:
         for found in threads.map(backbone.embed, [pixels] * 8):
             assert np.array_equal(found, alone)
+    assert copy > 10e6
+    assert before + 2 * copy <= backbone.nbytes <= before + 6 * copy, "one for each call at a time, each counted"
+
+
+def test_lanes_may_begin_at_the_same_moment(tmp_path: Path) -> None:
+    """The first call of OpenVINO's binding in a process never ends if another thread makes one, too."""
+    backbone = lite0(Settings(device="cpu"))
+    network = backbones.scaled(backbone.space, Settings(device="cpu"), torch.device("cpu"))
+    pixels = torch.zeros((1, *backbone.space.preprocess.shape, 3), dtype=torch.uint8)
+    path = compile._converted(network, pixels, "f32", tmp_path)
+    code = (
+        "import sys, threading, torch; from pathlib import Path; from imagekin_worker.tuning import compiled;"
+        # so that threads take turns at any moment
+        "sys.setswitchinterval(1e-5);"
+        f"network = compiled.load(Path({str(path)!r}), torch.device('cpu'), 4);"
+        "together, pixels = threading.Barrier(8), torch.zeros(1, 224, 224, 3, dtype=torch.uint8);"
+        "lanes = [threading.Thread(target=lambda: (together.wait(), network(pixels))) for _ in range(8)];"
+        "[lane.start() for lane in lanes]; [lane.join() for lane in lanes]"
+    )
+    subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=60)
 
 
 @pytest.mark.skipif(not compiled.can_bfloat16(), reason="without OpenVINO, or the processor has no bfloat16")

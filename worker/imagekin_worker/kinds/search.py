@@ -263,6 +263,7 @@ def _with_vectors(node: Node, searches: Sequence[Search]) -> list[Search]:
         good.append(search)
         pictures += shown
     if backbone is not None:
+        node.tuner.use_compiled(backbone)
         for start in range(0, len(pictures), backbone.batch_size):
             some = pictures[start : start + backbone.batch_size]
             batch = np.stack([pixels for _, pixels in some]).transpose(0, 3, 1, 2)

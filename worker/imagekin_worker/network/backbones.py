@@ -40,7 +40,16 @@ class Backbone(Protocol):
     space: Space
     batch_size: int
     on_gpu: bool
-    nbytes: int
+
+    @property
+    def nbytes(self) -> int:
+        """The memory that it takes."""
+        ...
+
+    @property
+    def compiled_from(self) -> Path | None:
+        """The file of the compiled network in use; None without one."""
+        ...
 
     def embed(self, batch: Batch) -> NDArray[np.float32]:
         """Embed pictures (n, 3, height, width) into (n, dim) float32.
@@ -100,7 +109,11 @@ class Compiled(Protocol):
     """A network that was compiled, and the file that it is from; its input and output are those of Scaled."""
 
     path: Path
-    nbytes: int
+
+    @property
+    def nbytes(self) -> int:
+        """The memory that it takes."""
+        ...
 
     def takes(self, count: int) -> bool:
         """Return whether it takes batches of a size."""
@@ -151,7 +164,7 @@ class TorchBackbone:
         if isinstance(network, own_networks.Own):
             self.batch_size, self.compiles = network.batch(self.batch_size), network.compiles
             self._dtype = torch.float32
-        self._network, self.nbytes = self._made(network)
+        self._network, self._nbytes = self._made(network)
         self.scaled = Scaled(self._network, space.preprocess, self._dtype).to(device)
         self._compiled: Compiled | None = None
         self._stream: slots.Stream | None = None
@@ -173,8 +186,12 @@ class TorchBackbone:
 
     def switch(self, compiled: Compiled) -> None:
         """Use a compiled network from now on for the batches that it takes; one in progress is not disturbed."""
-        self.nbytes += compiled.nbytes
         self._compiled, self._stream = compiled, None
+
+    @property
+    def nbytes(self) -> int:
+        """The memory that it takes."""
+        return self._nbytes + (0 if self._compiled is None else self._compiled.nbytes)
 
     @property
     def compiled_from(self) -> Path | None:

@@ -48,7 +48,7 @@ class FakeBackbone:
         self.behaviour = behaviour or Behaviour()
         self.batch_size = batch_size
         self.on_gpu = False
-        self.nbytes = 0
+        self.nbytes, self.compiled_from = 0, None
         self.embedded = 0
         self._stopped = threading.Event()
 

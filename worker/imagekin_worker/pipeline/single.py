@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -28,14 +29,14 @@ class Passes:
         most = threads or cores()
         self._choices = [most] + [2**power for power in range(most.bit_length()) if 2**power < most]
         self._clock = clock
-        # by space and size of the batch, then by number of threads
-        self._times: dict[tuple[str, int], dict[int, list[float]]] = {}
+        # by network and size of the batch, then by number of threads
+        self._times: dict[tuple[str, Path | None, int], dict[int, list[float]]] = {}
 
     def embed(self, backbone: Backbone, batch: Batch) -> NDArray[np.float32]:
         """Embed pictures (n, 3, height, width) into (n, dim), as `Backbone.embed` does."""
         if backbone.on_gpu:
             return backbone.embed(batch)
-        work = backbone.space.fingerprint, len(batch)
+        work = backbone.space.fingerprint, backbone.compiled_from, len(batch)
         times = self._times.setdefault(work, {choice: [] for choice in self._choices})
         untried = [choice for choice in self._choices if len(times[choice]) < TRIALS]
         threads = untried[0] if untried else min(times, key=lambda choice: min(times[choice]))

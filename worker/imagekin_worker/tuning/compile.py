@@ -190,6 +190,7 @@ def _converted(network: Scaled, pixels: Tensor, numbers: str, folder: Path) -> P
 
     openvino = compiled.openvino()
     model = openvino.convert_model(torch.export.export(network, (pixels[:1],)))
+    model.reshape(list(pixels[:1].shape))
     model.set_rt_info(numbers, compiled.NUMBERS)
     path = folder / f"{numbers}.xml"
     openvino.save_model(model, path, compress_to_fp16=False)

@@ -46,14 +46,23 @@ class Tuner:
 
     def arrangement(self, backbone: Backbone) -> Arrangement:
         """Return how the cores should share a backbone's work, by the calibration if there was one."""
-        name = backbone.space.fingerprint
-        if name not in self._arrangements:
-            found = None if backbone.on_gpu else calibration.kept(backbone, self._settings)
-            self._arrangements[name] = found or arrangement_of(backbone, self._settings)
-            if found is not None:
-                self._calibrated.add(name)
-        self._use_compiled(backbone)
-        return self._arrangements[name]
+        self.use_compiled(backbone)
+        return self._arranged(backbone)
+
+    def use_compiled(self, backbone: Backbone) -> None:
+        """Switch a backbone to its compiled network, if one is kept that is not in use yet."""
+        if not isinstance(backbone, TorchBackbone) or not self._settings.compile_after_s:
+            return
+        order = self._order(backbone)
+        if backbone.compiled_from == order.path or order.path in self._unusable or not order.path.exists():
+            return
+        try:
+            backbone.switch(compiled.load(order.path, backbone.device, order.batch, order.threads))
+        except (ImportError, OSError, RuntimeError) as error:
+            self._unusable.add(order.path)
+            log.warning("compiled_network_unusable", path=str(order.path), error=str(error).splitlines()[0])
+        else:
+            log.info("compiled_network_used", backbone=backbone.space.backbone)
 
     def worked(self, backbone: Backbone, images: int, seconds: float) -> None:
         """Record a backbone's work, and tune it once that pays; call it between two claims."""
@@ -92,45 +101,43 @@ class Tuner:
 
     def _compile(self, backbone: TorchBackbone) -> None:
         """Begin to compile a network, once in this process."""
-        if self._use_compiled(backbone) or backbone.space.fingerprint in self._begun:
+        order = self._order(backbone)
+        if order.done or backbone.space.fingerprint in self._begun:
             return
         self._begun.add(backbone.space.fingerprint)
+        if reason := self._why_not(backbone):
+            log.info("not_compiled", backbone=backbone.space.backbone, reason=reason)
+            return
+        self._compilation = Compilation(order, backbone)
+
+    def _why_not(self, backbone: TorchBackbone) -> str:
+        """Return why a network is not compiled; nothing if it can be."""
         if not backbone.compiles:
-            log.info("not_compiled", backbone=backbone.space.backbone, reason="its file cannot be compiled")
-            return
+            return "its file cannot be compiled"
         if not compiled.available(backbone.device):
-            log.info("not_compiled", backbone=backbone.space.backbone, reason='there is no OpenVINO: "imagekin[cpu]"')
-            return
-        self._compilation = Compilation(self._order(backbone), backbone)
+            return 'there is no OpenVINO: "imagekin[cpu]"'
+        needed = backbone.nbytes * (1 if backbone.on_gpu else self._arranged(backbone).lanes)
+        if needed > self._settings.model_memory_bytes:
+            return f"its {needed} bytes, one copy a lane, are more than IMAGEKIN_MODEL_MEMORY_BYTES"
+        return ""
 
     def _look_after(self, compilation: Compilation) -> None:
         if compilation.ended:
             compilation.report()
             self._compilation = None
-            self._use_compiled(compilation.backbone)
+            self.use_compiled(compilation.backbone)
 
-    def _use_compiled(self, backbone: Backbone) -> bool:
-        """Switch to a compiled network if one is kept; return whether nothing is left to do."""
-        if not isinstance(backbone, TorchBackbone) or not self._settings.compile_after_s:
-            return True
-        order = self._order(backbone)
-        if order.path in self._unusable:
-            return True
-        if order.path.exists() and backbone.compiled_from != order.path:
-            lanes = self._arrangements[backbone.space.fingerprint].lanes
-            try:
-                backbone.switch(
-                    compiled.load(order.path, backbone.device, order.batch, lanes=lanes, threads=order.threads)
-                )
-            except (ImportError, OSError, RuntimeError) as error:
-                self._unusable.add(order.path)
-                log.warning("compiled_network_unusable", path=str(order.path), error=str(error).splitlines()[0])
-                return True
-            log.info("compiled_network_used", backbone=backbone.space.backbone)
-        return order.done
+    def _arranged(self, backbone: Backbone) -> Arrangement:
+        name = backbone.space.fingerprint
+        if name not in self._arrangements:
+            found = None if backbone.on_gpu else calibration.kept(backbone, self._settings)
+            self._arrangements[name] = found or arrangement_of(backbone, self._settings)
+            if found is not None:
+                self._calibrated.add(name)
+        return self._arrangements[name]
 
     def _order(self, backbone: TorchBackbone) -> Order:
-        arrangement, device = self._arrangements[backbone.space.fingerprint], backbone.device
+        arrangement, device = self._arranged(backbone), backbone.device
         fitting = f"{arrangement.threads}.xml" if device.type == "cpu" else f"{arrangement.batch}.pt2"
         name = f"{backbone.space.fingerprint}-{device.type}-{fitting}"
         path = cache_key.folder(self._settings, "compiled") / name
