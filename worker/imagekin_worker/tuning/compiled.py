@@ -58,8 +58,8 @@ class Inference:
         self._network: Any = self._core.read_model(path)
         self._numbers = self._network.get_rt_info(NUMBERS).astype(str)
         self.path = path
-        self.copy_nbytes = path.with_suffix(".bin").stat().st_size
-        # requests that nobody uses now, each to its model, by threads
+        self._size = path.with_suffix(".bin").stat().st_size
+        # by threads: requests that nobody uses now, each of a model of its own
         self._free: dict[int, deque[Any]] = defaultdict(deque)
         self._models: list[Any] = []
         # Alone in the process: in two threads at once the first call of OpenVINO 2026.4's Python binding waits for
@@ -69,7 +69,7 @@ class Inference:
     @property
     def nbytes(self) -> int:
         """The memory of its models."""
-        return self.copy_nbytes * len(self._models)
+        return self._size * len(self._models)
 
     def takes(self, count: int) -> bool:
         """Return whether it takes batches of a size: it takes all."""
@@ -92,7 +92,7 @@ class Inference:
         return np.stack(rows)
 
     def _request(self, threads: int) -> Any:
-        """Make a model that computes one picture at a time."""
+        """Make another model, and return the one request that it computes at a time."""
         model = self._core.compile_model(
             self._network,
             "CPU",

@@ -116,9 +116,10 @@ class Tuner:
             return "its file cannot be compiled"
         if not compiled.available(backbone.device):
             return 'there is no OpenVINO: "imagekin[cpu]"'
-        needed = backbone.nbytes * (1 if backbone.on_gpu else self._arranged(backbone).lanes)
-        if needed > self._settings.model_memory_bytes:
-            return f"its {needed} bytes, one copy a lane, are more than IMAGEKIN_MODEL_MEMORY_BYTES"
+        copies = backbone.nbytes * self._arranged(backbone).lanes
+        # on a GPU there is one
+        if copies > self._settings.model_memory_bytes and not backbone.on_gpu:
+            return f"a copy for each lane takes {copies} bytes, more than IMAGEKIN_MODEL_MEMORY_BYTES"
         return ""
 
     def _look_after(self, compilation: Compilation) -> None:
